@@ -1,0 +1,161 @@
+"""The attention implementation "treekv": every attention call is answered by the cache layer it belongs to.
+
+transformers calls `cache.update(key, value)` and then the registered attention function, which is given no
+cache. The two meet through the key: a cache layer that wants to compute attention itself (a *site*) returns
+`at_site(key, self)` from `update`, and `treekv_attention` hands the call to that site. A key without a site
+(no cache, another cache, the sliding layers of a hybrid model) goes to PyTorch's SDPA as usual.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from treekv.errors import TreeKVError
+
+NAME = "treekv"
+
+_SITE = "_treekv_site"
+_REQUEST = "_treekv_mask_request"
+
+
+class AttentionSite(Protocol):
+    """Whatever computes the attention of one layer over what it holds."""
+
+    def attend(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        padding: Tensor | None,
+        scaling: float,
+        position_ids: Tensor | None,
+    ) -> Tensor:
+        """Return [batch, query_heads, q, head_dim].
+
+        Shapes: `query` [batch, query_heads, q, head_dim] and the q new `key`, `value` [batch, kv_heads, q,
+        head_dim], all after rotary embedding; `padding` bool [batch, seen + q], False where a token is
+        padding, or None when nothing is padded; `position_ids` [1 or batch, q] as the model used them.
+        """
+        ...
+
+
+def at_site(key: Tensor, site: AttentionSite) -> Tensor:
+    """Mark `key`, so that the attention call that receives it is answered by `site`."""
+    key = key.view_as(key)  # a fresh tensor object: the mark must not outlive this call
+    setattr(key, _SITE, site)
+    return key
+
+
+def treekv_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """The function registered under the name "treekv"; transformers calls it, users never do.
+
+    Returns the attention output [batch, q, query_heads, head_dim] and None for the weights.
+    """
+    site: AttentionSite | None = getattr(key, _SITE, None)
+    if site is None:
+        mask = _materialized(attention_mask)
+        return sdpa_attention_forward(
+            module, query, key, value, mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    for unsupported in ("softcap", "s_aux", "sinks", "position_bias"):
+        if kwargs.get(unsupported) is not None:
+            raise TreeKVError(
+                f"the model's attention uses {unsupported!r}, which TreeKV does not compute; "
+                "use a model with plain softmax attention"
+            )
+    if scaling is None:
+        scaling = query.shape[-1] ** -0.5
+    output = site.attend(
+        module,
+        query,
+        key,
+        value,
+        padding=_padding_of(attention_mask),
+        scaling=scaling,
+        position_ids=kwargs.get("position_ids"),
+    )
+    return output.transpose(1, 2).contiguous(), None
+
+
+def treekv_mask(
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    q_offset: int = 0,
+    kv_offset: int = 0,
+    attention_mask: Tensor | None = None,
+    device: torch.device | str = "cpu",
+    **kwargs: Any,
+) -> Tensor:
+    """The mask registered under the name "treekv": the two-dimensional padding mask, as it is.
+
+    A site needs to know only which of the new tokens are padding; causality it knows itself. Whoever is not a
+    site gets the four-dimensional mask built from the request that is kept with the tensor, so nobody builds a
+    q x kv matrix that is not used.
+    """
+    columns = kv_offset + kv_length
+    if attention_mask is None:
+        mask = torch.ones((), dtype=torch.bool, device=device).expand(batch_size, columns)
+        padded = False
+    else:
+        mask = attention_mask.view_as(attention_mask)
+        # One new token is never padding in `generate`, and asking the device would cost a wait at every step.
+        padded = (q_length > 1 or q_offset == 0) and not bool(mask[:, -q_length:].all())
+    request = dict(
+        batch_size=batch_size,
+        q_length=q_length,
+        kv_length=kv_length,
+        q_offset=q_offset,
+        kv_offset=kv_offset,
+        attention_mask=attention_mask,
+        device=device,
+        **kwargs,
+    )
+    setattr(mask, _REQUEST, (padded, request))
+    return mask
+
+
+def _padding_of(mask: Tensor | None) -> Tensor | None:
+    if mask is None:
+        return None
+    if mask.ndim != 2:
+        raise TreeKVError(
+            f"a custom attention mask of {mask.ndim} dimensions {tuple(mask.shape)} cannot be combined with a "
+            "TreeKV cache; pass the two-dimensional padding mask [batch, tokens]"
+        )
+    padded, _ = getattr(mask, _REQUEST, (True, None))
+    return mask.bool() if padded else None
+
+
+def _materialized(mask: Tensor | None) -> Tensor | None:
+    """The mask that SDPA wants, built once per forward pass and kept with the request."""
+    request = getattr(mask, _REQUEST, None)
+    if request is None:
+        return mask
+    _, arguments = request
+    if "built" not in arguments:
+        arguments["built"] = sdpa_mask(**arguments)
+    return arguments["built"]
+
+
+def register() -> None:
+    """Make `model.set_attn_implementation("treekv")` known to transformers."""
+    AttentionInterface.register(NAME, treekv_attention)
+    AttentionMaskInterface.register(NAME, treekv_mask)
