@@ -1,8 +1,18 @@
-"""TreeKV: tree-structured key-value cache compression for causal language models."""
+"""TreeKV: tree-structured key-value cache compression for causal language models.
+
+Importing the package registers the attention implementation "treekv" with transformers:
+
+    model, tokenizer = treekv.load_model("smollm2")
+    config = treekv.TreeKVConfig(policy="tree", cache_size=1024)
+    cache = treekv.TreeKVCache(config, model.config)
+    model.generate(**inputs, past_key_values=cache)
+"""
 
 from treekv import attention as _attention
+from treekv.cache import TreeKVCache
+from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
 
 _attention.register()
 
-__all__ = ["TreeKVError"]
+__all__ = ["TreeKVCache", "TreeKVConfig", "TreeKVError"]

@@ -1,0 +1,374 @@
+"""`TreeKVCache`: a transformers cache of fixed size that attends to what it holds and evicts the rest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
+
+from treekv import attention, prefill
+from treekv.config import TreeKVConfig
+from treekv.errors import TreeKVError
+from treekv.ledger import Ledger
+from treekv.rotary import Rotary
+from treekv.trace import LayerTrace
+
+
+class TreeKVLayer(CacheLayerMixin):
+    """One full-attention layer: fixed slots of keys and values, and the ledger that says what is in them.
+
+    Keys are stored as they arrive (positions="original") or unrotated (positions="rank"), [batch, kv_heads,
+    slots, head_dim]. An eviction moves nothing: the newcomer takes the slot that became free.
+    """
+
+    def __init__(self, config: TreeKVConfig, rotary: Rotary | None) -> None:
+        super().__init__()
+        self.config = config
+        self.rotary = rotary
+        self.ledger: Ledger | None = None
+        self.tokens_seen = 0  # columns of the input, padding included, as transformers counts
+        self._awaiting_attention = False
+
+    # ------------------------------------------------------------------ what transformers asks for
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        batch, heads = key_states.shape[:2]
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.keys = key_states.new_empty((batch, heads, 0, key_states.shape[3]))
+        self.values = value_states.new_empty((batch, heads, 0, value_states.shape[3]))
+        self.ledger = Ledger(self.config, batch, heads, key_states.device)
+        self.is_initialized = True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        if self._awaiting_attention:
+            raise TreeKVError(
+                "the last forward pass did not finish, or the model does not use the attention implementation "
+                "'treekv': call model.set_attn_implementation('treekv') and start with cache.reset()"
+            )
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self._awaiting_attention = True
+        return attention.at_site(key_states, self), value_states
+
+    def get_seq_length(self) -> int:
+        return self.tokens_seen
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        held = max(self.ledger.held) if self.ledger is not None else 0
+        return held + query_length, self.tokens_seen - held
+
+    def get_max_length(self) -> int:
+        return -1  # any number of tokens may pass through
+
+    def reset(self) -> None:
+        """Forget everything; memory is given back."""
+        self.keys = self.values = self.ledger = None
+        self.is_initialized = False
+        self.tokens_seen = 0
+        self._awaiting_attention = False
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        self.batch_select_indices(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        if self.ledger is not None:
+            indices = indices.to(self.device)
+            self.keys = self.keys.index_select(0, indices)
+            self.values = self.values.index_select(0, indices)
+            self.ledger.select(indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        if self.ledger is not None:
+            batch = len(self.ledger.held)
+            self.batch_select_indices(torch.arange(batch).repeat_interleave(repeats))
+
+    # ------------------------------------------------------------------ attention
+
+    def attend(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        padding: Tensor | None,
+        scaling: float,
+        position_ids: Tensor | None,
+    ) -> Tensor:
+        """Attend to what is held and to the newcomers, then keep and evict; see `AttentionSite`."""
+        assert self.ledger is not None
+        batch, q = key.shape[0], key.shape[2]
+        pads = _left_padding(padding, batch, q)
+        if len(set(pads)) == 1 and self.ledger.in_step(q - pads[0]):
+            groups = [slice(0, batch)]
+        else:
+            groups = [slice(row, row + 1) for row in range(batch)]
+        output = query.new_zeros((*query.shape[:3], value.shape[3])) if len(groups) > 1 or pads[0] else None
+        for rows in groups:
+            pad = pads[rows.start]
+            if pad == q:
+                continue
+            positions = self._positions(rows, q - pad, position_ids, pad)
+            result = self._attend_rows(
+                rows, query[rows, :, pad:], key[rows, :, pad:], value[rows, :, pad:], scaling, positions
+            )
+            if output is None:
+                output = result
+            else:
+                output[rows, :, pad:] = result
+        self.tokens_seen += q
+        self._awaiting_attention = False
+        assert output is not None
+        return output
+
+    def _positions(self, rows: slice, q: int, position_ids: Tensor | None, pad: int) -> Tensor:
+        """The rotary positions of the newcomers, LongTensor [1 or rows, q], as the model used them."""
+        if position_ids is not None:
+            return position_ids[rows if position_ids.shape[0] > 1 else slice(0, 1), pad:].to(self.device)
+        assert self.ledger is not None
+        start = torch.tensor(self.ledger.seen[rows], device=self.device)
+        return start[:, None] + torch.arange(q, device=self.device)
+
+    def _attend_rows(
+        self, rows: slice, query: Tensor, key: Tensor, value: Tensor, scaling: float, positions: Tensor
+    ) -> Tensor:
+        """Rows in the same state, without padding."""
+        ledger, q = self.ledger, key.shape[2]
+        assert ledger is not None
+        if not ledger.policy.bounded:
+            return self._append(rows, query, key, value, scaling)
+        if ledger.seen[rows][0] == 0 and self.config.prefill != "stream":
+            return self._prompt(rows, query, key, value, scaling, positions)
+        if q <= self.config.block_size:
+            return self._block(rows, query, key, value, scaling, positions)
+        outputs = []
+        for first in range(0, q, self.config.block_size):
+            block = slice(first, first + self.config.block_size)
+            outputs.append(
+                self._block(
+                    rows,
+                    query[:, :, block],
+                    key[:, :, block],
+                    value[:, :, block],
+                    scaling,
+                    positions[:, block],
+                )
+            )
+        return torch.cat(outputs, dim=2)
+
+    def _append(self, rows: slice, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        """Policy "full": keep everything."""
+        assert self.ledger is not None
+        held, q = self.ledger.held[rows][0], key.shape[2]
+        self._reserve(held + q, None)
+        self.keys[rows, :, held : held + q] = key
+        self.values[rows, :, held : held + q] = value
+        self.ledger.step(rows, q, None)
+        keys, values = (t[rows, :, : held + q] for t in (self.keys, self.values))
+        if q > 1:
+            return prefill.causal_attention(query, keys, values, scaling)
+        weights = prefill.attention_weights(query, keys, scaling)
+        return _weighted(weights, values).to(query.dtype)
+
+    def _prompt(
+        self, rows: slice, query: Tensor, key: Tensor, value: Tensor, scaling: float, positions: Tensor
+    ) -> Tensor:
+        """A whole prompt: attended in full at its true positions, then reduced."""
+        ledger, length = self.ledger, key.shape[2]
+        assert ledger is not None
+        output = prefill.causal_attention(query, key, value, scaling)
+        sums = counts = None
+        if ledger.policy.uses_attention:
+            sums, counts = prefill.window_scores(query, key, scaling, self.config.window_size)
+        selection = ledger.choose_prompt(rows, length, sums, counts)
+        held = length if selection is None else selection.kept.shape[-1]
+        # With prefill "none" a prompt may exceed the capacity, which then is the prompt's length.
+        self._reserve(held, max(held, self.config.cache_size))
+        kept = ledger.admit_prompt(rows, length, selection, sums, counts)
+        if self.rotary is not None:
+            key = self.rotary.by_position(key, positions[:, None], inverse=True)
+        index = kept[..., None]
+        self.keys[rows, :, :held] = key.gather(2, index.expand(-1, -1, -1, key.shape[3]))
+        self.values[rows, :, :held] = value.gather(2, index.expand(-1, -1, -1, value.shape[3]))
+        return output
+
+    def _block(
+        self, rows: slice, query: Tensor, key: Tensor, value: Tensor, scaling: float, positions: Tensor
+    ) -> Tensor:
+        """q tokens attend to the cache and, causally, to themselves; then as many are evicted as are too many."""
+        ledger, q = self.ledger, key.shape[2]
+        assert ledger is not None
+        held = ledger.held[rows][0]
+        keys, values = self.keys[rows, :, :held], self.values[rows, :, :held]
+        stored = key
+        if self.rotary is not None:
+            ranks = held + torch.arange(q, device=self.device)
+            stored = self.rotary.by_position(key, positions[:, None], inverse=True)
+            query = self.rotary.shift(query, positions[:, None], ranks)
+            key = self.rotary.shift(key, positions[:, None], ranks)
+            keys = self.rotary.by_rank(keys, ledger.ranks(rows), held + q)
+        weights = prefill.attention_weights(query, torch.cat([keys, key], dim=2), scaling)
+        output = _weighted(weights[..., :held], values) + _weighted(weights[..., held:], value)
+        observed = weights.mean(2).sum(2) if ledger.policy.uses_attention else None
+
+        capacity = ledger.capacity[rows][0]
+        assert capacity is not None
+        self._reserve(min(held + q, capacity), capacity)
+        slots, newcomers, stays = ledger.step(rows, q, observed)
+        for target, new in ((self.keys, stored), (self.values, value)):
+            index = slots[..., None].expand(-1, -1, -1, new.shape[3])
+            if newcomers is not None:
+                assert stays is not None
+                new = new.gather(2, newcomers[..., None].expand_as(index))
+                new = torch.where(stays[..., None], new, target[rows].gather(2, index))
+            target[rows].scatter_(2, index, new)
+        return output.to(query.dtype)
+
+    def _reserve(self, tokens: int, most: int | None) -> None:
+        assert self.ledger is not None
+        more = self.ledger.reserve(tokens, most) - self.keys.shape[2]
+        if more:
+            pad = (0, 0, 0, more)
+            self.keys = nn.functional.pad(self.keys, pad)
+            self.values = nn.functional.pad(self.values, pad)
+
+
+class TreeKVCache(Cache):
+    """A key-value cache that holds at most `config.cache_size` tokens per layer, head and row.
+
+    Pass it to a model whose attention implementation is "treekv", to `model(...)` or `model.generate(...)`, as
+    `past_key_values`. Layers with a sliding window (hybrid models) are left as transformers builds them.
+
+    Args:
+        config: the settings.
+        model_config: `model.config`.
+
+    Raises:
+        TreeKVError: the model cannot be used with these settings.
+
+    Example:
+        >>> import torch, treekv
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> model = LlamaForCausalLM(LlamaConfig(
+        ...     vocab_size=50, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
+        ...     num_key_value_heads=2, attn_implementation="treekv"))
+        >>> config = treekv.TreeKVConfig(cache_size=16, block_size=4, recent_size=4)
+        >>> cache = treekv.TreeKVCache(config, model.config)
+        >>> _ = model(torch.arange(40)[None], past_key_values=cache)
+        >>> cache.kept_positions(0).shape  # [batch, kv_heads, kept]
+        torch.Size([1, 2, 16])
+    """
+
+    def __init__(self, config: TreeKVConfig, model_config: Any) -> None:
+        model_config = model_config.get_text_config(decoder=True)
+        if getattr(model_config, "_attn_implementation", None) != attention.NAME:
+            raise TreeKVError(
+                f"the model's attention implementation is {model_config._attn_implementation!r}, but a TreeKV "
+                f"cache needs 'treekv': call model.set_attn_implementation('treekv') first"
+            )
+        self.config = config
+        rotary = None
+        if config.positions == "rank" and config.policy != "full":
+            rotary = Rotary.from_config(model_config)
+        super().__init__(layers=[_layer(kind, config, rotary, model_config) for kind in _kinds(model_config)])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by keys and values now, over all layers."""
+        tensors = [t for layer in self.layers for t in (layer.keys, layer.values) if t is not None]
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+    def kept_positions(self, layer: int) -> Tensor:
+        """True positions of the tokens that `layer` holds, LongTensor [batch, kv_heads, kept], ascending.
+
+        Positions count a row's real tokens from 0, padding excluded. Where rows hold different numbers of tokens
+        the shorter ones end with -1.
+
+        Raises:
+            TreeKVError: there is no such layer, or it is not compressed.
+        """
+        ledger = self._site(layer).ledger
+        if ledger is None:
+            return torch.empty((0, 0, 0), dtype=torch.long)
+        longest = max(ledger.held)
+        kept = torch.full((len(ledger.held), ledger.heads, longest), -1, device=ledger.device)
+        for row, held in enumerate(ledger.held):
+            kept[row, :, :held] = ledger.positions(slice(row, row + 1))[0]
+        return kept
+
+    @property
+    def trace(self) -> dict[int, LayerTrace]:
+        """The evictions so far, by layer, if `config.trace` is true.
+
+        Raises:
+            TreeKVError: they were not recorded.
+        """
+        if not self.config.trace:
+            raise TreeKVError("evictions were not recorded: trace is false, use TreeKVConfig(..., trace=True)")
+        return {
+            index: layer.ledger.trace
+            for index, layer in enumerate(self.layers)
+            if isinstance(layer, TreeKVLayer) and layer.ledger is not None and layer.ledger.trace is not None
+        }
+
+    def _site(self, layer: int) -> TreeKVLayer:
+        if not 0 <= layer < len(self.layers):
+            raise TreeKVError(f"layer must be between 0 and {len(self.layers) - 1}, got {layer}")
+        site = self.layers[layer]
+        if not isinstance(site, TreeKVLayer):
+            raise TreeKVError(f"layer {layer} has a sliding window of its own and is not compressed")
+        return site
+
+
+def _kinds(model_config: Any) -> list[str]:
+    """The type of each layer, "full_attention" or "sliding_attention"."""
+    kinds = getattr(model_config, "layer_types", None)
+    if kinds is None:
+        kind = "sliding_attention" if getattr(model_config, "sliding_window", None) else "full_attention"
+        kinds = [kind] * model_config.num_hidden_layers
+    for kind in kinds:
+        if kind not in ("full_attention", "sliding_attention"):
+            raise TreeKVError(
+                f"the model {model_config.model_type!r} has layers of type {kind!r}; TreeKV knows full and "
+                "sliding attention"
+            )
+    if "full_attention" not in kinds:
+        raise TreeKVError(
+            f"every layer of the model {model_config.model_type!r} has a sliding window already; there is no full "
+            "attention to compress"
+        )
+    return list(kinds)
+
+
+def _layer(kind: str, config: TreeKVConfig, rotary: Rotary | None, model_config: Any) -> CacheLayerMixin:
+    if kind == "full_attention":
+        return TreeKVLayer(config, rotary)
+    if model_config.sliding_window is None:
+        return DynamicLayer()
+    return DynamicSlidingWindowLayer(sliding_window=model_config.sliding_window)
+
+
+def _left_padding(padding: Tensor | None, batch: int, q: int) -> list[int]:
+    """How many of the q newest columns are padding, per row."""
+    if padding is None:
+        return [0] * batch
+    new = padding[:, -q:].bool()
+    pads = (~new).sum(1)
+    if not torch.equal(new, torch.arange(q, device=new.device) >= pads[:, None]):
+        raise TreeKVError(
+            "the attention mask has padding to the right of real tokens; a TreeKV cache needs padding on the left "
+            "(tokenizer.padding_side = 'left')"
+        )
+    return pads.tolist()
+
+
+def _weighted(weights: Tensor, values: Tensor) -> Tensor:
+    """Sum of values by weights: [batch, kv_heads, group, q, n] x [batch, kv_heads, n, d] ->
+    [batch, kv_heads * group, q, d]."""
+    batch, heads, group, q, n = weights.shape
+    output = weights.reshape(batch, heads, group * q, n).to(values.dtype) @ values
+    return output.view(batch, heads * group, q, values.shape[3])

@@ -1,0 +1,206 @@
+"""The settings object that travels the whole way: analysis, dashboard, file, generation."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from treekv import policies
+from treekv.errors import TreeKVError
+
+FORMAT: Final = "treekv-settings"
+VERSION: Final = 1
+
+POSITIONS: Final = ("rank", "original")
+PREFILLS: Final = ("tree", "stream", "none")
+LARGEST_DEFAULT_BLOCK: Final = 64
+
+
+@dataclass(frozen=True)
+class TreeKVConfig:
+    """What a cache keeps and how. All sizes are tokens, per layer, per KV head, per batch row.
+
+    Args:
+        policy: who is evicted; one of `treekv.policies.names()`.
+        cache_size: capacity c; never more entries are held after a step (policy "full" ignores it).
+        sink_size: the first tokens, never evicted.
+        recent_size: the last tokens, never evicted. Default: half of the cache, sinks included, which is the
+            paper's setting (1,024 = 4 sinks + 508 recent + 512 tree); policy "streaming" keeps all but the
+            sinks for recent tokens.
+        stride: how far the cursor of policy "tree" moves at each eviction, 1 (the paper's prose) or 2.
+        positions: "rank" renumbers kept tokens, so that positions never exceed the capacity; "original" keeps
+            the true positions, for use inside the model's window.
+        prefill: what happens to a prompt. "tree": attended in full, then reduced in one go from the scores of
+            its observation window (for policy "tree" block by block, as in the paper); "stream": processed in
+            blocks of `block_size`, evicting as it goes, with bounded memory; "none": kept whole, each new
+            token then evicts one.
+        block_size: tokens of a prompt that are treated together. Default: the largest power of two up to 64
+            that divides `cache_size` and leaves a tree region of at least two blocks.
+        window_size: the last tokens of a prompt, whose attention scores it. Default: `block_size`.
+        trace: record every eviction (see `TreeKVCache.trace`).
+        seed: for policies that draw at random.
+
+    Raises:
+        TreeKVError: a value is impossible or does not fit the others.
+
+    Example:
+        >>> config = TreeKVConfig(policy="tree", cache_size=1024)
+        >>> config.sink_size, config.recent_size, config.region_size, config.block_size
+        (4, 508, 512, 64)
+        >>> TreeKVConfig(policy="streaming", cache_size=128).recent_size
+        124
+    """
+
+    policy: str = "tree"
+    cache_size: int = 1024
+    sink_size: int = 4
+    recent_size: int = None  # type: ignore[assignment]  # resolved in __post_init__, always an int afterwards
+    stride: int = 1
+    positions: str = "rank"
+    prefill: str = "tree"
+    block_size: int = None  # type: ignore[assignment]  # likewise
+    window_size: int = None  # type: ignore[assignment]  # likewise
+    trace: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        policy = policies.get(self.policy)  # raises for an unknown name
+        self._require_int("cache_size", 1)
+        self._require_int("sink_size", 0)
+        self._require_int("stride", 1, 2)
+        self._require_int("seed", 0)
+        if not isinstance(self.trace, bool):
+            raise TreeKVError(f"trace must be true or false, got {self.trace!r}")
+        self._require_choice("positions", POSITIONS)
+        self._require_choice("prefill", PREFILLS)
+        if self.recent_size is None:
+            self._resolve("recent_size", policy.default_recent_size(self.cache_size, self.sink_size))
+        self._require_int("recent_size", 0)
+        policy.check(self)
+        if self.block_size is None:
+            self._resolve("block_size", self._default_block_size())
+        self._require_int("block_size", 1)
+        if self.block_size > self.cache_size:
+            raise TreeKVError(
+                f"block_size must be at most cache_size ({self.cache_size}), got {self.block_size}"
+            )
+        if self.window_size is None:
+            self._resolve("window_size", self.block_size)
+        self._require_int("window_size", 1)
+        if self.prefill == "tree":
+            policy.check_blocks(self)
+
+    @property
+    def region_size(self) -> int:
+        """Ranks between the sinks and the recent tokens when the cache is full: where evictions happen."""
+        return self.cache_size - self.sink_size - self.recent_size
+
+    def replace(self, **changes: Any) -> TreeKVConfig:
+        """The same settings with some fields changed, validated anew.
+
+        Sizes that were derived rather than chosen (`recent_size`, `block_size`, `window_size`) are derived
+        again from the changed fields, so `config.replace(cache_size=64)` and `config.replace(policy=...)`
+        mean what they say.
+        """
+        _check_fields(changes)
+        fields = dataclasses.asdict(self)
+        policy = policies.get(self.policy)
+        if self.recent_size == policy.default_recent_size(self.cache_size, self.sink_size):
+            fields["recent_size"] = None
+        if self.window_size == self.block_size:
+            fields["window_size"] = None
+        if self.block_size == self._default_block_size():
+            fields["block_size"] = None
+        return TreeKVConfig(**(fields | changes))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values with the format's name and version, ready for JSON."""
+        return {"format": FORMAT, "version": VERSION, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_dict(cls, settings: dict[str, Any], source: str = "settings") -> TreeKVConfig:
+        """The inverse of `to_dict`; `source` names the origin in error messages.
+
+        Raises:
+            TreeKVError: a foreign or newer format, an unknown key, or an impossible value.
+        """
+        if not isinstance(settings, dict) or settings.get("format") != FORMAT:
+            raise TreeKVError(f'{source} is not a TreeKV settings file: it has no "format": "{FORMAT}"')
+        version = settings.get("version")
+        if not isinstance(version, int) or version < 1:
+            raise TreeKVError(f"{source} has the version {version!r}; it should be {VERSION}")
+        if version > VERSION:
+            raise TreeKVError(
+                f"{source} was written by a newer TreeKV (settings version {version}, this one reads up to "
+                f"{VERSION}); update TreeKV to read it"
+            )
+        fields = {key: value for key, value in settings.items() if key not in ("format", "version")}
+        _check_fields(fields, source)
+        return cls(**fields)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write JSON; the file appears whole or not at all."""
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            temporary.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+            os.replace(temporary, path)
+        except OSError as error:
+            raise TreeKVError(f"cannot write settings to {str(path)!r}: {error.strerror or error}") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> TreeKVConfig:
+        """Read what `save` wrote.
+
+        Raises:
+            TreeKVError: no such file, not JSON, or anything that `from_dict` refuses.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            raise TreeKVError(f"cannot read settings from {str(path)!r}: {reason}") from error
+        try:
+            settings = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise TreeKVError(
+                f"{str(path)!r} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+            ) from error
+        return cls.from_dict(settings, source=repr(str(path)))
+
+    def _resolve(self, field: str, value: int) -> None:
+        object.__setattr__(self, field, value)
+
+    def _require_int(self, field: str, least: int, most: int | None = None) -> None:
+        value = getattr(self, field)
+        right = f"between {least} and {most}" if most is not None else f"of at least {least}"
+        is_int = isinstance(value, int) and not isinstance(value, bool)
+        if not is_int or value < least or (most is not None and value > most):
+            raise TreeKVError(f"{field} must be a whole number {right}, got {value!r}")
+
+    def _require_choice(self, field: str, choices: tuple[str, ...]) -> None:
+        value = getattr(self, field)
+        if value not in choices:
+            listed = ", ".join(repr(choice) for choice in choices)
+            raise TreeKVError(f"{field} must be one of {listed}, got {value!r}")
+
+    def _default_block_size(self) -> int:
+        """The largest power of two up to 64 that divides the cache and that the policy can use (1 always can)."""
+        policy = policies.get(self.policy)
+        block = LARGEST_DEFAULT_BLOCK
+        while block > 1 and (self.cache_size % block or not policy.fits_blocks(self, block)):
+            block //= 2
+        return block
+
+
+def _check_fields(fields: dict[str, Any], source: str = "settings") -> None:
+    known = [field.name for field in dataclasses.fields(TreeKVConfig)]
+    for key in fields:
+        if key not in known:
+            raise TreeKVError(f"unknown key {key!r} in {source}; known keys are {', '.join(known)}")

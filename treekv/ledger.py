@@ -1,0 +1,315 @@
+"""The books of one layer: which token sits in which slot, in what order, with what scores.
+
+The ledger knows nothing of keys and values, so the cache and a simulation from captured attention run the very
+same code. Storage is by *slot*: an evicted token's slot is taken by a newcomer and nothing else moves. Order is
+by *rank* (0 is the oldest): `order[rank]` is a slot. Scores follow the paper: a sum of observed weights and a
+count of observations per token; a policy compares their quotient.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from treekv import policies
+from treekv.config import TreeKVConfig
+from treekv.policies.base import Evictions, PromptSelection
+from treekv.policies.tree import without
+from treekv.trace import LayerTrace
+
+GROWTH = 64  # slots are added this many at a time until the capacity is reached
+
+
+class Placement(NamedTuple):
+    """Where newcomers go.
+
+    Attributes:
+        slots: LongTensor [rows, heads, q], distinct slots, one for each newcomer listed in `newcomers`.
+        newcomers: LongTensor [rows, heads, q], which newcomer goes there.
+        stays: bool [rows, heads, q], False where that newcomer was itself evicted and the slot keeps what it
+            holds; None when all stay.
+    """
+
+    slots: Tensor
+    newcomers: Tensor | None
+    stays: Tensor | None
+
+
+class Ledger:
+    """Order and scores of `batch` rows and `heads` KV heads; every head of a row holds equally many tokens.
+
+    Attributes:
+        order: LongTensor [batch, heads, slots], the slot at each rank (valid below `held[row]`).
+        position: LongTensor [batch, heads, slots], the true position of the token in each slot.
+        sums, counts: float32 [batch, heads, slots].
+        held, seen, cursor, capacity: per row, on the host: tokens held, real tokens seen, where the tree policy
+            compares next, and how many may be held.
+    """
+
+    def __init__(
+        self, config: TreeKVConfig, batch: int, heads: int, device: torch.device | str = "cpu"
+    ) -> None:
+        self.config = config
+        self.policy = policies.get(config.policy)
+        self.heads = heads
+        self.device = torch.device(device)
+        self.order = torch.empty((batch, heads, 0), dtype=torch.long, device=self.device)
+        self.position = self.order.clone()
+        self.sums = torch.empty((batch, heads, 0), dtype=torch.float32, device=self.device)
+        self.counts = self.sums.clone()
+        self.held = [0] * batch
+        self.seen = [0] * batch
+        self.cursor = [0] * batch
+        self.capacity: list[int | None] = [config.cache_size if self.policy.bounded else None] * batch
+        self.trace = LayerTrace(batch, heads, self.device) if config.trace else None
+
+    @property
+    def slots(self) -> int:
+        return self.order.shape[2]
+
+    def reserve(self, tokens: int, most: int | None) -> int:
+        """Have at least `tokens` slots, at most `most`; returns how many there are now."""
+        if tokens > self.slots:
+            target = -(-tokens // GROWTH) * GROWTH
+            if most is not None:
+                target = max(min(target, most), tokens)
+            pad = (0, target - self.slots)
+            self.order, self.position, self.sums, self.counts = (
+                torch.nn.functional.pad(t, pad)
+                for t in (self.order, self.position, self.sums, self.counts)
+            )
+        return self.slots
+
+    def in_step(self, q: int) -> bool:
+        """Whether all rows can take q newcomers together.
+
+        They can if they are in the same state, and also if they are all full and one token comes: then only the
+        cursor and the true positions differ, which is what a left-padded batch settles into.
+        """
+        if len(set(self.held)) > 1 or len(set(self.capacity)) > 1:
+            return False
+        if len(set(self.cursor)) == 1 and len(set(self.seen)) == 1:
+            return True
+        return q == 1 and self.held[0] == self.capacity[0] and self.config.recent_size > 0
+
+    def ranks(self, rows: slice) -> Tensor:
+        """LongTensor [rows, heads, held]: the rank of each slot in use."""
+        order = self.order[rows, :, : self.held[rows][0]]
+        index = torch.arange(order.shape[2], device=self.device).expand_as(order)
+        return torch.empty_like(order).scatter_(2, order, index)
+
+    def positions(self, rows: slice) -> Tensor:
+        """LongTensor [rows, heads, held]: true positions, ascending."""
+        order = self.order[rows, :, : self.held[rows][0]]
+        return self.position[rows].gather(2, order)
+
+    # ------------------------------------------------------------------ a prompt
+
+    def choose_prompt(
+        self, rows: slice, length: int, sums: Tensor | None, counts: Tensor | None
+    ) -> PromptSelection | None:
+        """Which tokens of a prompt stay; None if all do. `sums`, `counts` broadcast to [rows, heads, length]."""
+        capacity = self.capacity[rows][0]
+        if capacity is None or length <= capacity or self.config.prefill == "none":
+            return None
+        averages = None if sums is None else sums / counts
+        return self.policy.select_prompt(self.config, averages, length)
+
+    def admit_prompt(
+        self,
+        rows: slice,
+        length: int,
+        selection: PromptSelection | None,
+        sums: Tensor | None,
+        counts: Tensor | None,
+    ) -> Tensor:
+        """Fill empty rows with (the selected part of) a prompt; returns the kept positions [rows, heads, k]."""
+        batch = len(self.held[rows])
+        shape = (batch, self.heads, -1)
+        if selection is None:
+            kept = torch.arange(length, device=self.device).expand(shape)
+        else:
+            kept = selection.kept.to(self.device).expand(shape)
+        held = kept.shape[2]
+        self.order[rows, :, :held] = torch.arange(held, device=self.device)
+        self.position[rows, :, :held] = kept
+        if sums is not None and counts is not None:
+            self.sums[rows, :, :held] = sums.expand(batch, self.heads, -1).gather(2, kept)
+            self.counts[rows, :, :held] = counts.expand(batch, self.heads, -1).gather(2, kept)
+        for row in range(len(self.held))[rows]:
+            self.held[row], self.seen[row] = held, length
+            if self.config.prefill == "none" and self.capacity[row] is not None:
+                self.capacity[row] = max(self.config.cache_size, length)
+        if self.trace is not None:
+            self.trace.extend(length)
+            if selection is not None:
+                self.trace.record_prompt(rows, kept, selection.survivors.to(self.device), length)
+        return kept
+
+    # ------------------------------------------------------------------ a step
+
+    def step(self, rows: slice, q: int, observed: Tensor | None) -> Placement:
+        """Add q newcomers, note what their queries saw, evict down to the capacity.
+
+        Args:
+            rows: one row, or all if they are `in_step`.
+            q: number of newcomers, the same for each row.
+            observed: float32 [rows, heads, held + q], attention weights summed over the q queries, by slot, the
+                newcomers last; None if the policy does not look at attention.
+        """
+        held, capacity = self.held[rows][0], self.capacity[rows][0]
+        excess = 0 if capacity is None else max(held + q - capacity, 0)
+        if self.trace is not None:
+            self.trace.extend(max(self.seen[rows]) + q)
+        if observed is not None:
+            self.sums[rows, :, :held] += observed[..., :held]
+            self.counts[rows, :, :held] += q
+        if not excess:
+            placement = self._append(rows, held, q, observed)
+        elif q == 1 == excess and self.config.recent_size:
+            placement = self._replace_one(rows, held, observed)
+        else:
+            placement = self._replace_many(rows, held, q, excess, observed)
+        for row in range(len(self.held))[rows]:
+            self.held[row] = held + q - excess
+            self.seen[row] += q
+        return placement
+
+    def _append(self, rows: slice, held: int, q: int, observed: Tensor | None) -> Placement:
+        new = slice(held, held + q)
+        slots = torch.arange(held, held + q, device=self.device)
+        self.order[rows, :, new] = slots
+        start = self.seen[rows][0]
+        self.position[rows, :, new] = torch.arange(start, start + q, device=self.device)
+        if observed is not None:
+            self.sums[rows, :, new] = observed[..., held:]
+            self.counts[rows, :, new] = torch.arange(q, 0, -1, device=self.device).float()
+        return Placement(slots.expand(len(self.held[rows]), self.heads, q), None, None)
+
+    def _replace_one(self, rows: slice, held: int, observed: Tensor | None) -> Placement:
+        """One in, one out, the newcomer protected: what happens at every step once the cache is full."""
+        order = self.order[rows, :, :held]
+        view = _View(self, rows, order, self.sums[rows], self.counts[rows], held + 1)
+        evictions = self.policy.evict(self.config, view, 1)
+        slot = order.gather(2, evictions.losers)
+        now = self._shared(self.seen[rows])
+        if self.trace is not None:
+            self._record(rows, evictions, order, self.position[rows], now)
+        self._set_cursor(rows, evictions.cursor)
+        self.order[rows, :, :held] = torch.cat([without(order, evictions.losers), slot], dim=2)
+        if isinstance(now, Tensor):
+            self.position[rows].scatter_(2, slot, now.expand_as(slot))
+        else:
+            self.position[rows].scatter_(2, slot, now)
+        if observed is not None:
+            self.sums[rows].scatter_(2, slot, observed[..., held:])
+            self.counts[rows].scatter_(2, slot, 1.0)
+        return Placement(slot, None, None)
+
+    def _replace_many(
+        self, rows: slice, held: int, q: int, excess: int, observed: Tensor | None
+    ) -> Placement:
+        """q in, `excess` out; a newcomer may itself be evicted. Newcomers are given slots from `held` on for the
+        time being; those that stay then move into the slots that became free."""
+        batch, device = len(self.held[rows]), self.device
+        start = self.seen[rows][0]
+        shape = (batch, self.heads, q)
+        newcomers = torch.arange(q, device=device).expand(shape)
+        order = torch.cat([self.order[rows, :, :held], newcomers + held], dim=2)
+        position = torch.cat([self.position[rows, :, :held], newcomers + start], dim=2)
+        sums, counts = self.sums[rows, :, :held], self.counts[rows, :, :held]
+        if observed is not None:
+            sums = torch.cat([sums, observed[..., held:]], dim=2)
+            counts = torch.cat([counts, (q - newcomers).float()], dim=2)
+        remaining = excess
+        while remaining:
+            view = _View(self, rows, order, sums, counts, held + q - (excess - remaining))
+            evictions = self.policy.evict(self.config, view, remaining)
+            if self.trace is not None:
+                self._record(rows, evictions, order, position, start + q - 1)
+            self._set_cursor(rows, evictions.cursor)
+            order = without(order, evictions.losers)
+            remaining -= evictions.losers.shape[2]
+
+        final = order.shape[2]
+        kept = torch.zeros((batch, self.heads, held + q), dtype=torch.bool, device=device)
+        kept.scatter_(2, order, True)
+        # Free slots first, oldest newcomers that stay first: the i-th of these goes to the i-th of those. Where
+        # there are more newcomers than free slots the rest are paired with slots that keep what they hold.
+        occupied = kept[..., :final].clone()
+        occupied[..., held:] = False  # slots that are added only now
+        slots = occupied.to(torch.uint8).argsort(dim=2, stable=True)[..., :q]
+        arrivals = (~kept[..., held:]).to(torch.uint8).argsort(dim=2, stable=True)[..., : slots.shape[2]]
+        stays = kept[..., held:].gather(2, arrivals)
+        home = torch.arange(held + q, device=device).expand(batch, self.heads, -1).clone()
+        home.scatter_(2, arrivals + held, torch.where(stays, slots, 0))
+        self.order[rows, :, :final] = home.gather(2, order)
+        self._write(self.position, rows, slots, position, arrivals + held, stays)
+        if observed is not None:
+            self._write(self.sums, rows, slots, sums, arrivals + held, stays)
+            self._write(self.counts, rows, slots, counts, arrivals + held, stays)
+        return Placement(slots, arrivals, stays)
+
+    def _write(
+        self, target: Tensor, rows: slice, slots: Tensor, source: Tensor, index: Tensor, stays: Tensor
+    ) -> None:
+        old = target[rows].gather(2, slots)
+        target[rows].scatter_(2, slots, torch.where(stays, source.gather(2, index), old))
+
+    def _shared(self, per_row: list[int]) -> int | Tensor:
+        """The number that all rows have, or LongTensor [rows, 1, 1] if they differ."""
+        if len(set(per_row)) == 1:
+            return per_row[0]
+        return torch.tensor(per_row, device=self.device)[:, None, None]
+
+    def _record(
+        self, rows: slice, evictions: Evictions, order: Tensor, position: Tensor, step: int | Tensor
+    ) -> None:
+        assert self.trace is not None
+        losers = position.gather(2, order.gather(2, evictions.losers))
+        winners = evictions.winners
+        if winners is not None:
+            winners = position.gather(2, order.gather(2, winners))
+        self.trace.record(rows, losers, winners, step)
+
+    def _set_cursor(self, rows: slice, cursor: int | Tensor) -> None:
+        count = len(self.cursor[rows])
+        self.cursor[rows] = cursor.flatten().tolist() if isinstance(cursor, Tensor) else [cursor] * count
+
+    # ------------------------------------------------------------------ batch rows
+
+    def select(self, index: Tensor) -> None:
+        """Keep, repeat or reorder rows: `index` LongTensor, for each new row the old one."""
+        index = index.to(self.device)
+        self.order, self.position, self.sums, self.counts = (
+            t.index_select(0, index) for t in (self.order, self.position, self.sums, self.counts)
+        )
+        chosen = index.tolist()
+        for name in ("held", "seen", "cursor", "capacity"):
+            per_row = getattr(self, name)
+            setattr(self, name, [per_row[row] for row in chosen])
+        if self.trace is not None:
+            self.trace.select(index)
+
+
+class _View:
+    """The scores of some rows, by rank, as a policy sees them."""
+
+    def __init__(
+        self, ledger: Ledger, rows: slice, order: Tensor, sums: Tensor, counts: Tensor, held: int
+    ) -> None:
+        self.held = held
+        self.capacity: int = ledger.capacity[rows][0]  # type: ignore[assignment]  # bounded, or nobody asks
+        self.cursor = ledger._shared(ledger.cursor[rows])
+        self.shape = (order.shape[0], order.shape[1])
+        self.device = ledger.device
+        self._order, self._sums, self._counts = order, sums, counts
+
+    def average(self, ranks: slice | Tensor) -> Tensor:
+        if isinstance(ranks, slice):
+            slots = self._order[..., ranks]
+        else:
+            slots = self._order.gather(2, ranks.expand(*self.shape, -1))
+        return self._sums.gather(2, slots) / self._counts.gather(2, slots)
