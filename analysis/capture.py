@@ -1,0 +1,343 @@
+"""Queries, keys and values of every layer for one text: what all other analysis follows from.
+
+    run = capture(model, tokenizer, text, max_tokens=2048, queries=16)
+    run.weights(0, [2047])            # [query_heads, 1, 2048]
+    run.contributions(0, 2047)        # [query_heads, 2048, head_dim]
+    run.save("capture.nc")
+    run = open_capture("capture.nc")
+
+The model runs once, with its ordinary output; no attention matrix is ever built.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import xarray as xr
+from torch import Tensor, nn
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+from analysis import store
+from treekv.attention import NAME, at_site
+from treekv.errors import TreeKVError
+
+FORMAT = "treekv-capture"
+LEAST_SEEN = 16  # an observed query sees at least this many tokens, or its spectrum says nothing
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class Capture:
+    """What one text of T tokens did inside a model; the batch is always one.
+
+    Lists run over the captured layers, in the order of `layers` (the model's own layer numbers). Query head h
+    reads KV head h // (query_heads // kv_heads). Positions are 0 ... T-1.
+    """
+
+    q: list[Tensor]  # per layer [query_heads, T, head_dim], after rotary embedding
+    k: list[Tensor]  # per layer [kv_heads, T, head_dim], after rotary embedding
+    v: list[Tensor]  # per layer [kv_heads, T, value_dim]
+    scaling: list[float]  # per layer, the factor before the softmax
+    layers: list[int]
+    token_ids: Tensor  # LongTensor [T]
+    token_text: list[str]
+    query_positions: list[int]  # the observed queries, ascending
+    model: str
+    attrs: dict[str, Any] = field(default_factory=dict)  # settings and library versions
+
+    @property
+    def tokens(self) -> int:
+        """T, the number of tokens."""
+        return len(self.token_text)
+
+    @property
+    def query_heads(self) -> int:
+        return self.q[0].shape[0]
+
+    @property
+    def kv_heads(self) -> int:
+        return self.k[0].shape[0]
+
+    def weights(self, layer: int, query_positions: Sequence[int]) -> Tensor:
+        """Softmax weights of these queries, float32 [query_heads, queries, T], zero beyond each query.
+
+        `layer` is the model's number of a captured layer. Raises TreeKVError for a layer that was not
+        captured or a position outside the text.
+        """
+        index = self._index(layer)
+        positions = self._checked(query_positions)
+        q, k = self.q[index], self.k[index].float()
+        heads, kv_heads, seen = q.shape[0], k.shape[0], int(positions.max()) + 1
+        queries = q[:, positions].float().unflatten(0, (kv_heads, heads // kv_heads))
+        scores = torch.einsum("hgqd,hkd->hgqk", queries, k[:, :seen]).flatten(0, 1) * self.scaling[index]
+        future = torch.arange(seen, device=q.device) > positions[:, None]
+        weights = scores.masked_fill_(future, -torch.inf).softmax(-1)
+        return F.pad(weights, (0, self.tokens - seen))
+
+    def contributions(self, layer: int, query_position: int) -> Tensor:
+        """s_j = weight of token j times its value, float32 [query_heads, t + 1, value_dim] for query t.
+
+        Summed over j it is the attention output of each head before the output projection. Source: PAPER.md
+        section 1. Raises TreeKVError as `weights` does.
+        """
+        weights = self.weights(layer, [query_position])[:, 0, : query_position + 1]
+        v = self.v[self._index(layer)][:, : query_position + 1].float()
+        by_group = weights.unflatten(0, (v.shape[0], -1))
+        return (by_group.unsqueeze(-1) * v.unsqueeze(1)).flatten(0, 1)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the capture to one netCDF file (q, k, v as float16) and return its path.
+
+        Raises TreeKVError when the place cannot be written.
+        """
+        dims = {
+            "q": ("layer", "query_head", "position", "channel"),
+            "k": ("layer", "kv_head", "position", "channel"),
+            "v": ("layer", "kv_head", "position", "value_channel"),
+        }
+        arrays = {name: (dim, _half(getattr(self, name), name)) for name, dim in dims.items()}
+        dataset = xr.Dataset(
+            {**arrays, "scaling": ("layer", np.asarray(self.scaling, dtype=np.float64))},
+            coords={
+                "layer": np.asarray(self.layers, dtype=np.int32),
+                "token": ("position", np.asarray(self.token_text, dtype=np.str_)),
+                "token_id": ("position", self.token_ids.cpu().numpy().astype(np.int64)),
+                "query_position": np.asarray(self.query_positions, dtype=np.int32),
+            },
+            attrs={
+                **self.attrs,
+                "format": FORMAT,
+                "format_version": store.FORMAT_VERSION,
+                "model": self.model,
+            },
+        )
+        return store.write(dataset, path)
+
+    def _index(self, layer: int) -> int:
+        try:
+            return self.layers.index(layer)
+        except ValueError:
+            raise TreeKVError(f"layer {layer} was not captured; captured are {self.layers}") from None
+
+    def _checked(self, positions: Sequence[int]) -> Tensor:
+        wrong = [p for p in positions if not 0 <= p < self.tokens]
+        if wrong or not len(positions):
+            raise TreeKVError(
+                f"query position {wrong[0] if wrong else 'list []'} is outside the text; "
+                f"give positions from 0 to {self.tokens - 1}"
+            )
+        return torch.tensor(list(positions), device=self.q[0].device)
+
+
+def capture(
+    model: nn.Module,
+    tokenizer: Any,
+    text: str | Sequence[int] | Tensor,
+    max_tokens: int = 2048,
+    queries: int = 16,
+    progress: Progress | None = None,
+) -> Capture:
+    """Run `model` over the first `max_tokens` tokens of `text`, keep q, k, v of every full-attention layer.
+
+    `model` is a causal model of transformers whose attention is "treekv" (as `load_model` gives it). `text`
+    is a string, or token ids, for which `tokenizer` may be None. The last `queries` tokens are the observed
+    ones. `progress(done, layers)` is called after each layer. Tensors stay on the model's device and in its dtype.
+    Sliding-window layers of a hybrid model run as always and are not captured.
+
+    Raises TreeKVError for an empty or too short text, a number out of range, a model with another attention,
+    and a text longer than the model has positions.
+    """
+    config = model.config
+    if getattr(config, "_attn_implementation", None) != NAME:
+        raise TreeKVError(
+            f"the model's attention is {getattr(config, '_attn_implementation', None)!r}, not {NAME!r}; "
+            f"load it with treekv.load_model or call model.set_attn_implementation({NAME!r})"
+        )
+    if queries < 1:
+        raise TreeKVError(f"queries is {queries}; observe at least 1 token")
+    if max_tokens < queries + LEAST_SEEN:
+        raise TreeKVError(
+            f"max_tokens is {max_tokens}; {queries} queries need at least {queries + LEAST_SEEN} tokens"
+        )
+    ids = _token_ids(tokenizer, text)[:max_tokens]
+    if len(ids) < queries + LEAST_SEEN:
+        raise TreeKVError(
+            f"the text has {len(ids)} tokens; {queries} observed queries that each see {LEAST_SEEN} others "
+            f"need at least {queries + LEAST_SEEN}"
+        )
+    _check_ids(ids, config)
+    sites = _sites(config, progress)
+    recorded = [layer for layer in sites.layers if isinstance(layer, _RecordingLayer)]
+    if not recorded:
+        raise TreeKVError("the model has no full-attention layer, so there is nothing to capture")
+    _run(model, ids, sites)
+    records = [layer.record for layer in recorded if layer.record is not None]
+    if len(records) < len(recorded):
+        silent = [layer.number for layer in recorded if layer.record is None]
+        raise TreeKVError(f"the model never asked layers {silent} for attention; it cannot be captured")
+    return Capture(
+        q=[record.q for record in records],
+        k=[record.k for record in records],
+        v=[record.v for record in records],
+        scaling=[record.scaling for record in records],
+        layers=[layer.number for layer in recorded],
+        token_ids=torch.tensor(ids),
+        token_text=_token_text(tokenizer, ids),
+        query_positions=list(range(len(ids) - queries, len(ids))),
+        model=_model_name(config),
+        attrs={"max_tokens": max_tokens, "queries": queries, **store.versions()},
+    )
+
+
+def open_capture(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Capture:
+    """Read a capture that `Capture.save` wrote; q, k, v come back as float16 on `device`.
+
+    Raises TreeKVError in one sentence for a file that is missing, damaged, of another kind or newer.
+    """
+    required = ("q", "k", "v", "scaling", "layer", "token", "token_id", "query_position")
+    dataset = store.read(path, FORMAT, required)
+    attrs = dict(dataset.attrs)
+    for name in ("format", "format_version"):
+        attrs.pop(name)
+    return Capture(
+        q=list(torch.from_numpy(dataset["q"].values).to(device)),
+        k=list(torch.from_numpy(dataset["k"].values).to(device)),
+        v=list(torch.from_numpy(dataset["v"].values).to(device)),
+        scaling=dataset["scaling"].values.tolist(),
+        layers=dataset["layer"].values.tolist(),
+        token_ids=torch.from_numpy(dataset["token_id"].values),
+        token_text=[str(token) for token in dataset["token"].values],
+        query_positions=dataset["query_position"].values.tolist(),
+        model=str(attrs.pop("model", "")),
+        attrs=attrs,
+    )
+
+
+class _Record(NamedTuple):
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    scaling: float
+
+
+class _RecordingLayer(DynamicLayer):
+    """A cache layer that answers the attention call itself and keeps what went in."""
+
+    def __init__(self, number: int, done: Callable[[], None]) -> None:
+        super().__init__()
+        self.number = number
+        self.done = done
+        self.record: _Record | None = None
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        return at_site(key_states, self), value_states
+
+    def attend(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        padding: Tensor | None,
+        scaling: float,
+        position_ids: Tensor | None,
+    ) -> Tensor:
+        # The model may reuse its buffers or hold views of a larger projection: keep a compact copy.
+        q, k, v = (x[0].contiguous().clone() for x in (query, key, value))
+        self.record = _Record(q, k, v, scaling)
+        grouped = query.shape[1] != key.shape[1]
+        output = F.scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped
+        )
+        self.done()
+        return output
+
+
+def _sites(config: Any, progress: Progress | None) -> Cache:
+    """transformers' own cache for this model with its full-attention layers replaced by recording ones."""
+    cache = DynamicCache(config=config)
+    numbers = [i for i, layer in enumerate(cache.layers) if type(layer) is DynamicLayer]
+    finished = 0
+
+    def done() -> None:
+        nonlocal finished
+        finished += 1
+        if progress is not None:
+            progress(finished, len(numbers))
+
+    for number in numbers:
+        cache.layers[number] = _RecordingLayer(number, done)
+    return cache
+
+
+def _run(model: nn.Module, ids: list[int], cache: Cache) -> None:
+    # The decoder below the language-model head: logits of the whole text would be larger than the capture.
+    decoder = getattr(model, "base_model", model)
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():  # not inference_mode: what is kept must stay an ordinary tensor
+            decoder(input_ids=torch.tensor([ids], device=device), past_key_values=cache, use_cache=True)
+    finally:
+        model.train(training)
+
+
+def _token_ids(tokenizer: Any, text: str | Sequence[int] | Tensor) -> list[int]:
+    if not isinstance(text, str):
+        return torch.as_tensor(text, dtype=torch.long).reshape(-1).tolist()
+    if not text.strip():
+        raise TreeKVError("the text is empty; give a text to capture")
+    if tokenizer is None:
+        raise TreeKVError("a text needs a tokenizer; pass one, or pass token ids instead of the text")
+    return list(tokenizer(text, verbose=False)["input_ids"])
+
+
+def _token_text(tokenizer: Any, ids: list[int]) -> list[str]:
+    if tokenizer is None:
+        return [str(i) for i in ids]
+    # netCDF text ends at a zero character, so it is shown as its picture.
+    return [tokenizer.decode([i]).replace("\0", "\u2400") for i in ids]
+
+
+def _check_ids(ids: list[int], config: Any) -> None:
+    config = config.get_text_config()
+    low, high = min(ids), max(ids)
+    if low < 0 or high >= config.vocab_size:
+        raise TreeKVError(
+            f"token id {low if low < 0 else high} is outside the model's vocabulary of {config.vocab_size}"
+        )
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and len(ids) > positions:
+        raise TreeKVError(
+            f"{len(ids)} tokens exceed the {positions} positions that the model was trained with; "
+            f"set max_tokens to at most {positions}"
+        )
+
+
+def _model_name(config: Any) -> str:
+    name = str(getattr(config, "_name_or_path", "") or config.model_type)
+    return Path(name).name if os.path.isabs(name) else name
+
+
+def _half(tensors: list[Tensor], name: str) -> np.ndarray:
+    if len({tuple(x.shape) for x in tensors}) > 1:
+        raise TreeKVError(
+            f"the layers' {name} differ in shape {[tuple(x.shape) for x in tensors]}; save fewer layers"
+        )
+    halves = [x.detach().to(torch.float16).cpu() for x in tensors]
+    if all(bool(half.isfinite().all()) for half in halves):
+        return torch.stack(halves).numpy()
+    # A model in float32 or bfloat16 can exceed float16's range: the file then keeps float32, not infinities.
+    return torch.stack([x.detach().float().cpu() for x in tensors]).numpy()

@@ -1,0 +1,110 @@
+"""What all figures share: colours, fonts, the text alternative, and pooling of long axes.
+
+Colours come from viridis and cividis, which keep their order in grey and for colour-blind readers.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+import xarray as xr
+from plotly.colors import sample_colorscale
+
+from treekv.errors import TreeKVError
+
+MAX_CELLS = 512
+
+_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif"
+_INK, _QUIET, _GRID = "#1f2430", "#5b6372", "#e6e8ec"
+
+
+def figure(title: str, subtitle: str, alt: str, height: int = 480) -> go.Figure:
+    """An empty figure with a title, a quieter second line and `alt`, its text alternative, in layout.meta."""
+    axis = {
+        "gridcolor": _GRID,
+        "linecolor": _QUIET,
+        "ticks": "outside",
+        "tickcolor": _QUIET,
+        "zeroline": False,
+        "showline": True,
+    }
+    return go.Figure(
+        layout={
+            "title": {
+                "text": title,
+                "subtitle": {"text": subtitle, "font": {"size": 13, "color": _QUIET}},
+                "font": {"size": 18},
+                "x": 0.01,
+                "xanchor": "left",
+            },
+            "font": {"family": _FONT, "size": 13, "color": _INK},
+            "paper_bgcolor": "white",
+            "plot_bgcolor": "white",
+            "xaxis": axis,
+            "yaxis": axis,
+            "height": height,
+            "margin": {"l": 80, "r": 30, "t": 90, "b": 60},
+            "hoverlabel": {"font": {"family": _FONT, "size": 12}},
+            "meta": {"alt": alt},
+        }
+    )
+
+
+def ordered_colours(count: int) -> list[str]:
+    """`count` colours from dark to bright, all readable on white."""
+    return list(sample_colorscale("viridis", np.linspace(0.0, 0.85, count).tolist()))
+
+
+def pool_edges(length: int, max_cells: int = MAX_CELLS) -> np.ndarray:
+    """Borders [cells + 1] that cut `length` samples into at most `max_cells` runs of equal size.
+
+    The last run may be shorter.
+    """
+    size = max(1, -(-length // max_cells))
+    return np.append(np.arange(0, length, size), length)
+
+
+def pool(array: np.ndarray, edges: np.ndarray, how: str) -> np.ndarray:
+    """Reduce the last axis over the runs between `edges`; `how` is "max" or "mean"."""
+    if how == "max":
+        return np.maximum.reduceat(array, edges[:-1], axis=-1)
+    return np.add.reduceat(array, edges[:-1], axis=-1) / np.diff(edges)
+
+
+def pooled_tokens(dataset: xr.Dataset, edges: np.ndarray) -> list[str]:
+    """The text of each run of tokens for the hover box, or empty strings when the text is not known."""
+    if "token" not in dataset.coords:
+        return [""] * (len(edges) - 1)
+    tokens = [str(token) for token in dataset["token"].values]
+    return [shown("".join(tokens[a:b])) for a, b in itertools.pairwise(edges)]
+
+
+def shown(text: str, longest: int = 40) -> str:
+    """A piece of the text as plotly may draw it: one line, markup harmless, cut when long."""
+    text = text.replace("\n", "\u23ce").replace("\t", "\u21e5")
+    text = text if len(text) <= longest else text[: longest - 1] + "\u2026"
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def chosen(dataset: xr.Dataset, layer: int | None, head: int | None) -> tuple[xr.Dataset, str]:
+    """One layer and head of the dataset, or the mean over those left open, with words that say which.
+
+    Raises TreeKVError that lists what there is.
+    """
+    words = []
+    for name, value in (("layer", layer), ("head", head)):
+        if value is None:
+            words.append(f"mean of {dataset.sizes[name]} {name}s")
+            continue
+        if value not in dataset[name].values:
+            raise TreeKVError(f"{name} {value} is not there; choose one of {_listed(dataset[name].values)}")
+        dataset = dataset.sel({name: [value]})
+        words.append(f"{name} {value}")
+    return dataset, ", ".join(words)
+
+
+def _listed(values: Sequence[int] | np.ndarray) -> str:
+    return ", ".join(str(value) for value in values)
