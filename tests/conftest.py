@@ -1,0 +1,27 @@
+"""Fixtures that every room uses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests import tiny
+
+
+@pytest.fixture(autouse=True)
+def no_gradients():
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="session")
+def llama():
+    return tiny.llama()
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """The small real model and its tokenizer, converted once into the user's cache folder."""
+    import treekv
+
+    return treekv.load_model("smollm2")

@@ -1,0 +1,257 @@
+"""The cache inside a model against the slow transcription: logits and kept positions, token by token."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests import tiny
+from tests.reference.llama import ReferenceLlama
+from treekv import TreeKVCache, TreeKVConfig, TreeKVError
+
+TOLERANCE = 1e-3
+
+
+def compare(model, config: TreeKVConfig, calls: list[int], seed: int = 1) -> None:
+    """Feed the same tokens to both in calls of the given lengths and compare after each call."""
+    ids = tiny.tokens(sum(calls), seed=seed)
+    reference, cache = ReferenceLlama(model, config), TreeKVCache(config, model.config)
+    start = 0
+    for length in calls:
+        part = ids[:, start : start + length]
+        expected = reference.feed(part[0].tolist())
+        got = model(part, past_key_values=cache).logits[0]
+        assert torch.allclose(got, expected, atol=TOLERANCE), f"logits differ after {start + length} tokens"
+        for layer in range(model.config.num_hidden_layers):
+            assert cache.kept_positions(layer)[0].tolist() == reference.kept(layer), start + length
+        start += length
+    if config.trace:
+        compare_traces(cache, reference, start)
+
+
+def compare_traces(cache: TreeKVCache, reference: ReferenceLlama, seen: int) -> None:
+    for layer, heads in enumerate(reference.heads):
+        trace = cache.trace[layer]
+        for h, head in enumerate(heads):
+            evicted = [-1] * seen
+            survivor = [-1] * seen
+            for eviction in head.evictions:
+                evicted[eviction.loser] = eviction.step
+                survivor[eviction.loser] = -1 if eviction.winner is None else eviction.winner
+            assert trace.evicted_at[0, h].tolist() == evicted
+            assert trace.survivor[0, h].tolist() == survivor
+
+
+@pytest.mark.parametrize("positions", ["rank", "original"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(policy="tree", sink_size=2, recent_size=5),
+        dict(policy="tree", sink_size=2, recent_size=5, stride=2),
+        dict(policy="tree", sink_size=1, recent_size=4, stride=2),  # an odd region: the cursor wraps unevenly
+        dict(policy="tree", sink_size=0, recent_size=0),
+        dict(policy="tree", sink_size=3, recent_size=1),
+        dict(policy="streaming", sink_size=4),
+        dict(policy="full"),
+    ],
+    ids=str,
+)
+def test_decoding_follows_the_rule(llama, settings, positions):
+    config = TreeKVConfig(cache_size=12, positions=positions, prefill="stream", block_size=1, trace=True, **settings)
+    compare(llama, config, [1] * 50)
+
+
+@pytest.mark.parametrize("block_size", [2, 3, 8, 12])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(policy="tree", sink_size=2, recent_size=4),
+        dict(policy="tree", sink_size=2, recent_size=4, stride=2),
+        dict(policy="tree", sink_size=0, recent_size=0),
+        dict(policy="streaming"),
+    ],
+    ids=str,
+)
+def test_stream_prefill_follows_the_rule(llama, settings, block_size):
+    config = TreeKVConfig(cache_size=12, prefill="stream", block_size=block_size, trace=True, **settings)
+    compare(llama, config, [41, 1, 1, 1, 17, 1, 1])
+
+
+@pytest.mark.parametrize("length", [1, 2, 15, 16, 17, 31, 48, 53])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(policy="tree", sink_size=2, recent_size=5, block_size=2),
+        dict(policy="tree", sink_size=2, recent_size=4, block_size=4, window_size=7),
+        dict(policy="tree", sink_size=0, recent_size=0, block_size=4),
+        dict(policy="tree", sink_size=2, recent_size=4, block_size=4, positions="original"),
+        dict(policy="tree", sink_size=3, recent_size=5, prefill="none", block_size=4),
+        dict(policy="streaming"),
+    ],
+    ids=str,
+)
+def test_prompt_then_decoding_follows_the_rule(llama, settings, length):
+    compare(llama, TreeKVConfig(cache_size=16, **settings), [length] + [1] * 12)
+
+
+def test_a_second_turn_continues_with_the_decoding_rule(llama):
+    config = TreeKVConfig(cache_size=16, sink_size=2, recent_size=4, block_size=4)
+    compare(llama, config, [30, 1, 1, 1, 13, 1, 1])
+
+
+@pytest.mark.parametrize("kv_heads", [1, 4])
+def test_grouped_queries(kv_heads):
+    config = TreeKVConfig(cache_size=12, sink_size=2, recent_size=4, block_size=2)
+    compare(tiny.llama(kv_heads=kv_heads), config, [25] + [1] * 15)
+
+
+def test_scores_are_window_sums_after_a_prompt(llama):
+    """Section 4: S is the sum of the window's weights, C how many of its queries saw the token."""
+    config = TreeKVConfig(cache_size=64, block_size=4, window_size=6)
+    ids = tiny.tokens(20)
+    cache = TreeKVCache(config, llama.config)
+    llama(ids, past_key_values=cache)
+    eager = tiny.llama("eager")
+    weights = eager(ids, output_attentions=True).attentions[0][0]  # [heads, 20, 20]
+    expected = weights.view(2, 2, 20, 20).mean(1)[:, -6:].sum(1)
+    ledger = cache.layers[0].ledger
+    assert torch.allclose(ledger.sums[0, :, :20], expected, atol=1e-5)
+    assert ledger.counts[0, 0, :20].tolist() == [6.0] * 15 + [5.0, 4.0, 3.0, 2.0, 1.0]
+
+
+@pytest.mark.parametrize("policy", ["full", "tree", "streaming"])
+@pytest.mark.parametrize("prefill", ["tree", "stream", "none"])
+def test_capacity_beyond_the_text_equals_plain_transformers(llama, policy, prefill):
+    ids = tiny.tokens(30, batch=2)
+    plain = tiny.llama("sdpa").generate(ids, max_new_tokens=40, do_sample=False)
+    cache = TreeKVCache(TreeKVConfig(policy=policy, cache_size=128, prefill=prefill), llama.config)
+    assert torch.equal(llama.generate(ids, past_key_values=cache, max_new_tokens=40, do_sample=False), plain)
+
+
+def test_left_padded_rows_get_what_they_get_alone(llama):
+    for prefill in ("tree", "stream", "none"):
+        config = TreeKVConfig(cache_size=16, sink_size=2, recent_size=4, prefill=prefill, block_size=4, trace=True)
+        lengths = [40, 23, 9, 1]
+        rows = [tiny.tokens(length, seed=length) for length in lengths]
+        ids = torch.zeros(4, 40, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, length in enumerate(lengths):
+            ids[row, 40 - length :] = rows[row]
+            mask[row, 40 - length :] = 1
+        together = TreeKVCache(config, llama.config)
+        out = llama.generate(
+            ids,
+            attention_mask=mask,
+            past_key_values=together,
+            max_new_tokens=30,
+            do_sample=False,
+            pad_token_id=0,
+            eos_token_id=-1,
+        )
+        for row, alone_ids in enumerate(rows):
+            alone = TreeKVCache(config, llama.config)
+            expected = llama.generate(
+                alone_ids, past_key_values=alone, max_new_tokens=30, do_sample=False, eos_token_id=-1
+            )
+            assert torch.equal(out[row, 40:], expected[0, lengths[row] :]), (prefill, row)
+            kept = together.kept_positions(1)[row]
+            seen = alone.trace[1].evicted_at.shape[2]
+            assert torch.equal(kept[kept >= 0].view(2, -1), alone.kept_positions(1)[0])
+            assert torch.equal(together.trace[1].evicted_at[row, :, :seen], alone.trace[1].evicted_at[0])
+            assert torch.equal(together.trace[1].survivor[row, :, :seen], alone.trace[1].survivor[0])
+
+
+@pytest.mark.parametrize("chunk", [4, 8, 20])
+def test_stream_in_chunks_equals_one_pass(llama, chunk):
+    config = TreeKVConfig(cache_size=12, sink_size=2, recent_size=4, prefill="stream", block_size=4)
+    ids = tiny.tokens(50)
+    once, chunked = TreeKVCache(config, llama.config), TreeKVCache(config, llama.config)
+    expected = llama.generate(ids, past_key_values=once, max_new_tokens=10, do_sample=False)
+    got = llama.generate(
+        ids, past_key_values=chunked, max_new_tokens=10, do_sample=False, prefill_chunk_size=chunk
+    )
+    assert torch.equal(got, expected)
+    for layer in range(2):
+        assert torch.equal(once.kept_positions(layer), chunked.kept_positions(layer))
+
+
+def test_beams_carry_the_books_along(llama):
+    """A beam's cache is the cache that its own tokens would have made."""
+    config = TreeKVConfig(cache_size=12, sink_size=2, recent_size=4, prefill="stream", block_size=1)
+    ids = tiny.tokens(20)
+    cache = TreeKVCache(config, llama.config)
+    out = llama.generate(
+        ids, past_key_values=cache, max_new_tokens=15, num_beams=3, num_return_sequences=3, do_sample=False
+    )
+    best = out[0, :-1]
+    alone = TreeKVCache(config, llama.config)
+    for token in best:
+        llama(token.view(1, 1), past_key_values=alone)
+    kept = [cache.kept_positions(1)[row] for row in range(3)]
+    assert any(torch.equal(rows, alone.kept_positions(1)[0]) for rows in kept)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_keeps_float32_scores(dtype):
+    model = tiny.llama().to(dtype)
+    config = TreeKVConfig(cache_size=12, sink_size=2, recent_size=4, block_size=2)
+    cache = TreeKVCache(config, model.config)
+    ids = tiny.tokens(40)
+    model(ids[:, :30], past_key_values=cache)
+    for token in ids[0, 30:]:
+        logits = model(token.view(1, 1), past_key_values=cache).logits
+    assert logits.dtype == dtype and torch.isfinite(logits).all()
+    layer = cache.layers[0]
+    assert layer.keys.dtype == dtype and layer.ledger.sums.dtype == torch.float32
+    assert cache.kept_positions(0).shape == (1, 2, 12)
+    assert cache.nbytes == 2 * 2 * 2 * 12 * 8 * 2  # layers, k and v, heads, tokens, head_dim, bytes
+
+
+def test_nothing_grows_and_nothing_drifts(llama):
+    """After many times the window the cache has its size, and its keys are those of a fresh computation."""
+    config = TreeKVConfig(cache_size=16, sink_size=4, recent_size=4, prefill="stream", block_size=1)
+    cache = TreeKVCache(config, llama.config)
+    layer = cache.layers[0]
+    generator = torch.Generator().manual_seed(0)
+    first_key = None
+    for step in range(3000):
+        llama(torch.randint(1, 97, (1, 1), generator=generator), past_key_values=cache)
+        if step == 0:
+            first_key = layer.keys[0, :, 0].clone()
+            address = None
+        if step == 100:
+            address = layer.keys.data_ptr()
+        assert len(cache.layers) == 2 and layer.ledger.held[0] <= 16
+    assert layer.keys.data_ptr() == address
+    assert layer.keys.shape[2] == 16 and cache.get_seq_length() == 3000
+    slot = layer.ledger.order[0, 0, 0]
+    assert torch.equal(layer.keys[0, :, slot], first_key)  # the first sink, untouched bit by bit
+
+
+def test_reset_forgets_everything(llama):
+    config = TreeKVConfig(cache_size=12, sink_size=2, recent_size=4, block_size=2, trace=True)
+    cache = TreeKVCache(config, llama.config)
+    ids = tiny.tokens(30)
+    first = llama.generate(ids, past_key_values=cache, max_new_tokens=8, do_sample=False)
+    cache.reset()
+    assert cache.nbytes == 0 and cache.get_seq_length() == 0
+    again = llama.generate(ids, past_key_values=cache, max_new_tokens=8, do_sample=False)
+    assert torch.equal(first, again)
+
+
+def test_wrong_attention_implementation_is_refused_before_any_work():
+    model = tiny.llama("sdpa")
+    with pytest.raises(TreeKVError, match="'sdpa'.*set_attn_implementation\\('treekv'\\)"):
+        TreeKVCache(TreeKVConfig(cache_size=16), model.config)
+
+
+def test_right_padding_is_refused(llama):
+    cache = TreeKVCache(TreeKVConfig(cache_size=16), llama.config)
+    mask = torch.tensor([[1, 1, 1, 0]])
+    with pytest.raises(TreeKVError, match="left"):
+        llama(tiny.tokens(4), attention_mask=mask, past_key_values=cache)
+
+
+def test_trace_must_be_asked_for(llama):
+    with pytest.raises(TreeKVError, match="trace=True"):
+        _ = TreeKVCache(TreeKVConfig(cache_size=16), llama.config).trace

@@ -1,0 +1,124 @@
+"""Settings: defaults, validation in one sentence, round trip through the file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from treekv import TreeKVConfig, TreeKVError
+
+
+def test_defaults_are_the_papers():
+    config = TreeKVConfig()
+    assert (config.policy, config.cache_size, config.sink_size, config.recent_size) == ("tree", 1024, 4, 508)
+    assert (config.region_size, config.stride, config.positions, config.prefill) == (512, 1, "rank", "tree")
+    assert (config.block_size, config.window_size, config.trace) == (64, 64, False)
+
+
+@pytest.mark.parametrize(
+    "cache_size, sink, recent, block",
+    [(1024, 4, 508, 64), (128, 4, 60, 16), (64, 4, 28, 8), (1000, 4, 496, 8), (101, 4, 46, 1), (16, 2, 6, 2)],
+)
+def test_default_block_is_the_largest_that_leaves_two_blocks_of_tree(cache_size, sink, recent, block):
+    config = TreeKVConfig(cache_size=cache_size, sink_size=sink, recent_size=recent)
+    assert config.block_size == block == config.window_size
+    assert cache_size // block - -(-sink // block) - -(-recent // block) >= 2
+    if block < 64 and cache_size % (2 * block) == 0:
+        bigger = 2 * block
+        assert cache_size // bigger - -(-sink // bigger) - -(-recent // bigger) < 2
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        (dict(policy="nonsense"), ["policy", "'nonsense'", "'tree'"]),
+        (dict(cache_size=0), ["cache_size", "at least 1", "0"]),
+        (dict(cache_size="128"), ["cache_size", "whole number", "'128'"]),
+        (dict(cache_size=12.0), ["cache_size", "12.0"]),
+        (dict(cache_size=True), ["cache_size", "True"]),
+        (dict(sink_size=-1), ["sink_size", "-1"]),
+        (dict(cache_size=16, sink_size=8, recent_size=7), ["tree region of 1", "16", "8", "7", "at least 2"]),
+        (dict(stride=3), ["stride", "between 1 and 2", "3"]),
+        (dict(positions="absolute"), ["positions", "'absolute'", "'rank'", "'original'"]),
+        (dict(prefill="blocks"), ["prefill", "'blocks'", "'stream'"]),
+        (dict(cache_size=128, block_size=48), ["block_size", "divide", "128", "48"]),
+        (dict(cache_size=128, block_size=64), ["block_size 64", "tree region of 0 blocks", "smaller"]),
+        (dict(cache_size=128, block_size=256), ["block_size", "at most", "128", "256"]),
+        (dict(window_size=0), ["window_size", "0"]),
+        (dict(policy="streaming", cache_size=128, recent_size=60), ["recent_size", "124", "60"]),
+        (dict(policy="streaming", cache_size=4), ["sink_size", "smaller", "4"]),
+        (dict(trace="yes"), ["trace", "'yes'"]),
+        (dict(seed=-3), ["seed", "-3"]),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_each_inconsistency_is_one_sentence_with_field_and_value(settings, words):
+    with pytest.raises(TreeKVError) as error:
+        TreeKVConfig(**settings)
+    message = str(error.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        TreeKVConfig().cache_size = 5
+
+
+def test_file_round_trip(tmp_path):
+    config = TreeKVConfig(cache_size=256, sink_size=3, stride=2, prefill="stream", block_size=7, trace=True, seed=9)
+    config.save(tmp_path / "settings.json")
+    assert TreeKVConfig.load(tmp_path / "settings.json") == config
+    assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda s: s.update(cache_sise=5), ["unknown key", "'cache_sise'", "cache_size"]),
+        (lambda s: s.update(version=99), ["newer", "99", "update"]),
+        (lambda s: s.update(version="one"), ["version", "'one'"]),
+        (lambda s: s.pop("format"), ["not a TreeKV settings file"]),
+        (lambda s: s.update(cache_size=-1), ["cache_size", "-1"]),
+    ],
+)
+def test_bad_files_are_refused(tmp_path, change, words):
+    settings = TreeKVConfig().to_dict()
+    change(settings)
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps(settings))
+    with pytest.raises(TreeKVError) as error:
+        TreeKVConfig.load(path)
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"\xff\xfe"])
+def test_what_is_not_settings_is_refused(tmp_path, content):
+    path = tmp_path / "settings.json"
+    path.write_bytes(content)
+    with pytest.raises(TreeKVError, match="settings.json"):
+        TreeKVConfig.load(path)
+
+
+def test_missing_file_is_refused(tmp_path):
+    with pytest.raises(TreeKVError, match=r"missing.json.*No such file"):
+        TreeKVConfig.load(tmp_path / "missing.json")
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path):
+    with pytest.raises(TreeKVError, match="cannot write"):
+        TreeKVConfig().save(tmp_path / "no such folder" / "settings.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_replace_derives_again_what_was_derived():
+    config = TreeKVConfig(cache_size=1024)
+    assert config.replace(cache_size=128) == TreeKVConfig(cache_size=128)
+    assert config.replace(policy="streaming") == TreeKVConfig(policy="streaming", cache_size=1024)
+    assert TreeKVConfig(recent_size=100).replace(cache_size=512).recent_size == 100
+    with pytest.raises(TreeKVError, match="'cachesize'"):
+        config.replace(cachesize=3)

@@ -1,0 +1,152 @@
+"""The ledger and its policies against the rules on Python lists, with random scores and no model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.reference.policies import Entry, make_rule, select_prompt
+from treekv import TreeKVConfig
+from treekv.ledger import Ledger
+from treekv.policies import get, names
+from treekv.policies.tree import without
+
+BOUNDED = [name for name in names() if get(name).bounded]
+HEADS = 2
+
+
+def run_both(config: TreeKVConfig, calls: list[int], seed: int, ties: bool) -> None:
+    """Feed random weights to the ledger and to lists, in blocks of the given lengths."""
+    generator = torch.Generator().manual_seed(seed)
+    ledger = Ledger(config, batch=1, heads=HEADS)
+    heads = [([], make_rule(config), []) for _ in range(HEADS)]
+    row, seen = slice(0, 1), 0
+    for q in calls:
+        held = ledger.held[0]
+        weights = torch.rand(1, HEADS, q, held + q, generator=generator)
+        if ties:
+            weights = (weights * 3).round() / 2  # sums of halves are exact, so ties are ties
+        causal = torch.ones(q, held + q).tril(held).bool()
+        weights = weights.masked_fill(~causal, 0.0)
+        slot_of = torch.cat([ledger.order[0, :, :held], torch.arange(held, held + q).expand(HEADS, q)], 1)
+        for h, (entries, rule, evictions) in enumerate(heads):
+            entries.extend(Entry(seen + i) for i in range(q))
+            for i in range(q):
+                for rank in range(held + i + 1):
+                    entries[rank].total += weights[0, h, i, slot_of[h, rank]].item()
+                    entries[rank].count += 1
+            while len(entries) > config.cache_size:
+                evictions.append(rule.evict_one(entries, seen + q - 1))
+        final = min(held + q, config.cache_size)
+        ledger.reserve(final, config.cache_size)
+        observed = weights.sum(2) if ledger.policy.uses_attention else None
+        placement = ledger.step(row, q, observed)
+        seen += q
+        check_invariants(ledger, config, seen)
+        assert placement.slots.shape[2] == min(q, final)
+        for h, (entries, _, _) in enumerate(heads):
+            assert ledger.positions(row)[0, h].tolist() == [e.position for e in entries]
+            if ledger.policy.uses_attention:
+                slots = ledger.order[0, h, : len(entries)]
+                assert torch.allclose(ledger.sums[0, h, slots], torch.tensor([e.total for e in entries]))
+                assert ledger.counts[0, h, slots].tolist() == [e.count for e in entries]
+    for h, (_, _, evictions) in enumerate(heads):
+        for eviction in evictions:
+            assert ledger.trace.evicted_at[0, h, eviction.loser] == eviction.step
+            expected = -1 if eviction.winner is None else eviction.winner
+            assert ledger.trace.survivor[0, h, eviction.loser] == expected
+        assert (ledger.trace.evicted_at[0, h] >= 0).sum() == len(evictions)
+
+
+def check_invariants(ledger: Ledger, config: TreeKVConfig, seen: int) -> None:
+    held = ledger.held[0]
+    assert held == min(seen, config.cache_size)
+    for h in range(HEADS):
+        order = ledger.order[0, h, :held]
+        assert sorted(order.tolist()) == list(range(held))  # ranks are a permutation of the slots in use
+        positions = ledger.positions(slice(0, 1))[0, h].tolist()
+        assert positions == sorted(set(positions))  # in order, none twice
+        sinks = list(range(min(config.sink_size, seen)))
+        assert positions[: len(sinks)] == sinks
+        recent = list(range(max(seen - config.recent_size, 0), seen))
+        assert positions[len(positions) - len(recent) :] == recent
+
+
+@st.composite
+def settings_and_calls(draw):
+    policy = draw(st.sampled_from(BOUNDED))
+    cache_size = draw(st.integers(4, 24))
+    sink = draw(st.integers(0, cache_size - 3))
+    sizes = dict(cache_size=cache_size, sink_size=sink, seed=draw(st.integers(0, 3)))
+    if policy != "streaming":
+        sizes["recent_size"] = draw(st.integers(0, cache_size - sink - 2))
+    stride = draw(st.sampled_from([1, 2]))
+    config = TreeKVConfig(policy=policy, stride=stride, prefill="stream", block_size=1, trace=True, **sizes)
+    calls = draw(st.lists(st.sampled_from([1, 1, 1, 2, 3, 7, 13, 30]), min_size=1, max_size=30))
+    return config, calls
+
+
+@given(settings_and_calls(), st.integers(0, 1000), st.booleans())
+def test_ledger_equals_the_rule_on_lists(case, seed, ties):
+    config, calls = case
+    run_both(config, calls, seed, ties)
+
+
+@given(
+    st.sampled_from(BOUNDED),
+    st.integers(1, 8),
+    st.integers(3, 12),
+    st.data(),
+)
+def test_prompt_selection_equals_the_rule_on_lists(policy, block, blocks, data):
+    cache_size = block * blocks
+    sink = data.draw(st.integers(0, (blocks - 2) * block))
+    sizes = dict(cache_size=cache_size, sink_size=sink)
+    if policy != "streaming":
+        most = (blocks - -(-sink // block) - 2) * block
+        sizes["recent_size"] = data.draw(st.integers(0, most))
+    config = TreeKVConfig(policy=policy, block_size=block, trace=True, **sizes)
+    length = data.draw(st.integers(1, 6 * cache_size))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 100)))
+    sums = torch.rand(1, HEADS, length, generator=generator)
+    counts = torch.full((1, 1, length), 1.0)
+    ledger = Ledger(config, batch=1, heads=HEADS)
+    row = slice(0, 1)
+    given_scores = (sums, counts) if ledger.policy.uses_attention else (None, None)
+    selection = ledger.choose_prompt(row, length, *given_scores)
+    held = length if selection is None else selection.kept.shape[-1]
+    ledger.reserve(held, cache_size)
+    kept = ledger.admit_prompt(row, length, selection, *given_scores)
+    assert kept.shape[2] <= cache_size
+    for h in range(HEADS):
+        expected, _ = select_prompt(config, sums[0, h].tolist())
+        assert kept[0, h].tolist() == expected
+        gone = sorted(set(range(length)) - set(expected))
+        evicted_at = ledger.trace.evicted_at[0, h]
+        assert (evicted_at >= 0).nonzero().flatten().tolist() == gone
+        assert all(evicted_at[gone] == length - 1)
+
+
+def test_block_winners_are_recorded():
+    config = TreeKVConfig(cache_size=8, sink_size=2, recent_size=2, block_size=2, trace=True)
+    averages = torch.tensor([9, 9, 1, 1, 2, 2, 3, 3, 0, 0, 5, 5, 6.0])[None, None]
+    selection = get("tree").select_prompt(config, averages, 13)
+    # Blocks: 0 is the sink; 1 (score 1) loses to 2 (score 2); then 3 (score 3) beats 4 (score 0); then, back at
+    # the start of the region, 2 loses to 3; the short block 6 is recent.
+    assert selection.kept[0, 0].tolist() == [0, 1, 6, 7, 10, 11, 12]
+    assert selection.survivors[0, 0].tolist() == [-1, -1, 4, 5, 6, 7, -1, -1, 6, 7, -1, -1, -1]
+
+
+@pytest.mark.parametrize("m", [1, 2, 5, 9])
+def test_without_removes_just_these_ranks(m):
+    generator = torch.Generator().manual_seed(m)
+    values = torch.rand(3, 2, 10, generator=generator)
+    ranks = torch.stack([torch.randperm(10, generator=generator)[:m].sort().values for _ in range(6)]).view(3, 2, m)
+    result = without(values, ranks)
+    for row in range(3):
+        for head in range(2):
+            gone = set(ranks[row, head].tolist())
+            expected = [values[row, head, i].item() for i in range(10) if i not in gone]
+            assert result[row, head].tolist() == expected

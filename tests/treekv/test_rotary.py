@@ -1,0 +1,95 @@
+"""Rotation by hand: undoing, shifting and table look-ups agree with the model's own rotary embedding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
+
+from treekv import TreeKVError
+from treekv.rotary import Rotary
+
+SCALINGS = {
+    "default": {"rope_type": "default", "rope_theta": 10000.0},
+    "linear": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0},
+    "llama3": {
+        "rope_type": "llama3",
+        "rope_theta": 500000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    },
+    "yarn": {
+        "rope_type": "yarn",
+        "rope_theta": 10000.0,
+        "factor": 4.0,
+        "original_max_position_embeddings": 64,
+    },
+}
+
+
+def make(scaling: str):
+    config = LlamaConfig(
+        hidden_size=64, num_attention_heads=2, max_position_embeddings=256, rope_parameters=dict(SCALINGS[scaling])
+    )
+    embedding = LlamaRotaryEmbedding(config)
+
+    def model_rotation(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        cos, sin = embedding(x, positions[None])
+        return apply_rotary_pos_emb(x, x, cos, sin)[0]
+
+    return Rotary.from_config(config), embedding.attention_scaling, model_rotation
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_undoing_what_the_model_did(scaling):
+    rotary, factor, model_rotation = make(scaling)
+    x = torch.randn(1, 2, 5, 32, generator=torch.Generator().manual_seed(0))
+    positions = torch.tensor([0, 1, 37, 9_999, 100_000])
+    raw = rotary.by_position(model_rotation(x, positions), positions, inverse=True)
+    assert torch.allclose(raw, x * factor, atol=2e-6)
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_a_rank_is_the_models_own_rotation_at_that_position(scaling):
+    rotary, factor, model_rotation = make(scaling)
+    x = torch.randn(1, 2, 6, 32, generator=torch.Generator().manual_seed(0))
+    ranks = torch.tensor([[[3, 0, 5, 1, 4, 2], [0, 1, 2, 3, 4, 5]]])
+    turned = rotary.by_rank(x, ranks, 6)
+    for head in range(2):
+        expected = model_rotation(x[:, head : head + 1], ranks[0, head])
+        assert torch.allclose(turned[:, head : head + 1] * factor, expected, atol=2e-6)
+    shifted = rotary.shift(model_rotation(x, torch.arange(6) + 90_000), torch.arange(6) + 90_000, torch.arange(6))
+    assert torch.allclose(shifted, model_rotation(x, torch.arange(6)), atol=2e-6)
+
+
+def test_the_table_grows_with_the_capacity():
+    rotary, _, model_rotation = make("default")
+    x = torch.randn(1, 1, 1, 32)
+    for rank in (3, 300, 70_000):
+        turned = rotary.by_rank(x, torch.tensor([[[rank]]]), rank + 1)
+        assert torch.allclose(turned, model_rotation(x, torch.tensor([rank])), atol=2e-6)
+
+
+def test_dimensions_that_are_not_rotated_stay():
+    rotary = Rotary(torch.tensor([1.0, 0.1]))
+    x = torch.randn(1, 1, 1, 10)
+    turned = rotary.by_position(x, torch.tensor([7]))
+    assert torch.equal(turned[..., 4:], x[..., 4:]) and not torch.allclose(turned[..., :4], x[..., :4])
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (dict(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}), "'dynamic'"),
+        (dict(model_type="bloom"), "'bloom'"),
+    ],
+)
+def test_what_cannot_be_renumbered_is_refused_by_name(changes, words):
+    config = LlamaConfig(hidden_size=64, num_attention_heads=2)
+    for key, value in changes.items():
+        setattr(config, key, value)
+    with pytest.raises(TreeKVError, match=words):
+        Rotary.from_config(config)
