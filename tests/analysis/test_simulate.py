@@ -1,0 +1,79 @@
+"""The simulation against real runs: in the first layer nothing has been compressed yet, so they must agree."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import analysis
+from analysis.simulate import simulate
+from tests import tiny
+from treekv import TreeKVCache, TreeKVConfig, TreeKVError
+
+TOKENS = 90
+
+
+@pytest.fixture(scope="module")
+def run(llama):
+    return analysis.capture(llama, None, tiny.tokens(TOKENS)[0], max_tokens=TOKENS, queries=4)
+
+
+SETTINGS = [
+    dict(policy="tree", sink_size=2, recent_size=4),
+    dict(policy="tree", sink_size=0, recent_size=0, stride=2),
+    dict(policy="streaming"),
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("prefill, prompt, block", [("tree", 0, 2), ("stream", 0, 5), ("tree", 61, 2), ("none", 61, 2)])
+def test_first_layer_equals_a_real_trace(llama, run, settings, prefill, prompt, block):
+    config = TreeKVConfig(
+        cache_size=12, positions="original", prefill=prefill, block_size=block, trace=True, **settings
+    )
+    cache = TreeKVCache(config, llama.config)
+    ids = tiny.tokens(TOKENS)
+    if prefill == "stream":
+        llama(ids, past_key_values=cache)
+    else:
+        if prompt:
+            llama(ids[:, :prompt], past_key_values=cache)
+        for token in ids[0, prompt:]:
+            llama(token.view(1, 1), past_key_values=cache)
+    result = simulate(run, {"it": config}, prompt=prompt)
+    assert result["evicted_at"].shape == (1, 2, 2, TOKENS)
+    got = torch.tensor(result["evicted_at"].sel(policy="it", layer=0).values)
+    assert torch.equal(got, cache.trace[0].evicted_at[0])
+    got = torch.tensor(result["survivor"].sel(policy="it", layer=0).values)
+    assert torch.equal(got, cache.trace[0].survivor[0])
+    held = (torch.tensor(result["evicted_at"].values) < 0).sum(-1)
+    assert (held == max(12, prompt if prefill == "none" else 0)).all()
+
+
+def test_several_settings_and_some_layers(run):
+    tree = TreeKVConfig(cache_size=12, sink_size=2, recent_size=4)
+    seen = []
+    result = simulate(
+        run,
+        {"full": TreeKVConfig(policy="full"), "tree": tree},
+        layers=[1],
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert result["policy"].values.tolist() == ["full", "tree"] and result["layer"].values.tolist() == [1]
+    assert (result["evicted_at"].sel(policy="full") == -1).all()
+    alone = simulate(run, {"tree": tree})
+    assert (result["evicted_at"].sel(policy="tree", layer=1) == alone["evicted_at"].sel(policy="tree", layer=1)).all()
+    assert seen[-1] == (2 * TOKENS, 2 * TOKENS) and seen == sorted(seen)
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (dict(configs={}), "no settings"),
+        (dict(configs={"a": TreeKVConfig()}, prompt=TOKENS + 1), f"{TOKENS} captured tokens, got {TOKENS + 1}"),
+        (dict(configs={"a": TreeKVConfig()}, layers=[7]), "layer 7 was not captured"),
+    ],
+)
+def test_bad_requests_are_one_sentence(run, arguments, words):
+    with pytest.raises(TreeKVError, match=words):
+        simulate(run, **arguments)
