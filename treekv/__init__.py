@@ -12,7 +12,8 @@ from treekv import attention as _attention
 from treekv.cache import TreeKVCache
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
+from treekv.models import load_model
 
 _attention.register()
 
-__all__ = ["TreeKVCache", "TreeKVConfig", "TreeKVError"]
+__all__ = ["TreeKVCache", "TreeKVConfig", "TreeKVError", "load_model"]

@@ -109,11 +109,6 @@ def test_loading_is_silent(llama_folder: Path, capfd: pytest.CaptureFixture[str]
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.fixture(scope="module")
-def smollm2() -> tuple[object, object]:
-    return load_model("smollm2")
-
-
 def test_the_demo_model_knows_a_capital(smollm2: tuple[object, object]) -> None:
     model, tokenizer = smollm2
     assert sum(p.numel() for p in model.parameters()) == 134_515_008

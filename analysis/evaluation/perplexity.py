@@ -1,0 +1,123 @@
+"""Perplexity of a text that streams through a cache a few tokens at a time."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache
+
+from treekv.errors import TreeKVError
+
+
+@dataclass(frozen=True)
+class StreamResult:
+    """What came out of `stream_perplexity`.
+
+    Attributes:
+        nll: float32 [tokens - 1] on the CPU, negative log likelihood in nats; `nll[i]` is that of the token
+            at position i + 1, predicted from the cache after position i.
+        seconds: wall time of the model's forward passes.
+        cache_bytes: bytes of keys and values held after the last token.
+    """
+
+    nll: Tensor
+    seconds: float
+    cache_bytes: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that went through the model."""
+        return len(self.nll) + 1
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the mean nll over all predicted tokens."""
+        return math.exp(self.nll.double().mean().item())
+
+    def perplexity_from(self, position: int) -> float:
+        """The same over the tokens at `position` and later; from the cache size on, the cache was full.
+
+        Raises:
+            TreeKVError: no token was predicted there.
+        """
+        if not 1 <= position < self.tokens:
+            raise TreeKVError(f"position must be between 1 and {self.tokens - 1}, got {position}")
+        return math.exp(self.nll[position - 1 :].double().mean().item())
+
+
+def stream_perplexity(
+    model: nn.Module,
+    token_ids: Tensor | Sequence[int],
+    cache: Cache,
+    chunk: int = 16,
+    progress: Callable[[int, int], None] | None = None,
+) -> StreamResult:
+    """Feed a text to `model` in pieces of `chunk` tokens through `cache`, and score every next token.
+
+    Args:
+        model: a causal language model of transformers.
+        token_ids: [tokens] or [1, tokens], at least two.
+        cache: an empty cache, a `TreeKVCache` or one of transformers' own. A TreeKV cache that is to evict
+            from the start needs prefill="stream"; with the other kinds the first piece is its prompt.
+        chunk: tokens a forward pass. The result of a TreeKV cache with prefill="stream" is the same for every
+            multiple of its block size.
+        progress: called as progress(tokens done, tokens) after each piece.
+
+    Raises:
+        TreeKVError: too few tokens, ids outside the vocabulary, a chunk below 1, or a cache in use.
+    """
+    ids = torch.as_tensor(token_ids, dtype=torch.long).reshape(1, -1)
+    length = ids.shape[1]
+    _check(model, ids, cache, chunk)
+    device = next(model.parameters()).device
+    ids = ids.to(device)
+    parts: list[Tensor] = []
+    seconds = 0.0
+    with torch.inference_mode():
+        for first in range(0, length, chunk):
+            piece = ids[:, first : first + chunk]
+            start = time.perf_counter()
+            logits = model(input_ids=piece, past_key_values=cache, use_cache=True).logits[0]
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            seconds += time.perf_counter() - start
+            targets = ids[0, first + 1 : first + chunk + 1]
+            predicted = logits[: len(targets)].float()
+            parts.append(nn.functional.cross_entropy(predicted, targets, reduction="none"))
+            if progress is not None:
+                progress(first + piece.shape[1], length)
+    return StreamResult(nll=torch.cat(parts).cpu(), seconds=seconds, cache_bytes=_held_bytes(cache))
+
+
+def _check(model: nn.Module, ids: Tensor, cache: Cache, chunk: int) -> None:
+    if ids.shape[1] < 2:
+        raise TreeKVError(f"perplexity needs at least 2 tokens, got {ids.shape[1]}")
+    if chunk < 1:
+        raise TreeKVError(f"chunk must be at least 1 token, got {chunk}")
+    if cache.get_seq_length() > 0:
+        raise TreeKVError(
+            f"the cache has already seen {cache.get_seq_length()} tokens; give an empty one (cache.reset())"
+        )
+    config: Any = model.config
+    vocabulary = config.get_text_config(decoder=True).vocab_size
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= vocabulary:
+        wrong = low if low < 0 else high
+        raise TreeKVError(f"token id {wrong} is outside the model's vocabulary of {vocabulary}")
+
+
+def _held_bytes(cache: Any) -> int:
+    if hasattr(cache, "nbytes"):
+        return int(cache.nbytes)
+    held = (tensor for layer in cache.layers for tensor in (layer.keys, layer.values) if tensor is not None)
+    return sum(tensor.numel() * tensor.element_size() for tensor in held)
