@@ -1,18 +1,31 @@
-"""Analysis of token contributions, for notebooks and for the app: capture, spectrum, trends, figures.
+"""Analysis of token contributions, from a capture to labelled arrays and figures.
 
-Everything here returns labelled arrays (xarray), plotly figures or settings, and prints nothing.
+For notebooks and for the app. Everything here returns labelled arrays (xarray), plotly figures or settings,
+and prints nothing.
 """
 
 from analysis import plot
 from analysis.capture import Capture, capture, open_capture
+from analysis.retention import density, held, open_retention, retention_map, save_retention
+from analysis.simulate import simulate
 from analysis.spectrum import open_spectrum, save_spectrum, spectrum
+from analysis.trends import open_trends, save_trends, trends
 
 __all__ = [
     "Capture",
     "capture",
+    "density",
+    "held",
     "open_capture",
+    "open_retention",
     "open_spectrum",
+    "open_trends",
     "plot",
+    "retention_map",
+    "save_retention",
     "save_spectrum",
+    "save_trends",
+    "simulate",
     "spectrum",
+    "trends",
 ]

@@ -93,8 +93,8 @@ def haar_components(signal: Tensor, level: int, dim: int = -1) -> Tensor:
     """The component of every band, stacked in front: [level + 1, *signal.shape], lowest band first.
 
     They sum over the first dimension to the signal. No inverse transform runs: the component of D_k has one
-    magnitude on each run of 2^k samples, |D_k| / 2^(k/2), with D_k's sign on the first half of the run and the
-    opposite sign on the second.
+    magnitude on each run of 2^k samples, |D_k| / 2^(k/2), with D_k's sign on the first half of the run and
+    the opposite sign on the second.
     """
     coefficients = haar_wavedec(signal, level, dim)
     length = signal.shape[dim]

@@ -1,4 +1,4 @@
-"""What all figures share: colours, fonts, the text alternative, and pooling of long axes.
+"""What all figures share: colours, fonts, the text alternative, and token text for hover.
 
 Colours come from viridis and cividis, which keep their order in grey and for colour-blind readers.
 """
@@ -6,7 +6,6 @@ Colours come from viridis and cividis, which keep their order in grey and for co
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
@@ -58,22 +57,6 @@ def ordered_colours(count: int) -> list[str]:
     return list(sample_colorscale("viridis", np.linspace(0.0, 0.85, count).tolist()))
 
 
-def pool_edges(length: int, max_cells: int = MAX_CELLS) -> np.ndarray:
-    """Borders [cells + 1] that cut `length` samples into at most `max_cells` runs of equal size.
-
-    The last run may be shorter.
-    """
-    size = max(1, -(-length // max_cells))
-    return np.append(np.arange(0, length, size), length)
-
-
-def pool(array: np.ndarray, edges: np.ndarray, how: str) -> np.ndarray:
-    """Reduce the last axis over the runs between `edges`; `how` is "max" or "mean"."""
-    if how == "max":
-        return np.maximum.reduceat(array, edges[:-1], axis=-1)
-    return np.add.reduceat(array, edges[:-1], axis=-1) / np.diff(edges)
-
-
 def pooled_tokens(dataset: xr.Dataset, edges: np.ndarray) -> list[str]:
     """The text of each run of tokens for the hover box, or empty strings when the text is not known."""
     if "token" not in dataset.coords:
@@ -89,22 +72,34 @@ def shown(text: str, longest: int = 40) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
+def source(dataset: xr.Dataset) -> str:
+    """Where a spectrum comes from, for a figure's second line."""
+    attrs = dataset.attrs
+    parts = [shown(str(attrs.get("model", ""))), f"{attrs['wavelet']} wavelet" if "wavelet" in attrs else ""]
+    if attrs.get("sinks"):
+        parts.append(f"first {attrs['sinks']} tokens left out")
+    return " · ".join(part for part in parts if part)
+
+
+def position_title(run_length: int, how: str) -> str:
+    """Title of a position axis that says how it was pooled."""
+    pooled = f"; {how} of every {run_length}" if run_length > 1 else ""
+    return f"position in the text (tokens{pooled})"
+
+
 def chosen(dataset: xr.Dataset, layer: int | None, head: int | None) -> tuple[xr.Dataset, str]:
-    """One layer and head of the dataset, or the mean over those left open, with words that say which.
+    """One layer and head of the dataset, or all of those left open, with words that say which.
 
     Raises TreeKVError that lists what there is.
     """
     words = []
     for name, value in (("layer", layer), ("head", head)):
+        there = dataset[name].values.tolist()
         if value is None:
-            words.append(f"mean of {dataset.sizes[name]} {name}s")
+            words.append(f"{name} {there[0]}" if len(there) == 1 else f"mean of {len(there)} {name}s")
             continue
-        if value not in dataset[name].values:
-            raise TreeKVError(f"{name} {value} is not there; choose one of {_listed(dataset[name].values)}")
+        if value not in there:
+            raise TreeKVError(f"{name} {value} is not there; choose one of {', '.join(map(str, there))}")
         dataset = dataset.sel({name: [value]})
         words.append(f"{name} {value}")
     return dataset, ", ".join(words)
-
-
-def _listed(values: Sequence[int] | np.ndarray) -> str:
-    return ", ".join(str(value) for value in values)

@@ -1,0 +1,129 @@
+"""What a policy keeps: questions to a retention record, from a simulation or from a real run's trace.
+
+A record is a Dataset over (policy, layer, head, position) with `evicted_at` (the position of the token that
+was being processed when this one was evicted, -1 if it never was) and `survivor` (who won the comparison, -1
+if nobody), and attrs["steps"]. A token at position p is held at step t if p <= t and it is not evicted up to
+t.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from analysis import pooling, store
+from treekv.errors import TreeKVError
+
+FORMAT = "treekv-retention"
+MAX_CELLS = 512
+
+
+def held(retention: xr.Dataset, step: int) -> xr.DataArray:
+    """Which tokens are held after the token at position `step` was processed: bool, dims of `evicted_at`.
+
+    Raises TreeKVError for a step outside the record.
+    """
+    steps = int(retention.attrs["steps"])
+    if not 0 <= step < steps:
+        raise TreeKVError(f"step {step} is outside the record; give 0 to {steps - 1}")
+    evicted_at = retention["evicted_at"]
+    position = retention["position"]
+    return (position <= step) & ((evicted_at < 0) | (evicted_at > step))
+
+
+def density(retention: xr.Dataset, step: int | None = None, max_cells: int = MAX_CELLS) -> xr.DataArray:
+    """Share of layers and heads that hold a token, against its distance from the end, after `step`.
+
+    `step` is the last one when None. Returns (policy, distance); distance 0 is the newest token, and long
+    texts are averaged over runs of distances so that at most `max_cells` remain; the coordinate is a run's
+    mean.
+    """
+    step = int(retention.attrs["steps"]) - 1 if step is None else step
+    share = held(retention, step).mean(("layer", "head")).transpose("policy", "position").values
+    position = retention["position"].values
+    share = share[:, position <= step][:, ::-1]
+    distance = (step - position[position <= step])[::-1]
+    borders = pooling.edges(len(distance), max_cells)
+    return xr.DataArray(
+        pooling.mean(share, borders),
+        dims=("policy", "distance"),
+        coords={
+            "policy": retention["policy"].values,
+            "distance": pooling.mean(distance, borders),
+        },
+        name="density",
+    )
+
+
+def retention_map(
+    retention: xr.Dataset,
+    policy: str | None = None,
+    layer: int | None = None,
+    head: int | None = None,
+    max_cells: int = MAX_CELLS,
+) -> xr.DataArray:
+    """Share held of each cell of steps by positions: float32 (step, position), 0 to 1.
+
+    A cell is the mean over its pairs of step and position with position <= step, and over the layers and
+    heads left open (None); cells with no such pair, the future, are NaN. There are at most `max_cells` a
+    side; the coordinates are each cell's first step and first position, attrs step_size and position_size its
+    extent. `policy` may be None when the record has one policy.
+
+    Raises TreeKVError, listing what there is, for a policy, layer or head that is not in the record.
+    """
+    evicted_at = _select(retention, policy, layer, head)["evicted_at"]
+    steps = int(retention.attrs["steps"])
+    position = retention["position"].values.astype(np.int64)
+    gone = evicted_at.transpose(..., "position").values.reshape(-1, len(position)).astype(np.int64)
+    gone = np.where(gone < 0, steps, gone)
+    row, column = pooling.edges(steps, max_cells), pooling.edges(len(position), max_cells)
+    cells = np.empty((len(row) - 1, len(column) - 1), np.float32)
+    # The number of steps that token p was held before step t is clip(min(gone, t) - p, 0): rows are
+    # differences.
+    before = np.zeros(len(position))
+    existed = np.zeros(len(position))
+    for index, end in enumerate(row[1:]):
+        now = np.clip(np.minimum(gone, end) - position, 0, None).mean(0)
+        exists = np.clip(end - position, 0, None).astype(float)
+        numerator = np.add.reduceat(now - before, column[:-1])
+        denominator = np.add.reduceat(exists - existed, column[:-1])
+        with np.errstate(invalid="ignore"):
+            cells[index] = np.where(denominator > 0, numerator / denominator, np.nan)
+        before, existed = now, exists
+    return xr.DataArray(
+        cells,
+        dims=("step", "position"),
+        coords={"step": row[:-1], "position": position[column[:-1]]},
+        name="held",
+        attrs={"step_size": int(row[1] - row[0]), "position_size": int(column[1] - column[0])},
+    )
+
+
+def save_retention(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
+    """Write a record to one netCDF file and return its path; TreeKVError when it cannot be written."""
+    return store.write(dataset, path)
+
+
+def open_retention(path: str | os.PathLike[str]) -> xr.Dataset:
+    """Read what `save_retention` wrote; TreeKVError for a missing, damaged, foreign or newer file."""
+    return store.read(path, FORMAT, ("evicted_at", "survivor", "policy", "layer", "head"))
+
+
+def _select(retention: xr.Dataset, policy: str | None, layer: int | None, head: int | None) -> xr.Dataset:
+    names = [str(name) for name in retention["policy"].values]
+    if policy is None and len(names) > 1:
+        raise TreeKVError(f"the record has several policies; choose one of {', '.join(names)}")
+    policy = names[0] if policy is None else policy
+    for name, value in (("policy", policy), ("layer", layer), ("head", head)):
+        if value is None:
+            continue
+        there = retention[name].values.tolist()
+        if value not in there:
+            raise TreeKVError(
+                f"{name} {value!r} is not in the record; choose one of {', '.join(map(str, there))}"
+            )
+        retention = retention.sel({name: value})
+    return retention
