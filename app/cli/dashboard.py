@@ -1,0 +1,43 @@
+"""treekv dashboard: the pictures of a run in the browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from app import DEFAULT_RUN
+from app.cli.console import err, one_sentence
+
+
+@one_sentence
+def dashboard(
+    run: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[RUN_FOLDER]", show_default=False, help=f"What treekv demo wrote; default {DEFAULT_RUN}."
+        ),
+    ] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port to serve on.")] = 8501,
+    host: Annotated[str, typer.Option(help="The address to serve on; others than loopback open it to the network.")] = (
+        "127.0.0.1"
+    ),
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
+) -> None:
+    """Open the pictures of a run in the browser: wavelet bands, coefficients, what each policy keeps.
+
+    Example: [bold]treekv dashboard treekv-runs/demo --port 8600[/]
+    """
+    from app.run_folder import open_run
+
+    if run is None and DEFAULT_RUN.exists():
+        run = DEFAULT_RUN
+    if run is not None:
+        open_run(run)  # one sentence here rather than on the page
+    from app.dashboard import LOOPBACK, serve
+
+    if host not in LOOPBACK:
+        err().print(f"[yellow]Anybody who reaches {escape(host)} can see this run.[/]", soft_wrap=True)
+    serve(run, host=host, port=port, browser=browser)

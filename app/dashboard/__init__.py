@@ -1,0 +1,66 @@
+"""The dashboard: a Streamlit app over one run folder. `main.py` is the frame, each page is a file in `pages/`."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from pathlib import Path
+from typing import Any, Final
+
+from treekv.errors import TreeKVError
+
+RUN_VARIABLE: Final = "TREEKV_RUN"  # how the server's process tells its pages which run to show
+LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
+
+
+def serve(run: Path | None, *, host: str = "127.0.0.1", port: int = 8501, browser: bool = True) -> None:
+    """Serve the dashboard until it is stopped.
+
+    Args:
+        run: the run folder to show, or None for a page that says how to make one.
+        host, port: where to listen. Only `host` and loopback names are answered.
+        browser: open the page in the user's browser.
+
+    Raises:
+        TreeKVError: the address cannot be listened on.
+    """
+    _check_address(host, port)
+    os.environ.pop(RUN_VARIABLE, None)
+    if run is not None:
+        os.environ[RUN_VARIABLE] = str(run.resolve())
+
+    import streamlit as st
+
+    st.App(Path(__file__).with_name("main.py")).run(config=server_options(host, port, browser))
+
+
+def server_options(host: str, port: int, browser: bool) -> dict[str, Any]:
+    """Streamlit's options, the safe ones spelt out: its defaults listen everywhere and report usage."""
+    return {
+        "server.address": host,
+        "server.port": port,
+        "server.allowedHosts": sorted({host, *LOOPBACK}),
+        "server.enableCORS": True,
+        "server.enableXsrfProtection": True,
+        "server.maxUploadSize": 5,
+        "server.headless": not browser,
+        "server.fileWatcherType": "none",
+        "browser.serverAddress": host,
+        "browser.gatherUsageStats": False,
+        "client.showErrorDetails": "type",
+        "client.toolbarMode": "viewer",
+        "theme.base": "light",
+    }
+
+
+def _check_address(host: str, port: int) -> None:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise TreeKVError(f"port {port} is in use on {host}; give another with --port") from error
+        raise TreeKVError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error

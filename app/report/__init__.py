@@ -1,0 +1,70 @@
+"""The report of a run: one HTML file that works offline and, without scripts, still shows its tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import plotly.graph_objects as go
+import plotly.offline
+import xarray as xr
+
+from analysis import plot
+from app import wording
+
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.PackageLoader("app.report", "."),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_TEMPLATES.filters["size"] = wording.size
+_TEMPLATES.globals.update(band_width=wording.band_width, number=wording.number)
+
+
+def write_report(
+    path: Path, contents: dict[str, Any], *, settings: str, spectrum: xr.Dataset, retention: xr.Dataset
+) -> None:
+    """Write the report of a run.
+
+    Args:
+        path: the HTML file.
+        contents: what `app.demo.summary` gives.
+        settings: the settings file's text.
+        spectrum, retention: what the pictures are drawn from.
+    """
+    layers = retention["layer"].values
+    layer, head = int(layers[len(layers) // 2]), int(retention["head"].values[0])
+    pictures = {
+        "spectrum": (plot.spectrum(spectrum), wording.READ_SPECTRUM),
+        "coefficients": (plot.coefficients(spectrum), wording.READ_COEFFICIENTS),
+        "tree": (plot.eviction_map(retention, "tree"), wording.READ_EVICTION_MAP),
+        "head": (
+            plot.eviction_map(retention, "tree", layer=layer, head=head),
+            f"The same for one head alone (layer {layer}, KV head {head}): each token is held or gone, and "
+            "the gaps widen towards the left.",
+        ),
+        "streaming": (
+            plot.eviction_map(retention, "streaming"),
+            "For comparison, a window of the same size: the first tokens and the last ones, and nothing between.",
+        ),
+    }
+    page = _TEMPLATES.get_template("report.html").render(
+        run=contents,
+        settings=settings,
+        pictures={name: _picture(name, *picture) for name, picture in pictures.items()},
+        plotly=plotly.offline.get_plotlyjs(),
+    )
+    path.write_text(page, encoding="utf-8")
+
+
+def _picture(name: str, figure: go.Figure, reading: str) -> dict[str, str]:
+    html = figure.to_html(
+        full_html=False,
+        include_plotlyjs=False,
+        div_id=f"picture-{name}",
+        config={"responsive": True, "displaylogo": False},
+    )
+    return {"html": html, "alt": figure.layout.meta["alt"], "reading": reading}

@@ -1,0 +1,148 @@
+"""A run on disk: one folder, written whole or not at all, known by its `run.json`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from treekv.errors import TreeKVError
+
+FORMAT: Final = "treekv-run"
+VERSION: Final = 1
+
+MANIFEST: Final = "run.json"
+CAPTURE: Final = "capture.nc"
+SPECTRUM: Final = "spectrum.nc"
+TRENDS: Final = "trends.nc"
+RETENTION: Final = "retention.nc"
+SETTINGS: Final = "settings.json"
+REPORT: Final = "report.html"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A folder that holds a whole run.
+
+    Attributes:
+        path: the folder.
+        manifest: what `run.json` says: the model, the text, the scores, the generated texts.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+
+    def file(self, name: str) -> Path:
+        """One of the run's files.
+
+        Raises:
+            TreeKVError: it is missing.
+        """
+        file = self.path / name
+        if not file.is_file():
+            raise TreeKVError(f"the run folder {str(self.path)!r} lacks {name}; make it again with treekv demo")
+        return file
+
+
+def open_run(path: str | os.PathLike[str]) -> RunFolder:
+    """Look at a folder and check that it is a run.
+
+    Raises:
+        TreeKVError: in one sentence: no such folder, not a run, damaged, or from a newer version.
+    """
+    folder = Path(path)
+    if not folder.exists():
+        raise TreeKVError(f"there is no run folder {str(folder)!r}; make one with treekv demo")
+    if not folder.is_dir():
+        raise TreeKVError(f"{str(folder)!r} is a file; give the run folder that treekv demo wrote")
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        raise TreeKVError(f"{str(folder)!r} is not a run folder (it has no {MANIFEST}); treekv demo makes one")
+    try:
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TreeKVError(f"{str(manifest)!r} is damaged; make the run again with treekv demo") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise TreeKVError(f"{str(folder)!r} is not a run folder: its {MANIFEST} is of another kind")
+    version = content.get("version")
+    if not isinstance(version, int) or version > VERSION:
+        raise TreeKVError(f"run folder {str(folder)!r} has version {version!r}, this TreeKV reads up to {VERSION}")
+    return RunFolder(folder, content)
+
+
+def check_output(path: str | os.PathLike[str], force: bool = False) -> None:
+    """Refuse, before any work, a place where a run may not be written.
+
+    Only a previous run is replaced; anything else there needs `force`.
+
+    Raises:
+        TreeKVError: a file, a folder of another kind, or a folder that holds the current one.
+    """
+    target = Path(path)
+    if not target.exists():
+        _writable_parent(target)
+        return
+    if not target.is_dir():
+        raise TreeKVError(f"the output {str(target)!r} is a file; give the name of a folder")
+    if Path.cwd().is_relative_to(target.resolve()):
+        raise TreeKVError(f"the output {str(target)!r} holds the current folder; give the name of a new folder")
+    if not force and any(target.iterdir()) and not (target / MANIFEST).is_file():
+        raise TreeKVError(
+            f"the output {str(target)!r} exists and is not a run folder; give another name, or --force to replace it"
+        )
+
+
+@contextlib.contextmanager
+def new_run(path: str | os.PathLike[str], force: bool = False) -> Iterator[Path]:
+    """Give a temporary folder to write a run into; at the end it takes its name, replacing a previous run.
+
+    When the body raises, the temporary folder goes away and what was there stays.
+
+    Raises:
+        TreeKVError: the folder cannot be written, or see `check_output`.
+    """
+    check_output(path, force)
+    target = Path(os.path.abspath(path))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise TreeKVError(f"cannot write to {str(target.parent)!r}: {error.strerror or error}") from error
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        previous = temporary.with_name(f"{temporary.name}.old")
+        if target.exists():
+            os.replace(target, previous)
+        try:
+            os.replace(temporary, target)
+        except OSError:
+            if previous.exists():
+                os.replace(previous, target)
+            raise
+        shutil.rmtree(previous, ignore_errors=True)
+    except OSError as error:
+        raise TreeKVError(f"cannot write the run {str(target)!r}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_manifest(folder: Path, content: dict[str, Any]) -> None:
+    """Write `run.json`, the last file of a run: plain values, no NaN."""
+    manifest = {"format": FORMAT, "version": VERSION, **content}
+    text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def _writable_parent(target: Path) -> None:
+    parent = next(parent for parent in Path(os.path.abspath(target)).parents if parent.exists())
+    if not parent.is_dir():
+        raise TreeKVError(f"cannot write {str(target)!r}: {str(parent)!r} is a file")
+    if not os.access(parent, os.W_OK):
+        raise TreeKVError(f"cannot write {str(target)!r}: the folder {str(parent)!r} is write-protected")
