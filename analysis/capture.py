@@ -165,9 +165,7 @@ def capture(
     if queries < 1:
         raise TreeKVError(f"queries is {queries}; observe at least 1 token")
     if max_tokens < queries + LEAST_SEEN:
-        raise TreeKVError(
-            f"max_tokens is {max_tokens}; {queries} queries need at least {queries + LEAST_SEEN} tokens"
-        )
+        raise TreeKVError(f"max_tokens is {max_tokens}; {queries} queries need at least {queries + LEAST_SEEN} tokens")
     ids = _token_ids(tokenizer, text)[:max_tokens]
     if len(ids) < queries + LEAST_SEEN:
         raise TreeKVError(
@@ -238,9 +236,7 @@ class _RecordingLayer(DynamicLayer):
         self.done = done
         self.record: _Record | None = None
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         return at_site(key_states, self), value_states
 
     def attend(
@@ -258,9 +254,7 @@ class _RecordingLayer(DynamicLayer):
         q, k, v = (x[0].contiguous().clone() for x in (query, key, value))
         self.record = _Record(q, k, v, scaling)
         grouped = query.shape[1] != key.shape[1]
-        output = F.scaled_dot_product_attention(
-            query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped
-        )
+        output = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped)
         self.done()
         return output
 
@@ -334,9 +328,7 @@ def _model_name(config: Any) -> str:
 
 def _half(tensors: list[Tensor], name: str) -> np.ndarray:
     if len({tuple(x.shape) for x in tensors}) > 1:
-        raise TreeKVError(
-            f"the layers' {name} differ in shape {[tuple(x.shape) for x in tensors]}; save fewer layers"
-        )
+        raise TreeKVError(f"the layers' {name} differ in shape {[tuple(x.shape) for x in tensors]}; save fewer layers")
     halves = [x.detach().to(torch.float16).cpu() for x in tensors]
     if all(bool(half.isfinite().all()) for half in halves):
         return torch.stack(halves).numpy()

@@ -122,8 +122,6 @@ def _select(retention: xr.Dataset, policy: str | None, layer: int | None, head: 
             continue
         there = retention[name].values.tolist()
         if value not in there:
-            raise TreeKVError(
-                f"{name} {value!r} is not in the record; choose one of {', '.join(map(str, there))}"
-            )
+            raise TreeKVError(f"{name} {value!r} is not in the record; choose one of {', '.join(map(str, there))}")
         retention = retention.sel({name: value})
     return retention

@@ -123,9 +123,7 @@ def save_spectrum(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
 
 def open_spectrum(path: str | os.PathLike[str]) -> xr.Dataset:
     """Read what `save_spectrum` wrote; TreeKVError for a missing, damaged, foreign or newer file."""
-    return store.read(
-        path, FORMAT, ("amplitude", "coefficient", "sink_amplitude", "band", "level", "position")
-    )
+    return store.read(path, FORMAT, ("amplitude", "coefficient", "sink_amplitude", "band", "level", "position"))
 
 
 def _layer_sums(

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
+import h5py
 import numpy as np
 import xarray as xr
 
@@ -28,10 +29,7 @@ _NAMES = {
 
 def versions() -> dict[str, str]:
     """Versions of the libraries that a result depends on, as netCDF attributes."""
-    return {
-        f"{name}_version": metadata.version(name)
-        for name in ("torch", "transformers", "xarray", "PyWavelets")
-    }
+    return {f"{name}_version": metadata.version(name) for name in ("torch", "transformers", "xarray", "PyWavelets")}
 
 
 def write(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
@@ -78,6 +76,8 @@ def read(path: str | os.PathLike[str], format: str, required: Iterable[str] = ()
     if source.is_dir():
         raise TreeKVError(f"{str(source)!r} is a folder; expected the file of {wanted}")
     try:
+        with h5py.File(source):  # h5netcdf complains on stderr when it cannot even open a file
+            pass
         dataset = xr.load_dataset(source, engine="h5netcdf")
     except PermissionError as error:
         raise TreeKVError(f"{str(source)!r} may not be read: {error.strerror}") from error

@@ -47,9 +47,7 @@ def eviction_map(
     _hide_future(figure, steps)
     _mark_arrivals(figure, retention, position_size)
     figure.update_xaxes(title=theme.position_title(position_size, "mean"), showgrid=False)
-    figure.update_yaxes(
-        title="step: tokens processed so far, downwards", showgrid=False, range=[steps - 0.5, -0.5]
-    )
+    figure.update_yaxes(title="step: tokens processed so far, downwards", showgrid=False, range=[steps - 0.5, -0.5])
     return figure
 
 
@@ -94,9 +92,7 @@ def _alt(retention: xr.Dataset, policy: str, layer: int | None, head: int | None
     last = int(retention.attrs["steps"]) - 1
     chosen = {name: value for name, value in (("layer", layer), ("head", head)) if value is not None}
     share = records.held(retention, last).sel({"policy": policy, **chosen})
-    quarters = np.array_split(
-        share.transpose(..., "position").values.reshape(-1, share.sizes["position"]), 4, 1
-    )
+    quarters = np.array_split(share.transpose(..., "position").values.reshape(-1, share.sizes["position"]), 4, 1)
     table = ", ".join(f"{100 * quarter.mean():.0f} %" for quarter in quarters)
     return (
         f"Map of step against position for the policy {policy}, {words}: the share of layers and KV heads "

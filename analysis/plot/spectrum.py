@@ -43,15 +43,15 @@ def spectrum(dataset: xr.Dataset, layer: int | None = None, head: int | None = N
             y=np.where(lines[number] > 0, lines[number], np.nan).astype(np.float32),
             mode="lines",
             name=_label(bands[number], levels[number]),
-            line={"color": colours[number], "width": 1.8},
+            line={"color": colours[number], "width": 1.8, "dash": "solid" if number else "dot"},
             text=tokens,
             hovertemplate=f"{bands[number]} around %{{x:.0f}}: %{{y:.3~g}}<br>%{{text}}<extra></extra>",
         )
     figure.update_xaxes(title=theme.position_title(int(edges[1] - edges[0]), "mean"))
     figure.update_yaxes(
-        title="mean |component| (units of the values)", type="log", exponentformat="power", dtick=1
+        title="amplitude: mean |component|, in units of the values", type="log", exponentformat="power", dtick=1
     )
-    figure.update_layout(legend={"title": {"text": "band, fine to coarse"}, "traceorder": "normal"})
+    figure.update_layout(legend={"title": {"text": "band: tokens compared"}, "traceorder": "normal"})
     return figure
 
 

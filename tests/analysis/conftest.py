@@ -1,40 +1,90 @@
-"""Tiny random models that the analysis tests run on."""
+"""What the analysis tests look at: a short capture of a tiny model, and made-up spectra and records."""
 
+import numpy as np
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+import xarray as xr
 
-import treekv  # noqa: F401  registers the attention implementation
-
-
-def make_llama(attention: str) -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=97,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-    )
-    model = LlamaForCausalLM(config).eval()
-    for parameter in model.parameters():  # larger weights, so that attention is far from uniform
-        parameter.data.mul_(6.0 if parameter.ndim > 1 else 1.0)
-    model.set_attn_implementation(attention)
-    return model
-
-
-@pytest.fixture(scope="session")
-def tiny():
-    return make_llama("treekv")
-
-
-@pytest.fixture(scope="session")
-def tiny_eager():
-    return make_llama("eager")
+import analysis
+from analysis.wavelets import band_levels, band_names
+from tests import tiny
 
 
 @pytest.fixture(scope="session")
 def token_ids():
-    return torch.randint(0, 97, (300,), generator=torch.Generator().manual_seed(1))
+    return tiny.tokens(301, seed=3)[0]
+
+
+@pytest.fixture(scope="session")
+def sharp_llama():
+    """Makes tiny models whose attention singles tokens out, so that a wrong weight shows."""
+
+    def make(attention):
+        model = tiny.llama(attention)
+        for block in model.model.layers:
+            block.self_attn.q_proj.weight.data.mul_(30)
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def run(sharp_llama, token_ids):
+    return analysis.capture(sharp_llama("treekv"), None, token_ids, queries=5)
+
+
+@pytest.fixture
+def made_spectrum():
+    """A spectrum of 2 layers and 3 heads with the given amplitude [band, position]."""
+
+    def make(amplitude, level=None, sinks=4):
+        bands, length = amplitude.shape
+        level = bands - 1 if level is None else level
+        shape = (2, 3, bands, length)
+        noise = np.random.default_rng(0).uniform(0.98, 1.02, shape)
+        values = (amplitude * noise).astype(np.float32)
+        levels = np.array(band_levels(level))
+        dims = ("layer", "head", "band", "position")
+        return xr.Dataset(
+            {
+                "amplitude": (dims, values),
+                "coefficient": (dims, values * 2.0 ** (levels[:, None] / 2)),
+                "sink_amplitude": (("layer", "head", "sink"), np.ones((2, 3, sinks), np.float32)),
+            },
+            coords={
+                "layer": [0, 1],
+                "head": [0, 1, 2],
+                "band": band_names(level),
+                "level": ("band", levels),
+                "position": np.arange(sinks, sinks + length),
+                "token": ("position", [f" w{i}" for i in range(sinks, sinks + length)]),
+            },
+            attrs={"format": "treekv-spectrum", "format_version": 1, "wavelet": "haar", "sinks": sinks},
+        )
+
+    return make
+
+
+@pytest.fixture
+def made_record():
+    """A retention record with random evictions: two policies, 2 layers, 2 KV heads."""
+
+    def make(tokens, seed=0):
+        rng = np.random.default_rng(seed)
+        position = np.arange(tokens)
+        evicted = rng.integers(position, tokens + tokens // 2, (2, 2, 2, tokens))
+        evicted = np.where((evicted >= tokens) | (evicted == position), -1, evicted).astype(np.int32)
+        survivor = np.where(evicted < 0, -1, np.minimum(position + 1, tokens - 1)).astype(np.int32)
+        dims = ("policy", "layer", "head", "position")
+        return xr.Dataset(
+            {"evicted_at": (dims, evicted), "survivor": (dims, survivor)},
+            coords={
+                "policy": ["tree", "streaming"],
+                "layer": [0, 3],
+                "head": [0, 1],
+                "position": position,
+                "token": ("position", [f" w{i}" for i in position]),
+            },
+            attrs={"format": "treekv-retention", "format_version": 1, "steps": tokens},
+        )
+
+    return make
