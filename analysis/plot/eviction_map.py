@@ -42,31 +42,41 @@ def eviction_map(
         zmax=100,
         colorscale="Cividis",
         colorbar=_colorbar(single=step_size == position_size == 1 and layer is not None and head is not None),
-        hovertemplate="after step %{y:.0f}, position %{x:.0f}: held by %{z} %<extra></extra>",
+        hovertemplate="after step %{y:.0f}, position %{x:.0f}: kept %{z} %<extra></extra>",
     )
     _hide_future(figure, steps)
     _mark_arrivals(figure, retention, position_size)
-    figure.update_xaxes(title=theme.position_title(position_size, "mean"), showgrid=False)
+    figure.update_xaxes(title=theme.position_title(position_size, "mean"), showgrid=False, range=[-0.5, steps - 0.5])
     figure.update_yaxes(title="step: tokens processed so far, downwards", showgrid=False, range=[steps - 0.5, -0.5])
     return figure
 
 
 def _colorbar(single: bool) -> dict[str, object]:
-    bar: dict[str, object] = {"thickness": 14, "outlinewidth": 0, "tickvals": [0, 25, 50, 75, 100]}
+    bar: dict[str, object] = {"thickness": 14, "outlinewidth": 0}
     if single:
         return bar | {"tickvals": [0, 100], "ticktext": ["evicted", "kept"]}
-    return bar | {"title": {"text": "held by", "side": "top"}, "ticksuffix": " %"}
+    shares = [0, 25, 50, 75, 100]
+    return bar | {
+        "title": {"text": "kept", "side": "top"},
+        "tickvals": shares,
+        "ticktext": [f"{share} %" for share in shares],
+    }
 
 
 def _hide_future(figure: go.Figure, steps: int) -> None:
     """Whole per cents have no room for "not read yet", so the triangle above the diagonal is covered."""
-    near, far = -0.5, steps - 0.5
-    figure.add_shape(
-        type="path",
-        path=f"M {near},{near} L {far},{near} L {far},{far} Z",
-        fillcolor="#f2f3f5",
-        line={"width": 0},
-        layer="above",
+    near, far, grey = -0.5, steps - 0.5, "#f2f3f5"
+    figure.add_scatter(
+        x=[near, far, far, near],
+        y=[near, near, far, near],
+        mode="lines",
+        line={"color": grey, "width": 2},
+        fill="toself",
+        fillcolor=grey,
+        hoveron="fills",
+        hoverinfo="text",
+        text="not read yet",
+        showlegend=False,
     )
     figure.add_annotation(x=0.72 * steps, y=0.28 * steps, text="not read yet", showarrow=False)
 

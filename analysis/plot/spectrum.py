@@ -48,9 +48,7 @@ def spectrum(dataset: xr.Dataset, layer: int | None = None, head: int | None = N
             hovertemplate=f"{bands[number]} around %{{x:.0f}}: %{{y:.3~g}}<br>%{{text}}<extra></extra>",
         )
     figure.update_xaxes(title=theme.position_title(int(edges[1] - edges[0]), "mean"))
-    figure.update_yaxes(
-        title="amplitude: mean |component|, in units of the values", type="log", exponentformat="power", dtick=1
-    )
+    figure.update_yaxes(title="amplitude (units of the values)", type="log", exponentformat="power", dtick=1)
     figure.update_layout(legend={"title": {"text": "band: tokens compared"}, "traceorder": "normal"})
     return figure
 

@@ -85,9 +85,10 @@ def test_eviction_map_of_all_heads_is_their_share(made_record):
 
 def test_eviction_map_tells_which_token_enters(made_record):
     figure = plot.eviction_map(made_record(60), "tree")
-    assert figure.data[1].text[7] == " w7"
-    assert (figure.data[1].x[7], figure.data[1].y[7]) == (7, 7)
-    assert len(plot.eviction_map(made_record(60).drop_vars("token"), "tree").data) == 1
+    arrivals = figure.data[-1]
+    assert (arrivals.x[7], arrivals.y[7], arrivals.text[7]) == (7, 7, " w7")
+    without = plot.eviction_map(made_record(60).drop_vars("token"), "tree")
+    assert len(without.data) == len(figure.data) - 1
 
 
 @pytest.mark.parametrize("tokens", [5000])
