@@ -58,7 +58,7 @@ def trends(spectrum: xr.Dataset) -> xr.Dataset:
       claim_i           (band)  "holds", "fails", "not decided"
       growth_by_head    (layer, head, band); share_growing (band): share of heads whose growth exceeds 1.1
     attrs: claim_i, claim_ii (the same three words), claim_ii_correlation, claim_ii_p_value, claim_ii_top_band
-    and `rules`, the exact decision rules in words (also `analysis.trends.RULES`).
+    and `rules`, the exact decision rules in words.
 
     Neighbouring queries and heads are not independent, so the p-values order the evidence and are no more
     than that. Raises TreeKVError for a spectrum of fewer than 32 positions.
