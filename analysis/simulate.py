@@ -13,10 +13,12 @@ from torch import Tensor
 from analysis import store
 from analysis.capture import Capture
 from analysis.retention import FORMAT
-from treekv import prefill
+from treekv import policies, prefill
+from treekv.cache import observers
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
 from treekv.ledger import Ledger
+from treekv.trace import LayerTrace
 
 QUERIES_AT_ONCE = 16  # attention logits exist for this many queries at a time
 
@@ -44,7 +46,7 @@ def simulate(
         layers: the model's numbers of the layers to simulate; all captured ones by default.
         prompt: treat this many tokens as a prompt, by `config.prefill`; the rest is decoded one by one. With 0
             everything is decoded, in blocks of `config.block_size` where `config.prefill` is "stream".
-        progress: called with (tokens done, tokens) over all settings.
+        progress: called with (done, total), both counted in tokens times layers times settings.
 
     Returns:
         Dataset with `evicted_at` and `survivor`, int32 (policy, layer, head, position); heads are KV heads.
@@ -63,20 +65,25 @@ def simulate(
         if layer not in run.layers:
             raise TreeKVError(f"layer {layer} was not captured; captured are {run.layers}")
 
-    evicted, survivors = [], []
-    total = run.tokens * len(configs)
+    shape = (len(configs), len(layers), run.kv_heads, run.tokens)
+    evicted_at, survivor = (np.full(shape, -1, dtype=np.int32) for _ in range(2))
+    done, total = 0, run.tokens * len(layers) * len(configs)
     for number, config in enumerate(configs.values()):
-        done = number * run.tokens
-        ledger = _watch(
-            run, config, layers, prompt, lambda tokens, done=done: progress and progress(done + tokens, total)
-        )
-        assert ledger.trace is not None
-        evicted.append(ledger.trace.evicted_at.cpu().numpy())
-        survivors.append(ledger.trace.survivor.cpu().numpy())
+        for own, group in _groups(run, config, layers):
+
+            def advance(tokens: int, done: int = done, size: int = len(group)) -> None:
+                if progress is not None:
+                    progress(done + tokens * size, total)
+
+            trace = _watch(run, own, group, prompt, advance)
+            rows = [layers.index(layer) for layer in group]
+            evicted_at[number, rows] = trace.evicted_at.cpu().numpy()
+            survivor[number, rows] = trace.survivor.cpu().numpy()
+            done += run.tokens * len(group)
 
     dims = ("policy", "layer", "head", "position")
     return xr.Dataset(
-        {"evicted_at": (dims, np.stack(evicted)), "survivor": (dims, np.stack(survivors))},
+        {"evicted_at": (dims, evicted_at), "survivor": (dims, survivor)},
         coords={
             "policy": list(configs),
             "layer": np.asarray(layers, dtype=np.int32),
@@ -96,56 +103,70 @@ def simulate(
     )
 
 
+def _groups(run: Capture, config: TreeKVConfig, layers: list[int]) -> list[tuple[TreeKVConfig, list[int]]]:
+    """Layers that can be the rows of one ledger: the same settings, and a policy that asks for no layer number."""
+    by_layer = dict(zip(run.layers, config.per_layer(len(run.layers)), strict=True))
+    if policies.get(config.policy).depends_on_layer:
+        return [(by_layer[layer], [layer]) for layer in layers]
+    groups: dict[TreeKVConfig, list[int]] = {}
+    for layer in layers:
+        groups.setdefault(by_layer[layer], []).append(layer)
+    return list(groups.items())
+
+
 def _watch(
     run: Capture,
     config: TreeKVConfig,
     layers: list[int],
     prompt: int,
     progress: Callable[[int], object],
-) -> Ledger:
+) -> LayerTrace:
     """One policy over the whole text; the layers are the rows of one ledger."""
-    config = config.replace(trace=True)
     index = [run.layers.index(layer) for layer in layers]
     keys = torch.stack([run.k[i] for i in index]).float()
-    ledger = Ledger(config, len(index), keys.shape[1], keys.device)
-    rows, start = slice(0, len(index)), 0
-    if not ledger.policy.bounded:
-        assert ledger.trace is not None
+    ledger = Ledger(config.replace(trace=True), len(index), keys.shape[1], keys.device, index[0], len(run.layers))
+    policy, rows = ledger.policy, slice(0, len(index))
+    assert ledger.trace is not None
+    if not policy.evicts_prompt:
         ledger.trace.extend(run.tokens)
         progress(run.tokens)
-        return ledger
+        return ledger.trace
+    norms = None
+    if config.importance == "contribution":
+        norms = torch.stack([torch.linalg.vector_norm(run.v[i].float(), dim=-1) for i in index])
     scaling = torch.tensor([run.scaling[i] for i in index], device=keys.device)[:, None, None, None]
 
-    if prompt and config.prefill != "stream":
+    start = prompt if config.prefill != "stream" else 0
+    if start:
         sums = counts = None
-        if ledger.policy.uses_attention:
+        if policy.uses_attention:
             queries = torch.stack([run.q[i][:, :prompt] for i in index]).float() * scaling
-            sums, counts = prefill.window_scores(queries, keys[:, :, :prompt], 1.0, config.window_size)
-        selection = ledger.choose_prompt(rows, prompt, sums, counts)
+            sums, counts = prefill.window_scores(queries, keys[:, :, :prompt], 1.0, observers(config, prompt))
+            if norms is not None:
+                sums = sums * norms[..., :prompt]
+        selection = ledger.choose_prompt(prompt, sums, counts)
         held = prompt if selection is None else selection.kept.shape[-1]
         ledger.reserve(held, max(held, config.cache_size))
         ledger.admit_prompt(rows, prompt, selection, sums, counts)
-        start = prompt
 
     block = config.block_size if config.prefill == "stream" else 1
     chunk = block * max(QUERIES_AT_ONCE // block, 1)
     for first in range(start, run.tokens, chunk):
         last = min(first + chunk, run.tokens)
         logits = None
-        if ledger.policy.uses_attention:
+        if policy.uses_attention and policy.evicts_decoding:
             queries = torch.stack([run.q[i][:, first:last] for i in index]).float() * scaling
             logits = _logits(queries, keys[:, :, :last])
         for begin in range(first, last, block):
             end = min(begin + block, last)
             observed = None
             if logits is not None:
-                observed = _observe(ledger, logits[:, :, :, begin - first : end - first], begin, end)
-            capacity = ledger.capacity[0]
-            assert capacity is not None
-            ledger.reserve(min(ledger.held[0] + end - begin, capacity), capacity)
+                observed = _observe(ledger, logits[:, :, :, begin - first : end - first], begin, end, norms)
+            capacity, wanted = ledger.capacity[0], ledger.held[0] + end - begin
+            ledger.reserve(wanted if capacity is None else min(wanted, capacity), capacity)
             ledger.step(rows, end - begin, observed)
         progress(last)
-    return ledger
+    return ledger.trace
 
 
 def _logits(queries: Tensor, keys: Tensor) -> Tensor:
@@ -156,14 +177,17 @@ def _logits(queries: Tensor, keys: Tensor) -> Tensor:
     return (grouped @ keys.transpose(2, 3)).unflatten(2, (heads // kv_heads, q))
 
 
-def _observe(ledger: Ledger, logits: Tensor, begin: int, end: int) -> Tensor:
+def _observe(ledger: Ledger, logits: Tensor, begin: int, end: int, norms: Tensor | None) -> Tensor:
     """Attention of tokens begin..end-1 to what is held and to themselves, as `Ledger.step` wants it."""
     layers, kv_heads, group, q, _ = logits.shape
     held = ledger.held[0]
     newcomers = torch.arange(begin, end, device=logits.device).expand(layers, kv_heads, q)
     visible = torch.cat([ledger.position[:, :, :held], newcomers], dim=2)
-    index = visible[:, :, None, None].expand(layers, kv_heads, group, q, held + q)
+    if not ledger.policy.accumulates:
+        logits, q = logits[:, :, :, -1:], 1
+    index = visible[:, :, None, None].expand(layers, kv_heads, group, q, visible.shape[2])
     seen = logits.gather(4, index)
     if q > 1:
         seen = seen.masked_fill(~prefill.causal_mask(q, held + q, logits.device), float("-inf"))
-    return seen.softmax(-1).mean(2).sum(2)
+    observed = seen.softmax(-1).mean(2).sum(2)
+    return observed if norms is None else observed * norms.gather(2, visible)

@@ -13,7 +13,9 @@ from treekv.cache import TreeKVCache
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
 from treekv.models import load_model
+from treekv.policies import SNAPKV_PRESETS
+from treekv.policies import register as register_policy
 
 _attention.register()
 
-__all__ = ["TreeKVCache", "TreeKVConfig", "TreeKVError", "load_model"]
+__all__ = ["SNAPKV_PRESETS", "TreeKVCache", "TreeKVConfig", "TreeKVError", "load_model", "register_policy"]

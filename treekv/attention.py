@@ -71,9 +71,7 @@ def treekv_attention(
     site: AttentionSite | None = getattr(key, _SITE, None)
     if site is None:
         mask = _materialized(attention_mask)
-        return sdpa_attention_forward(
-            module, query, key, value, mask, dropout=dropout, scaling=scaling, **kwargs
-        )
+        return sdpa_attention_forward(module, query, key, value, mask, dropout=dropout, scaling=scaling, **kwargs)
     for unsupported in ("softcap", "s_aux", "sinks", "position_bias"):
         if kwargs.get(unsupported) is not None:
             raise TreeKVError(

@@ -6,9 +6,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import (
+    Cache,
+    CacheLayerMixin,
+    DynamicCache,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+)
 
-from treekv import attention, prefill
+from treekv import attention, policies, prefill
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
 from treekv.ledger import Ledger
@@ -23,10 +29,14 @@ class TreeKVLayer(CacheLayerMixin):
     slots, head_dim]. An eviction moves nothing: the newcomer takes the slot that became free.
     """
 
-    def __init__(self, config: TreeKVConfig, rotary: Rotary | None) -> None:
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, config: TreeKVConfig, rotary: Rotary | None, layer: int = 0, layers: int = 1) -> None:
         super().__init__()
         self.config = config
         self.rotary = rotary
+        self.layer, self.layers = layer, layers
         self.ledger: Ledger | None = None
         self.tokens_seen = 0  # columns of the input, padding included, as transformers counts
         self._awaiting_attention = False
@@ -38,12 +48,10 @@ class TreeKVLayer(CacheLayerMixin):
         self.dtype, self.device = key_states.dtype, key_states.device
         self.keys = key_states.new_empty((batch, heads, 0, key_states.shape[3]))
         self.values = value_states.new_empty((batch, heads, 0, value_states.shape[3]))
-        self.ledger = Ledger(self.config, batch, heads, key_states.device)
+        self.ledger = Ledger(self.config, batch, heads, key_states.device, self.layer, self.layers)
         self.is_initialized = True
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if self._awaiting_attention:
             raise TreeKVError(
                 "the last forward pass did not finish, or the model does not use the attention implementation "
@@ -66,7 +74,9 @@ class TreeKVLayer(CacheLayerMixin):
 
     def reset(self) -> None:
         """Forget everything; memory is given back."""
-        self.keys = self.values = self.ledger = None
+        if self.is_initialized:
+            self.keys, self.values = self.keys.new_empty(0), self.values.new_empty(0)
+        self.ledger = None
         self.is_initialized = False
         self.tokens_seen = 0
         self._awaiting_attention = False
@@ -139,7 +149,7 @@ class TreeKVLayer(CacheLayerMixin):
         """Rows in the same state, without padding."""
         ledger, q = self.ledger, key.shape[2]
         assert ledger is not None
-        if not ledger.policy.bounded:
+        if not ledger.policy.evicts_prompt:
             return self._append(rows, query, key, value, scaling)
         if ledger.seen[rows][0] == 0 and self.config.prefill != "stream":
             return self._prompt(rows, query, key, value, scaling, positions)
@@ -183,8 +193,10 @@ class TreeKVLayer(CacheLayerMixin):
         output = prefill.causal_attention(query, key, value, scaling)
         sums = counts = None
         if ledger.policy.uses_attention:
-            sums, counts = prefill.window_scores(query, key, scaling, self.config.window_size)
-        selection = ledger.choose_prompt(rows, length, sums, counts)
+            sums, counts = prefill.window_scores(query, key, scaling, observers(self.config, length))
+            if self.config.importance == "contribution":
+                sums = sums * _norms(value)
+        selection = ledger.choose_prompt(length, sums, counts)
         held = length if selection is None else selection.kept.shape[-1]
         # With prefill "none" a prompt may exceed the capacity, which then is the prompt's length.
         self._reserve(held, max(held, self.config.cache_size))
@@ -213,11 +225,14 @@ class TreeKVLayer(CacheLayerMixin):
             keys = self.rotary.by_rank(keys, ledger.ranks(rows), held + q)
         weights = prefill.attention_weights(query, torch.cat([keys, key], dim=2), scaling)
         output = _weighted(weights[..., :held], values) + _weighted(weights[..., held:], value)
-        observed = weights.mean(2).sum(2) if ledger.policy.uses_attention else None
+        observed = None
+        if ledger.policy.uses_attention:
+            observed = weights.mean(2).sum(2) if ledger.policy.accumulates else weights[:, :, :, -1].mean(2)
+            if self.config.importance == "contribution":
+                observed = observed * torch.cat([_norms(values), _norms(value)], dim=2)
 
         capacity = ledger.capacity[rows][0]
-        assert capacity is not None
-        self._reserve(min(held + q, capacity), capacity)
+        self._reserve(held + q if capacity is None else min(held + q, capacity), capacity)
         slots, newcomers, stays = ledger.step(rows, q, observed)
         for target, new in ((self.keys, stored), (self.values, value)):
             index = slots[..., None].expand(-1, -1, -1, new.shape[3])
@@ -274,12 +289,22 @@ class TreeKVCache(Cache):
         rotary = None
         if config.positions == "rank" and config.policy != "full":
             rotary = Rotary.from_config(model_config)
-        super().__init__(layers=[_layer(kind, config, rotary, model_config) for kind in _kinds(model_config)])
+        layers = DynamicCache(config=model_config).layers
+        compressed = _full_layers(model_config, layers)
+        for number, (index, own) in enumerate(zip(compressed, config.per_layer(len(compressed)), strict=True)):
+            layers[index] = TreeKVLayer(own, rotary, number, len(compressed))
+        super().__init__(layers=layers)
 
     @property
     def nbytes(self) -> int:
         """Bytes held by keys and values now, over all layers."""
-        tensors = [t for layer in self.layers for t in (layer.keys, layer.values) if t is not None]
+        tensors = [
+            t
+            for layer in self.layers
+            if isinstance(layer, CacheLayerMixin)
+            for t in (layer.keys, layer.values)
+            if t is not None
+        ]
         return sum(t.numel() * t.element_size() for t in tensors)
 
     def kept_positions(self, layer: int) -> Tensor:
@@ -324,32 +349,34 @@ class TreeKVCache(Cache):
         return site
 
 
-def _kinds(model_config: Any) -> list[str]:
-    """The type of each layer, "full_attention" or "sliding_attention"."""
-    kinds = getattr(model_config, "layer_types", None)
-    if kinds is None:
-        kind = "sliding_attention" if getattr(model_config, "sliding_window", None) else "full_attention"
-        kinds = [kind] * model_config.num_hidden_layers
-    for kind in kinds:
-        if kind not in ("full_attention", "sliding_attention"):
+def _full_layers(model_config: Any, layers: list[Any]) -> list[int]:
+    """The numbers of the layers with full attention; sliding ones stay as transformers builds them."""
+    for layer in layers:
+        if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
             raise TreeKVError(
-                f"the model {model_config.model_type!r} has layers of type {kind!r}; TreeKV knows full and "
-                "sliding attention"
+                f"the model family {model_config.model_type!r} has cache layers of type {type(layer).__name__}; "
+                "TreeKV knows full and sliding attention"
             )
-    if "full_attention" not in kinds:
+    full = [index for index, layer in enumerate(layers) if type(layer) is DynamicLayer]
+    if not full:
         raise TreeKVError(
-            f"every layer of the model {model_config.model_type!r} has a sliding window already; there is no full "
+            f"every layer of this {model_config.model_type!r} model has a sliding window already; there is no full "
             "attention to compress"
         )
-    return list(kinds)
+    return full
 
 
-def _layer(kind: str, config: TreeKVConfig, rotary: Rotary | None, model_config: Any) -> CacheLayerMixin:
-    if kind == "full_attention":
-        return TreeKVLayer(config, rotary)
-    if model_config.sliding_window is None:
-        return DynamicLayer()
-    return DynamicSlidingWindowLayer(sliding_window=model_config.sliding_window)
+def observers(config: TreeKVConfig, length: int) -> int:
+    """How many queries at the end of a prompt of `length` tokens score it."""
+    policy = policies.get(config.policy)
+    if not policy.accumulates:
+        return 1
+    return length if policy.observes_whole_prompt else min(config.window_size, length)
+
+
+def _norms(values: Tensor) -> Tensor:
+    """float32 [batch, kv_heads, n], the length of each value."""
+    return torch.linalg.vector_norm(values, dim=-1, dtype=torch.float32)
 
 
 def _left_padding(padding: Tensor | None, batch: int, q: int) -> list[int]:

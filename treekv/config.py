@@ -15,8 +15,13 @@ from treekv.errors import TreeKVError
 FORMAT: Final = "treekv-settings"
 VERSION: Final = 1
 
-POSITIONS: Final = ("rank", "original")
-PREFILLS: Final = ("tree", "stream", "none")
+CHOICES: Final = {
+    "positions": ("rank", "original"),
+    "prefill": ("tree", "stream", "none"),
+    "importance": ("attention", "contribution"),
+    "pooling": ("average", "max"),
+}
+SHAPES: Final = ("rising", "falling")
 LARGEST_DEFAULT_BLOCK: Final = 64
 
 
@@ -27,7 +32,8 @@ class TreeKVConfig:
     Args:
         policy: who is evicted; one of `treekv.policies.names()`.
         cache_size: capacity c; never more entries are held after a step (policy "full" ignores it).
-        sink_size: the first tokens, never evicted.
+        sink_size: the first tokens, never evicted. Default: 4, but 0 for the published policies without sinks
+            ("h2o", "tova", "snapkv", "pyramidkv").
         recent_size: the last tokens, never evicted. Default: half of the cache, sinks included, which is the
             paper's setting (1,024 = 4 sinks + 508 recent + 512 tree); policy "streaming" keeps all but the
             sinks for recent tokens.
@@ -40,9 +46,18 @@ class TreeKVConfig:
             token then evicts one.
         block_size: tokens of a prompt that are treated together. Default: the largest power of two up to 64
             that divides `cache_size` and leaves a tree region of at least two blocks.
-        window_size: the last tokens of a prompt, whose attention scores it. Default: `block_size`.
+        window_size: the last tokens of a prompt, whose attention scores it. Default: `block_size` (the published
+            32 for "snapkv" and "pyramidkv"); "h2o" always uses the whole prompt, "tova" its last token.
         trace: record every eviction (see `TreeKVCache.trace`).
         seed: for policies that draw at random.
+        scope: how many neighbours compete in policy "tree"; 2 is the paper's.
+        importance: what policy "tree" compares: "attention" (the paper's weights) or "contribution" (weight times
+            the norm of the token's value).
+        budgets: a capacity for each layer instead of the same for all, with the same total: a list with one
+            number per compressed layer, or "rising" (linear from half to one and a half of `cache_size`, first to
+            last layer) or "falling". `recent_size` is scaled along.
+        kernel_size, pooling: how policies "snapkv" and "pyramidkv" smooth scores, an odd number of positions and
+            "average" or "max".
 
     Raises:
         TreeKVError: a value is impossible or does not fit the others.
@@ -57,8 +72,8 @@ class TreeKVConfig:
 
     policy: str = "tree"
     cache_size: int = 1024
-    sink_size: int = 4
-    recent_size: int = None  # type: ignore[assignment]  # resolved in __post_init__, always an int afterwards
+    sink_size: int = None  # type: ignore[assignment]  # resolved in __post_init__, always an int afterwards
+    recent_size: int = None  # type: ignore[assignment]  # likewise
     stride: int = 1
     positions: str = "rank"
     prefill: str = "tree"
@@ -66,30 +81,46 @@ class TreeKVConfig:
     window_size: int = None  # type: ignore[assignment]  # likewise
     trace: bool = False
     seed: int = 0
+    scope: int = 2
+    importance: str = "attention"
+    budgets: tuple[int, ...] | str | None = None
+    kernel_size: int = 5
+    pooling: str = "average"
 
     def __post_init__(self) -> None:
         policy = policies.get(self.policy)  # raises for an unknown name
         self._require_int("cache_size", 1)
+        if self.sink_size is None:
+            self._resolve("sink_size", policy.default_sink_size())
         self._require_int("sink_size", 0)
         self._require_int("stride", 1, 2)
         self._require_int("seed", 0)
+        self._require_int("scope", 2)
+        self._require_int("kernel_size", 1)
+        if self.kernel_size % 2 == 0:
+            raise TreeKVError(f"kernel_size must be odd, so that pooling is centred, got {self.kernel_size}")
         if not isinstance(self.trace, bool):
             raise TreeKVError(f"trace must be true or false, got {self.trace!r}")
-        self._require_choice("positions", POSITIONS)
-        self._require_choice("prefill", PREFILLS)
+        for field, choices in CHOICES.items():
+            self._require_choice(field, choices)
+        for field, default in (("scope", 2), ("importance", "attention")):
+            if getattr(self, field) != default and self.policy != "tree":
+                raise TreeKVError(
+                    f"{field} is an option of policy 'tree' and must be {default!r} for policy {self.policy!r}, "
+                    f"got {getattr(self, field)!r}"
+                )
         if self.recent_size is None:
             self._resolve("recent_size", policy.default_recent_size(self.cache_size, self.sink_size))
         self._require_int("recent_size", 0)
+        self._check_budgets()
         policy.check(self)
         if self.block_size is None:
             self._resolve("block_size", self._default_block_size())
         self._require_int("block_size", 1)
-        if self.block_size > self.cache_size:
-            raise TreeKVError(
-                f"block_size must be at most cache_size ({self.cache_size}), got {self.block_size}"
-            )
+        if self.block_size > self.cache_size and policy.evicts_prompt:
+            raise TreeKVError(f"block_size must be at most cache_size ({self.cache_size}), got {self.block_size}")
         if self.window_size is None:
-            self._resolve("window_size", self.block_size)
+            self._resolve("window_size", policy.default_window_size(self.block_size))
         self._require_int("window_size", 1)
         if self.prefill == "tree":
             policy.check_blocks(self)
@@ -107,19 +138,45 @@ class TreeKVConfig:
         mean what they say.
         """
         _check_fields(changes)
-        fields = dataclasses.asdict(self)
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         policy = policies.get(self.policy)
+        if self.sink_size == policy.default_sink_size():
+            fields["sink_size"] = None
         if self.recent_size == policy.default_recent_size(self.cache_size, self.sink_size):
             fields["recent_size"] = None
-        if self.window_size == self.block_size:
+        if self.window_size == policy.default_window_size(self.block_size):
             fields["window_size"] = None
         if self.block_size == self._default_block_size():
             fields["block_size"] = None
         return TreeKVConfig(**(fields | changes))
 
+    def per_layer(self, layers: int) -> list[TreeKVConfig]:
+        """The settings of each of a model's `layers` compressed layers: all the same without `budgets`.
+
+        Raises:
+            TreeKVError: `budgets` has another length, or a layer's share does not fit the other settings.
+        """
+        if self.budgets is None:
+            return [self] * layers
+        sizes = self._layer_sizes(layers)
+        policy = policies.get(self.policy)
+        configs = []
+        for layer, size in enumerate(sizes):
+            recent = self.recent_size * size // self.cache_size
+            if self.recent_size == policy.default_recent_size(self.cache_size, self.sink_size):
+                recent = policy.default_recent_size(size, self.sink_size)
+            try:
+                configs.append(dataclasses.replace(self, cache_size=size, recent_size=recent, budgets=None))
+            except TreeKVError as error:
+                raise TreeKVError(f"budgets give layer {layer} {size} tokens: {error}") from error
+        return configs
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values with the format's name and version, ready for JSON."""
-        return {"format": FORMAT, "version": VERSION, **dataclasses.asdict(self)}
+        fields = dataclasses.asdict(self)
+        if isinstance(self.budgets, tuple):
+            fields["budgets"] = list(self.budgets)
+        return {"format": FORMAT, "version": VERSION, **fields}
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any], source: str = "settings") -> TreeKVConfig:
@@ -193,10 +250,67 @@ class TreeKVConfig:
     def _default_block_size(self) -> int:
         """The largest power of two up to 64 that divides the cache and that the policy can use (1 always can)."""
         policy = policies.get(self.policy)
+        sizes = [self.cache_size]
+        if isinstance(self.budgets, tuple):
+            sizes = sorted(set(self.budgets))
+        elif self.budgets in SHAPES:
+            sizes = [self.cache_size, self.cache_size // 2]
+        variants = [self] if sizes == [self.cache_size] else [self._resized(size) for size in sizes]
         block = LARGEST_DEFAULT_BLOCK
-        while block > 1 and (self.cache_size % block or not policy.fits_blocks(self, block)):
+        while block > 1 and any(c.cache_size % block or not policy.fits_blocks(c, block) for c in variants):
             block //= 2
         return block
+
+    def _resized(self, size: int) -> TreeKVConfig:
+        """A copy with another capacity and one-token blocks, to ask a policy about."""
+        recent = self.recent_size * size // self.cache_size
+        return dataclasses.replace(
+            self,
+            cache_size=size,
+            recent_size=recent,
+            block_size=1,
+            window_size=1,
+            budgets=None,
+            prefill="stream",
+        )
+
+    def _check_budgets(self) -> None:
+        budgets = self.budgets
+        if budgets is None:
+            return
+        policy = policies.get(self.policy)
+        if not policy.evicts_prompt or self.policy == "pyramidkv":
+            raise TreeKVError(f"budgets cannot be combined with policy {self.policy!r}; leave them out")
+        if isinstance(budgets, str):
+            if budgets not in SHAPES:
+                raise TreeKVError(f"budgets must be a list of numbers, 'rising' or 'falling', got {budgets!r}")
+            return
+        if not isinstance(budgets, (list, tuple)) or not budgets or not all(type(b) is int for b in budgets):
+            raise TreeKVError(f"budgets must be a list of whole numbers, 'rising' or 'falling', got {budgets!r}")
+        object.__setattr__(self, "budgets", tuple(budgets))
+        if sum(budgets) != self.cache_size * len(budgets):
+            raise TreeKVError(
+                f"budgets must add up to cache_size times their number ({self.cache_size} x {len(budgets)} = "
+                f"{self.cache_size * len(budgets)}), got a sum of {sum(budgets)}"
+            )
+
+    def _layer_sizes(self, layers: int) -> list[int]:
+        if isinstance(self.budgets, tuple):
+            if len(self.budgets) != layers:
+                raise TreeKVError(
+                    f"budgets must have one number for each of the model's {layers} compressed layers, "
+                    f"got {len(self.budgets)}"
+                )
+            return list(self.budgets)
+        # Whole units, so that prompts divide into blocks; rounding the running total keeps the sum exact.
+        unit = self.block_size if self.prefill == "tree" else 1
+        total = 0.0
+        sizes: list[int] = []
+        for layer in range(layers):
+            share = 0.5 + layer / (layers - 1) if layers > 1 else 1.0
+            total += share * self.cache_size / unit
+            sizes.append(round(total) * unit - sum(sizes))
+        return sorted(sizes, reverse=self.budgets == "falling")
 
 
 def _check_fields(fields: dict[str, Any], source: str = "settings") -> None:

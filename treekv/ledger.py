@@ -15,7 +15,7 @@ from torch import Tensor
 
 from treekv import policies
 from treekv.config import TreeKVConfig
-from treekv.policies.base import Evictions, PromptSelection
+from treekv.policies.base import Evictions, Prompt, Selection
 from treekv.policies.tree import without
 from treekv.trace import LayerTrace
 
@@ -49,9 +49,16 @@ class Ledger:
     """
 
     def __init__(
-        self, config: TreeKVConfig, batch: int, heads: int, device: torch.device | str = "cpu"
+        self,
+        config: TreeKVConfig,
+        batch: int,
+        heads: int,
+        device: torch.device | str = "cpu",
+        layer: int = 0,
+        layers: int = 1,
     ) -> None:
         self.config = config
+        self.layer, self.layers = layer, layers
         self.policy = policies.get(config.policy)
         self.heads = heads
         self.device = torch.device(device)
@@ -62,7 +69,7 @@ class Ledger:
         self.held = [0] * batch
         self.seen = [0] * batch
         self.cursor = [0] * batch
-        self.capacity: list[int | None] = [config.cache_size if self.policy.bounded else None] * batch
+        self.capacity: list[int | None] = [config.cache_size if self.policy.evicts_decoding else None] * batch
         self.trace = LayerTrace(batch, heads, self.device) if config.trace else None
 
     @property
@@ -77,8 +84,7 @@ class Ledger:
                 target = max(min(target, most), tokens)
             pad = (0, target - self.slots)
             self.order, self.position, self.sums, self.counts = (
-                torch.nn.functional.pad(t, pad)
-                for t in (self.order, self.position, self.sums, self.counts)
+                torch.nn.functional.pad(t, pad) for t in (self.order, self.position, self.sums, self.counts)
             )
         return self.slots
 
@@ -107,21 +113,19 @@ class Ledger:
 
     # ------------------------------------------------------------------ a prompt
 
-    def choose_prompt(
-        self, rows: slice, length: int, sums: Tensor | None, counts: Tensor | None
-    ) -> PromptSelection | None:
-        """Which tokens of a prompt stay; None if all do. `sums`, `counts` broadcast to [rows, heads, length]."""
-        capacity = self.capacity[rows][0]
-        if capacity is None or length <= capacity or self.config.prefill == "none":
+    def choose_prompt(self, length: int, sums: Tensor | None, counts: Tensor | None) -> Selection | None:
+        """Which tokens of a prompt stay; None if all do. `sums` [rows, heads, length], `counts` [1, 1, length]."""
+        kept_whole = not self.policy.evicts_prompt or self.config.prefill == "none"
+        if kept_whole or length <= self.config.cache_size:
             return None
-        averages = None if sums is None else sums / counts
-        return self.policy.select_prompt(self.config, averages, length)
+        prompt = Prompt(length, sums, counts, self.heads, self.layer, self.layers, self.device)
+        return self.policy.select_prompt(self.config, prompt)
 
     def admit_prompt(
         self,
         rows: slice,
         length: int,
-        selection: PromptSelection | None,
+        selection: Selection | None,
         sums: Tensor | None,
         counts: Tensor | None,
     ) -> Tensor:
@@ -131,7 +135,7 @@ class Ledger:
         if selection is None:
             kept = torch.arange(length, device=self.device).expand(shape)
         else:
-            kept = selection.kept.to(self.device).expand(shape)
+            kept = selection.kept.expand(shape)
         held = kept.shape[2]
         self.order[rows, :, :held] = torch.arange(held, device=self.device)
         self.position[rows, :, :held] = kept
@@ -145,7 +149,7 @@ class Ledger:
         if self.trace is not None:
             self.trace.extend(length)
             if selection is not None:
-                self.trace.record_prompt(rows, kept, selection.survivors.to(self.device), length)
+                self.trace.record_prompt(rows, kept, selection.survivors, length)
         return kept
 
     # ------------------------------------------------------------------ a step
@@ -156,16 +160,20 @@ class Ledger:
         Args:
             rows: one row, or all if they are `in_step`.
             q: number of newcomers, the same for each row.
-            observed: float32 [rows, heads, held + q], attention weights summed over the q queries, by slot, the
-                newcomers last; None if the policy does not look at attention.
+            observed: float32 [rows, heads, held + q], attention weights summed over the q queries (of the last
+                one, for a policy that does not accumulate), by slot, the newcomers last; None if the policy does
+                not look at attention.
         """
         held, capacity = self.held[rows][0], self.capacity[rows][0]
         excess = 0 if capacity is None else max(held + q - capacity, 0)
         if self.trace is not None:
             self.trace.extend(max(self.seen[rows]) + q)
         if observed is not None:
-            self.sums[rows, :, :held] += observed[..., :held]
-            self.counts[rows, :, :held] += q
+            if self.policy.accumulates:
+                self.sums[rows, :, :held] += observed[..., :held]
+                self.counts[rows, :, :held] += q
+            else:
+                self.sums[rows, :, :held] = observed[..., :held]
         if not excess:
             placement = self._append(rows, held, q, observed)
         elif q == 1 == excess and self.config.recent_size:
@@ -191,7 +199,7 @@ class Ledger:
     def _replace_one(self, rows: slice, held: int, observed: Tensor | None) -> Placement:
         """One in, one out, the newcomer protected: what happens at every step once the cache is full."""
         order = self.order[rows, :, :held]
-        view = _View(self, rows, order, self.sums[rows], self.counts[rows], held + 1)
+        view = _View(self, rows, order, self.sums[rows], self.counts[rows], held + 1, self._shared(self.seen[rows]))
         evictions = self.policy.evict(self.config, view, 1)
         slot = order.gather(2, evictions.losers)
         now = self._shared(self.seen[rows])
@@ -208,9 +216,7 @@ class Ledger:
             self.counts[rows].scatter_(2, slot, 1.0)
         return Placement(slot, None, None)
 
-    def _replace_many(
-        self, rows: slice, held: int, q: int, excess: int, observed: Tensor | None
-    ) -> Placement:
+    def _replace_many(self, rows: slice, held: int, q: int, excess: int, observed: Tensor | None) -> Placement:
         """q in, `excess` out; a newcomer may itself be evicted. Newcomers are given slots from `held` on for the
         time being; those that stay then move into the slots that became free."""
         batch, device = len(self.held[rows]), self.device
@@ -225,7 +231,7 @@ class Ledger:
             counts = torch.cat([counts, (q - newcomers).float()], dim=2)
         remaining = excess
         while remaining:
-            view = _View(self, rows, order, sums, counts, held + q - (excess - remaining))
+            view = _View(self, rows, order, sums, counts, held + q - (excess - remaining), start + q - 1)
             evictions = self.policy.evict(self.config, view, remaining)
             if self.trace is not None:
                 self._record(rows, evictions, order, position, start + q - 1)
@@ -252,9 +258,7 @@ class Ledger:
             self._write(self.counts, rows, slots, counts, arrivals + held, stays)
         return Placement(slots, arrivals, stays)
 
-    def _write(
-        self, target: Tensor, rows: slice, slots: Tensor, source: Tensor, index: Tensor, stays: Tensor
-    ) -> None:
+    def _write(self, target: Tensor, rows: slice, slots: Tensor, source: Tensor, index: Tensor, stays: Tensor) -> None:
         old = target[rows].gather(2, slots)
         target[rows].scatter_(2, slots, torch.where(stays, source.gather(2, index), old))
 
@@ -264,9 +268,7 @@ class Ledger:
             return per_row[0]
         return torch.tensor(per_row, device=self.device)[:, None, None]
 
-    def _record(
-        self, rows: slice, evictions: Evictions, order: Tensor, position: Tensor, step: int | Tensor
-    ) -> None:
+    def _record(self, rows: slice, evictions: Evictions, order: Tensor, position: Tensor, step: int | Tensor) -> None:
         assert self.trace is not None
         losers = position.gather(2, order.gather(2, evictions.losers))
         winners = evictions.winners
@@ -298,18 +300,30 @@ class _View:
     """The scores of some rows, by rank, as a policy sees them."""
 
     def __init__(
-        self, ledger: Ledger, rows: slice, order: Tensor, sums: Tensor, counts: Tensor, held: int
+        self,
+        ledger: Ledger,
+        rows: slice,
+        order: Tensor,
+        sums: Tensor,
+        counts: Tensor,
+        held: int,
+        step: int | Tensor,
     ) -> None:
-        self.held = held
-        self.capacity: int = ledger.capacity[rows][0]  # type: ignore[assignment]  # bounded, or nobody asks
+        self.held, self.step, self.layer = held, step, ledger.layer
+        self.capacity: int = ledger.capacity[rows][0]  # type: ignore[assignment]  # a number, or nobody asks
         self.cursor = ledger._shared(ledger.cursor[rows])
         self.shape = (order.shape[0], order.shape[1])
         self.device = ledger.device
         self._order, self._sums, self._counts = order, sums, counts
 
     def average(self, ranks: slice | Tensor) -> Tensor:
-        if isinstance(ranks, slice):
-            slots = self._order[..., ranks]
-        else:
-            slots = self._order.gather(2, ranks.expand(*self.shape, -1))
+        slots = self._slots(ranks)
         return self._sums.gather(2, slots) / self._counts.gather(2, slots)
+
+    def total(self, ranks: slice | Tensor) -> Tensor:
+        return self._sums.gather(2, self._slots(ranks))
+
+    def _slots(self, ranks: slice | Tensor) -> Tensor:
+        if isinstance(ranks, slice):
+            return self._order[..., ranks]
+        return self._order.gather(2, ranks.expand(self.shape[0], self.shape[1], -1))

@@ -80,9 +80,7 @@ def load_model(
     with _quiet():
         if name in ALIASES:
             folder = _converted(ALIASES[name])
-            model, tokenizer = _load(
-                folder, options, label=f"the converted copy of {name!r} in {str(folder)!r}"
-            )
+            model, tokenizer = _load(folder, options, label=f"the converted copy of {name!r} in {str(folder)!r}")
             model.config._name_or_path = ALIASES[name].title
         elif name and Path(name).is_dir():
             _check_folder(Path(name))
@@ -174,9 +172,7 @@ def _converted(alias: Alias) -> Path:
 
 
 def _packaged_file(alias: Alias) -> Path:
-    spec = importlib.util.find_spec(
-        alias.module
-    )  # finds without importing: the package's own imports may lack
+    spec = importlib.util.find_spec(alias.module)  # finds without importing: the package's own imports may lack
     places = spec.submodule_search_locations if spec is not None else None
     for place in places or ():
         if (Path(place) / alias.file).is_file():
@@ -201,9 +197,7 @@ def _load_gguf(file: Path, options: dict[str, Any]) -> tuple[Any, Any]:
         magic = stream.read(4)
     if magic != b"GGUF":
         raise TreeKVError(f"{str(file)!r} is not a GGUF file; a model is {_KINDS}")
-    with contextlib.redirect_stderr(
-        io.StringIO()
-    ):  # a progress bar that no setting of transformers turns off
+    with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that no setting of transformers turns off
         return _load(file.parent, options | {"gguf_file": file.name}, label=f"file {str(file)!r}")
 
 
@@ -230,9 +224,7 @@ def _load_from_hub(name: str, options: dict[str, Any]) -> tuple[Any, Any]:
                 f"the hub model {name!r} is gated: accept its terms on its page, then run 'hf auth login'"
             ) from error
         except RepositoryNotFoundError as error:
-            raise TreeKVError(
-                f"the hub has no model {name!r} (or it is private); a model is {_KINDS}"
-            ) from error
+            raise TreeKVError(f"the hub has no model {name!r} (or it is private); a model is {_KINDS}") from error
         except HfHubHTTPError as error:
             raise TreeKVError(f"the hub refused to serve {name!r}: {_first_line(error)}") from error
         except unreachable:

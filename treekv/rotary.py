@@ -17,7 +17,22 @@ from treekv.errors import TreeKVError
 
 #: Families that rotate the first half of the rotary dimensions against the second half.
 HALF_ROTATION = frozenset(
-    "gemma gemma3 gemma3_text gpt_neox granite llama mistral olmo olmo2 phi phi3 qwen2 qwen3 stablelm".split()
+    [
+        "gemma",
+        "gemma3",
+        "gemma3_text",
+        "gpt_neox",
+        "granite",
+        "llama",
+        "mistral",
+        "olmo",
+        "olmo2",
+        "phi",
+        "phi3",
+        "qwen2",
+        "qwen3",
+        "stablelm",
+    ]
 )
 #: Scalings whose angles do not depend on the length of the input.
 FIXED_SCALINGS = frozenset(["default", "linear", "llama3", "yarn"])

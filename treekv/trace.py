@@ -52,11 +52,12 @@ class LayerTrace:
         if winners is not None:
             self._survivor[rows].scatter_(2, losers, winners.int())
 
-    def record_prompt(self, rows: slice, kept: Tensor, survivors: Tensor, length: int) -> None:
+    def record_prompt(self, rows: slice, kept: Tensor, survivors: Tensor | None, length: int) -> None:
         """Note the outcome of prefill "tree": whatever is not in `kept` went with the prompt's last token."""
         target = self._evicted_at[rows, :, :length]
         target.fill_(length - 1).scatter_(2, kept, KEPT)
-        self._survivor[rows, :, :length] = survivors.int()
+        if survivors is not None:
+            self._survivor[rows, :, :length] = survivors.int()
 
     def select(self, index: Tensor) -> None:
         """Keep, repeat or reorder batch rows."""

@@ -21,7 +21,14 @@ def run(llama):
 SETTINGS = [
     dict(policy="tree", sink_size=2, recent_size=4),
     dict(policy="tree", sink_size=0, recent_size=0, stride=2),
+    dict(policy="tree", sink_size=2, recent_size=4, scope=3),
+    dict(policy="tree", sink_size=2, recent_size=4, importance="contribution"),
+    dict(policy="tree", sink_size=1, recent_size=3, budgets=(10, 14)),
+    dict(policy="tree_left", sink_size=2, recent_size=4),
     dict(policy="streaming"),
+    dict(policy="h2o"),
+    dict(policy="tova"),
+    dict(policy="random"),
 ]
 
 
@@ -47,7 +54,21 @@ def test_first_layer_equals_a_real_trace(llama, run, settings, prefill, prompt, 
     got = torch.tensor(result["survivor"].sel(policy="it", layer=0).values)
     assert torch.equal(got, cache.trace[0].survivor[0])
     held = (torch.tensor(result["evicted_at"].values) < 0).sum(-1)
-    assert (held == max(12, prompt if prefill == "none" else 0)).all()
+    sizes = torch.tensor(settings.get("budgets", (12, 12)))[:, None]
+    assert (held == sizes.clamp(min=prompt if prefill == "none" else 0)).all()
+
+
+@pytest.mark.parametrize("policy", ["snapkv", "pyramidkv"])
+def test_prompt_policies_keep_all_that_is_generated(llama, run, policy):
+    config = TreeKVConfig(policy=policy, cache_size=12, window_size=4, positions="original", trace=True)
+    cache = TreeKVCache(config, llama.config)
+    ids = tiny.tokens(TOKENS)
+    llama(ids[:, :61], past_key_values=cache)
+    llama(ids[:, 61:], past_key_values=cache)
+    result = simulate(run, {"it": config}, prompt=61)
+    got = torch.tensor(result["evicted_at"].sel(policy="it", layer=0).values)
+    assert torch.equal(got, cache.trace[0].evicted_at[0])
+    assert (got[:, 61:] == -1).all() and (got[:, :61] == -1).sum() < 2 * 61
 
 
 def test_several_settings_and_some_layers(run):

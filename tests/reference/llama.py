@@ -11,17 +11,18 @@ from torch import Tensor
 from tests.reference.policies import Entry, Eviction, make_rule, select_prompt
 
 
-class Head:
-    """What one KV head of one layer holds."""
+class Layer:
+    """What one layer holds: a list of entries per KV head, and what happened to them."""
 
-    def __init__(self, rule) -> None:
+    def __init__(self, rule, heads: int) -> None:
         self.rule = rule
-        self.entries: list[TokenEntry] = []
-        self.evictions: list[Eviction] = []
+        self.heads: list[list[TokenEntry]] = [[] for _ in range(heads)]
+        self.evictions: list[list[Eviction]] = [[] for _ in range(heads)]
 
     def shrink(self, capacity: int, step: int) -> None:
-        while len(self.entries) > capacity:
-            self.evictions.append(self.rule.evict_one(self.entries, step))
+        while len(self.heads[0]) > capacity:
+            for evictions, eviction in zip(self.evictions, self.rule.evict(self.heads, step)):
+                evictions.append(eviction)
 
 
 class TokenEntry(Entry):
@@ -34,15 +35,17 @@ class ReferenceLlama:
     """Runs a transformers Llama's own weights by hand under a TreeKVConfig."""
 
     def __init__(self, model, config) -> None:
-        self.model, self.config = model, config
+        self.model = model
         self.shape = model.config
         self.groups = self.shape.num_attention_heads // self.shape.num_key_value_heads
         self.dim = self.shape.head_dim
         self.seen = 0
-        self.capacity = config.cache_size
-        self.heads = [
-            [Head(None if config.policy == "full" else make_rule(config)) for _ in range(self.shape.num_key_value_heads)]
-            for _ in range(self.shape.num_hidden_layers)
+        count = self.shape.num_hidden_layers
+        self.configs = config.per_layer(count)
+        self.capacity = [own.cache_size if keeps_bound(own) else None for own in self.configs]
+        self.layers = [
+            Layer(make_rule(own, layer=n) if keeps_bound(own) else None, self.shape.num_key_value_heads)
+            for n, own in enumerate(self.configs)
         ]
 
     # -- the model's arithmetic
@@ -82,53 +85,50 @@ class ReferenceLlama:
 
     def feed(self, tokens: list[int]) -> Tensor:
         """The next call with these tokens: a prompt if it is the first, else blocks of the decoding rule."""
-        if self.seen == 0 and self.config.prefill != "stream":
+        config = self.configs[0]
+        if self.seen == 0 and config.prefill != "stream":
             return self.prompt(tokens)
-        size = self.config.block_size
+        size = config.block_size
         return torch.cat([self.block(tokens[i : i + size]) for i in range(0, len(tokens), size)])
 
     def prompt(self, tokens: list[int]) -> Tensor:
         length = len(tokens)
-        window = min(self.config.window_size, length)
 
-        def attend(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        def attend(number: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            layer, config = self.layers[number], self.configs[number]
+            window = length if config.policy == "h2o" else min(config.window_size, length)
             out = torch.empty(length, self.shape.num_attention_heads, self.dim)
-            for h, head in enumerate(self.heads[layer]):
-                head.entries = [TokenEntry(p, keys[p, h], values[p, h]) for p in range(length)]
+            for h in range(len(layer.heads)):
+                entries = layer.heads[h] = [TokenEntry(p, keys[p, h], values[p, h]) for p in range(length)]
                 for t in range(length):
                     group = []
                     for g in range(self.groups):
                         q = queries[t, h * self.groups + g]
-                        w = self.weights(q, t, [e.key for e in head.entries[: t + 1]], list(range(t + 1)))
+                        w = self.weights(q, t, [e.key for e in entries[: t + 1]], list(range(t + 1)))
                         out[t, h * self.groups + g] = w @ values[: t + 1, h]
                         group.append(w)
-                    if t >= length - window:
-                        mean = torch.stack(group).mean(0)
-                        for p in range(t + 1):
-                            head.entries[p].total += mean[p].item()
-                            head.entries[p].count += 1
-                if self.config.policy != "full" and self.config.prefill == "tree":
-                    kept, _ = select_prompt(self.config, [e.average for e in head.entries])
-                    head.entries = [head.entries[p] for p in kept]
+                    self.observe(config, entries[: t + 1], torch.stack(group).mean(0), t >= length - window)
+            if config.policy != "full" and config.prefill == "tree":
+                for h, kept in enumerate(select_prompt(config, layer.heads, number, len(self.layers))):
+                    layer.heads[h] = [layer.heads[h][p] for p in kept]
             return out
 
         logits = self.run(tokens, attend)
-        if self.config.prefill == "none" and self.config.policy != "full":
-            self.capacity = max(self.capacity, length)
-            for head in (head for layer in self.heads for head in layer):
-                head.rule = make_rule(self.config, self.capacity)
+        for number, config in enumerate(self.configs):
+            if config.prefill == "none" and keeps_bound(config):
+                self.capacity[number] = max(config.cache_size, length)
+                self.layers[number].rule = make_rule(config, self.capacity[number], number)
         self.seen = length
         return logits
 
     def block(self, tokens: list[int]) -> Tensor:
-        original = self.config.positions == "original"
-
-        def attend(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        def attend(number: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            layer, config = self.layers[number], self.configs[number]
+            original = config.positions == "original"
             out = torch.empty(len(tokens), self.shape.num_attention_heads, self.dim)
-            for h, head in enumerate(self.heads[layer]):
+            for h, entries in enumerate(layer.heads):
                 for i in range(len(tokens)):
-                    head.entries.append(TokenEntry(self.seen + i, keys[i, h], values[i, h]))
-                    entries = head.entries
+                    entries.append(TokenEntry(self.seen + i, keys[i, h], values[i, h]))
                     places = [e.position for e in entries] if original else list(range(len(entries)))
                     group = []
                     for g in range(self.groups):
@@ -136,17 +136,28 @@ class ReferenceLlama:
                         w = self.weights(q, places[-1], [e.key for e in entries], places)
                         out[i, h * self.groups + g] = w @ torch.stack([e.value for e in entries])
                         group.append(w)
-                    mean = torch.stack(group).mean(0)
-                    for j, entry in enumerate(entries):
-                        entry.total += mean[j].item()
-                        entry.count += 1
-                if self.config.policy != "full":
-                    head.shrink(self.capacity, self.seen + len(tokens) - 1)
+                    self.observe(config, entries, torch.stack(group).mean(0), True)
+            if self.capacity[number] is not None:
+                layer.shrink(self.capacity[number], self.seen + len(tokens) - 1)
             return out
 
         logits = self.run(tokens, attend)
         self.seen += len(tokens)
         return logits
 
+    def observe(self, config, entries: list, weights: Tensor, counts: bool) -> None:
+        for entry, weight in zip(entries, weights.tolist()):
+            if config.importance == "contribution":
+                weight *= entry.value.norm().item()
+            entry.last = weight
+            if counts:
+                entry.total += weight
+                entry.count += 1
+
     def kept(self, layer: int) -> list[list[int]]:
-        return [[entry.position for entry in head.entries] for head in self.heads[layer]]
+        return [[entry.position for entry in entries] for entries in self.layers[layer].heads]
+
+
+def keeps_bound(config) -> bool:
+    """Whether the capacity holds while decoding."""
+    return config.policy not in ("full", "snapkv", "pyramidkv")

@@ -1,4 +1,8 @@
-"""The eviction rules as the paper tells them, on Python lists, one head, one token at a time."""
+"""The eviction rules as their papers tell them, on Python lists, one token at a time.
+
+A rule evicts one entry from each head of a layer: `evict(heads, step)`, where `heads` is a list with one list of
+entries per KV head, oldest first, all equally long.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,12 @@ from dataclasses import dataclass
 
 @dataclass
 class Entry:
-    """One cached token (or block) of one head."""
+    """One cached token (or block) of one head. `last` is the weight that the latest query gave it."""
 
     position: int
     total: float = 0.0
     count: int = 0
+    last: float = 0.0
 
     @property
     def average(self) -> float:
@@ -26,72 +31,180 @@ class Eviction:
 
 
 class TreeRule:
-    """Section 2 of the method: compare two neighbours at the cursor, evict one, advance."""
+    """Section 2: compare `scope` neighbours at the cursor (the paper: two), evict one, advance."""
 
-    def __init__(self, capacity: int, sink: int, recent: int, stride: int = 1) -> None:
-        self.capacity, self.sink, self.recent, self.stride = capacity, sink, recent, stride
+    def __init__(self, capacity, sink, recent, stride=1, scope=2, left=False) -> None:
+        self.sink, self.stride, self.scope, self.left = sink, stride, scope, left
+        self.region = capacity - sink - recent
         self.cursor = 0
 
-    def evict_one(self, entries: list, step: int) -> Eviction:
-        region = self.capacity - self.sink - self.recent
-        left = self.sink + self.cursor
-        right = left + 1
-        if entries[left].average > entries[right].average:
-            loser, winner = right, left
-        else:
-            loser, winner = left, right
+    def evict(self, heads: list[list], step: int) -> list[Eviction]:
+        evictions = [self.evict_from(entries, step) for entries in heads]
+        # With two neighbours the cursor runs over the whole region; with more it stops where the last fit.
+        self.cursor = (self.cursor + self.stride) % (self.region - (self.scope - 2))
+        return evictions
+
+    def evict_from(self, entries: list, step: int) -> Eviction:
+        first = self.sink + self.cursor
+        ranks = list(range(first, first + self.scope))
+        loser = first
+        if not self.left:
+            for rank in ranks:
+                if entries[rank].average < entries[loser].average:
+                    loser = rank
+        winner = None
+        for rank in ranks:
+            if rank != loser and (winner is None or entries[rank].average >= entries[winner].average):
+                winner = rank
         eviction = Eviction(entries[loser].position, entries[winner].position, step)
         del entries[loser]
-        self.cursor = (self.cursor + self.stride) % region
         return eviction
 
 
 class StreamingRule:
-    """StreamingLLM: the first `sink` tokens and the last `capacity - sink`."""
+    """StreamingLLM: the first `sink` tokens and the last ones."""
 
-    def __init__(self, capacity: int, sink: int) -> None:
-        self.capacity, self.sink = capacity, sink
+    def __init__(self, sink: int) -> None:
+        self.sink = sink
 
-    def evict_one(self, entries: list, step: int) -> Eviction:
-        loser = entries[self.sink].position
-        del entries[self.sink]
-        return Eviction(loser, None, step)
+    def evict(self, heads: list[list], step: int) -> list[Eviction]:
+        return [Eviction(entries.pop(self.sink).position, None, step) for entries in heads]
 
 
-def make_rule(config, capacity: int | None = None):
+class H2ORule:
+    """The lowest sum of weights among those that are not protected; the older of equals."""
+
+    def __init__(self, sink: int, recent: int) -> None:
+        self.sink, self.recent = sink, recent
+
+    def evict(self, heads: list[list], step: int) -> list[Eviction]:
+        evictions = []
+        for entries in heads:
+            candidates = range(self.sink, len(entries) - self.recent)
+            loser = min(candidates, key=lambda rank: (entries[rank].total, rank))
+            evictions.append(Eviction(entries.pop(loser).position, None, step))
+        return evictions
+
+
+class TOVARule:
+    """The lowest weight of the last query, averaged over all heads; every head drops the same token."""
+
+    def __init__(self, sink: int, recent: int) -> None:
+        self.sink, self.recent = sink, recent
+
+    def evict(self, heads: list[list], step: int) -> list[Eviction]:
+        candidates = range(self.sink, len(heads[0]) - self.recent)
+        loser = min(candidates, key=lambda rank: (sum(entries[rank].last for entries in heads), rank))
+        return [Eviction(entries.pop(loser).position, None, step) for entries in heads]
+
+
+class RandomRule:
+    """Anybody who is not protected, by a hash of seed, layer, head, number held and step."""
+
+    def __init__(self, sink: int, recent: int, seed: int, layer: int) -> None:
+        self.sink, self.recent, self.seed, self.layer = sink, recent, seed, layer
+
+    def evict(self, heads: list[list], step: int) -> list[Eviction]:
+        evictions = []
+        for h, entries in enumerate(heads):
+            candidates = len(entries) - self.sink - self.recent
+            draw = splitmix(self.seed, self.layer, h, len(entries), step)
+            evictions.append(Eviction(entries.pop(self.sink + draw % candidates).position, None, step))
+        return evictions
+
+
+def splitmix(*parts: int) -> int:
+    """SplitMix64's finalizer over the parts, in arithmetic modulo 2**64; the upper 31 bits."""
+    mask = 2**64 - 1
+    value = 0
+    for part in parts:
+        value = (value + part + 1) * 0x9E3779B97F4A7C15 & mask
+        value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 & mask
+        value = (value ^ value >> 27) * 0x94D049BB133111EB & mask
+        value = value ^ value >> 31
+    return value >> 33
+
+
+def make_rule(config, capacity: int | None = None, layer: int = 0):
     """The rule for a TreeKVConfig; `capacity` where it is not the cache size."""
     capacity = capacity or config.cache_size
-    if config.policy == "tree":
-        return TreeRule(capacity, config.sink_size, config.recent_size, config.stride)
+    sink, recent = config.sink_size, config.recent_size
+    if config.policy in ("tree", "tree_left"):
+        return TreeRule(capacity, sink, recent, config.stride, config.scope, left=config.policy == "tree_left")
     if config.policy == "streaming":
-        return StreamingRule(capacity, config.sink_size)
+        return StreamingRule(sink)
+    if config.policy == "h2o":
+        return H2ORule(sink, recent)
+    if config.policy == "tova":
+        return TOVARule(sink, recent)
+    if config.policy == "random":
+        return RandomRule(sink, recent, config.seed, layer)
     raise KeyError(config.policy)
 
 
-def select_prompt(config, averages: list[float]) -> tuple[list[int], list[Eviction]]:
-    """Section 4: which positions of a prompt stay in one head, given each token's average weight."""
-    length, size = len(averages), config.block_size
+def select_prompt(config, heads: list[list[Entry]], layer: int = 0, layers: int = 1) -> list[list[int]]:
+    """Section 4 and the baselines: which positions of a prompt stay in each head of a layer."""
+    length, size = len(heads[0]), config.block_size
     if length <= config.cache_size:
-        return list(range(length)), []
+        return [list(range(length)) for _ in heads]
+    sinks = list(range(config.sink_size))
+    recents = list(range(length - config.recent_size, length))
+    middle = range(config.sink_size, length - config.recent_size)
+
+    def top(score, count: int, candidates) -> list[int]:
+        """The highest scores; of equals the newer."""
+        return sorted(sorted(candidates, key=lambda p: (score(p), p))[len(candidates) - count :])
+
     if config.policy == "streaming":
-        last = config.cache_size - config.sink_size
-        kept = [p for p in range(length) if p < config.sink_size or p >= length - last]
-        return kept, []
+        return [sinks + recents for _ in heads]
+    if config.policy == "h2o":
+        return [sinks + top(lambda p, e=e: e[p].total, config.region_size, middle) + recents for e in heads]
+    if config.policy == "tova":
+        common = top(lambda p: sum(e[p].last for e in heads), config.region_size, middle)
+        return [sinks + common + recents for _ in heads]
+    if config.policy == "random":
+        draws = [lambda p, h=h: splitmix(config.seed, layer, h, length, p) for h in range(len(heads))]
+        return [sinks + top(draw, config.region_size, middle) + recents for draw in draws]
+    if config.policy in ("snapkv", "pyramidkv"):
+        prefix = length - config.window_size
+        budget = config.cache_size - config.window_size
+        if config.policy == "pyramidkv" and layers > 1:
+            least = budget // 20
+            most = 2 * budget - least
+            budget = most - layer * ((most - least) // (layers - 1))
+        window = list(range(prefix, length))
+        kept = []
+        for entries in heads:
+            scores = pooled([e.total for e in entries[:prefix]], config.kernel_size, config.pooling)
+            kept.append(top(scores.__getitem__, min(budget, prefix), range(prefix)) + window)
+        return kept
+
     blocks = [list(range(first, min(first + size, length))) for first in range(0, length, size)]
     rule = TreeRule(
         config.cache_size // size,
         -(-config.sink_size // size),
         -(-config.recent_size // size),
         config.stride,
+        config.scope,
+        left=config.policy == "tree_left",
     )
-    cache: list[Entry] = []
-    evictions = []
+    cache: list[list[Entry]] = [[] for _ in heads]
     for number, block in enumerate(blocks):
-        mean = sum(averages[p] for p in block) / len(block)
-        if len(block) < size:
-            mean = float("inf")  # a short last block is never evicted
-        cache.append(Entry(number, mean, 1))
-        if len(cache) > rule.capacity:
-            evictions.append(rule.evict_one(cache, number))
-    kept = [p for entry in cache for p in blocks[entry.position]]
-    return kept, evictions
+        for entries, held in zip(heads, cache):
+            mean = sum(entries[p].average for p in block) / len(block)
+            if len(block) < size:
+                mean = float("inf")  # a short last block is never evicted
+            held.append(Entry(number, mean, 1))
+        if number >= config.cache_size // size:
+            rule.evict(cache, number)
+    return [[p for entry in held for p in blocks[entry.position]] for held in cache]
+
+
+def pooled(scores: list[float], kernel: int, kind: str) -> list[float]:
+    """Average (padding counts as zero) or maximum over `kernel` neighbours."""
+    half = kernel // 2
+    result = []
+    for i in range(len(scores)):
+        near = scores[max(i - half, 0) : i + half + 1]
+        result.append(sum(near) / kernel if kind == "average" else max(near))
+    return result

@@ -30,12 +30,12 @@ def compare(model, config: TreeKVConfig, calls: list[int], seed: int = 1) -> Non
 
 
 def compare_traces(cache: TreeKVCache, reference: ReferenceLlama, seen: int) -> None:
-    for layer, heads in enumerate(reference.heads):
+    for layer, held in enumerate(reference.layers):
         trace = cache.trace[layer]
-        for h, head in enumerate(heads):
+        for h, evictions in enumerate(held.evictions):
             evicted = [-1] * seen
             survivor = [-1] * seen
-            for eviction in head.evictions:
+            for eviction in evictions:
                 evicted[eviction.loser] = eviction.step
                 survivor[eviction.loser] = -1 if eviction.winner is None else eviction.winner
             assert trace.evicted_at[0, h].tolist() == evicted
@@ -51,7 +51,18 @@ def compare_traces(cache: TreeKVCache, reference: ReferenceLlama, seen: int) -> 
         dict(policy="tree", sink_size=1, recent_size=4, stride=2),  # an odd region: the cursor wraps unevenly
         dict(policy="tree", sink_size=0, recent_size=0),
         dict(policy="tree", sink_size=3, recent_size=1),
+        dict(policy="tree", sink_size=2, recent_size=4, scope=4),
+        dict(policy="tree", sink_size=2, recent_size=4, scope=3, stride=2),
+        dict(policy="tree", sink_size=2, recent_size=4, importance="contribution"),
+        dict(policy="tree", sink_size=1, recent_size=3, budgets=(8, 16)),
+        dict(policy="tree_left", sink_size=2, recent_size=4),
+        dict(policy="tree_left", sink_size=0, recent_size=0, stride=2),
         dict(policy="streaming", sink_size=4),
+        dict(policy="h2o"),
+        dict(policy="h2o", sink_size=2, recent_size=0),
+        dict(policy="tova"),
+        dict(policy="tova", sink_size=1, recent_size=3),
+        dict(policy="random", seed=3),
         dict(policy="full"),
     ],
     ids=str,
@@ -68,7 +79,13 @@ def test_decoding_follows_the_rule(llama, settings, positions):
         dict(policy="tree", sink_size=2, recent_size=4),
         dict(policy="tree", sink_size=2, recent_size=4, stride=2),
         dict(policy="tree", sink_size=0, recent_size=0),
+        dict(policy="tree", sink_size=2, recent_size=4, scope=4),
+        dict(policy="tree", sink_size=2, recent_size=4, importance="contribution"),
+        dict(policy="tree_left", sink_size=2, recent_size=4),
         dict(policy="streaming"),
+        dict(policy="h2o"),
+        dict(policy="tova"),
+        dict(policy="random"),
     ],
     ids=str,
 )
@@ -86,7 +103,18 @@ def test_stream_prefill_follows_the_rule(llama, settings, block_size):
         dict(policy="tree", sink_size=0, recent_size=0, block_size=4),
         dict(policy="tree", sink_size=2, recent_size=4, block_size=4, positions="original"),
         dict(policy="tree", sink_size=3, recent_size=5, prefill="none", block_size=4),
+        dict(policy="tree", sink_size=2, recent_size=4, block_size=2, scope=3),
+        dict(policy="tree", sink_size=2, recent_size=4, block_size=2, importance="contribution"),
+        dict(policy="tree", sink_size=1, recent_size=4, block_size=2, budgets="rising"),
+        dict(policy="tree_left", sink_size=2, recent_size=4, block_size=2),
         dict(policy="streaming"),
+        dict(policy="h2o"),
+        dict(policy="h2o", prefill="none"),
+        dict(policy="tova"),
+        dict(policy="random"),
+        dict(policy="snapkv", window_size=5),
+        dict(policy="snapkv", window_size=3, kernel_size=3, pooling="max", positions="original"),
+        dict(policy="pyramidkv", window_size=6),
     ],
     ids=str,
 )
@@ -167,9 +195,7 @@ def test_stream_in_chunks_equals_one_pass(llama, chunk):
     ids = tiny.tokens(50)
     once, chunked = TreeKVCache(config, llama.config), TreeKVCache(config, llama.config)
     expected = llama.generate(ids, past_key_values=once, max_new_tokens=10, do_sample=False)
-    got = llama.generate(
-        ids, past_key_values=chunked, max_new_tokens=10, do_sample=False, prefill_chunk_size=chunk
-    )
+    got = llama.generate(ids, past_key_values=chunked, max_new_tokens=10, do_sample=False, prefill_chunk_size=chunk)
     assert torch.equal(got, expected)
     for layer in range(2):
         assert torch.equal(once.kept_positions(layer), chunked.kept_positions(layer))
@@ -241,7 +267,7 @@ def test_reset_forgets_everything(llama):
 
 def test_wrong_attention_implementation_is_refused_before_any_work():
     model = tiny.llama("sdpa")
-    with pytest.raises(TreeKVError, match="'sdpa'.*set_attn_implementation\\('treekv'\\)"):
+    with pytest.raises(TreeKVError, match=r"'sdpa'.*set_attn_implementation\('treekv'\)"):
         TreeKVCache(TreeKVConfig(cache_size=16), model.config)
 
 

@@ -100,7 +100,7 @@ def test_bad_files_are_refused(tmp_path, change, words):
 def test_what_is_not_settings_is_refused(tmp_path, content):
     path = tmp_path / "settings.json"
     path.write_bytes(content)
-    with pytest.raises(TreeKVError, match="settings.json"):
+    with pytest.raises(TreeKVError, match=r"settings\.json"):
         TreeKVConfig.load(path)
 
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from tests.reference.policies import Entry, make_rule, select_prompt
 from treekv import TreeKVConfig
 from treekv.ledger import Ledger
-from treekv.policies import get, names
+from treekv.policies import Prompt, get, names
 from treekv.policies.tree import without
 
-BOUNDED = [name for name in names() if get(name).bounded]
+BOUNDED = [name for name in names() if get(name).evicts_prompt and get(name).evicts_decoding]
 HEADS = 2
 
 
@@ -21,43 +21,50 @@ def run_both(config: TreeKVConfig, calls: list[int], seed: int, ties: bool) -> N
     """Feed random weights to the ledger and to lists, in blocks of the given lengths."""
     generator = torch.Generator().manual_seed(seed)
     ledger = Ledger(config, batch=1, heads=HEADS)
-    heads = [([], make_rule(config), []) for _ in range(HEADS)]
+    rule = make_rule(config)
+    heads: list[list[Entry]] = [[] for _ in range(HEADS)]
+    evictions: list[list] = [[] for _ in range(HEADS)]
     row, seen = slice(0, 1), 0
     for q in calls:
         held = ledger.held[0]
         weights = torch.rand(1, HEADS, q, held + q, generator=generator)
         if ties:
             weights = (weights * 3).round() / 2  # sums of halves are exact, so ties are ties
-        causal = torch.ones(q, held + q).tril(held).bool()
-        weights = weights.masked_fill(~causal, 0.0)
+        weights = weights.masked_fill(~torch.ones(q, held + q).tril(held).bool(), 0.0)
         slot_of = torch.cat([ledger.order[0, :, :held], torch.arange(held, held + q).expand(HEADS, q)], 1)
-        for h, (entries, rule, evictions) in enumerate(heads):
+        if config.policy == "tova":  # its heads hold the same tokens in the same slots
+            slot_of = slot_of[:1].expand(HEADS, -1)
+        for h, entries in enumerate(heads):
             entries.extend(Entry(seen + i) for i in range(q))
             for i in range(q):
                 for rank in range(held + i + 1):
-                    entries[rank].total += weights[0, h, i, slot_of[h, rank]].item()
+                    entries[rank].last = weights[0, h, i, slot_of[h, rank]].item()
+                    entries[rank].total += entries[rank].last
                     entries[rank].count += 1
-            while len(entries) > config.cache_size:
-                evictions.append(rule.evict_one(entries, seen + q - 1))
+        while len(heads[0]) > config.cache_size:
+            for past, eviction in zip(evictions, rule.evict(heads, seen + q - 1)):
+                past.append(eviction)
         final = min(held + q, config.cache_size)
         ledger.reserve(final, config.cache_size)
-        observed = weights.sum(2) if ledger.policy.uses_attention else None
+        observed = None
+        if ledger.policy.uses_attention:
+            observed = weights.sum(2) if ledger.policy.accumulates else weights[:, :, -1]
         placement = ledger.step(row, q, observed)
         seen += q
         check_invariants(ledger, config, seen)
         assert placement.slots.shape[2] == min(q, final)
-        for h, (entries, _, _) in enumerate(heads):
+        for h, entries in enumerate(heads):
             assert ledger.positions(row)[0, h].tolist() == [e.position for e in entries]
-            if ledger.policy.uses_attention:
+            if observed is not None and ledger.policy.accumulates:
                 slots = ledger.order[0, h, : len(entries)]
                 assert torch.allclose(ledger.sums[0, h, slots], torch.tensor([e.total for e in entries]))
                 assert ledger.counts[0, h, slots].tolist() == [e.count for e in entries]
-    for h, (_, _, evictions) in enumerate(heads):
-        for eviction in evictions:
+    for h, past in enumerate(evictions):
+        for eviction in past:
             assert ledger.trace.evicted_at[0, h, eviction.loser] == eviction.step
             expected = -1 if eviction.winner is None else eviction.winner
             assert ledger.trace.survivor[0, h, eviction.loser] == expected
-        assert (ledger.trace.evicted_at[0, h] >= 0).sum() == len(evictions)
+        assert (ledger.trace.evicted_at[0, h] >= 0).sum() == len(past)
 
 
 def check_invariants(ledger: Ledger, config: TreeKVConfig, seen: int) -> None:
@@ -82,6 +89,8 @@ def settings_and_calls(draw):
     sizes = dict(cache_size=cache_size, sink_size=sink, seed=draw(st.integers(0, 3)))
     if policy != "streaming":
         sizes["recent_size"] = draw(st.integers(0, cache_size - sink - 2))
+    if policy == "tree":
+        sizes["scope"] = draw(st.integers(2, min(5, cache_size - sink - sizes["recent_size"])))
     stride = draw(st.sampled_from([1, 2]))
     config = TreeKVConfig(policy=policy, stride=stride, prefill="stream", block_size=1, trace=True, **sizes)
     calls = draw(st.lists(st.sampled_from([1, 1, 1, 2, 3, 7, 13, 30]), min_size=1, max_size=30))
@@ -115,15 +124,16 @@ def test_prompt_selection_equals_the_rule_on_lists(policy, block, blocks, data):
     ledger = Ledger(config, batch=1, heads=HEADS)
     row = slice(0, 1)
     given_scores = (sums, counts) if ledger.policy.uses_attention else (None, None)
-    selection = ledger.choose_prompt(row, length, *given_scores)
+    selection = ledger.choose_prompt(length, *given_scores)
     held = length if selection is None else selection.kept.shape[-1]
     ledger.reserve(held, cache_size)
     kept = ledger.admit_prompt(row, length, selection, *given_scores)
     assert kept.shape[2] <= cache_size
+    entries = [[Entry(p, w, 1, last=w) for p, w in enumerate(head)] for head in sums[0].tolist()]
+    expected = select_prompt(config, entries)
     for h in range(HEADS):
-        expected, _ = select_prompt(config, sums[0, h].tolist())
-        assert kept[0, h].tolist() == expected
-        gone = sorted(set(range(length)) - set(expected))
+        assert kept[0, h].tolist() == expected[h]
+        gone = sorted(set(range(length)) - set(expected[h]))
         evicted_at = ledger.trace.evicted_at[0, h]
         assert (evicted_at >= 0).nonzero().flatten().tolist() == gone
         assert all(evicted_at[gone] == length - 1)
@@ -131,8 +141,9 @@ def test_prompt_selection_equals_the_rule_on_lists(policy, block, blocks, data):
 
 def test_block_winners_are_recorded():
     config = TreeKVConfig(cache_size=8, sink_size=2, recent_size=2, block_size=2, trace=True)
-    averages = torch.tensor([9, 9, 1, 1, 2, 2, 3, 3, 0, 0, 5, 5, 6.0])[None, None]
-    selection = get("tree").select_prompt(config, averages, 13)
+    sums = torch.tensor([9, 9, 1, 1, 2, 2, 3, 3, 0, 0, 5, 5, 6.0])[None, None]
+    prompt = Prompt(13, sums, torch.ones(1, 1, 13), heads=1, layer=0, layers=1, device=sums.device)
+    selection = get("tree").select_prompt(config, prompt)
     # Blocks: 0 is the sink; 1 (score 1) loses to 2 (score 2); then 3 (score 3) beats 4 (score 0); then, back at
     # the start of the region, 2 loses to 3; the short block 6 is recent.
     assert selection.kept[0, 0].tolist() == [0, 1, 6, 7, 10, 11, 12]

@@ -15,25 +15,35 @@ if TYPE_CHECKING:
 
 
 class Scores(Protocol):
-    """What a policy may look at. Ranks are positions in the cache, oldest first.
+    """What a policy may look at when it evicts. Ranks are positions in the cache, oldest first.
 
     Attributes:
         held: number of ranks, newcomers included.
         capacity: ranks at rest; `held - capacity` must go.
         cursor: where policy "tree" compares next, counted from the end of the sinks: one number for all rows,
             or a LongTensor [batch, 1, 1].
+        step: true position of the newest token: one number, or a LongTensor [batch, 1, 1].
+        layer: the layer's number in the model.
         shape: (batch, kv_heads).
         device: where the tensors live.
     """
 
-    held: int
     capacity: int
     cursor: int | Tensor
+    step: int | Tensor
+    layer: int
     shape: tuple[int, int]
     device: torch.device
 
+    @property
+    def held(self) -> int: ...
+
     def average(self, ranks: slice | Tensor) -> Tensor:
-        """Average observed attention weight, float32 [batch, kv_heads, m], of the m ranks asked for."""
+        """Average observed weight, float32 [batch, kv_heads, m], of the m ranks asked for."""
+        ...
+
+    def total(self, ranks: slice | Tensor) -> Tensor:
+        """Sum of observed weights likewise; for a policy with `accumulates` False, the last observed weight."""
         ...
 
 
@@ -51,37 +61,88 @@ class Evictions(NamedTuple):
     cursor: int | Tensor
 
 
+class Prompt(NamedTuple):
+    """A prompt that is longer than the cache, as prefill "tree" sees it.
+
+    Attributes:
+        length: T, its tokens.
+        sums: float32 [batch, kv_heads, T], weights summed over the observing queries; None for a policy that
+            does not use attention.
+        counts: float32 [1, 1, T], how many observing queries could see the token; None likewise.
+        heads: KV heads.
+        layer, layers: the layer's number and how many the model has.
+        device: where the tensors live.
+    """
+
+    length: int
+    sums: Tensor | None
+    counts: Tensor | None
+    heads: int
+    layer: int
+    layers: int
+    device: torch.device
+
+
+class Selection(NamedTuple):
+    """What stays of a prompt.
+
+    Attributes:
+        kept: LongTensor [batch or 1, kv_heads or 1, k], positions that stay, ascending.
+        survivors: LongTensor [batch or 1, kv_heads or 1, T], for each token the position that won against it
+            when it was evicted, -1 where it stays or nothing was compared; None if nothing was compared at all.
+    """
+
+    kept: Tensor
+    survivors: Tensor | None
+
+
 class Policy(ABC):
     """Base of all policies; stateless, so one object serves every cache.
 
     Attributes:
         name: the value of `TreeKVConfig.policy`.
-        bounded: False for a policy that never evicts.
+        evicts_prompt: whether a prompt is reduced.
+        evicts_decoding: whether the capacity also holds while decoding; if not, new tokens are all kept.
         uses_attention: whether scores are needed; without them attention weights are not collected.
+        accumulates: whether scores are sums over queries, or just what the last query saw.
+        observes_whole_prompt: whether all queries of a prompt score it, or those of the observation window.
+        depends_on_layer: whether layers are treated differently.
     """
 
     name: str
-    bounded: bool = True
+    evicts_prompt: bool = True
+    evicts_decoding: bool = True
     uses_attention: bool = True
+    accumulates: bool = True
+    observes_whole_prompt: bool = False
+    depends_on_layer: bool = False
+
+    def default_sink_size(self) -> int:
+        """The paper's 4."""
+        return 4
 
     def default_recent_size(self, cache_size: int, sink_size: int) -> int:
         """Half of the cache, sinks included (the paper: 1,024 = 4 + 508 + 512)."""
         return max(cache_size // 2 - sink_size, 0)
 
+    def default_window_size(self, block_size: int) -> int:
+        """The paper's: one block."""
+        return block_size
+
     def check(self, config: TreeKVConfig) -> None:
         """Raise a `TreeKVError` if the sizes do not fit this policy."""
-        if config.region_size < 2:
+        if config.region_size < 1:
             raise TreeKVError(
                 f"cache_size {config.cache_size} minus sink_size {config.sink_size} minus recent_size "
-                f"{config.recent_size} leaves a tree region of {config.region_size}; at least 2 ranks are needed "
-                "to compare neighbours, so raise cache_size or lower recent_size"
+                f"{config.recent_size} leaves {config.region_size} tokens for policy {self.name!r} to choose; at least "
+                "1 is needed, so raise cache_size or lower recent_size"
             )
 
     def fits_blocks(self, config: TreeKVConfig, block_size: int) -> bool:
         """Whether `block_size` is sensible as a default for these settings."""
         return True
 
-    def check_blocks(self, config: TreeKVConfig) -> None:
+    def check_blocks(self, config: TreeKVConfig) -> None:  # noqa: B027  most policies do not use blocks
         """Raise a `TreeKVError` if `config.block_size` cannot be used with prefill "tree"."""
 
     @abstractmethod
@@ -89,21 +150,25 @@ class Policy(ABC):
         """Choose between 1 and `count` of the next evictions; the caller asks again for the rest."""
 
     @abstractmethod
-    def select_prompt(self, config: TreeKVConfig, averages: Tensor | None, length: int) -> PromptSelection:
-        """Which tokens of a prompt longer than the cache stay, for prefill "tree".
-
-        `averages` [batch, kv_heads, length], or None if the policy does not use attention.
-        """
+    def select_prompt(self, config: TreeKVConfig, prompt: Prompt) -> Selection:
+        """Which tokens of a prompt longer than the cache stay, for prefill "tree"."""
 
 
-class PromptSelection(NamedTuple):
-    """The outcome of prefill "tree".
+def lowest(values: Tensor, count: int, first_rank: int) -> Tensor:
+    """Ranks, ascending, of the `count` lowest of `values` [batch, heads, n], the first of which has `first_rank`.
 
-    Attributes:
-        kept: LongTensor [batch or 1, kv_heads or 1, k], positions that stay, ascending.
-        survivors: LongTensor [batch or 1, kv_heads or 1, length], for each token the position that won against
-            it when it was evicted, -1 where it stays or nothing was compared.
+    Among equals the older ones come first, on every device.
     """
+    return values.argsort(dim=2, stable=True)[..., :count].sort(dim=2).values + first_rank
 
-    kept: Tensor
-    survivors: Tensor
+
+def highest(values: Tensor, count: int) -> Tensor:
+    """Positions, ascending, of the `count` highest of `values` [batch, heads, n]; among equals the newer ones."""
+    return values.argsort(dim=2, stable=True)[..., values.shape[2] - count :].sort(dim=2).values
+
+
+def with_protected(chosen: Tensor, first: int, last: int, length: int) -> Tensor:
+    """`chosen` [batch, heads, n] between the positions before `first` and those from `last` on."""
+    shape = (*chosen.shape[:2], -1)
+    position = torch.arange(length, device=chosen.device)
+    return torch.cat([position[:first].expand(shape), chosen, position[last:].expand(shape)], dim=2)

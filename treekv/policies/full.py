@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from treekv.policies.base import Evictions, Policy, PromptSelection, Scores
+from treekv.policies.base import Evictions, Policy, Prompt, Scores, Selection
 
 if TYPE_CHECKING:
     from treekv.config import TreeKVConfig
@@ -16,7 +14,8 @@ class Full(Policy):
     """The uncompressed cache, as the reference the others are compared with. Acts in no stage."""
 
     name = "full"
-    bounded = False
+    evicts_prompt = False
+    evicts_decoding = False
     uses_attention = False
 
     def check(self, config: TreeKVConfig) -> None:
@@ -25,5 +24,5 @@ class Full(Policy):
     def evict(self, config: TreeKVConfig, scores: Scores, count: int) -> Evictions:
         raise RuntimeError("policy 'full' is never asked to evict")
 
-    def select_prompt(self, config: TreeKVConfig, averages: Tensor | None, length: int) -> PromptSelection:
+    def select_prompt(self, config: TreeKVConfig, prompt: Prompt) -> Selection:
         raise RuntimeError("policy 'full' is never asked to evict")

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from treekv.errors import TreeKVError
-from treekv.policies.base import Evictions, Policy, PromptSelection, Scores
+from treekv.policies.base import Evictions, Policy, Prompt, Scores, Selection
 
 if TYPE_CHECKING:
     from treekv.config import TreeKVConfig
@@ -42,8 +41,8 @@ class Streaming(Policy):
         losers = torch.arange(config.sink_size, config.sink_size + count, device=scores.device)
         return Evictions(losers.expand(*scores.shape, count), None, scores.cursor)
 
-    def select_prompt(self, config: TreeKVConfig, averages: Tensor | None, length: int) -> PromptSelection:
-        positions = torch.arange(length)
-        window_start = length - (config.cache_size - config.sink_size)
+    def select_prompt(self, config: TreeKVConfig, prompt: Prompt) -> Selection:
+        positions = torch.arange(prompt.length, device=prompt.device)
+        window_start = prompt.length - (config.cache_size - config.sink_size)
         kept = positions[(positions < config.sink_size) | (positions >= window_start)]
-        return PromptSelection(kept[None, None], torch.full((1, 1, length), -1))
+        return Selection(kept[None, None], None)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from treekv.errors import TreeKVError
-from treekv.policies.base import Evictions, Policy, PromptSelection, Scores
+from treekv.policies.base import Evictions, Policy, Prompt, Scores, Selection
 
 if TYPE_CHECKING:
     from treekv.config import TreeKVConfig
@@ -19,93 +19,105 @@ class Tree(Policy):
 
     Paper: He et al., "TreeKV: Smooth Key-Value Cache Compression with Tree Structures", IJCAI 2025
     (arXiv 2501.04987). Acts in both stages: token by token while decoding, block by block on a prompt. Where
-    the paper can be read in two ways the cursor moves by `stride` 1; see docs/method.md.
+    the paper can be read in two ways the cursor moves by `stride` 1; see docs/method.md. Beyond the paper, `scope`
+    neighbours instead of 2 may compete, and `importance` "contribution" weighs attention by the value's norm.
     """
 
     name = "tree"
 
-    def evict(self, config: TreeKVConfig, scores: Scores, count: int) -> Evictions:
-        region = scores.capacity - config.sink_size - config.recent_size
-        return sweep(scores, count, config.sink_size, region, config.stride)
+    def check(self, config: TreeKVConfig) -> None:
+        if config.region_size < 2:
+            raise TreeKVError(
+                f"cache_size {config.cache_size} minus sink_size {config.sink_size} minus recent_size "
+                f"{config.recent_size} leaves a tree region of {config.region_size}; at least 2 ranks are needed "
+                "to compare neighbours, so raise cache_size or lower recent_size"
+            )
+        if config.scope > config.region_size:
+            raise TreeKVError(
+                f"scope must be at most the tree region of {config.region_size} ranks, got {config.scope}"
+            )
 
     def fits_blocks(self, config: TreeKVConfig, block_size: int) -> bool:
-        return _region_blocks(config, block_size) >= 2
+        return _region_blocks(config, block_size) >= max(2, config.scope)
 
     def check_blocks(self, config: TreeKVConfig) -> None:
         if config.cache_size % config.block_size:
             raise TreeKVError(
-                f"block_size must divide cache_size ({config.cache_size}) for prefill 'tree', "
-                f"got {config.block_size}"
+                f"block_size must divide cache_size ({config.cache_size}) for prefill 'tree', got {config.block_size}"
             )
-        region = _region_blocks(config, config.block_size)
-        if region < 2:
+        region, least = _region_blocks(config, config.block_size), max(2, config.scope)
+        if region < least:
             raise TreeKVError(
                 f"block_size {config.block_size} leaves a tree region of {region} blocks between the sinks and the "
-                "recent tokens (each rounded up to whole blocks); at least 2 are needed for prefill 'tree', so "
-                "choose a smaller block_size"
+                f"recent tokens (each rounded up to whole blocks); at least {least} are needed for prefill 'tree', "
+                "so choose a smaller block_size"
             )
 
-    def select_prompt(self, config: TreeKVConfig, averages: Tensor | None, length: int) -> PromptSelection:
-        assert averages is not None  # uses_attention is True
-        size = config.block_size
-        blocks = BlockScores(averages, size, capacity=config.cache_size // size)
-        batch, heads = blocks.shape
-        device = averages.device
-        kept = torch.arange(blocks.held, device=device).expand(batch, heads, -1)
+    def evict(self, config: TreeKVConfig, scores: Scores, count: int) -> Evictions:
+        region = scores.capacity - config.sink_size - config.recent_size
+        return self.sweep(config, scores, count, config.sink_size, region)
+
+    def sweep(self, config: TreeKVConfig, scores: Scores, count: int, sink: int, region: int) -> Evictions:
+        """The next evictions at the cursor, up to the end of the region, as many at once as can be."""
+        if config.scope > 2:
+            return _compare_many(scores, sink, region, config.scope, config.stride)
+        return compare_pairs(scores, count, sink, region, config.stride)
+
+    def select_prompt(self, config: TreeKVConfig, prompt: Prompt) -> Selection:
+        averages = None
+        if prompt.sums is not None and prompt.counts is not None:
+            averages = prompt.sums / prompt.counts
+        blocks = _Blocks(averages, config, prompt)
+        kept = torch.arange(blocks.held, device=prompt.device).expand(*blocks.shape, -1)
         winner_of = torch.full_like(kept, -1)
+        region = _region_blocks(config, config.block_size)
+        sink = -(-config.sink_size // config.block_size)
         while blocks.held > blocks.capacity:
             # Scores are fixed, so inserting every block first and evicting afterwards makes the same comparisons
             # as inserting them one by one: a pair lies left of whatever is still to come.
-            losers, winners, blocks.cursor = sweep(
-                blocks,
-                blocks.held - blocks.capacity,
-                -(-config.sink_size // size),
-                _region_blocks(config, size),
-                config.stride,
-            )
+            losers, winners, blocks.cursor = self.sweep(config, blocks, blocks.held - blocks.capacity, sink, region)
+            assert winners is not None
             winner_of = winner_of.scatter(2, kept.gather(2, losers), kept.gather(2, winners))
             kept = without(kept, losers)
-            blocks.averages = without(blocks.averages, losers)
-        return self._spread(kept, winner_of, size, length)
-
-    def _spread(self, kept: Tensor, winner_of: Tensor, size: int, length: int) -> PromptSelection:
-        """From blocks to tokens; a short last block is in `kept` in every head (see `BlockScores`)."""
-        offset = torch.arange(size, device=kept.device)
-        tokens = (kept[..., None] * size + offset).flatten(-2)
-        tokens = tokens[..., : tokens.shape[2] - (-length % size)]
-        survivors = (winner_of.repeat_interleave(size, dim=2) * size)[..., :length]
-        survivors = torch.where(
-            survivors < 0,
-            -1,
-            (survivors + offset.repeat(winner_of.shape[2])[:length]).clamp(max=length - 1),
-        )
-        return PromptSelection(tokens, survivors)
+            blocks.remove(losers)
+        return _tokens_of_blocks(kept, winner_of, config.block_size, prompt.length)
 
 
-def sweep(scores: Scores, count: int, sink: int, region: int, stride: int) -> Evictions:
-    """The next evictions at the cursor, up to the end of the region, all at once.
+def compare_pairs(scores: Scores, count: int, sink: int, region: int, stride: int) -> Evictions:
+    """With `left` at the cursor, evict `left` unless avg[left] > avg[left + 1]; advance the cursor by `stride`.
 
-    With `left` at the cursor, evict `left` unless avg[left] > avg[left + 1], then advance the cursor by `stride`.
     Each eviction shifts the ranks to its right down by one, so the k-th pair of a sweep begins at rank
     left + k * (stride + 1) of the list before it: pairs do not overlap and can be compared together.
     """
-    device = scores.device
-    if isinstance(scores.cursor, Tensor):
-        count = 1  # rows are at different places of the region: a longer sweep would end at different times
-        left = scores.cursor + sink
-    else:
-        count = min(count, -(-(region - scores.cursor) // stride))
-        first = sink + scores.cursor
-        if count == 1:
-            pair = scores.average(slice(first, first + 2))
-            right_loses = (pair[..., :1] > pair[..., 1:]).long()
-            losers = right_loses + first
-            return Evictions(losers, 2 * first + 1 - losers, (scores.cursor + stride) % region)
-        left = first + (stride + 1) * torch.arange(count, device=device)[None, None]
-    right_loses = (scores.average(left) > scores.average(left + 1)).long()
-    losers = left + right_loses
-    cursor = (scores.cursor + count * stride) % region
-    return Evictions(losers, 2 * left + 1 - losers, cursor)
+    count = at_once(scores.cursor, count, region, stride)
+    left = scores.cursor + sink
+    if count == 1 and isinstance(left, int):
+        pair = scores.average(slice(left, left + 2))
+        losers = (pair[..., :1] > pair[..., 1:]).long() + left
+        return Evictions(losers, 2 * left + 1 - losers, (scores.cursor + stride) % region)
+    left = left + (stride + 1) * torch.arange(count, device=scores.device)[None, None]
+    losers = left + (scores.average(left) > scores.average(left + 1)).long()
+    return Evictions(losers, 2 * left + 1 - losers, (scores.cursor + count * stride) % region)
+
+
+def at_once(cursor: int | Tensor, count: int, region: int, stride: int) -> int:
+    """How many of `count` evictions the cursor makes before it reaches the end of the region.
+
+    Only one where rows are at different places: their sweeps would end at different times.
+    """
+    return 1 if isinstance(cursor, Tensor) else min(count, -(-(region - cursor) // stride))
+
+
+def _compare_many(scores: Scores, sink: int, region: int, scope: int, stride: int) -> Evictions:
+    """One eviction: of `scope` neighbours from the cursor on the one with the lowest average goes, the oldest of
+    equals. The cursor turns back where fewer neighbours are left (for a scope of 2 that is the end of the region)."""
+    left = scores.cursor + sink
+    window = torch.arange(scope, device=scores.device)[None, None] + left
+    averages = scores.average(window)
+    losers = averages.argmin(2, keepdim=True) + left
+    # Who absorbs the loser: the strongest of the others, the newest of equals.
+    winners = scope - 1 - averages.flip(2).argmax(2, keepdim=True) + left
+    return Evictions(losers, winners, (scores.cursor + stride) % (region + 2 - scope))
 
 
 def without(values: Tensor, ranks: Tensor) -> Tensor:
@@ -116,30 +128,33 @@ def without(values: Tensor, ranks: Tensor) -> Tensor:
         return values.gather(2, index + (index >= ranks))
     # The i-th that stays has as many losers before it as losers that, taken out, leave i or fewer in front.
     index = torch.arange(n - m, device=values.device).expand(*values.shape[:2], -1).contiguous()
-    before = torch.searchsorted(
-        (ranks - torch.arange(m, device=values.device)).contiguous(), index, right=True
-    )
+    before = torch.searchsorted((ranks - torch.arange(m, device=values.device)).contiguous(), index, right=True)
     return values.gather(2, index + before)
 
 
-class BlockScores:
+class _Blocks:
     """Scores of whole blocks of a prompt: the mean of the averages of their tokens.
 
     A short last block always wins, so that every head keeps the same number of tokens. It is recent and thus
     protected anyway, unless `recent_size` is 0.
     """
 
-    def __init__(self, averages: Tensor, size: int, capacity: int) -> None:
-        batch, heads, length = averages.shape
+    def __init__(self, averages: Tensor | None, config: TreeKVConfig, prompt: Prompt) -> None:
+        size, length = config.block_size, prompt.length
         count = -(-length // size)
-        padded = torch.nn.functional.pad(averages, (0, count * size - length))
-        self.averages = padded.view(batch, heads, count, size).sum(-1) / size
+        if averages is None:  # the policy compares nothing
+            self.averages = torch.zeros(1, 1, count, device=prompt.device)
+        else:
+            padded = torch.nn.functional.pad(averages, (0, count * size - length))
+            self.averages = padded.unflatten(2, (count, size)).sum(-1) / size
         if length % size:
             self.averages[..., -1] = torch.inf
-        self.capacity = capacity
+        self.capacity = config.cache_size // size
         self.cursor: int | Tensor = 0
-        self.shape = (batch, heads)
-        self.device = averages.device
+        self.step: int | Tensor = length - 1
+        self.layer = prompt.layer
+        self.shape = (self.averages.shape[0], self.averages.shape[1])
+        self.device = prompt.device
 
     @property
     def held(self) -> int:
@@ -149,6 +164,23 @@ class BlockScores:
         if isinstance(ranks, slice):
             return self.averages[..., ranks]
         return self.averages.gather(2, ranks.expand(*self.shape, -1))
+
+    total = average
+
+    def remove(self, ranks: Tensor) -> None:
+        self.averages = without(self.averages, ranks)
+
+
+def _tokens_of_blocks(kept: Tensor, winner_of: Tensor, size: int, length: int) -> Selection:
+    """From blocks to tokens; a short last block is kept in every head (see `_Blocks`)."""
+    offset = torch.arange(size, device=kept.device)
+    tokens = (kept[..., None] * size + offset).flatten(-2)
+    tokens = tokens[..., : tokens.shape[2] - (-length % size)]
+    block = torch.arange(length, device=kept.device) // size
+    winner = winner_of[..., block]
+    within = torch.arange(length, device=kept.device) % size
+    survivors = torch.where(winner < 0, -1, (winner * size + within).clamp(max=length - 1))
+    return Selection(tokens, survivors)
 
 
 def _region_blocks(config: TreeKVConfig, size: int) -> int:

@@ -1,0 +1,131 @@
+"""The registry, what each policy says of itself, and options that belong together."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import treekv
+from tests import tiny
+from treekv import SNAPKV_PRESETS, TreeKVCache, TreeKVConfig, TreeKVError, policies
+from treekv.policies import Policy
+
+
+def test_all_policies_are_there():
+    assert policies.names()[:9] == [
+        "full", "tree", "tree_left", "streaming", "h2o", "tova", "snapkv", "pyramidkv", "random",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["tree", "tree_left", "streaming", "h2o", "tova", "snapkv", "pyramidkv"])
+def test_each_policy_names_stage_source_and_deviation(name):
+    text = type(policies.get(name)).__doc__
+    assert (
+        "Paper:" in text and "Acts " in text and ("eviates" in text or "Ablation" in text.title() or "Beyond" in text)
+    )
+
+
+def test_a_policy_of_ones_own():
+    """The complete example of CONTRIBUTING.md: keep every second token of the middle."""
+    from treekv.policies import Evictions, Prompt, Scores, Selection
+
+    class Sparse(Policy):
+        name = "sparse"
+        uses_attention = False
+
+        def evict(self, config: TreeKVConfig, scores: Scores, count: int) -> Evictions:
+            losers = torch.arange(count, device=scores.device) + config.sink_size
+            return Evictions(losers.expand(*scores.shape, count), None, scores.cursor)
+
+        def select_prompt(self, config: TreeKVConfig, prompt: Prompt) -> Selection:
+            position = torch.arange(prompt.length, device=prompt.device)
+            middle = position[config.sink_size : prompt.length - config.recent_size]
+            chosen = middle[::2][-config.region_size :]
+            kept = torch.cat([position[: config.sink_size], chosen, position[len(position) - config.recent_size :]])
+            return Selection(kept[None, None], None)
+
+    treekv.register_policy(Sparse())
+    try:
+        model = tiny.llama()
+        config = TreeKVConfig(policy="sparse", cache_size=12, sink_size=2, recent_size=4)
+        cache = TreeKVCache(config, model.config)
+        model(tiny.tokens(30), past_key_values=cache)
+        assert cache.kept_positions(0)[0, 0].tolist() == [0, 1, 14, 16, 18, 20, 22, 24, 26, 27, 28, 29]
+        model(tiny.tokens(1), past_key_values=cache)
+        assert cache.kept_positions(0)[0, 1].tolist() == [0, 1, 16, 18, 20, 22, 24, 26, 27, 28, 29, 30]
+        with pytest.raises(TreeKVError, match="'sparse' is registered already"):
+            treekv.register_policy(Sparse())
+    finally:
+        policies.registry._policies.pop("sparse")
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        (dict(policy="h2o", scope=4), ["scope", "'tree'", "'h2o'", "4"]),
+        (dict(policy="tova", importance="contribution"), ["importance", "'tova'"]),
+        (dict(importance="size"), ["importance", "'size'", "'contribution'"]),
+        (dict(cache_size=16, sink_size=2, recent_size=10, scope=5), ["scope", "4 ranks", "5"]),
+        (dict(cache_size=16, sink_size=4, recent_size=12, policy="h2o"), ["16", "4", "12", "'h2o'", "at least 1"]),
+        (dict(policy="snapkv", sink_size=4), ["sink_size", "0", "'snapkv'"]),
+        (dict(policy="snapkv", prefill="stream"), ["prefill", "'tree'", "'stream'"]),
+        (dict(policy="snapkv", cache_size=32), ["window_size", "smaller than cache_size (32)", "32"]),
+        (dict(kernel_size=4), ["kernel_size", "odd", "4"]),
+        (dict(pooling="median"), ["pooling", "'median'"]),
+        (dict(budgets="flat"), ["budgets", "'rising'", "'flat'"]),
+        (dict(budgets=[1, 2.5]), ["budgets", "whole numbers"]),
+        (dict(budgets=[1000, 1000]), ["budgets", "1024 x 2 = 2048", "2000"]),
+        (dict(policy="pyramidkv", budgets="rising"), ["budgets", "'pyramidkv'"]),
+    ],
+    ids=str,
+)
+def test_options_that_do_not_fit(settings, words):
+    with pytest.raises(TreeKVError) as error:
+        TreeKVConfig(**settings)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_budgets_keep_the_total_and_come_in_blocks():
+    config = TreeKVConfig(cache_size=128, budgets="rising")
+    sizes = [own.cache_size for own in config.per_layer(30)]
+    assert sum(sizes) == 30 * 128 and sizes == sorted(sizes)
+    assert abs(sizes[0] - 64) <= config.block_size and abs(sizes[-1] - 192) <= config.block_size
+    assert all(size % config.block_size == 0 for size in sizes)
+    falling = [own.cache_size for own in config.replace(budgets="falling").per_layer(30)]
+    assert falling[0] > falling[-1] and sum(falling) == 30 * 128
+    listed = TreeKVConfig(cache_size=100, budgets=[80, 120], prefill="stream")
+    assert [own.cache_size for own in listed.per_layer(2)] == [80, 120]
+    assert [own.recent_size for own in listed.per_layer(2)] == [36, 56]
+    assert TreeKVConfig.from_dict(listed.to_dict()) == listed
+    with pytest.raises(TreeKVError, match="each of the model's 3 compressed layers, got 2"):
+        listed.per_layer(3)
+
+
+def test_snapkv_presets_are_the_published_ones():
+    library = TreeKVConfig(policy="snapkv", **SNAPKV_PRESETS["library"])
+    assert library == TreeKVConfig(policy="snapkv")
+    assert (library.window_size, library.kernel_size, library.pooling) == (32, 5, "average")
+    longbench = TreeKVConfig(policy="snapkv", **SNAPKV_PRESETS["longbench"])
+    assert (longbench.window_size, longbench.kernel_size, longbench.pooling) == (8, 7, "max")
+
+
+def test_pyramid_budgets_are_the_published_arithmetic():
+    config = TreeKVConfig(policy="pyramidkv", cache_size=128 + 32)
+    budget = [policies.get("pyramidkv").prefix_budget(config, layer, 30) for layer in range(30)]
+    assert budget[0] == 2 * 128 - 6 and budget[0] - budget[1] == (250 - 6) // 29 and budget[-1] == 250 - 29 * 8
+
+
+def test_random_differs_between_layers_heads_and_seeds_and_repeats():
+    model = tiny.llama()
+
+    def kept(seed: int, layer: int) -> list:
+        config = TreeKVConfig(policy="random", cache_size=12, sink_size=2, recent_size=2, seed=seed)
+        cache = TreeKVCache(config, model.config)
+        model(tiny.tokens(20), past_key_values=cache)
+        for token in tiny.tokens(30)[0]:
+            model(token.view(1, 1), past_key_values=cache)
+        return cache.kept_positions(layer)[0].tolist()
+
+    assert kept(0, 0) == kept(0, 0)
+    assert len({str(kept(0, 0)[0]), str(kept(0, 0)[1]), str(kept(0, 1)[0]), str(kept(1, 0)[0])}) == 4

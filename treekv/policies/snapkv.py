@@ -1,0 +1,82 @@
+"""Policy "snapkv": what the end of the prompt looked at, smoothed over neighbours."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from torch import Tensor
+from torch.nn.functional import avg_pool1d, max_pool1d
+
+from treekv.errors import TreeKVError
+from treekv.policies.base import Evictions, Policy, Prompt, Scores, Selection, highest, with_protected
+
+if TYPE_CHECKING:
+    from treekv.config import TreeKVConfig
+
+#: The two sets of published defaults: pass them as `TreeKVConfig(policy="snapkv", **SNAPKV_PRESETS["library"])`.
+SNAPKV_PRESETS: Final[dict[str, dict[str, Any]]] = {
+    "library": {"window_size": 32, "kernel_size": 5, "pooling": "average"},
+    "longbench": {"window_size": 8, "kernel_size": 7, "pooling": "max"},
+}
+
+
+class SnapKV(Policy):
+    """Keep the last `window_size` tokens of a prompt and, per head, the prefix tokens that these looked at most.
+
+    Paper: Li et al., "SnapKV: LLM Knows What You Are Looking for Before Generation", NeurIPS 2024
+    (arXiv 2404.14469). Acts on the prompt only: what is generated afterwards is all kept, beyond `cache_size`.
+    Scores are the window's weights summed over the window and pooled over neighbouring positions; the published
+    code has two sets of defaults, see `SNAPKV_PRESETS` ("library" is the default here). Deviates under grouped
+    queries: weights are averaged over the query heads of a group, where the published code repeats the keys.
+    """
+
+    name = "snapkv"
+    evicts_decoding = False
+
+    def default_sink_size(self) -> int:
+        return 0
+
+    def default_recent_size(self, cache_size: int, sink_size: int) -> int:
+        return 0
+
+    def default_window_size(self, block_size: int) -> int:
+        return int(SNAPKV_PRESETS["library"]["window_size"])
+
+    def check(self, config: TreeKVConfig) -> None:
+        for field in ("sink_size", "recent_size"):
+            if getattr(config, field):
+                raise TreeKVError(
+                    f"{field} must be 0 for policy {self.name!r}, which protects its window_size last tokens and "
+                    f"nothing else, got {getattr(config, field)}"
+                )
+        if config.prefill != "tree":
+            raise TreeKVError(
+                f"prefill must be 'tree' for policy {self.name!r}, which acts on a whole prompt, got {config.prefill!r}"
+            )
+
+    def check_blocks(self, config: TreeKVConfig) -> None:
+        if config.window_size >= config.cache_size:
+            raise TreeKVError(
+                f"window_size must be smaller than cache_size ({config.cache_size}) for policy {self.name!r}, "
+                f"got {config.window_size}"
+            )
+
+    def prefix_budget(self, config: TreeKVConfig, layer: int, layers: int) -> int:
+        """How many tokens before the window a layer keeps."""
+        return config.cache_size - config.window_size
+
+    def evict(self, config: TreeKVConfig, scores: Scores, count: int) -> Evictions:
+        raise RuntimeError(f"policy {self.name!r} acts on prompts only and is never asked to evict")
+
+    def select_prompt(self, config: TreeKVConfig, prompt: Prompt) -> Selection:
+        assert prompt.sums is not None  # uses_attention is True
+        prefix = prompt.length - config.window_size
+        pooled = pool(prompt.sums[..., :prefix], config.kernel_size, config.pooling)
+        budget = min(self.prefix_budget(config, prompt.layer, prompt.layers), prefix)
+        return Selection(with_protected(highest(pooled, budget), 0, prefix, prompt.length), None)
+
+
+def pool(values: Tensor, kernel: int, kind: str) -> Tensor:
+    """One-dimensional pooling over positions, stride 1, same length (an average counts the padding as zeros)."""
+    pooling = avg_pool1d if kind == "average" else max_pool1d
+    return pooling(values, kernel, stride=1, padding=kernel // 2)

@@ -1,0 +1,29 @@
+"""Policy "tree_left": the paper's ablation without any scores."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from treekv.policies.base import Evictions, Scores
+from treekv.policies.tree import Tree, at_once
+
+if TYPE_CHECKING:
+    from treekv.config import TreeKVConfig
+
+
+class TreeLeft(Tree):
+    """TreeKV's cursor, but the left, older one of the pair always goes; attention is not looked at.
+
+    Paper: the ablation "tree, left" of He et al., IJCAI 2025 (arXiv 2501.04987). Acts in both stages, like `Tree`.
+    """
+
+    name = "tree_left"
+    uses_attention = False
+
+    def sweep(self, config: TreeKVConfig, scores: Scores, count: int, sink: int, region: int) -> Evictions:
+        count = at_once(scores.cursor, count, region, config.stride)
+        every = (config.stride + 1) * torch.arange(count, device=scores.device)[None, None]
+        losers = (every + scores.cursor + sink).expand(*scores.shape, count)
+        return Evictions(losers, losers + 1, (scores.cursor + count * config.stride) % region)
