@@ -150,8 +150,7 @@ def capture(
     `model` is a causal model of transformers whose attention is "treekv" (as `load_model` gives it). `text`
     is a string, or token ids, for which `tokenizer` may be None. The last `queries` tokens are the observed
     ones. `progress(done, layers)` is called after each layer. Tensors stay on the model's device and in its
-    dtype.
-    Sliding-window layers of a hybrid model run as always and are not captured.
+    dtype. Sliding-window layers of a hybrid model run as always and are not captured.
 
     Raises TreeKVError for an empty or too short text, a number out of range, a model with another attention,
     and a text longer than the model has positions.

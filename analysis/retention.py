@@ -2,8 +2,8 @@
 
 A record is a Dataset over (policy, layer, head, position) with `evicted_at` (the position of the token that
 was being processed when this one was evicted, -1 if it never was) and `survivor` (who won the comparison, -1
-if nobody), and attrs["steps"]. A token at position p is held at step t if p <= t and it is not evicted up to
-t.
+if nobody), and attrs["steps"]. A token at position p is held at step t if p <= t and nothing evicted it up
+to then.
 """
 
 from __future__ import annotations

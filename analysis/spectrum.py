@@ -35,8 +35,8 @@ def spectrum(
 
     For each observed query t the contributions s_j = a_t[j] v_j, j from `sinks` to t, are one signal of
     t + 1 - sinks samples with head_dim channels. It is decomposed to `level` (default: 8, or the deepest that
-    the length allows). The first `sinks` tokens carry 10 to 100 times the amplitude of the rest and would
-    leak into the low bands, so they are taken out before the transform and reported apart.
+    the length allows). Sink tokens carry many times the amplitude of the rest and would leak into the low
+    bands of the first quarter, so the first `sinks` tokens are taken out before the transform and reported apart.
 
     Returns a Dataset, lowest band first, in the units of the values:
       amplitude      (layer, head, band, position)  mean over channels and queries of |component of the band|

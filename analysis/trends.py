@@ -47,16 +47,17 @@ RULES = (
 
 
 def trends(spectrum: xr.Dataset) -> xr.Dataset:
-    """Test on a spectrum that amplitude (i) grows towards the end in every band, (ii) most in the highest
-    bands.
+    """Does amplitude (i) grow towards the end in every band, and (ii) most in the highest bands?
 
     Returns a Dataset over band, lowest first, and (layer, head, band):
       growth            (band)  mean over the last 64 positions / mean over the first quarter
-      slope, slope_low, slope_high  (band)  Theil-Sen slope of log amplitude per 1,000 positions, 95 %
-      interval rank_correlation, p_value     (band)  Spearman, amplitude against position; p one-sided, for a
-      rise runs              (band)  number of runs of positions behind slope and correlation
+      slope             (band)  Theil-Sen slope of log amplitude per 1,000 positions; 95 % interval from
+                                slope_low to slope_high
+      rank_correlation  (band)  Spearman's, amplitude against position; p_value is one-sided, for a rise
+      runs              (band)  number of runs of positions behind slope and correlation
       claim_i           (band)  "holds", "fails", "not decided"
-      growth_by_head    (layer, head, band); share_growing (band): share of heads whose growth exceeds 1.1
+      growth_by_head    (layer, head, band)  the same growth without averaging
+      share_growing     (band)  share of heads whose growth exceeds 1.1
     attrs: claim_i, claim_ii (the same three words), claim_ii_correlation, claim_ii_p_value, claim_ii_top_band
     and `rules`, the exact decision rules in words.
 
