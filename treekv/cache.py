@@ -14,7 +14,7 @@ from transformers.cache_utils import (
     DynamicSlidingWindowLayer,
 )
 
-from treekv import attention, policies, prefill
+from treekv import attention, families, policies, prefill
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
 from treekv.ledger import Ledger
@@ -280,11 +280,7 @@ class TreeKVCache(Cache):
 
     def __init__(self, config: TreeKVConfig, model_config: Any) -> None:
         model_config = model_config.get_text_config(decoder=True)
-        if getattr(model_config, "_attn_implementation", None) != attention.NAME:
-            raise TreeKVError(
-                f"the model's attention implementation is {model_config._attn_implementation!r}, but a TreeKV "
-                f"cache needs 'treekv': call model.set_attn_implementation('treekv') first"
-            )
+        families.check(model_config)
         self.config = config
         rotary = None
         if config.positions == "rank" and config.policy != "full":
