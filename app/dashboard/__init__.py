@@ -1,4 +1,4 @@
-"""The dashboard: a Streamlit app over one run folder. `main.py` is the frame, each page is a file in `pages/`."""
+"""The dashboard: a Streamlit app over one run folder. `main.py` is the frame, each page is a file in `views/`."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ from app.dashboard import run_state
 st.set_page_config(page_title="TreeKV", page_icon="🌲", layout="wide")
 page = st.navigation(
     [
-        st.Page("pages/wavelets.py", title="Wavelets", default=True),
-        st.Page("pages/eviction_map.py", title="Eviction map", url_path="eviction-map"),
+        st.Page("views/wavelets.py", title="Wavelets", default=True),
+        st.Page("views/eviction_map.py", title="Eviction map", url_path="eviction-map"),
     ]
 )
 run = run_state.current_run()

@@ -51,14 +51,8 @@ def choose_layer_and_head(data: xr.Dataset) -> None:
         ("layer", "Pictures average over all layers unless one is chosen."),
         ("head", "A query head. The eviction map shows the KV head that serves it."),
     ):
-        st.selectbox(
-            name.capitalize(),
-            [ALL, *(str(number) for number in data[name].values)],
-            format_func=lambda choice, name=name: f"all {name}s" if choice == ALL else f"{name} {choice}",
-            key=name,
-            bind="query-params",
-            help=hint,
-        )
+        options = [ALL, *(str(number) for number in data[name].values)]
+        st.selectbox(name.capitalize(), options, key=name, bind="query-params", help=hint)
 
 
 def chosen(name: str) -> int | None:

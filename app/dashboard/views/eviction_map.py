@@ -15,7 +15,7 @@ heads = run_state.spectrum(run).sizes["head"]
 kv_head = run_state.kv_head(head, heads, data.sizes["head"])
 
 st.title("Eviction map")
-policies = [str(name) for name in data["policy"].values]
+policies = sorted((str(name) for name in data["policy"].values), key=lambda name: name != "tree")
 policy = st.segmented_control(
     "Policy",
     policies,

@@ -1,0 +1,55 @@
+"""A run folder from a tiny random model, whose tokens try to break out of every page they are shown on."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from app import demo, run_folder
+from tests import tiny
+
+EVIL = "</script><img/src=http://example.invalid/x.png><b>"
+TOKENS = 320
+
+
+def words_tokenizer() -> PreTrainedTokenizerFast:
+    """Words w2, w3, ...; `EVIL` stands for w7."""
+    names = {0: "[unknown]", 1: "[end]", 7: EVIL}
+    vocabulary = {names.get(number, f"w{number}"): number for number in range(tiny.VOCABULARY)}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="[unknown]"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[unknown]", eos_token="[end]")
+
+
+@contextlib.contextmanager
+def silent_stage(title: str):
+    yield lambda done, total: None
+
+
+@pytest.fixture(scope="session")
+def small_chain() -> dict:
+    """What the chain makes of 320 random tokens and a tiny random model."""
+    torch.manual_seed(0)
+    model, tokenizer = tiny.llama(), words_tokenizer()
+    ids = tiny.tokens(TOKENS)[0]
+    ids[-5] = 7
+    configs = demo.settings(TOKENS)
+    analysed = demo.analyse(model, tokenizer, ids, configs, silent_stage)
+    streamed = demo.stream(model, ids, configs, silent_stage)
+    generated = demo.generate(model, tokenizer, ids, configs, silent_stage)
+    summary = demo.summary("a text <i>of no words</i>", analysed, configs, streamed, generated)
+    return {"analysed": analysed, "configs": configs, "streamed": streamed, "summary": summary}
+
+
+@pytest.fixture(scope="session")
+def small_run(small_chain: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as a run folder. Tests only read it."""
+    path = tmp_path_factory.mktemp("runs") / "small"
+    with run_folder.new_run(path) as folder:
+        demo.write(folder, small_chain["analysed"], small_chain["configs"]["tree"], small_chain["summary"])
+    return path

@@ -1,0 +1,147 @@
+"""The pages' logic without a browser: what is drawn for which choice, the empty state, the error states."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+import analysis
+from app.dashboard import LOOPBACK, RUN_VARIABLE, run_state, server_options
+from tests.app.conftest import EVIL
+
+MAIN = Path(run_state.__file__).with_name("main.py")
+EVICTION_MAP = "views/eviction_map.py"
+
+
+def opened(run: Path | None, monkeypatch: pytest.MonkeyPatch, page: str | None = None, **query: str) -> AppTest:
+    if run is None:
+        monkeypatch.delenv(RUN_VARIABLE, raising=False)
+    else:
+        monkeypatch.setenv(RUN_VARIABLE, str(run))
+    test = AppTest.from_file(str(MAIN), default_timeout=60)
+    for name, value in query.items():
+        test.query_params[name] = value
+    test.run()
+    return test if page is None else test.switch_page(page).run()
+
+
+def figures(test: AppTest) -> list[dict]:
+    assert not test.exception
+    return [json.loads(chart.proto.spec) for chart in test.get("plotly_chart")]
+
+
+def alternatives(test: AppTest) -> list[str]:
+    return [figure["layout"]["meta"]["alt"] for figure in figures(test)]
+
+
+def test_the_first_page_draws_both_wavelet_pictures(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = opened(small_run, monkeypatch)
+    spectrum = analysis.open_spectrum(small_run / "spectrum.nc")
+    expected = [analysis.plot.spectrum(spectrum), analysis.plot.coefficients(spectrum)]
+    assert alternatives(test) == [figure.layout.meta["alt"] for figure in expected]
+    claims = analysis.open_trends(small_run / "trends.nc").attrs
+    assert f"in every band: **{claims['claim_i']}**" in test.markdown[0].value
+    assert f"in the highest bands: **{claims['claim_ii']}**" in test.markdown[0].value
+    readings = [caption.value for caption in test.main.get("caption")]
+    assert len(readings) == 2
+    assert all(reading.startswith("Each ") for reading in readings)
+
+
+def test_the_choice_of_layer_and_head_is_drawn(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = opened(small_run, monkeypatch)
+    before = alternatives(test)
+    test.selectbox(key="layer").select("1").run()
+    test.selectbox(key="head").select("2").run()
+    spectrum = analysis.open_spectrum(small_run / "spectrum.nc")
+    assert alternatives(test)[0] == analysis.plot.spectrum(spectrum, layer=1, head=2).layout.meta["alt"]
+    assert alternatives(test) != before
+    assert test.selectbox(key="layer").options == ["all", "0", "1"]
+    assert test.selectbox(key="head").options == ["all", "0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize(("head", "kv_head"), [("0", 0), ("1", 0), ("2", 1), ("3", 1)])
+def test_the_eviction_map_shows_the_kv_head_that_serves_the_query_head(
+    small_run: Path, monkeypatch: pytest.MonkeyPatch, head: str, kv_head: int
+) -> None:
+    test = opened(small_run, monkeypatch, EVICTION_MAP, layer="1", head=head, policy="TreeKV")
+    retention = analysis.open_retention(small_run / "retention.nc")
+    expected = analysis.plot.eviction_map(retention, "tree", layer=1, head=kv_head)
+    assert alternatives(test) == [expected.layout.meta["alt"]]
+    assert f"Query head {head} reads KV head {kv_head}" in test.main.get("caption")[-1].value
+
+
+def test_the_eviction_map_starts_with_treekv_and_changes_with_the_policy(
+    small_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test = opened(small_run, monkeypatch, EVICTION_MAP)
+    retention = analysis.open_retention(small_run / "retention.nc")
+    assert alternatives(test) == [analysis.plot.eviction_map(retention, "tree").layout.meta["alt"]]
+    test.segmented_control(key="policy").set_value("streaming").run()
+    assert alternatives(test) == [analysis.plot.eviction_map(retention, "streaming").layout.meta["alt"]]
+
+
+def test_without_a_run_the_page_says_how_to_make_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    test = opened(None, monkeypatch)
+    assert not test.exception
+    assert test.title[0].value == "No run yet"
+    assert "treekv demo" in test.code[0].value
+    assert not test.get("plotly_chart")
+
+
+@pytest.mark.parametrize("page", [None, EVICTION_MAP])
+@pytest.mark.parametrize("name", ["spectrum.nc", "retention.nc", "trends.nc", "run.json"])
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_a_damaged_run_is_one_sentence(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str | None, name: str, damage: str
+) -> None:
+    needed = {None: {"spectrum.nc", "trends.nc", "run.json"}, EVICTION_MAP: {"spectrum.nc", "retention.nc", "run.json"}}
+    run = tmp_path / "run"
+    shutil.copytree(small_run, run)
+    if damage == "missing":
+        (run / name).unlink()
+    else:
+        (run / name).write_bytes((run / name).read_bytes()[:100])
+    test = opened(run, monkeypatch, page)
+    assert not test.exception
+    if name in needed[page]:
+        assert len(test.error) == 1
+        assert run_state.plain(name) in test.error[0].value
+    else:
+        assert not test.error
+        assert test.get("plotly_chart")
+
+
+def test_a_run_that_is_made_again_is_read_again(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(small_run, run)
+    test = opened(run, monkeypatch)
+    before = figures(test)[0]["data"][0]["y"]
+    spectrum = analysis.open_spectrum(run / "spectrum.nc")
+    spectrum["amplitude"] *= 2
+    analysis.save_spectrum(spectrum, run / "spectrum.nc")
+    assert figures(test.run())[0]["data"][0]["y"] != before
+
+
+def test_file_names_and_texts_are_never_markdown() -> None:
+    escaped = run_state.plain(f"![x](http://example.invalid/a.png) {EVIL} *b* `c` $d$")
+    assert escaped.count("\\") == sum(escaped.count(mark) for mark in "![]():/.<>-*`$") - escaped.count("/")
+    assert "![" not in escaped
+    assert "](" not in escaped
+    assert "<b" not in escaped.replace("\\<", "")
+
+
+def test_the_server_is_closed_to_others() -> None:
+    options = server_options("127.0.0.1", 8501, browser=False)
+    assert options["server.address"] == "127.0.0.1"
+    assert set(options["server.allowedHosts"]) == set(LOOPBACK)
+    assert options["server.enableCORS"] is True
+    assert options["server.enableXsrfProtection"] is True
+    assert options["browser.gatherUsageStats"] is False
+    assert options["client.showErrorDetails"] != "full"
+    assert options["server.maxUploadSize"] < 200
