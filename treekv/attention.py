@@ -108,6 +108,8 @@ def treekv_mask(
     site gets the four-dimensional mask built from the request that is kept with the tensor, so nobody builds a
     q x kv matrix that is not used.
     """
+    if not batch_size or not q_length:
+        raise TreeKVError(f"there is nothing to read: the input has {batch_size} rows of {q_length} tokens")
     columns = kv_offset + kv_length
     if attention_mask is None:
         mask = torch.ones((), dtype=torch.bool, device=device).expand(batch_size, columns)

@@ -113,7 +113,7 @@ class TreeKVLayer(CacheLayerMixin):
         assert self.ledger is not None
         batch, q = key.shape[0], key.shape[2]
         pads = _left_padding(padding, batch, q)
-        if len(set(pads)) == 1 and self.ledger.in_step(q - pads[0]):
+        if pads.count(pads[0]) == batch and self.ledger.in_step(q - pads[0]):
             groups = [slice(0, batch)]
         else:
             groups = [slice(row, row + 1) for row in range(batch)]
@@ -194,6 +194,11 @@ class TreeKVLayer(CacheLayerMixin):
         sums = counts = None
         if ledger.policy.uses_attention:
             sums, counts = prefill.window_scores(query, key, scaling, observers(self.config, length))
+            if not bool(sums.isfinite().all()):
+                raise TreeKVError(
+                    f"the attention weights of layer {self.layer} are not finite numbers (the model computes in "
+                    f"{key.dtype}); try torch.float32 or torch.bfloat16"
+                )
             if self.config.importance == "contribution":
                 sums = sums * _norms(value)
         selection = ledger.choose_prompt(length, sums, counts)
@@ -290,6 +295,30 @@ class TreeKVCache(Cache):
         for number, (index, own) in enumerate(zip(compressed, config.per_layer(len(compressed)), strict=True)):
             layers[index] = TreeKVLayer(own, rotary, number, len(compressed))
         super().__init__(layers=layers)
+        self._compressed = compressed
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        if layer_idx == self._compressed[0]:
+            seen = self.get_seq_length(layer_idx)
+            if any(self.get_seq_length(index) != seen for index in self._compressed):
+                raise TreeKVError(
+                    "the last forward pass was interrupted between two layers, so they have seen different tokens; "
+                    "call cache.reset() and start again with the prompt"
+                )
+        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+
+    def activate_past_recording(self) -> None:
+        """Refuse assisted decoding, which begins with this call."""
+        raise TreeKVError(
+            "assisted (speculative) decoding takes tokens back, but what a TreeKV cache has evicted is gone; generate "
+            "without assistant_model and prompt_lookup_num_tokens"
+        )
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Refuse to take tokens back."""
+        self.activate_past_recording()
 
     @property
     def nbytes(self) -> int:

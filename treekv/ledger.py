@@ -94,9 +94,9 @@ class Ledger:
         They can if they are in the same state, and also if they are all full and one token comes: then only the
         cursor and the true positions differ, which is what a left-padded batch settles into.
         """
-        if len(set(self.held)) > 1 or len(set(self.capacity)) > 1:
+        if not (_same(self.held) and _same(self.capacity)):
             return False
-        if len(set(self.cursor)) == 1 and len(set(self.seen)) == 1:
+        if _same(self.cursor) and _same(self.seen):
             return True
         return q == 1 and self.held[0] == self.capacity[0] and self.config.recent_size > 0
 
@@ -264,7 +264,7 @@ class Ledger:
 
     def _shared(self, per_row: list[int]) -> int | Tensor:
         """The number that all rows have, or LongTensor [rows, 1, 1] if they differ."""
-        if len(set(per_row)) == 1:
+        if _same(per_row):
             return per_row[0]
         return torch.tensor(per_row, device=self.device)[:, None, None]
 
@@ -294,6 +294,11 @@ class Ledger:
             setattr(self, name, [per_row[row] for row in chosen])
         if self.trace is not None:
             self.trace.select(index)
+
+
+def _same(per_row: list) -> bool:
+    """Whether all rows have the same number; written so that torch.compile need not know which."""
+    return all(value == per_row[0] for value in per_row[1:])
 
 
 class _View:

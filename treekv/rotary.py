@@ -47,7 +47,7 @@ class Rotary:
 
     def __init__(self, inverse_frequencies: Tensor) -> None:
         self.inverse_frequencies = inverse_frequencies.float()
-        self._table: tuple[Tensor, Tensor] | None = None
+        self._table: dict[torch.device, tuple[Tensor, Tensor]] = {}  # layers may be spread over devices
 
     @classmethod
     def from_config(cls, config: Any, layer_type: str = "full_attention") -> Rotary:
@@ -107,10 +107,11 @@ class Rotary:
         return _rotate(x, cos.index_select(0, flat).view(shape), sin.index_select(0, flat).view(shape))
 
     def _tables(self, limit: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        if self._table is None or self._table[0].shape[0] < limit or self._table[0].device != device:
+        table = self._table.get(device)
+        if table is None or table[0].shape[0] < limit:
             angle = self.angles(torch.arange(-(-limit // 256) * 256, device=device))
-            self._table = angle.cos(), angle.sin()
-        return self._table
+            table = self._table[device] = angle.cos(), angle.sin()
+        return table
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -1,0 +1,238 @@
+"""Ways to generate: sampling, several sequences, turns, compilation, and what goes wrong on the way."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+
+from tests import tiny
+from treekv import TreeKVCache, TreeKVConfig, TreeKVError
+
+SMALL = TreeKVConfig(cache_size=12, sink_size=2, recent_size=4, block_size=2)
+STREAM = TreeKVConfig(cache_size=12, sink_size=2, recent_size=4, prefill="stream", block_size=4)
+
+
+def step_by_step(model, cache, ids) -> torch.Tensor:
+    for token in ids[0]:
+        logits = model(token.view(1, 1), past_key_values=cache).logits
+    return logits[0, -1]
+
+
+def same_books(one: TreeKVCache, other: TreeKVCache) -> bool:
+    return all(torch.equal(one.kept_positions(layer), other.kept_positions(layer)) for layer in range(2))
+
+
+def test_sampling_draws_what_plain_transformers_draws(llama):
+    ids = tiny.tokens(20)
+    texts = []
+    for model, cache in (
+        (tiny.llama("sdpa"), None),
+        (llama, TreeKVCache(TreeKVConfig(cache_size=128), llama.config)),
+    ):
+        torch.manual_seed(5)
+        texts.append(
+            model.generate(
+                ids, past_key_values=cache, do_sample=True, temperature=0.7, max_new_tokens=30, num_return_sequences=3
+            )
+        )
+    assert torch.equal(*texts)
+
+
+def test_each_returned_sequence_has_a_cache_of_its_own(llama):
+    ids = tiny.tokens(20)
+    cache = TreeKVCache(SMALL, llama.config)
+    torch.manual_seed(5)
+    out = llama.generate(ids, past_key_values=cache, do_sample=True, max_new_tokens=25, num_return_sequences=3)
+    assert len({tuple(row.tolist()) for row in out}) == 3
+    for row in range(3):
+        alone = TreeKVCache(SMALL, llama.config)
+        llama(ids, past_key_values=alone)
+        step_by_step(llama, alone, out[row : row + 1, 20:-1])
+        assert torch.equal(cache.kept_positions(1)[row], alone.kept_positions(1)[0])
+
+
+def test_beams_with_room_for_everything_are_those_of_plain_transformers(llama):
+    ids = tiny.tokens(20, batch=2)
+    settings = dict(num_beams=4, num_return_sequences=2, max_new_tokens=20, do_sample=False)
+    expected = tiny.llama("sdpa").generate(ids, **settings)
+    cache = TreeKVCache(TreeKVConfig(cache_size=64), llama.config)
+    assert torch.equal(llama.generate(ids, past_key_values=cache, **settings), expected)
+
+
+@pytest.mark.parametrize("config", [SMALL, STREAM], ids=["tree", "stream"])
+def test_a_second_turn_with_full_ids_or_new_ids_or_by_hand(llama, config):
+    first, second = tiny.tokens(30), tiny.tokens(8, seed=2)
+    results = []
+    for whole in (True, False):
+        cache = TreeKVCache(config, llama.config)
+        out = llama.generate(first, past_key_values=cache, max_new_tokens=6, do_sample=False)
+        assert cache.get_seq_length() == 35  # the last token was generated but not read
+        ids = torch.cat([out, second], 1)
+        if whole:
+            answer = llama.generate(ids, past_key_values=cache, max_new_tokens=6, do_sample=False)[:, ids.shape[1] :]
+        else:
+            mask = torch.ones_like(ids)
+            new = ids[:, 35:]
+            answer = llama.generate(new, attention_mask=mask, past_key_values=cache, max_new_tokens=6, do_sample=False)[
+                :, new.shape[1] :
+            ]
+        results.append((answer, cache))
+    by_hand = TreeKVCache(config, llama.config)
+    llama(first, past_key_values=by_hand)
+    step_by_step(llama, by_hand, out[:, 30:35])
+    logits = llama(ids[:, 35:], past_key_values=by_hand).logits[:, -1]
+    answer = [logits.argmax(-1)]
+    for _ in range(5):
+        answer.append(llama(answer[-1][None], past_key_values=by_hand).logits[:, -1].argmax(-1))
+    for text, cache in results:
+        assert torch.equal(text[0], torch.cat(answer))
+        assert same_books(cache, by_hand)
+
+
+def test_chunked_prefill_of_a_batch_with_left_padding(llama):
+    """A row gets what it gets alone, also when a chunk holds nothing but its padding."""
+    ids, mask = torch.zeros(2, 40, dtype=torch.long), torch.zeros(2, 40, dtype=torch.long)
+    rows = [tiny.tokens(40, seed=3), tiny.tokens(20, seed=4)]
+    for row, alone in enumerate(rows):
+        ids[row, 40 - alone.shape[1] :] = alone
+        mask[row, 40 - alone.shape[1] :] = 1
+    settings = dict(max_new_tokens=10, do_sample=False, pad_token_id=0, prefill_chunk_size=4)
+    cache = TreeKVCache(STREAM, llama.config)
+    out = llama.generate(ids, attention_mask=mask, past_key_values=cache, **settings)
+    for row, alone in enumerate(rows):
+        expected = llama.generate(alone, past_key_values=TreeKVCache(STREAM, llama.config), **settings)
+        assert torch.equal(out[row, 40:], expected[0, alone.shape[1] :])
+
+
+def test_a_prompt_longer_than_the_models_window():
+    model = tiny.llama(window=32)
+    ids = tiny.tokens(200)
+    cache = TreeKVCache(STREAM, model.config)
+    out = model.generate(ids, past_key_values=cache, max_new_tokens=5, do_sample=False)
+    assert out.shape == (1, 205) and cache.kept_positions(0).shape == (1, 2, 12)
+    assert int(cache.kept_positions(0).max()) == 203
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler, and there is no g++")
+def test_a_compiled_decode_step_gives_the_same_tokens_from_one_graph():
+    model = tiny.llama()
+    ids = tiny.tokens(30)
+
+    def generate(step) -> list[int]:
+        cache = TreeKVCache(SMALL, model.config)
+        logits = model(ids, past_key_values=cache).logits[:, -1:]
+        tokens = []
+        for _ in range(40):
+            tokens.append(logits.argmax(-1))
+            logits = step(input_ids=tokens[-1], past_key_values=cache).logits
+        return torch.cat(tokens, 1)[0].tolist()
+
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    assert generate(torch.compile(model, fullgraph=True)) == generate(model)
+    # One graph with fixed numbers, one with the numbers that change left open; it serves all steps to come.
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("assistance", [dict(prompt_lookup_num_tokens=3), dict(assistant_model=True)])
+def test_assisted_decoding_is_refused(llama, assistance):
+    if "assistant_model" in assistance:
+        assistance = dict(assistant_model=tiny.llama("sdpa"))
+    cache = TreeKVCache(SMALL, llama.config)
+    with pytest.raises(TreeKVError, match="without assistant_model"):
+        llama.generate(tiny.tokens(20), past_key_values=cache, max_new_tokens=5, do_sample=False, **assistance)
+
+
+@pytest.mark.parametrize("config", [SMALL, STREAM], ids=["tree", "stream"])
+def test_a_prompt_of_one_token(llama, config):
+    ids = tiny.tokens(1)
+    expected = tiny.llama("sdpa").generate(ids, max_new_tokens=10, do_sample=False)
+    cache = TreeKVCache(config, llama.config)
+    assert torch.equal(llama.generate(ids, past_key_values=cache, max_new_tokens=10, do_sample=False), expected)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (1, 0)])
+def test_nothing_to_read_is_refused(llama, shape):
+    cache = TreeKVCache(SMALL, llama.config)
+    with pytest.raises(TreeKVError, match=f"{shape[0]} rows of {shape[1]} tokens"):
+        llama(torch.zeros(shape, dtype=torch.long), past_key_values=cache)
+
+
+def test_a_row_of_padding_alone_does_not_disturb_the_others(llama):
+    ids = torch.cat([tiny.tokens(30), torch.zeros(1, 30, dtype=torch.long)])
+    mask = torch.stack([torch.ones(30), torch.zeros(30)]).long()
+    settings = dict(max_new_tokens=10, do_sample=False, pad_token_id=0)
+    cache = TreeKVCache(SMALL, llama.config)
+    out = llama.generate(ids, attention_mask=mask, past_key_values=cache, **settings)
+    alone = llama.generate(ids[:1], past_key_values=TreeKVCache(SMALL, llama.config), **settings)
+    assert torch.equal(out[0], alone[0])
+    assert cache.kept_positions(0)[1, 0].tolist() == [*range(9), -1, -1, -1]
+
+
+def test_an_interrupted_pass_is_noticed_and_reset_mends_it(llama, monkeypatch):
+    ids = tiny.tokens(20)
+    cache = TreeKVCache(SMALL, llama.config)
+    llama(ids, past_key_values=cache)
+    original = llama.model.layers[1].forward
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(llama.model.layers[1], "forward", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        llama(ids[:, :1], past_key_values=cache)
+    monkeypatch.setattr(llama.model.layers[1], "forward", original)
+    with pytest.raises(TreeKVError, match=r"cache\.reset\(\)"):
+        llama(ids[:, :1], past_key_values=cache)
+    cache.reset()
+    fresh = TreeKVCache(SMALL, llama.config)
+    assert torch.equal(llama(ids, past_key_values=cache).logits, llama(ids, past_key_values=fresh).logits)
+
+
+def test_another_attention_implementation_is_noticed():
+    model = tiny.llama()
+    cache = TreeKVCache(SMALL, model.config)
+    model.set_attn_implementation("sdpa")
+    model(tiny.tokens(5), past_key_values=cache)  # the first call cannot know
+    with pytest.raises(TreeKVError, match=r"set_attn_implementation\('treekv'\)"):
+        model(tiny.tokens(1), past_key_values=cache)
+
+
+def test_weights_that_are_no_numbers_are_refused():
+    model = tiny.llama()
+    model.model.layers[1].self_attn.q_proj.weight.fill_(float("nan"))
+    with pytest.raises(TreeKVError, match="layer 1 are not finite"):
+        model(tiny.tokens(20), past_key_values=TreeKVCache(SMALL, model.config))
+
+
+def test_no_number_while_decoding_breaks_no_bound():
+    model = tiny.llama()
+    cache = TreeKVCache(SMALL, model.config)
+    model(tiny.tokens(20), past_key_values=cache)
+    model.model.layers[0].self_attn.q_proj.weight.fill_(float("nan"))
+    step_by_step(model, cache, tiny.tokens(30))
+    for layer in range(2):
+        kept = cache.kept_positions(layer)
+        assert kept.shape == (1, 2, 12) and (kept.diff() > 0).all()
+        assert kept[..., :2].tolist() == [[[0, 1]] * 2] and kept[..., -4:].tolist() == [[[46, 47, 48, 49]] * 2]
+
+
+def test_rows_can_be_repeated_selected_and_reordered(llama):
+    cache = TreeKVCache(SMALL, llama.config)
+    ids = tiny.tokens(25, batch=2)
+    llama(ids, past_key_values=cache)
+    before = cache.kept_positions(1)
+    cache.batch_repeat_interleave(2)
+    assert torch.equal(cache.kept_positions(1), before.repeat_interleave(2, 0))
+    cache.reorder_cache(torch.tensor([3, 0, 0, 1]))
+    assert torch.equal(cache.kept_positions(1), before[[1, 0, 0, 0]])
+    cache.batch_select_indices(torch.tensor([0, 1]))
+    expected = TreeKVCache(SMALL, llama.config)
+    llama(ids[[1, 0]], past_key_values=expected)
+    step = tiny.tokens(1, batch=2, seed=9)
+    got = llama(step, past_key_values=cache).logits
+    assert torch.allclose(got, llama(step, past_key_values=expected).logits, atol=1e-5)
+    assert same_books(cache, expected)
