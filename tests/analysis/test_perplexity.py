@@ -40,9 +40,7 @@ def test_a_full_cache_scores_like_one_plain_pass(llama, ids, chunk, own) -> None
 
 def test_a_cache_that_evicts_scores_the_same_in_pieces_of_any_number_of_blocks(llama, ids) -> None:
     config = TreeKVConfig(cache_size=16, recent_size=4, prefill="stream", block_size=8)
-    one, two = (
-        stream_perplexity(llama, ids, TreeKVCache(config, llama.config), chunk=chunk) for chunk in (8, 24)
-    )
+    one, two = (stream_perplexity(llama, ids, TreeKVCache(config, llama.config), chunk=chunk) for chunk in (8, 24))
     torch.testing.assert_close(one.nll, two.nll, atol=1e-4, rtol=1e-4)
     full = plain_nll(ids)
     torch.testing.assert_close(one.nll[:15], full[:15], atol=1e-4, rtol=1e-4)  # nothing evicted yet
