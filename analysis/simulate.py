@@ -67,19 +67,24 @@ def simulate(
 
     shape = (len(configs), len(layers), run.kv_heads, run.tokens)
     evicted_at, survivor = (np.full(shape, -1, dtype=np.int32) for _ in range(2))
+    watchers = [
+        (number, _Watcher(run, own, group, prompt))
+        for number, config in enumerate(configs.values())
+        for own, group in _groups(run, config, layers)
+    ]
     done, total = 0, run.tokens * len(layers) * len(configs)
-    for number, config in enumerate(configs.values()):
-        for own, group in _groups(run, config, layers):
 
-            def advance(tokens: int, done: int = done, size: int = len(group)) -> None:
-                if progress is not None:
-                    progress(done + tokens * size, total)
+    def advance(tokens: int) -> None:
+        nonlocal done
+        done += tokens
+        if progress is not None:
+            progress(done, total)
 
-            trace = _watch(run, own, group, prompt, advance)
-            rows = [layers.index(layer) for layer in group]
-            evicted_at[number, rows] = trace.evicted_at.cpu().numpy()
-            survivor[number, rows] = trace.survivor.cpu().numpy()
-            done += run.tokens * len(group)
+    _watch(run, layers, [watcher for _, watcher in watchers], advance)
+    for number, watcher in watchers:
+        rows = [layers.index(layer) for layer in watcher.layers]
+        evicted_at[number, rows] = watcher.trace.evicted_at.cpu().numpy()
+        survivor[number, rows] = watcher.trace.survivor.cpu().numpy()
 
     dims = ("policy", "layer", "head", "position")
     return xr.Dataset(
@@ -114,59 +119,101 @@ def _groups(run: Capture, config: TreeKVConfig, layers: list[int]) -> list[tuple
     return list(groups.items())
 
 
-def _watch(
-    run: Capture,
-    config: TreeKVConfig,
-    layers: list[int],
-    prompt: int,
-    progress: Callable[[int], object],
-) -> LayerTrace:
-    """One policy over the whole text; the layers are the rows of one ledger."""
-    index = [run.layers.index(layer) for layer in layers]
-    keys = torch.stack([run.k[i] for i in index]).float()
-    ledger = Ledger(config.replace(trace=True), len(index), keys.shape[1], keys.device, index[0], len(run.layers))
-    policy, rows = ledger.policy, slice(0, len(index))
-    assert ledger.trace is not None
-    if not policy.evicts_prompt:
-        ledger.trace.extend(run.tokens)
-        progress(run.tokens)
-        return ledger.trace
-    norms = None
-    if config.importance == "contribution":
-        norms = torch.stack([torch.linalg.vector_norm(run.v[i].float(), dim=-1) for i in index])
-    scaling = torch.tensor([run.scaling[i] for i in index], device=keys.device)[:, None, None, None]
+class _Watcher:
+    """One policy over the whole text; its layers are the rows of one ledger.
 
-    start = prompt if config.prefill != "stream" else 0
-    if start:
+    Attributes:
+        start: the first position that is decoded; what comes before is the prompt.
+        block: tokens that are processed together.
+        chunk: tokens for which attention logits are wanted at one time, whole blocks.
+        reads: whether they are wanted at all.
+    """
+
+    def __init__(self, run: Capture, config: TreeKVConfig, layers: list[int], prompt: int) -> None:
+        self.layers = layers
+        self.config = config
+        index = [run.layers.index(layer) for layer in layers]
+        device = run.k[0].device
+        self.ledger = Ledger(config.replace(trace=True), len(index), run.kv_heads, device, index[0], len(run.layers))
+        self.rows = slice(0, len(index))
+        policy = self.ledger.policy
+        self.norms: Tensor | None = None
+        if config.importance == "contribution":
+            self.norms = torch.stack([torch.linalg.vector_norm(run.v[i].float(), dim=-1) for i in index])
+        self.reads = policy.uses_attention and policy.evicts_decoding
+        self.block = config.block_size if config.prefill == "stream" else 1
+        self.chunk = self.block * max(QUERIES_AT_ONCE // self.block, 1)
+        self.start = prompt if config.prefill != "stream" else 0
+        if not policy.evicts_prompt:  # nothing is ever evicted
+            self.start = run.tokens
+            self.trace.extend(run.tokens)
+        elif self.start:
+            self._admit(run, index, prompt)
+
+    @property
+    def trace(self) -> LayerTrace:
+        assert self.ledger.trace is not None
+        return self.ledger.trace
+
+    def _admit(self, run: Capture, index: list[int], prompt: int) -> None:
         sums = counts = None
-        if policy.uses_attention:
-            queries = torch.stack([run.q[i][:, :prompt] for i in index]).float() * scaling
-            sums, counts = prefill.window_scores(queries, keys[:, :, :prompt], 1.0, observers(config, prompt))
-            if norms is not None:
-                sums = sums * norms[..., :prompt]
-        selection = ledger.choose_prompt(prompt, sums, counts)
+        if self.ledger.policy.uses_attention:
+            # Layer by layer: a policy that looks at every query of a prompt needs room for no more.
+            window = observers(self.config, prompt)
+            parts = []
+            for i in index:
+                q, k = run.q[i][None, :, :prompt].float(), run.k[i][None, :, :prompt].float()
+                part, counts = prefill.window_scores(q, k, run.scaling[i], window)
+                parts.append(part)
+            sums = torch.cat(parts)
+            if self.norms is not None:
+                sums = sums * self.norms[..., :prompt]
+        selection = self.ledger.choose_prompt(prompt, sums, counts)
         held = prompt if selection is None else selection.kept.shape[-1]
-        ledger.reserve(held, max(held, config.cache_size))
-        ledger.admit_prompt(rows, prompt, selection, sums, counts)
+        self.ledger.reserve(held, max(held, self.config.cache_size))
+        self.ledger.admit_prompt(self.rows, prompt, selection, sums, counts)
 
-    block = config.block_size if config.prefill == "stream" else 1
-    chunk = block * max(QUERIES_AT_ONCE // block, 1)
-    for first in range(start, run.tokens, chunk):
-        last = min(first + chunk, run.tokens)
-        logits = None
-        if policy.uses_attention and policy.evicts_decoding:
-            queries = torch.stack([run.q[i][:, first:last] for i in index]).float() * scaling
-            logits = _logits(queries, keys[:, :, :last])
-        for begin in range(first, last, block):
-            end = min(begin + block, last)
+    def step(self, logits: Tensor | None, first: int, last: int) -> None:
+        """Tokens first..last-1; `logits` [layers, kv_heads, group, last - first, last] or None."""
+        ledger = self.ledger
+        for begin in range(first, last, self.block):
+            end = min(begin + self.block, last)
             observed = None
             if logits is not None:
-                observed = _observe(ledger, logits[:, :, :, begin - first : end - first], begin, end, norms)
+                observed = _observe(ledger, logits[:, :, :, begin - first : end - first], begin, end, self.norms)
             capacity, wanted = ledger.capacity[0], ledger.held[0] + end - begin
             ledger.reserve(wanted if capacity is None else min(wanted, capacity), capacity)
-            ledger.step(rows, end - begin, observed)
-        progress(last)
-    return ledger.trace
+            ledger.step(self.rows, end - begin, observed)
+
+
+def _watch(run: Capture, layers: list[int], watchers: list[_Watcher], progress: Callable[[int], object]) -> None:
+    """Walk through the text once for all watchers that read it in the same pieces: logits are most of the work."""
+    together: dict[tuple[int, int], list[_Watcher]] = {}
+    for watcher in watchers:
+        together.setdefault((watcher.start, watcher.chunk), []).append(watcher)
+        progress(watcher.start * len(watcher.layers))
+    for (start, chunk), group in together.items():
+        # The layers that somebody reads, each once.
+        wanted = [layer for layer in layers if any(w.reads and layer in w.layers for w in group)]
+        rows = {id(w): _rows([wanted.index(layer) for layer in w.layers]) for w in group if w.reads}
+        index = [run.layers.index(layer) for layer in wanted]
+        keys = torch.stack([run.k[i] for i in index]).float() if index and start < run.tokens else None
+        for first in range(start, run.tokens, chunk):
+            last = min(first + chunk, run.tokens)
+            logits = None
+            if keys is not None:
+                queries = torch.stack([run.q[i][:, first:last].float() * run.scaling[i] for i in index])
+                logits = _logits(queries, keys[:, :, :last])
+            for watcher in group:
+                seen = None if logits is None or not watcher.reads else logits[rows[id(watcher)]]
+                watcher.step(seen, first, last)
+                progress((last - first) * len(watcher.layers))
+
+
+def _rows(index: list[int]) -> slice | list[int]:
+    """A slice where one will do, so that indexing copies nothing."""
+    whole = index == list(range(index[0], index[0] + len(index)))
+    return slice(index[0], index[0] + len(index)) if whole else index
 
 
 def _logits(queries: Tensor, keys: Tensor) -> Tensor:
