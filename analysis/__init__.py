@@ -6,6 +6,7 @@ and prints nothing.
 
 from analysis import plot
 from analysis.capture import Capture, capture, open_capture
+from analysis.loss import loss, open_loss, save_loss
 from analysis.retention import density, held, open_retention, retention_map, save_retention
 from analysis.simulate import simulate
 from analysis.spectrum import open_spectrum, save_spectrum, spectrum
@@ -16,12 +17,15 @@ __all__ = [
     "capture",
     "density",
     "held",
+    "loss",
     "open_capture",
+    "open_loss",
     "open_retention",
     "open_spectrum",
     "open_trends",
     "plot",
     "retention_map",
+    "save_loss",
     "save_retention",
     "save_spectrum",
     "save_trends",
