@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import typer
 
 from app.cli.capture import capture
@@ -23,4 +25,7 @@ for command in (demo, generate, capture, dashboard):
 
 def main() -> None:
     """The console script."""
+    # Before torch is imported: its threads are to sleep while they wait. Where other programs want the cores too,
+    # spinning threads keep each other from running, and a stream of small steps takes many times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()
