@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from treekv import attention, families, policies, prefill
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
 from treekv.ledger import Ledger
-from treekv.rotary import Rotary
+from treekv.rotary import Rotary, turn
 from treekv.trace import LayerTrace
 
 
@@ -122,10 +122,10 @@ class TreeKVLayer(CacheLayerMixin):
             pad = pads[rows.start]
             if pad == q:
                 continue
-            positions = self._positions(rows, q - pad, position_ids, pad)
-            result = self._attend_rows(
-                rows, query[rows, :, pad:], key[rows, :, pad:], value[rows, :, pad:], scaling, positions
-            )
+            whole = len(groups) == 1 and not pad
+            new = [query, key, value] if whole else [t[rows, :, pad:] for t in (query, key, value)]
+            positions = _Positions(position_ids, rows, pad, self.ledger)
+            result = self._attend_rows(rows, new[0], new[1], new[2], scaling, positions)
             if output is None:
                 output = result
             else:
@@ -135,16 +135,8 @@ class TreeKVLayer(CacheLayerMixin):
         assert output is not None
         return output
 
-    def _positions(self, rows: slice, q: int, position_ids: Tensor | None, pad: int) -> Tensor:
-        """The rotary positions of the newcomers, LongTensor [1 or rows, q], as the model used them."""
-        if position_ids is not None:
-            return position_ids[rows if position_ids.shape[0] > 1 else slice(0, 1), pad:].to(self.device)
-        assert self.ledger is not None
-        start = torch.tensor(self.ledger.seen[rows], device=self.device)
-        return start[:, None] + torch.arange(q, device=self.device)
-
     def _attend_rows(
-        self, rows: slice, query: Tensor, key: Tensor, value: Tensor, scaling: float, positions: Tensor
+        self, rows: slice, query: Tensor, key: Tensor, value: Tensor, scaling: float, positions: _Positions
     ) -> Tensor:
         """Rows in the same state, without padding."""
         ledger, q = self.ledger, key.shape[2]
@@ -153,21 +145,14 @@ class TreeKVLayer(CacheLayerMixin):
             return self._append(rows, query, key, value, scaling)
         if ledger.seen[rows][0] == 0 and self.config.prefill != "stream":
             return self._prompt(rows, query, key, value, scaling, positions)
-        if q <= self.config.block_size:
+        size = self.config.block_size
+        if q <= size:
             return self._block(rows, query, key, value, scaling, positions)
         outputs = []
-        for first in range(0, q, self.config.block_size):
-            block = slice(first, first + self.config.block_size)
-            outputs.append(
-                self._block(
-                    rows,
-                    query[:, :, block],
-                    key[:, :, block],
-                    value[:, :, block],
-                    scaling,
-                    positions[:, block],
-                )
-            )
+        for first in range(0, q, size):
+            block = slice(first, first + size)
+            new = (query[:, :, block], key[:, :, block], value[:, :, block])
+            outputs.append(self._block(rows, *new, scaling, positions.after(first)))
         return torch.cat(outputs, dim=2)
 
     def _append(self, rows: slice, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
@@ -181,11 +166,10 @@ class TreeKVLayer(CacheLayerMixin):
         keys, values = (t[rows, :, : held + q] for t in (self.keys, self.values))
         if q > 1:
             return prefill.causal_attention(query, keys, values, scaling)
-        weights = prefill.attention_weights(query, keys, scaling)
-        return _weighted(weights, values).to(query.dtype)
+        return prefill.observed_attention(query, [keys], [values], scaling)[0]
 
     def _prompt(
-        self, rows: slice, query: Tensor, key: Tensor, value: Tensor, scaling: float, positions: Tensor
+        self, rows: slice, query: Tensor, key: Tensor, value: Tensor, scaling: float, positions: _Positions
     ) -> Tensor:
         """A whole prompt: attended in full at its true positions, then reduced."""
         ledger, length = self.ledger, key.shape[2]
@@ -207,32 +191,32 @@ class TreeKVLayer(CacheLayerMixin):
         self._reserve(held, max(held, self.config.cache_size))
         kept = ledger.admit_prompt(rows, length, selection, sums, counts)
         if self.rotary is not None:
-            key = self.rotary.by_position(key, positions[:, None], inverse=True)
+            key = self.rotary.unrotated(key, positions.true(length))
         index = kept[..., None]
         self.keys[rows, :, :held] = key.gather(2, index.expand(-1, -1, -1, key.shape[3]))
         self.values[rows, :, :held] = value.gather(2, index.expand(-1, -1, -1, value.shape[3]))
         return output
 
     def _block(
-        self, rows: slice, query: Tensor, key: Tensor, value: Tensor, scaling: float, positions: Tensor
+        self, rows: slice, query: Tensor, key: Tensor, value: Tensor, scaling: float, positions: _Positions
     ) -> Tensor:
-        """q tokens attend to the cache and, causally, to themselves; then as many are evicted as are too many."""
+        """q tokens attend to the cache and, causally, to themselves; then as many go as are too many."""
         ledger, q = self.ledger, key.shape[2]
         assert ledger is not None
         held = ledger.held[rows][0]
-        keys, values = self.keys[rows, :, :held], self.values[rows, :, :held]
+        keys, values = ledger.part(self.keys, rows, held), ledger.part(self.values, rows, held)
         stored = key
         if self.rotary is not None:
-            ranks = held + torch.arange(q, device=self.device)
-            stored = self.rotary.by_position(key, positions[:, None], inverse=True)
-            query = self.rotary.shift(query, positions[:, None], ranks)
-            key = self.rotary.shift(key, positions[:, None], ranks)
-            keys = self.rotary.by_rank(keys, ledger.ranks(rows), held + q)
-        weights = prefill.attention_weights(query, torch.cat([keys, key], dim=2), scaling)
-        output = _weighted(weights[..., :held], values) + _weighted(weights[..., held:], value)
+            shift = self.rotary.shift(*positions.columns(q), held, anew=self.layer == 0)
+            both = self.rotary.pairs(torch.cat([query, key], dim=1))
+            stored = turn(both[:, query.shape[1] :], shift.undo)
+            query, key = turn(both, shift.move).split([query.shape[1], key.shape[1]], dim=1)
+            keys = self.rotary.at_ranks(keys, ledger.ranks(rows), held + q)
+        output, weights = prefill.observed_attention(query, [keys, key], [values, value], scaling)
         observed = None
         if ledger.policy.uses_attention:
-            observed = weights.mean(2).sum(2) if ledger.policy.accumulates else weights[:, :, :, -1].mean(2)
+            group = weights.shape[2]
+            observed = (weights if ledger.policy.accumulates else weights[:, :, :, -1:]).sum((2, 3)) / group
             if self.config.importance == "contribution":
                 observed = observed * torch.cat([_norms(values), _norms(value)], dim=2)
 
@@ -240,13 +224,14 @@ class TreeKVLayer(CacheLayerMixin):
         self._reserve(held + q if capacity is None else min(held + q, capacity), capacity)
         slots, newcomers, stays = ledger.step(rows, q, observed)
         for target, new in ((self.keys, stored), (self.values, value)):
+            here = ledger.part(target, rows)
             index = slots[..., None].expand(-1, -1, -1, new.shape[3])
             if newcomers is not None:
                 assert stays is not None
                 new = new.gather(2, newcomers[..., None].expand_as(index))
-                new = torch.where(stays[..., None], new, target[rows].gather(2, index))
-            target[rows].scatter_(2, index, new)
-        return output.to(query.dtype)
+                new = torch.where(stays[..., None], new, here.gather(2, index))
+            here.scatter_(2, index, new)
+        return output
 
     def _reserve(self, tokens: int, most: int | None) -> None:
         assert self.ledger is not None
@@ -418,9 +403,29 @@ def _left_padding(padding: Tensor | None, batch: int, q: int) -> list[int]:
     return pads.tolist()
 
 
-def _weighted(weights: Tensor, values: Tensor) -> Tensor:
-    """Sum of values by weights: [batch, kv_heads, group, q, n] x [batch, kv_heads, n, d] ->
-    [batch, kv_heads * group, q, d]."""
-    batch, heads, group, q, n = weights.shape
-    output = weights.reshape(batch, heads, group * q, n).to(values.dtype) @ values
-    return output.view(batch, heads * group, q, values.shape[3])
+class _Positions(NamedTuple):
+    """Where the newcomers of some rows stand in the model's own counting."""
+
+    position_ids: Tensor | None  # [1 or batch, columns], or None where the model does not pass them on
+    rows: slice
+    first: int
+    ledger: Ledger
+
+    def after(self, tokens: int) -> _Positions:
+        """The same without the first `tokens` newcomers; the ledger has counted those already."""
+        return self._replace(first=self.first + tokens)
+
+    def columns(self, count: int) -> tuple[Tensor, slice, int, int]:
+        """The arguments that `Rotary.shift` wants, but the rank."""
+        if self.position_ids is None:
+            return self.true(count), slice(0, len(self.ledger.seen[self.rows])), 0, count
+        return self.position_ids, self.rows, self.first, count
+
+    def true(self, count: int) -> Tensor:
+        """LongTensor [1 or rows, count]."""
+        if self.position_ids is None:
+            device = self.ledger.device
+            seen = torch.tensor(self.ledger.seen[self.rows], device=device)
+            return seen[:, None] + torch.arange(count, device=device)
+        rows = self.rows if self.position_ids.shape[0] > 1 else slice(0, 1)
+        return self.position_ids[rows, self.first : self.first + count]

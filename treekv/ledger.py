@@ -66,6 +66,7 @@ class Ledger:
         self.position = self.order.clone()
         self.sums = torch.empty((batch, heads, 0), dtype=torch.float32, device=self.device)
         self.counts = self.sums.clone()
+        self._counting = torch.arange(0, device=self.device)
         self.held = [0] * batch
         self.seen = [0] * batch
         self.cursor = [0] * batch
@@ -100,16 +101,27 @@ class Ledger:
             return True
         return q == 1 and self.held[0] == self.capacity[0] and self.config.recent_size > 0
 
+    def part(self, tensor: Tensor, rows: slice, held: int | None = None) -> Tensor:
+        """A view of some rows and of the first `held` slots; the tensor itself if that is all of it."""
+        if len(self.held[rows]) < len(self.held):
+            tensor = tensor[rows]
+        return tensor if held is None or held == self.slots else tensor[:, :, :held]
+
     def ranks(self, rows: slice) -> Tensor:
         """LongTensor [rows, heads, held]: the rank of each slot in use."""
-        order = self.order[rows, :, : self.held[rows][0]]
-        index = torch.arange(order.shape[2], device=self.device).expand_as(order)
-        return torch.empty_like(order).scatter_(2, order, index)
+        order = self.part(self.order, rows, self.held[rows][0])
+        return torch.empty_like(order).scatter_(2, order, self._count(order.shape[2]).expand_as(order))
 
     def positions(self, rows: slice) -> Tensor:
         """LongTensor [rows, heads, held]: true positions, ascending."""
-        order = self.order[rows, :, : self.held[rows][0]]
-        return self.position[rows].gather(2, order)
+        order = self.part(self.order, rows, self.held[rows][0])
+        return self.part(self.position, rows).gather(2, order)
+
+    def _count(self, n: int) -> Tensor:
+        """LongTensor 0 ... n-1."""
+        if self._counting.shape[0] < n:
+            self._counting = torch.arange(-(-n // GROWTH) * GROWTH, device=self.device)
+        return self._counting[:n]
 
     # ------------------------------------------------------------------ a prompt
 
@@ -169,11 +181,12 @@ class Ledger:
         if self.trace is not None:
             self.trace.extend(max(self.seen[rows]) + q)
         if observed is not None:
+            sums = self.part(self.sums, rows, held)
             if self.policy.accumulates:
-                self.sums[rows, :, :held] += observed[..., :held]
-                self.counts[rows, :, :held] += q
+                sums.add_(observed[..., :held])
+                self.part(self.counts, rows, held).add_(q)
             else:
-                self.sums[rows, :, :held] = observed[..., :held]
+                sums.copy_(observed[..., :held])
         if not excess:
             placement = self._append(rows, held, q, observed)
         elif q == 1 == excess and self.config.recent_size:
@@ -198,22 +211,26 @@ class Ledger:
 
     def _replace_one(self, rows: slice, held: int, observed: Tensor | None) -> Placement:
         """One in, one out, the newcomer protected: what happens at every step once the cache is full."""
-        order = self.order[rows, :, :held]
-        view = _View(self, rows, order, self.sums[rows], self.counts[rows], held + 1, self._shared(self.seen[rows]))
+        now = self._shared(self.seen[rows])
+        order = self.part(self.order, rows, held)
+        sums, counts, position = (self.part(t, rows) for t in (self.sums, self.counts, self.position))
+        view = _View(self, rows, order, sums, counts, held + 1, now)
         evictions = self.policy.evict(self.config, view, 1)
         slot = order.gather(2, evictions.losers)
-        now = self._shared(self.seen[rows])
         if self.trace is not None:
-            self._record(rows, evictions, order, self.position[rows], now)
+            self._record(rows, evictions, order, position, now)
         self._set_cursor(rows, evictions.cursor)
-        self.order[rows, :, :held] = torch.cat([without(order, evictions.losers), slot], dim=2)
-        if isinstance(now, Tensor):
-            self.position[rows].scatter_(2, slot, now.expand_as(slot))
+        # Whoever stands right of the loser moves one rank down, and the newcomer comes last, in the loser's slot.
+        index = self._count(held)
+        moved = torch.cat([order, slot], dim=2).gather(2, index + (index >= evictions.losers))
+        if moved.shape == self.order.shape:
+            self.order = moved
         else:
-            self.position[rows].scatter_(2, slot, now)
+            self.order[rows, :, :held] = moved
+        position.scatter_(2, slot, now.expand_as(slot) if isinstance(now, Tensor) else now)
         if observed is not None:
-            self.sums[rows].scatter_(2, slot, observed[..., held:])
-            self.counts[rows].scatter_(2, slot, 1.0)
+            sums.scatter_(2, slot, observed[..., held:])
+            counts.scatter_(2, slot, 1.0)
         return Placement(slot, None, None)
 
     def _replace_many(self, rows: slice, held: int, q: int, excess: int, observed: Tensor | None) -> Placement:

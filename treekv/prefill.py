@@ -40,18 +40,38 @@ def causal_mask(q: int, length: int, device: torch.device) -> Tensor:
     return torch.ones(q, length, dtype=torch.bool, device=device).tril(length - q)
 
 
-def attention_weights(query: Tensor, key: Tensor, scaling: float) -> Tensor:
-    """float32 weights [batch, kv_heads, group, q, T] of the last q of T tokens, causal.
+def observed_attention(
+    query: Tensor, keys: list[Tensor], values: list[Tensor], scaling: float
+) -> tuple[Tensor, Tensor]:
+    """Attention with its weights, over keys and values that lie in several places.
 
-    `query` [batch, query_heads, q, head_dim] with query_heads = kv_heads * group, `key` [batch, kv_heads, T,
-    head_dim].
+    `query` [batch, query_heads, q, head_dim] with query_heads = kv_heads * group; each of `keys`, `values` [batch,
+    kv_heads, n_i, head_dim]. The queries are the last q of all n tokens and see them causally.
+
+    Returns the output [batch, query_heads, q, value_dim] and float32 weights [batch, kv_heads, group, q, n].
     """
+    batch, heads, q, _ = query.shape
+    weights = attention_weights(query, keys, scaling)
+    flat = weights.view(batch, weights.shape[1], -1, weights.shape[4])
+    output, first = None, 0
+    for value in values:
+        share = flat[..., first : first + value.shape[2]].to(value.dtype) @ value
+        output = share if output is None else output.add_(share)
+        first += value.shape[2]
+    assert output is not None
+    return output.view(batch, heads, q, output.shape[3]), weights
+
+
+def attention_weights(query: Tensor, keys: list[Tensor], scaling: float) -> Tensor:
+    """float32 weights [batch, kv_heads, group, q, n] of the last q of n tokens, causal; see `observed_attention`."""
     batch, heads, q, dim = query.shape
-    kv_heads, length = key.shape[1], key.shape[2]
-    grouped = query.reshape(batch, kv_heads, heads // kv_heads * q, dim) * scaling
-    logits = (grouped @ key.transpose(2, 3)).view(batch, kv_heads, heads // kv_heads, q, length)
+    kv_heads = keys[0].shape[1]
+    group = heads // kv_heads
+    grouped = query.reshape(batch, kv_heads, group * q, dim) * scaling
+    parts = [grouped @ key.transpose(2, 3) for key in keys]
+    logits = (parts[0] if len(parts) == 1 else torch.cat(parts, dim=3)).view(batch, kv_heads, group, q, -1)
     if q > 1:
-        logits = logits.masked_fill(~causal_mask(q, length, key.device), float("-inf"))
+        logits = logits.masked_fill(~causal_mask(q, logits.shape[4], logits.device), float("-inf"))
     return logits.softmax(-1, dtype=torch.float32)
 
 
@@ -66,7 +86,7 @@ def window_scores(query: Tensor, key: Tensor, scaling: float, window: int) -> tu
     sums = key.new_zeros((*key.shape[:2], length), dtype=torch.float32)
     for first in range(length - window, length, QUERIES_AT_ONCE):
         last = min(first + QUERIES_AT_ONCE, length)
-        weights = attention_weights(query[:, :, first:last], key[:, :, :last], scaling)
+        weights = attention_weights(query[:, :, first:last], [key[:, :, :last]], scaling)
         sums[..., :last] += weights.mean(2).sum(2)
     position = torch.arange(length, device=key.device)
     counts = torch.minimum(length - position, torch.tensor(window, device=key.device)).float()

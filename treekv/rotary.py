@@ -3,11 +3,15 @@
 A key arrives rotated by the angle of its true position. Renumbering needs it at its rank, which changes while it
 is cached, so the key is stored unrotated and turned by the angle of its rank whenever it is used: one rotation,
 never a chain of them, so nothing drifts.
+
+Rotation is a product of complex numbers. Models keep the two parts of a number far apart in a head (dimension i and
+i + rotary_dim / 2); stored keys have them side by side, so that turning all of them is one multiplication. The
+product of a query and a key does not care in which order their dimensions stand.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,24 +22,32 @@ from treekv.errors import TreeKVError
 #: Families that rotate the first half of the rotary dimensions against the second half.
 HALF_ROTATION = frozenset(
     [
-        "gemma",
-        "gemma3",
         "gemma3_text",
         "gpt_neox",
         "granite",
         "llama",
         "mistral",
-        "olmo",
         "olmo2",
-        "phi",
         "phi3",
         "qwen2",
         "qwen3",
-        "stablelm",
     ]
 )
 #: Scalings whose angles do not depend on the length of the input.
 FIXED_SCALINGS = frozenset(["default", "linear", "llama3", "yarn"])
+TABLE_STEP = 256
+
+
+class Shift(NamedTuple):
+    """Phases for newcomers, complex64 [1 or batch, 1, q, head_dim / 2].
+
+    Attributes:
+        undo: from the true positions back to no rotation.
+        move: from the true positions to the ranks.
+    """
+
+    undo: Tensor
+    move: Tensor
 
 
 class Rotary:
@@ -43,11 +55,16 @@ class Rotary:
 
     Args:
         inverse_frequencies: float32 [rotary_dim / 2], radians per position.
+        head_dim: channels of a head; those beyond rotary_dim are not rotated.
     """
 
-    def __init__(self, inverse_frequencies: Tensor) -> None:
-        self.inverse_frequencies = inverse_frequencies.float()
-        self._table: dict[torch.device, tuple[Tensor, Tensor]] = {}  # layers may be spread over devices
+    def __init__(self, inverse_frequencies: Tensor, head_dim: int) -> None:
+        self.rotary_dim = 2 * inverse_frequencies.shape[0]
+        still = inverse_frequencies.new_zeros((head_dim - self.rotary_dim) // 2)
+        self.inverse_frequencies = torch.cat([inverse_frequencies, still]).float()
+        self._tables: dict[torch.device, Tensor] = {}  # layers may be spread over devices
+        self._asked_of: Tensor | None = None
+        self._answers: dict[tuple[int, ...], Shift] = {}
 
     @classmethod
     def from_config(cls, config: Any, layer_type: str = "full_attention") -> Rotary:
@@ -73,50 +90,80 @@ class Rotary:
                 f"length of the input; use positions='original' or a model with one of "
                 f"{', '.join(sorted(FIXED_SCALINGS))}"
             )
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         if kind == "default":
-            head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
             dim = int(head_dim * parameters.get("partial_rotary_factor", 1.0))
             exponent = torch.arange(0, dim, 2, dtype=torch.float) / dim
-            return cls(1.0 / parameters["rope_theta"] ** exponent)
+            return cls(1.0 / parameters["rope_theta"] ** exponent, head_dim)
         frequencies, _ = ROPE_INIT_FUNCTIONS[kind](config, layer_type=layer_type if nested else None)
-        return cls(frequencies)
+        return cls(frequencies, head_dim)
 
-    def angles(self, positions: Tensor) -> Tensor:
-        """float32 [..., rotary_dim / 2], rounded exactly as the model rounds its own."""
+    def pairs(self, x: Tensor) -> Tensor:
+        """From the model's order of dimensions to the stored one, the parts of a number side by side."""
+        half = self.rotary_dim // 2
+        rotated = torch.stack([x[..., :half], x[..., half : self.rotary_dim]], dim=-1).flatten(-2)
+        if self.rotary_dim == x.shape[-1]:
+            return rotated
+        return torch.cat([rotated, x[..., self.rotary_dim :]], dim=-1)
+
+    def unrotated(self, x: Tensor, positions: Tensor) -> Tensor:
+        """Stored form of `x` [batch, heads, n, head_dim], which the model rotated to `positions` [1 or batch, n]."""
+        return turn(self.pairs(x), _polar(-self._angles(positions[:, None])))
+
+    def at_ranks(self, stored: Tensor, ranks: Tensor, limit: int) -> Tensor:
+        """Stored keys [batch, heads, n, head_dim] at `ranks` [batch, heads, n], all below `limit`."""
+        table = self._table(limit, stored.device)
+        phases = table.index_select(0, ranks.reshape(-1))
+        return turn(stored, phases.view(*ranks.shape, table.shape[1]))
+
+    def shift(
+        self, position_ids: Tensor, rows: slice, first: int, count: int, rank: int, *, anew: bool = True
+    ) -> Shift:
+        """Phases for `count` newcomers, columns `first` and on of `position_ids` [1 or batch, columns], whose
+        ranks are `rank` and following.
+
+        All layers of a forward pass ask the same questions of the same tensor, so answers are kept; the first
+        layer asks `anew`, since the tensor may have been changed in place between two passes.
+        """
+        asked = (rows.start, rows.stop, first, count, rank)
+        if self._asked_of is position_ids and not anew and asked in self._answers:
+            return self._answers[asked]
+        chosen = position_ids[rows if position_ids.shape[0] > 1 else slice(0, 1), first : first + count]
+        angle = self._angles(chosen[:, None])
+        ranks = torch.arange(rank, rank + count, device=position_ids.device)
+        # The difference of the model's own rounded angles, so that its rounding cancels.
+        move = self._angles(ranks).double() - angle.double()
+        shift = Shift(_polar(-angle), _polar(move).to(torch.complex64))
+        if not torch.compiler.is_compiling():
+            if self._asked_of is not position_ids:
+                self._asked_of, self._answers = position_ids, {}
+            self._answers[asked] = shift
+        return shift
+
+    def _angles(self, positions: Tensor) -> Tensor:
+        """float32 [..., head_dim / 2], rounded exactly as the model rounds its own."""
         return positions[..., None].float() * self.inverse_frequencies.to(positions.device)
 
-    def by_position(self, x: Tensor, positions: Tensor, *, inverse: bool = False) -> Tensor:
-        """Rotate `x` [batch, heads, n, head_dim] to `positions` [n] or [batch, 1, n] (or back from there)."""
-        angle = self.angles(positions)
-        cos, sin = angle.cos(), angle.sin()
-        return _rotate(x, cos, -sin if inverse else sin)
-
-    def shift(self, x: Tensor, start: Tensor, end: Tensor) -> Tensor:
-        """Move `x` [batch, heads, n, head_dim] from positions `start` to positions `end`, in one rotation.
-
-        The difference is taken in float64 from the model's own rounded angles, so that they cancel.
-        """
-        angle = self.angles(end).double() - self.angles(start).double()
-        return _rotate(x, angle.cos().float(), angle.sin().float())
-
-    def by_rank(self, x: Tensor, ranks: Tensor, limit: int) -> Tensor:
-        """Rotate unrotated `x` [batch, heads, n, head_dim] to `ranks` [batch, heads, n], all below `limit`."""
-        cos, sin = self._tables(limit, x.device)
-        shape = (*ranks.shape, cos.shape[1])
-        flat = ranks.reshape(-1)
-        return _rotate(x, cos.index_select(0, flat).view(shape), sin.index_select(0, flat).view(shape))
-
-    def _tables(self, limit: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        table = self._table.get(device)
-        if table is None or table[0].shape[0] < limit:
-            angle = self.angles(torch.arange(-(-limit // 256) * 256, device=device))
-            table = self._table[device] = angle.cos(), angle.sin()
+    def _table(self, limit: int, device: torch.device) -> Tensor:
+        """complex64 [at least limit, head_dim / 2], the phases of all ranks."""
+        table = self._tables.get(device)
+        if table is None or table.shape[0] < limit:
+            table = _polar(self._angles(torch.arange(-(-limit // TABLE_STEP) * TABLE_STEP, device=device)))
+            self._tables[device] = table
         return table
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the pairs (i, i + rotary_dim / 2) of `x` by the given angles, in float32, back in `x`'s dtype."""
-    half = cos.shape[-1]
-    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-    turned = [first * cos - second * sin, second * cos + first * sin]
-    return torch.cat([part.to(x.dtype) for part in turned] + [rest], dim=-1)
+def turn(x: Tensor, phases: Tensor) -> Tensor:
+    """Stored form `x` [..., head_dim] turned by complex `phases` [..., head_dim / 2], computed in float32."""
+    parts = x.float().reshape(*x.shape[:-1], x.shape[-1] // 2, 2)
+    if torch.compiler.is_compiling():  # the compiler fuses real arithmetic, but not complex
+        real, imaginary = parts.unbind(-1)
+        cos, sin = torch.view_as_real(phases).unbind(-1)
+        turned = torch.stack([real * cos - imaginary * sin, imaginary * cos + real * sin], dim=-1)
+    else:
+        turned = torch.view_as_real(torch.view_as_complex(parts) * phases)
+    return turned.reshape(x.shape).to(x.dtype)
+
+
+def _polar(angle: Tensor) -> Tensor:
+    return torch.polar(torch.ones_like(angle), angle)

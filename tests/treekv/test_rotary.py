@@ -8,7 +8,7 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 from treekv import TreeKVError
-from treekv.rotary import Rotary
+from treekv.rotary import Rotary, turn
 
 SCALINGS = {
     "default": {"rope_type": "default", "rope_theta": 10000.0},
@@ -43,13 +43,19 @@ def make(scaling: str):
     return Rotary.from_config(config), embedding.attention_scaling, model_rotation
 
 
+def same_products(a: torch.Tensor, b: torch.Tensor, expected_a: torch.Tensor, expected_b: torch.Tensor) -> bool:
+    """Stored forms order dimensions differently from the model; all that counts is their products."""
+    return torch.allclose(a @ b.transpose(-1, -2), expected_a @ expected_b.transpose(-1, -2), atol=2e-5)
+
+
 @pytest.mark.parametrize("scaling", SCALINGS)
 def test_undoing_what_the_model_did(scaling):
     rotary, factor, model_rotation = make(scaling)
     x = torch.randn(1, 2, 5, 32, generator=torch.Generator().manual_seed(0))
     positions = torch.tensor([0, 1, 37, 9_999, 100_000])
-    raw = rotary.by_position(model_rotation(x, positions), positions, inverse=True)
-    assert torch.allclose(raw, x * factor, atol=2e-6)
+    raw = rotary.unrotated(model_rotation(x, positions), positions[None])
+    assert torch.allclose(raw, rotary.pairs(x) * factor, atol=2e-6)
+    assert same_products(raw, raw, x * factor, x * factor)
 
 
 @pytest.mark.parametrize("scaling", SCALINGS)
@@ -57,27 +63,52 @@ def test_a_rank_is_the_models_own_rotation_at_that_position(scaling):
     rotary, factor, model_rotation = make(scaling)
     x = torch.randn(1, 2, 6, 32, generator=torch.Generator().manual_seed(0))
     ranks = torch.tensor([[[3, 0, 5, 1, 4, 2], [0, 1, 2, 3, 4, 5]]])
-    turned = rotary.by_rank(x, ranks, 6)
+    turned = rotary.at_ranks(rotary.pairs(x), ranks, 6)
     for head in range(2):
         expected = model_rotation(x[:, head : head + 1], ranks[0, head])
-        assert torch.allclose(turned[:, head : head + 1] * factor, expected, atol=2e-6)
-    shifted = rotary.shift(model_rotation(x, torch.arange(6) + 90_000), torch.arange(6) + 90_000, torch.arange(6))
-    assert torch.allclose(shifted, model_rotation(x, torch.arange(6)), atol=2e-6)
+        assert torch.allclose(turned[:, head : head + 1] * factor, rotary.pairs(expected), atol=2e-6)
+
+
+def test_newcomers_move_from_their_true_positions_to_their_ranks():
+    rotary, _, model_rotation = make("default")
+    x = torch.randn(2, 2, 3, 32, generator=torch.Generator().manual_seed(0))
+    position_ids = torch.tensor([[7, 90_000, 90_001, 90_002], [7, 500, 501, 502]])
+    shift = rotary.shift(position_ids, slice(0, 2), 1, 3, 10)
+    for row in range(2):
+        arrived = rotary.pairs(model_rotation(x[row : row + 1], position_ids[row, 1:]))
+        expected = rotary.pairs(model_rotation(x[row : row + 1], torch.tensor([10, 11, 12])))
+        assert torch.allclose(turn(arrived, shift.move[row : row + 1]), expected, atol=2e-6)
+        undone = turn(arrived, shift.undo[row : row + 1])
+        assert torch.allclose(undone, rotary.pairs(x[row : row + 1]), atol=2e-6)
+    assert rotary.shift(position_ids, slice(0, 2), 1, 3, 10, anew=False) is shift
+    assert rotary.shift(position_ids, slice(0, 2), 1, 3, 11, anew=False) is not shift
+    position_ids += 1  # changed in place: the first layer of the next pass asks anew
+    assert not torch.equal(rotary.shift(position_ids, slice(0, 2), 1, 3, 10).move, shift.move)
 
 
 def test_the_table_grows_with_the_capacity():
     rotary, _, model_rotation = make("default")
     x = torch.randn(1, 1, 1, 32)
     for rank in (3, 300, 70_000):
-        turned = rotary.by_rank(x, torch.tensor([[[rank]]]), rank + 1)
-        assert torch.allclose(turned, model_rotation(x, torch.tensor([rank])), atol=2e-6)
+        turned = rotary.at_ranks(rotary.pairs(x), torch.tensor([[[rank]]]), rank + 1)
+        assert torch.allclose(turned, rotary.pairs(model_rotation(x, torch.tensor([rank]))), atol=2e-6)
 
 
 def test_dimensions_that_are_not_rotated_stay():
-    rotary = Rotary(torch.tensor([1.0, 0.1]))
+    rotary = Rotary(torch.tensor([1.0, 0.1]), head_dim=10)
     x = torch.randn(1, 1, 1, 10)
-    turned = rotary.by_position(x, torch.tensor([7]))
-    assert torch.equal(turned[..., 4:], x[..., 4:]) and not torch.allclose(turned[..., :4], x[..., :4])
+    turned = rotary.unrotated(x, torch.tensor([[7]]))
+    assert torch.equal(turned[..., 4:], x[..., 4:]) and not torch.allclose(turned[..., :4], rotary.pairs(x)[..., :4])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_turned_in_float32(dtype):
+    rotary, _, _ = make("default")
+    x = torch.randn(1, 1, 4, 32).to(dtype)
+    ranks = torch.arange(4)[None, None]
+    turned = rotary.at_ranks(x, ranks, 4)
+    assert turned.dtype == dtype
+    assert torch.equal(turned, rotary.at_ranks(x.float(), ranks, 4).to(dtype))
 
 
 @pytest.mark.parametrize(

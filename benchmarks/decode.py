@@ -1,0 +1,163 @@
+"""Decode steps of TreeKV against transformers' own cache, measured in turn in one process.
+
+    python benchmarks/decode.py                    # SmolLM2, all tables
+    python benchmarks/decode.py --quick            # fewer steps and lengths, for a look
+    python benchmarks/decode.py --device cuda --dtype bfloat16
+
+Every comparison alternates single steps (A B A B ...) and prints medians and the median of the ratios of neighbouring
+steps, so a machine that drifts disturbs both alike. Nothing here asserts a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+import transformers
+from rich.console import Console
+from rich.table import Table
+from transformers import DynamicCache
+
+from treekv import TreeKVCache, TreeKVConfig, load_model
+
+
+class Step(NamedTuple):
+    """What to time, and what to do before the clock starts."""
+
+    prepare: Callable[[], Any]
+    run: Callable[[], Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--steps", type=int, default=40, help="steps of each side per comparison")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the decode step of both sides")
+    arguments = parser.parse_args()
+    model, _ = load_model(arguments.model, dtype=getattr(torch, arguments.dtype), device=arguments.device)
+    steps = 12 if arguments.quick else arguments.steps
+    console = Console(width=110)
+    console.print(
+        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"transformers {transformers.__version__}, {arguments.model} {arguments.dtype} on {arguments.device}"
+    )
+    forward = torch.compile(model) if arguments.compile else model
+
+    table = new_table("TreeKV at capacity c against DynamicCache held at c tokens", "c")
+    for batch in (1, 8):
+        for capacity in (256, 1024) if arguments.quick else (256, 1024, 4096):
+            if batch * capacity > 8192:
+                continue
+            tree = treekv_step(model, forward, TreeKVConfig(cache_size=capacity), capacity, batch)
+            plain = held_step(model, forward, capacity, batch)
+            add_row(table, f"{capacity}, batch {batch}", alternate(tree, plain, steps))
+    console.print(table)
+
+    table = new_table("TreeKV with c = 512 against the full cache", "tokens")
+    for batch in (1, 8):
+        for length in (4096,) if arguments.quick else (4096, 8192, 16384):
+            if batch * length > 40000:
+                continue
+            tree = treekv_step(model, forward, TreeKVConfig(cache_size=512), 512, batch)
+            plain = held_step(model, forward, length, batch)
+            add_row(table, f"{length}, batch {batch}", alternate(tree, plain, steps))
+    console.print(table)
+
+    table = new_table("TreeKV with a trace against TreeKV without", "c")
+    for capacity in (256, 1024):
+        config = TreeKVConfig(cache_size=capacity)
+        traced = treekv_step(model, forward, config.replace(trace=True), capacity, 1)
+        plain = treekv_step(model, forward, config, capacity, 1)
+        add_row(table, f"{capacity}", alternate(traced, plain, 2 * steps))
+    console.print(table)
+
+
+def treekv_step(model: Any, forward: Any, config: TreeKVConfig, held: int, batch: int) -> Step:
+    """One decode step of a cache that is full: it evicts at every step."""
+    prepare = partial(model.set_attn_implementation, "treekv")
+    prepare()
+    cache = TreeKVCache(config, model.config)
+    fill(cache, model, held, batch)
+    token = torch.full((batch, 1), 42, device=model.device)
+
+    return Step(prepare, lambda: forward(input_ids=token, past_key_values=cache))
+
+
+def fill(cache: TreeKVCache, model: Any, held: int, batch: int) -> None:
+    """Fill a cache with `held` random keys and values, as a prompt of that length would, without running the model."""
+    config = model.config
+    shape = (batch, config.num_key_value_heads, held, config.head_dim)
+    generator = torch.Generator(model.device).manual_seed(0)
+    rows = slice(0, batch)
+    for layer in cache.layers:
+        key = torch.randn(shape, generator=generator, device=model.device, dtype=model.dtype)
+        layer.lazy_initialization(key, key)
+        layer._reserve(held, layer.config.cache_size)
+        layer.keys[:], layer.values[:] = key, key
+        scores = torch.rand(*shape[:3], generator=generator, device=model.device)
+        layer.ledger.admit_prompt(rows, held, None, scores, torch.ones(1, 1, held, device=model.device))
+        layer.tokens_seen = held
+
+
+def held_step(model: Any, forward: Any, length: int, batch: int) -> Step:
+    """One decode step of transformers' DynamicCache at `length` tokens; the new token is dropped again."""
+    cache = DynamicCache(config=model.config)
+    config = model.config
+    shape = (batch, config.num_key_value_heads, length - 1, config.head_dim)
+    for number in range(config.num_hidden_layers):
+        cache.update(*(torch.randn(shape, device=model.device, dtype=model.dtype) for _ in range(2)), number)
+    token = torch.full((batch, 1), 42, device=model.device)
+
+    def step() -> None:
+        forward(input_ids=token, past_key_values=cache)
+        for layer in cache.layers:
+            layer.keys, layer.values = layer.keys[:, :, :-1], layer.values[:, :, :-1]
+
+    return Step(partial(model.set_attn_implementation, "sdpa"), step)
+
+
+def alternate(one: Step, other: Step, steps: int) -> tuple[float, float, float]:
+    """Median seconds of each and the median ratio of neighbouring steps."""
+    for step in (one, other) * 3:
+        timed(step)
+    pairs = [(timed(one), timed(other)) for _ in range(steps)]
+    ratios = [a / b for a, b in pairs]
+    return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs), statistics.median(ratios)
+
+
+def timed(step: Step) -> float:
+    step.prepare()
+    synchronize()
+    start = time.perf_counter()
+    with torch.inference_mode():
+        step.run()
+    synchronize()
+    return time.perf_counter() - start
+
+
+def synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def new_table(title: str, column: str) -> Table:
+    table = Table(column, "TreeKV ms", "other ms", "time ratio", "speed-up", title=title, title_justify="left")
+    return table
+
+
+def add_row(table: Table, name: str, result: tuple[float, float, float]) -> None:
+    one, other, ratio = result
+    table.add_row(name, f"{one * 1e3:.1f}", f"{other * 1e3:.1f}", f"{ratio:.3f}", f"{1 / ratio:.2f}")
+
+
+if __name__ == "__main__":
+    main()
