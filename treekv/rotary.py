@@ -39,7 +39,7 @@ TABLE_STEP = 256
 
 
 class Shift(NamedTuple):
-    """Phases for newcomers, complex64 [1 or batch, 1, q, head_dim / 2].
+    """Phases for newcomers, float32 [1 or batch, 1, q, head_dim / 2, 2]: cosine and sine.
 
     Attributes:
         undo: from the true positions back to no rotation.
@@ -114,7 +114,7 @@ class Rotary:
         """Stored keys [batch, heads, n, head_dim] at `ranks` [batch, heads, n], all below `limit`."""
         table = self._table(limit, stored.device)
         phases = table.index_select(0, ranks.reshape(-1))
-        return turn(stored, phases.view(*ranks.shape, table.shape[1]))
+        return turn(stored, phases.view(*ranks.shape, *table.shape[1:]))
 
     def shift(
         self, position_ids: Tensor, rows: slice, first: int, count: int, rank: int, *, anew: bool = True
@@ -133,7 +133,7 @@ class Rotary:
         ranks = torch.arange(rank, rank + count, device=position_ids.device)
         # The difference of the model's own rounded angles, so that its rounding cancels.
         move = self._angles(ranks).double() - angle.double()
-        shift = Shift(_polar(-angle), _polar(move).to(torch.complex64))
+        shift = Shift(_polar(-angle), _polar(move).float())
         if not torch.compiler.is_compiling():
             if self._asked_of is not position_ids:
                 self._asked_of, self._answers = position_ids, {}
@@ -145,7 +145,7 @@ class Rotary:
         return positions[..., None].float() * self.inverse_frequencies.to(positions.device)
 
     def _table(self, limit: int, device: torch.device) -> Tensor:
-        """complex64 [at least limit, head_dim / 2], the phases of all ranks."""
+        """float32 [at least limit, head_dim / 2, 2], the phases of all ranks."""
         table = self._tables.get(device)
         if table is None or table.shape[0] < limit:
             table = _polar(self._angles(torch.arange(-(-limit // TABLE_STEP) * TABLE_STEP, device=device)))
@@ -154,16 +154,15 @@ class Rotary:
 
 
 def turn(x: Tensor, phases: Tensor) -> Tensor:
-    """Stored form `x` [..., head_dim] turned by complex `phases` [..., head_dim / 2], computed in float32."""
+    """Stored form `x` [..., head_dim] turned by `phases` [..., head_dim / 2, 2], computed in float32."""
     parts = x.float().reshape(*x.shape[:-1], x.shape[-1] // 2, 2)
     if torch.compiler.is_compiling():  # the compiler fuses real arithmetic, but not complex
-        real, imaginary = parts.unbind(-1)
-        cos, sin = torch.view_as_real(phases).unbind(-1)
+        (real, imaginary), (cos, sin) = parts.unbind(-1), phases.unbind(-1)
         turned = torch.stack([real * cos - imaginary * sin, imaginary * cos + real * sin], dim=-1)
     else:
-        turned = torch.view_as_real(torch.view_as_complex(parts) * phases)
+        turned = torch.view_as_real(torch.view_as_complex(parts) * torch.view_as_complex(phases))
     return turned.reshape(x.shape).to(x.dtype)
 
 
 def _polar(angle: Tensor) -> Tensor:
-    return torch.polar(torch.ones_like(angle), angle)
+    return torch.stack([angle.cos(), angle.sin()], dim=-1)
