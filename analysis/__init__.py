@@ -9,12 +9,13 @@ from analysis.capture import Capture, capture, open_capture
 from analysis.loss import loss, open_loss, save_loss
 from analysis.retention import density, held, open_retention, retention_map, save_retention
 from analysis.simulate import simulate
-from analysis.spectrum import open_spectrum, save_spectrum, spectrum
+from analysis.spectrum import coefficients, open_spectrum, pool, save_spectrum, spectrum
 from analysis.trends import open_trends, save_trends, trends
 
 __all__ = [
     "Capture",
     "capture",
+    "coefficients",
     "density",
     "held",
     "loss",
@@ -24,6 +25,7 @@ __all__ = [
     "open_spectrum",
     "open_trends",
     "plot",
+    "pool",
     "retention_map",
     "save_loss",
     "save_retention",

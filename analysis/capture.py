@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from analysis import store
+from analysis.contributions import attention_weights, output_weights, weighted_values
 from treekv.attention import NAME, at_site
 from treekv.errors import TreeKVError
 
@@ -74,24 +75,20 @@ class Capture:
         """
         index = self._index(layer)
         positions = self._checked(query_positions)
-        q, k = self.q[index], self.k[index].float()
-        heads, kv_heads, seen = q.shape[0], k.shape[0], int(positions.max()) + 1
-        queries = q[:, positions].float().unflatten(0, (kv_heads, heads // kv_heads))
-        scores = torch.einsum("hgqd,hkd->hgqk", queries, k[:, :seen]).flatten(0, 1) * self.scaling[index]
-        future = torch.arange(seen, device=q.device) > positions[:, None]
-        weights = scores.masked_fill_(future, -torch.inf).softmax(-1)
-        return F.pad(weights, (0, self.tokens - seen))
+        return attention_weights(self.q[index][:, positions], self.k[index], self.scaling[index], positions)
 
-    def contributions(self, layer: int, query_position: int) -> Tensor:
+    def contributions(self, layer: int, query_position: int, model: nn.Module | None = None) -> Tensor:
         """s_j = weight of token j times its value, float32 [query_heads, t + 1, value_dim] for query t.
 
-        Summed over j it is the attention output of each head before the output projection. Source: PAPER.md
-        section 1. Raises TreeKVError as `weights` does.
+        Summed over j it is the attention output of each head. With `model`, the one that was captured, each
+        head's part of its output projection is applied, [query_heads, t + 1, hidden]: what token j adds to the
+        residual stream through that head (without the projection's bias, and before any norm that follows).
+        Source: PAPER.md section 1. Raises TreeKVError as `weights` does, and for a model without a known output
+        projection.
         """
         weights = self.weights(layer, [query_position])[:, 0, : query_position + 1]
-        v = self.v[self._index(layer)][:, : query_position + 1].float()
-        by_group = weights.unflatten(0, (v.shape[0], -1))
-        return (by_group.unsqueeze(-1) * v.unsqueeze(1)).flatten(0, 1)
+        found = weighted_values(weights, self.v[self._index(layer)][:, : query_position + 1])
+        return found if model is None else found @ output_weights(model, layer, self.query_heads)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the capture to one netCDF file (q, k, v as float16) and return its path.
@@ -127,14 +124,14 @@ class Capture:
         except ValueError:
             raise TreeKVError(f"layer {layer} was not captured; captured are {self.layers}") from None
 
-    def _checked(self, positions: Sequence[int]) -> Tensor:
+    def _checked(self, positions: Sequence[int]) -> list[int]:
         wrong = [p for p in positions if not 0 <= p < self.tokens]
         if wrong or not len(positions):
             raise TreeKVError(
                 f"query position {wrong[0] if wrong else 'list []'} is outside the text; "
                 f"give positions from 0 to {self.tokens - 1}"
             )
-        return torch.tensor(list(positions), device=self.q[0].device)
+        return list(positions)
 
 
 def capture(

@@ -1,6 +1,7 @@
 """Wavelet spectrum of the token contributions: how much of each frequency band sits at which position.
 
     spectrum(run)["amplitude"].mean(("layer", "head")).sel(band="D1")     # the paper's curve of one band
+    pool([spectrum(run) for run in runs])                                 # several texts as one spectrum
 
 Source: PAPER.md section 1 (He et al., TreeKV, arXiv 2501.04987).
 """
@@ -8,112 +9,285 @@ Source: PAPER.md section 1 (He et al., TreeKV, arXiv 2501.04987).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import xarray as xr
+from torch import Tensor, nn
 
 from analysis import store
-from analysis.capture import Capture
-from analysis.wavelets import MODE, band_levels, band_means, band_names, checked_wavelet, max_level
+from analysis.bands import Transform, transform_of
+from analysis.contributions import attention_weights, output_weights, weighted_values
+from analysis.wavelets import MODE
 from treekv.errors import TreeKVError
 
+if TYPE_CHECKING:
+    from analysis.capture import Capture
+
 FORMAT = "treekv-spectrum"
-DEFAULT_LEVEL = 8
+SINKS = ("separate", "include")
+
+_AT_ONCE = 1 << 23  # numbers of the contributions that exist at a time, unless one head alone has more
+_UNITS = "units of the values"
 
 
 def spectrum(
     run: Capture,
     wavelet: str = "haar",
     level: int | None = None,
-    sinks: int = 4,
+    *,
+    mode: str = MODE,
+    transform: str = "dwt",
+    sinks: str = "separate",
+    sink_count: int = 4,
+    model: nn.Module | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
     """Mean amplitude of each wavelet band of the contributions, per layer, query head and position.
 
-    For each observed query t the contributions s_j = a_t[j] v_j, j from `sinks` to t, are one signal of
-    t + 1 - sinks samples with head_dim channels. It is decomposed to `level` (default: 8, or the deepest that
-    the length allows). Sink tokens carry many times the amplitude of the rest and would leak into the low
-    bands of the first quarter, so the first `sinks` tokens are taken out before the transform and reported apart.
+    For each observed query t the contributions s_j = a_t[j] v_j are one signal along j with head_dim channels,
+    which is decomposed into bands.
 
-    Returns a Dataset, lowest band first, in the units of the values:
-      amplitude      (layer, head, band, position)  mean over channels and queries of |component of the band|
-      coefficient    (layer, head, band, position)  the same of |wavelet coefficient|, laid over the positions
-                     it covers; for Haar amplitude * 2^(level / 2), so bands of white noise are equally bright
-      sink_amplitude (layer, head, sink)            mean over channels and queries of |s_j|
-    with coords layer, head (query heads), band, level (band), position (true positions), token (position),
-    queries (position; how many observed queries see it), sink. A position that fewer queries see is averaged
-    over those.
+    Args:
+        run: the captured text.
+        wavelet: any discrete wavelet of PyWavelets.
+        level: depth; by default 8 (packets: 3), or the deepest that the length allows.
+        mode: how the signal goes on beyond its ends: "symmetric" (default), "zero", "periodization" or another
+            of pywt.Modes.modes.
+        transform: "dwt" (the paper's), "swt" (moves with the signal: for claims about location) or "packet"
+            (bands of equal width: a finer split of the high ones).
+        sinks: the first `sink_count` tokens carry many times the amplitude of the rest. "separate" takes them
+            out before the transform, so that nothing of them reaches the bands. "include" leaves them in the
+            transform, where they leak into the low bands of the first quarter, and only keeps their positions
+            out of the result; the paper says nothing of taking them out.
+        sink_count: how many first tokens count as sinks.
+        model: when given, contributions are taken after its output projection, channels of the residual stream.
+        progress: called with (done, layers) after each layer; one layer is in memory at a time.
 
-    `progress(done, layers)` is called after each layer. One layer is in memory at a time.
-    Raises TreeKVError for an unknown wavelet, a level that the length does not allow, or too many sinks.
+    Returns:
+        Dataset, lowest band first, in the units of the values:
+          amplitude       (layer, head, band, position)  mean over channels and queries of |component|
+          query_std       (layer, head, band, position)  standard deviation of that over the queries
+          coefficient     (layer, head, band, position)  mean |coefficient|, laid over the positions it
+                          describes; for Haar amplitude * 2^(level / 2), so bands of white noise are equally bright
+          energy          (layer, head, band)            mean over queries of the component's squares, summed over
+                          positions (with sinks="include" those of the sinks too)
+          query_amplitude (query, band, position)        each query's amplitude, mean over layers and heads; NaN
+                          where it does not see
+          sink_amplitude  (layer, head, sink)            mean over channels and queries of |s_j|
+        with coords layer, head (query heads), band, level, support, low_frequency, high_frequency (band),
+        position (true positions), token (position), queries (position; how many queries see it), query (their
+        positions) and text (query). A position that fewer queries see is averaged over those.
+
+    Raises:
+        TreeKVError: an unknown wavelet, mode or transform, a level that the length does not allow, too many
+            sinks, or a model without a known output projection.
     """
-    shortest = min(run.query_positions) + 1 - sinks
-    if sinks < 0 or shortest < 2:
-        raise TreeKVError(
-            f"sinks is {sinks}; give 0 to {min(run.query_positions) - 1}, so that every query keeps 2 tokens"
-        )
-    deepest = max_level(shortest, checked_wavelet(wavelet).name)
-    if level is None:
-        level = min(DEFAULT_LEVEL, deepest)
-    if not 1 <= level <= deepest:
-        raise TreeKVError(f"level is {level}; {wavelet!r} on {shortest} positions allows 1 to {deepest}")
-
-    last = max(run.query_positions)
-    length = last + 1 - sinks
-    shape = (len(run.layers), run.query_heads, level + 1, length)
-    amplitude, coefficient = np.empty(shape, np.float32), np.empty(shape, np.float32)
-    sink_amplitude = np.empty((*shape[:2], sinks), np.float32)
-    seen = torch.zeros(length)
-    for t in run.query_positions:
-        seen[: t + 1 - sinks] += 1
+    builder = SpectrumBuilder(
+        run.query_positions, wavelet, level, mode, transform, sinks, sink_count, projected=model is not None
+    )
     for index, layer in enumerate(run.layers):
-        sums = _layer_sums(run, layer, wavelet, level, sinks, length)
-        amplitude[index] = (sums[0] / seen).numpy()
-        coefficient[index] = (sums[1] / seen).numpy()
-        sink_amplitude[index] = (sums[2] / len(run.query_positions)).numpy()
+        output = None if model is None else output_weights(model, layer, run.query_heads)
+        builder.add(layer, run.q[index], run.k[index], run.v[index], run.scaling[index], output)
         if progress is not None:
             progress(index + 1, len(run.layers))
+    return builder.dataset(run.token_text, run.model)
 
-    dims = ("layer", "head", "band", "position")
-    return xr.Dataset(
-        {
-            "amplitude": (dims, amplitude, {"long_name": "mean |component|", "units": "units of the values"}),
-            "coefficient": (
-                dims,
-                coefficient,
-                {"long_name": "mean |coefficient|", "units": "units of the values"},
-            ),
-            "sink_amplitude": (
-                ("layer", "head", "sink"),
-                sink_amplitude,
-                {"long_name": "mean |contribution|"},
-            ),
-        },
-        coords={
-            "layer": np.asarray(run.layers, np.int32),
-            "head": np.arange(run.query_heads, dtype=np.int32),
-            "band": np.asarray(band_names(level)),
-            "level": ("band", np.asarray(band_levels(level), np.int32)),
-            "position": np.arange(sinks, last + 1, dtype=np.int32),
-            "token": ("position", np.asarray(run.token_text[sinks : last + 1], dtype=np.str_)),
-            "queries": ("position", seen.numpy().astype(np.int32)),
-            "sink": np.arange(sinks, dtype=np.int32),
-        },
-        attrs={
-            "format": FORMAT,
-            "format_version": store.FORMAT_VERSION,
-            "model": run.model,
-            "wavelet": wavelet,
-            "mode": MODE,
-            "sinks": sinks,
-            "tokens": run.tokens,
-            "query_positions": np.asarray(run.query_positions, np.int32),
-            **store.versions(),
-        },
-    )
+
+class SpectrumBuilder:
+    """A spectrum that is fed one layer at a time, from a capture or during the forward pass."""
+
+    def __init__(
+        self,
+        query_positions: Sequence[int],
+        wavelet: str = "haar",
+        level: int | None = None,
+        mode: str = MODE,
+        transform: str = "dwt",
+        sinks: str = "separate",
+        sink_count: int = 4,
+        projected: bool = False,
+    ) -> None:
+        if sinks not in SINKS:
+            raise TreeKVError(f"sinks is {sinks!r}; give 'separate' or 'include', and their number as sink_count")
+        first = min(query_positions)
+        if not 0 <= sink_count < first:
+            raise TreeKVError(f"sink_count is {sink_count}; give 0 to {first - 1}, so that every query keeps 2 tokens")
+        self.queries = list(query_positions)
+        self.sinks, self.sink_count, self.projected = sinks, sink_count, projected
+        self.start = sink_count if sinks == "separate" else 0  # the first token that is transformed
+        self.transform: Transform = transform_of(first + 1 - self.start, wavelet, level, mode, transform)
+        self.layers: list[int] = []
+        self.parts: dict[str, list[np.ndarray]] = {
+            name: [] for name in ("amplitude", "query_std", "coefficient", "energy", "sink_amplitude")
+        }
+        length = max(query_positions) + 1 - sink_count
+        self.by_query = np.zeros((len(self.queries), len(self.transform.names), length))
+        self.seen = np.zeros(length, np.int32)
+        for t in self.queries:
+            self.seen[: t + 1 - sink_count] += 1
+
+    def add(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scaling: float, output: Tensor | None = None) -> None:
+        """One layer's q [query_heads, T, head_dim], k and v [kv_heads, T, dim]; `output` as of `output_weights`."""
+        heads, bands, length = q.shape[0], len(self.transform.names), len(self.seen)
+        mean, squares, coefficient = (torch.zeros(heads, bands, length, device=q.device) for _ in range(3))
+        energy = torch.zeros(heads, bands, device=q.device)
+        sink_amplitude = torch.zeros(heads, self.sink_count, device=q.device)
+        seen = torch.zeros(length, device=q.device)
+        weights = attention_weights(q[:, self.queries], k, scaling, self.queries)
+        for number, t in enumerate(self.queries):
+            inside = t + 1 - self.sink_count
+            one = self._statistics(weights[:, number, : t + 1], v[:, : t + 1], output)
+            sink_amplitude += one["sink_amplitude"]
+            energy += one["energy"]
+            amplitude = one["amplitude"]
+            self.by_query[number, :, :inside] += amplitude.mean(0).cpu().numpy()
+            # Running mean and sum of squared deviations: the queries are so alike that a difference of sums
+            # of squares would be rounding error.
+            seen[:inside] += 1
+            change = amplitude - mean[..., :inside]
+            mean[..., :inside] += change / seen[:inside]
+            squares[..., :inside] += change * (amplitude - mean[..., :inside])
+            coefficient[..., :inside] += one["coefficient"]
+        count = len(self.queries)
+        results = {
+            "amplitude": mean,
+            "query_std": (squares / seen).sqrt(),
+            "coefficient": coefficient / seen,
+            "energy": energy / count,
+            "sink_amplitude": sink_amplitude / count,
+        }
+        for name, value in results.items():
+            self.parts[name].append(value.cpu().numpy())
+        self.layers.append(layer)
+
+    def _statistics(self, weights: Tensor, v: Tensor, output: Tensor | None) -> dict[str, Tensor]:
+        """One query's statistics for all heads, a few heads at a time."""
+        heads, kv_heads = weights.shape[0], v.shape[0]
+        group = heads // kv_heads
+        channels = v.shape[-1] if output is None else output.shape[-1]
+        step = max(1, _AT_ONCE // (weights.shape[-1] * channels))
+        pieces = []
+        for first in range(0, heads, step):
+            chosen = torch.arange(first, min(first + step, heads), device=v.device)
+            # Each query head with the values that it reads, so that any run of heads can be taken.
+            contributions = weighted_values(weights[chosen], v[chosen // group])
+            if output is not None:
+                contributions = contributions @ output[chosen]
+            found = self.transform.statistics(contributions[:, self.start :])
+            cut = self.sink_count - self.start
+            pieces.append(
+                {
+                    "amplitude": found.amplitude[..., cut:],
+                    "coefficient": found.coefficient[..., cut:],
+                    "energy": found.energy,
+                    "sink_amplitude": contributions[:, : self.sink_count].abs().mean(-1),
+                }
+            )
+        return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+
+    def dataset(self, token_text: Sequence[str], model: str) -> xr.Dataset:
+        """The layers so far, as `spectrum` describes it."""
+        arrays = {name: np.stack(parts) for name, parts in self.parts.items()}
+        full, transform = ("layer", "head", "band", "position"), self.transform
+        last = max(self.queries)
+        by_query = self.by_query / len(self.layers)
+        for row, t in zip(by_query, self.queries, strict=True):
+            row[:, t + 1 - self.sink_count :] = np.nan
+        return xr.Dataset(
+            {
+                "amplitude": (full, arrays["amplitude"], {"long_name": "mean |component|", "units": _UNITS}),
+                "query_std": (full, arrays["query_std"], {"long_name": "spread over queries", "units": _UNITS}),
+                "coefficient": (full, arrays["coefficient"], {"long_name": "mean |coefficient|", "units": _UNITS}),
+                "energy": (full[:3], arrays["energy"], {"long_name": "energy", "units": f"{_UNITS}, squared"}),
+                "query_amplitude": (
+                    ("query", "band", "position"),
+                    by_query.astype(np.float32),
+                    {"long_name": "mean |component| of one query", "units": _UNITS},
+                ),
+                "sink_amplitude": (
+                    ("layer", "head", "sink"),
+                    arrays["sink_amplitude"],
+                    {"long_name": "mean |contribution|", "units": _UNITS},
+                ),
+            },
+            coords={
+                "layer": np.asarray(self.layers, np.int32),
+                "head": np.arange(arrays["amplitude"].shape[1], dtype=np.int32),
+                "band": np.asarray(transform.names),
+                "level": ("band", np.asarray(transform.levels, np.int32)),
+                "support": ("band", np.asarray(transform.support, np.int32)),
+                "low_frequency": ("band", transform.frequencies[:, 0], {"units": "cycles per token"}),
+                "high_frequency": ("band", transform.frequencies[:, 1], {"units": "cycles per token"}),
+                "position": np.arange(self.sink_count, last + 1, dtype=np.int32),
+                "token": ("position", np.asarray(token_text[self.sink_count : last + 1], dtype=np.str_)),
+                "queries": ("position", self.seen),
+                "query": np.asarray(self.queries, np.int32),
+                "text": ("query", np.zeros(len(self.queries), np.int32)),
+                "sink": np.arange(self.sink_count, dtype=np.int32),
+            },
+            attrs={
+                "format": FORMAT,
+                "format_version": store.FORMAT_VERSION,
+                "model": model,
+                "wavelet": transform.wavelet,
+                "mode": transform.mode,
+                "transform": transform.kind,
+                "sinks": self.sinks,
+                "sink_count": self.sink_count,
+                "projected": int(self.projected),
+                "tokens": len(token_text),
+                "texts": 1,
+                **store.versions(),
+            },
+        )
+
+
+def pool(spectra: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Several texts as one spectrum: means over the texts, and how far the texts differ.
+
+    `amplitude`, `coefficient`, `energy`, `sink_amplitude` and `query_std` become means over the texts, `text_std`
+    (layer, head, band, position) is the standard deviation of amplitude between them, and `query_amplitude`
+    holds all queries of all texts, coordinate `text` saying whose they are. Tokens differ, so their text is
+    dropped. Raises TreeKVError for no spectrum, or for spectra of different shape or settings: positions must be
+    the same, so capture all texts with one `max_tokens`.
+    """
+    if not spectra:
+        raise TreeKVError("there is no spectrum to pool; give at least one")
+    first = spectra[0]
+    for number, other in enumerate(spectra):
+        for name in ("model", "wavelet", "mode", "transform", "sinks", "sink_count", "projected"):
+            if other.attrs.get(name) != first.attrs.get(name):
+                raise TreeKVError(
+                    f"spectrum {number} has {name} {other.attrs.get(name)!r}, the first {first.attrs.get(name)!r}; "
+                    "only spectra with the same settings can be pooled"
+                )
+        for name in ("layer", "head", "band", "position"):
+            if not np.array_equal(other[name].values, first[name].values):
+                raise TreeKVError(
+                    f"spectrum {number} has other {name}s than the first ({_span(other, name)}, not "
+                    f"{_span(first, name)}); capture all texts with the same layers and number of tokens"
+                )
+    parts = [item.drop_vars("token", errors="ignore").drop_vars("text_std", errors="ignore") for item in spectra]
+    counts = [int(part["text"].max()) + 1 for part in parts]
+    if len(parts) == 1 or any(count > 1 for count in counts):
+        if len(parts) == 1:
+            return first
+        raise TreeKVError("one of the spectra is pooled already; pool all single texts at once")
+    stacked = xr.concat(
+        [part.drop_dims("query") for part in parts], "each_text", data_vars="all", coords="minimal", compat="override",
+        combine_attrs="override",
+    )  # fmt: skip
+    pooled = stacked.mean("each_text", keep_attrs=True)
+    pooled["text_std"] = stacked["amplitude"].std("each_text")
+    pooled["text_std"].attrs = {"long_name": "spread over texts", "units": _UNITS}
+    by_query = xr.concat([part["query_amplitude"] for part in parts], "query", coords="minimal", compat="override")
+    owner = np.repeat(np.arange(len(parts)), [part.sizes["query"] for part in parts]).astype(np.int32)
+    pooled["query_amplitude"] = by_query.assign_coords(text=("query", owner))
+    return pooled.assign_attrs(texts=len(parts), tokens=first.attrs["tokens"])
 
 
 def save_spectrum(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
@@ -126,17 +300,37 @@ def open_spectrum(path: str | os.PathLike[str]) -> xr.Dataset:
     return store.read(path, FORMAT, ("amplitude", "coefficient", "sink_amplitude", "band", "level", "position"))
 
 
-def _layer_sums(
-    run: Capture, layer: int, wavelet: str, level: int, sinks: int, length: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Sums over the observed queries: amplitude and coefficient [head, band, length], sinks [head, sinks]."""
-    amplitude = torch.zeros(run.query_heads, level + 1, length)
-    coefficient = torch.zeros_like(amplitude)
-    sink_amplitude = torch.zeros(run.query_heads, sinks)
-    for t in run.query_positions:
-        contributions = run.contributions(layer, t)
-        sink_amplitude += contributions[:, :sinks].abs().mean(-1).cpu()
-        one_amplitude, one_coefficient = band_means(contributions[:, sinks:], wavelet, level)
-        amplitude[..., : t + 1 - sinks] += one_amplitude.cpu()
-        coefficient[..., : t + 1 - sinks] += one_coefficient.cpu()
-    return amplitude, coefficient, sink_amplitude
+def coefficients(
+    run: Capture,
+    layer: int,
+    query_position: int,
+    wavelet: str = "haar",
+    level: int | None = None,
+    *,
+    mode: str = MODE,
+    transform: str = "dwt",
+    sinks: str = "separate",
+    sink_count: int = 4,
+    model: nn.Module | None = None,
+) -> xr.Dataset:
+    """The signed coefficients of one query's contributions in one layer, every head and channel.
+
+    One variable a band, lowest first, (head, index_<band>, channel); arguments as of `spectrum`, which keeps
+    only their means. `index_<band>` counts coefficients: for Haar in "dwt" number i of D_k compares positions
+    start + i 2^k ... with the 2^(k-1) after them, start (an attribute) being the first token transformed; in "swt"
+    it counts positions from start on.
+    """
+    builder = SpectrumBuilder([query_position], wavelet, level, mode, transform, sinks, sink_count)
+    contributions = run.contributions(layer, query_position, model)[:, builder.start :]
+    bands = builder.transform.coefficients(contributions.transpose(1, 2))
+    arrays = {
+        name: (("head", f"index_{name}", "channel"), band.transpose(1, 2).cpu().numpy())
+        for name, band in zip(builder.transform.names, bands, strict=True)
+    }
+    attrs = {"wavelet": wavelet, "mode": mode, "transform": transform, "start": builder.start, "layer": layer}
+    return xr.Dataset(arrays, attrs={**attrs, "query_position": query_position, "model": run.model})
+
+
+def _span(dataset: xr.Dataset, name: str) -> str:
+    values = dataset[name].values
+    return f"{values[0]} to {values[-1]}" if len(values) else "none"

@@ -96,7 +96,11 @@ def trends(spectrum: xr.Dataset) -> xr.Dataset:
         },
         coords={name: spectrum.coords[name] for name in ("band", "level", "layer", "head")},
         attrs={
-            **{name: spectrum.attrs[name] for name in ("model", "wavelet", "sinks") if name in spectrum.attrs},
+            **{
+                name: spectrum.attrs[name]
+                for name in ("model", "wavelet", "mode", "transform", "sinks", "sink_count")
+                if name in spectrum.attrs
+            },
             "format": FORMAT,
             "format_version": store.FORMAT_VERSION,
             "claim_i": _overall(claim_i),

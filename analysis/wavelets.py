@@ -1,14 +1,20 @@
-"""Multilevel discrete wavelet transforms: Haar in torch, every other wavelet through PyWavelets.
+"""The multilevel Haar transform in torch, on any device and any floating dtype.
 
 A signal of n samples becomes level + 1 bands, named lowest frequency first: ["A8", "D8", ..., "D1"]. The
 *component* of a band is the reconstruction from that band alone; it has n samples again, and all components
-sum to the signal. At an odd length the last sample is repeated, which is PyWavelets' mode "symmetric".
+sum to the signal.
 
     coefficients = haar_wavedec(signal, level=8)              # [A8, D8, ..., D1], D1 the longest
     haar_waverec(coefficients, length=signal.shape[-1])       # the signal
     haar_components(signal, level=8).sum(0)                   # the signal
-    amplitude, coefficient = band_means(contributions, "haar", level=8)
+    haar_packets(signal, level=3)                             # 8 bands of equal width, by frequency
+    haar_stationary(signal, level=8)                          # A8, D8 ... D1 that move with the signal
 
+Boundary modes. Haar compares disjoint pairs, so the boundary matters only where a level has an odd number of
+samples; what is put behind its last one:
+  "symmetric"      the last sample again (as PyWavelets; the default): a constant signal has no detail
+  "periodization"  the last sample again: for Haar the same as "symmetric"
+  "zero"           nothing: the transform keeps the energy exactly, but a constant signal gets a detail there
 Source: PAPER.md section 1 (He et al., TreeKV, arXiv 2501.04987); signs and boundary as in PyWavelets.
 """
 
@@ -24,6 +30,7 @@ from torch import Tensor
 from treekv.errors import TreeKVError
 
 MODE = "symmetric"
+HAAR_MODES = ("symmetric", "zero", "periodization")
 
 _ROOT_HALF = 0.5**0.5
 
@@ -38,65 +45,57 @@ def band_levels(level: int) -> list[int]:
     return [level, *range(level, 0, -1)]
 
 
-def max_level(length: int, wavelet: str = "haar") -> int:
-    """The deepest level at which a signal of `length` samples still has a coefficient free of the boundary.
+def packet_paths(level: int) -> list[str]:
+    """The 2^level leaves of a wavelet packet tree, lowest frequency first: ["aa", "ad", "dd", "da"] for level 2.
 
-    Raises TreeKVError for a wavelet that PyWavelets does not have.
+    Each letter is one split, low-pass "a" or high-pass "d". A high-pass turns the order of frequencies
+    round, which is why the order is a Gray code.
     """
-    return int(pywt.dwt_max_level(length, checked_wavelet(wavelet).dec_len)) if length > 0 else 0
+    codes = (number ^ number >> 1 for number in range(2**level))
+    return ["".join("d" if code >> bit & 1 else "a" for bit in range(level - 1, -1, -1)) for code in codes]
 
 
-def checked_wavelet(name: str) -> pywt.Wavelet:
-    """PyWavelets' discrete wavelet called `name`, or a TreeKVError that shows what exists."""
-    try:
-        return pywt.Wavelet(name)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise TreeKVError(
-            f"wavelet {name!r} is no discrete wavelet; try 'haar', 'db2', 'sym4', 'coif1' or another name of "
-            "pywt.wavelist(kind='discrete')"
-        ) from error
-
-
-def haar_wavedec(signal: Tensor, level: int, dim: int = -1) -> list[Tensor]:
+def haar_wavedec(signal: Tensor, level: int, dim: int = -1, mode: str = MODE) -> list[Tensor]:
     """Haar coefficients [A_level, D_level, ..., D_1] of `signal` along `dim`.
 
     The other dimensions are batch and keep their place. D_k has ceil(n / 2^k) entries along `dim`, A_level as
     many as D_level. Device and floating dtype stay as they are. Raises TreeKVError for a negative level, an
-    empty signal or one of whole numbers.
+    empty signal, one of whole numbers, or a mode that is not one of `HAAR_MODES`.
     """
-    _check_haar(signal, level, dim)
+    check_haar(signal, level, dim, mode)
     approximation = signal
     details: list[Tensor] = []
     for _ in range(level):
-        even, odd = _pairs(approximation, dim)
-        details.append((even - odd) * _ROOT_HALF)
-        approximation = (even + odd) * _ROOT_HALF
+        even, odd = pairs(approximation, dim, mode)
+        details.append((even - odd).mul_(_ROOT_HALF))
+        approximation = (even + odd).mul_(_ROOT_HALF)
     return [approximation, *reversed(details)]
 
 
 def haar_waverec(coefficients: Sequence[Tensor], length: int | None = None, dim: int = -1) -> Tensor:
-    """The signal whose `haar_wavedec` is `coefficients`.
+    """The signal from `haar_wavedec`'s coefficients, whatever the mode.
 
     `length` is the number of samples along `dim`; without it an odd signal comes back one sample longer,
     since the coefficients of n and n + 1 samples look alike.
     """
     signal = coefficients[0]
+    dim = dim % signal.ndim
     for detail in coefficients[1:]:
         # An odd length was padded by one on the way down: the padded sample is cut on the way up.
         approximation = signal.narrow(dim, 0, detail.shape[dim])
-        pair = torch.stack((approximation + detail, approximation - detail), dim=_after(dim, detail.ndim))
-        signal = pair.flatten(_positive(dim, detail.ndim), _positive(dim, detail.ndim) + 1) * _ROOT_HALF
+        pair = torch.stack((approximation + detail, approximation - detail), dim=dim + 1)
+        signal = pair.flatten(dim, dim + 1) * _ROOT_HALF
     return signal if length is None else signal.narrow(dim, 0, length)
 
 
-def haar_components(signal: Tensor, level: int, dim: int = -1) -> Tensor:
+def haar_components(signal: Tensor, level: int, dim: int = -1, mode: str = MODE) -> Tensor:
     """The component of every band, stacked in front: [level + 1, *signal.shape], lowest band first.
 
     They sum over the first dimension to the signal. No inverse transform runs: the component of D_k has one
     magnitude on each run of 2^k samples, |D_k| / 2^(k/2), with D_k's sign on the first half of the run and
     the opposite sign on the second.
     """
-    coefficients = haar_wavedec(signal, level, dim)
+    coefficients = haar_wavedec(signal, level, dim, mode)
     length = signal.shape[dim]
     index = torch.arange(length, device=signal.device)
     shape = [1] * signal.ndim
@@ -111,86 +110,78 @@ def haar_components(signal: Tensor, level: int, dim: int = -1) -> Tensor:
     return torch.stack(components)
 
 
-def band_means(signal: Tensor, wavelet: str, level: int) -> tuple[Tensor, Tensor]:
-    """Mean over channels of what each band holds at each sample: (amplitude, coefficient).
+def haar_packets(signal: Tensor, level: int, dim: int = -1, mode: str = MODE) -> list[Tensor]:
+    """Coefficients of the 2^level bands of equal width, in the order of `packet_paths`; shapes as D_level's."""
+    check_haar(signal, level, dim, mode)
+    nodes = {"": signal}
+    for _ in range(level):
+        split: dict[str, Tensor] = {}
+        for path, node in nodes.items():
+            even, odd = pairs(node, dim, mode)
+            split[path + "a"], split[path + "d"] = (even + odd).mul_(_ROOT_HALF), (even - odd).mul_(_ROOT_HALF)
+        nodes = split
+    return [nodes[path] for path in packet_paths(level)]
 
-    `signal` is [..., n, channels]; both results are float32 [..., level + 1, n], lowest band first.
-    amplitude: mean |component|, in the signal's units. coefficient: mean |coefficient|, laid over the samples
-    that the coefficient describes. For Haar amplitude = coefficient / 2^(k/2) at level k, and no component is
-    ever built; other wavelets are reconstructed band by band on the CPU.
+
+def haar_stationary(signal: Tensor, level: int, mode: str = MODE) -> tuple[Tensor, Tensor]:
+    """Undecimated Haar along the last dimension: (components, coefficients), [level + 1, *signal.shape] each.
+
+    Shifting the signal shifts both, so a peak is where the signal has it. The component of D_k is the
+    difference of two smoothings S_(k-1) - S_k, where S_k is the mean of all 2^k ways to lay blocks of 2^k
+    samples; they sum to the signal. The coefficient of D_k at n compares the 2^(k-1) samples before n with
+    those from n on. Beyond its ends the signal is continued by `mode`, any of PyWavelets' (see `extended`).
     """
-    if checked_wavelet(wavelet).name in ("haar", "db1"):
-        return _haar_band_means(signal, level)
-    return _pywt_band_means(signal, wavelet, level)
-
-
-def _haar_band_means(signal: Tensor, level: int) -> tuple[Tensor, Tensor]:
-    _check_haar(signal, level, -2)
-    *batch, length, channels = signal.shape
-    index = torch.arange(length, device=signal.device)
-    coefficient = torch.empty(*batch, level + 1, length, dtype=torch.float32, device=signal.device)
-    approximation = signal
+    if level < 0:
+        raise TreeKVError(f"level {level} is negative; a transform has level 0 or more")
+    length, reach = signal.shape[-1], 2**level
+    smooth = block = extended(signal, reach, mode)
+    inside = slice(reach, reach + length)
+    components, coefficients = [], []
     for k in range(1, level + 1):
-        even, odd = _pairs(approximation, -2)
-        # The sum of absolute values over channels as a norm: nothing of the signal's size is kept.
-        detail = torch.linalg.vector_norm(even - odd, 1, dim=-1, dtype=torch.float32)
-        coefficient[..., level + 1 - k, :] = detail.index_select(-1, index >> k) * (_ROOT_HALF / channels)
-        approximation = (even + odd) * _ROOT_HALF
-    lowest = torch.linalg.vector_norm(approximation, 1, dim=-1, dtype=torch.float32) / channels
-    coefficient[..., 0, :] = lowest.index_select(-1, index >> level)
-    scale = torch.tensor([2.0 ** (-k / 2) for k in band_levels(level)], device=signal.device)
-    return coefficient * scale[:, None], coefficient
+        half = 2 ** (k - 1)
+        # Rolling wraps round; what wraps stays within `reach` of the ends and is cut.
+        smoother = (smooth.roll(half, -1) + 2 * smooth + smooth.roll(-half, -1)) / 4
+        components.append((smooth - smoother)[..., inside])
+        before = block.roll(half, -1)  # block[n] holds samples n ... n + half - 1
+        coefficients.append((before - block)[..., inside] * 2.0 ** (-k / 2))
+        smooth, block = smoother, block + block.roll(-half, -1)
+    centred = block.roll(reach // 2, -1) if level else block
+    components.append(smooth[..., inside])
+    coefficients.append(centred[..., inside] * 2.0 ** (-level / 2))
+    return torch.stack(components[::-1]), torch.stack(coefficients[::-1])
 
 
-def _pywt_band_means(signal: Tensor, wavelet: str, level: int) -> tuple[Tensor, Tensor]:
-    samples = signal.detach().float().cpu().numpy()
-    length = samples.shape[-2]
-    bands = pywt.wavedec(samples, wavelet, mode=MODE, level=level, axis=-2)
-    centre = (pywt.Wavelet(wavelet).dec_len - 2) // 2
-    amplitude, coefficient = [], []
-    for number, k in enumerate(band_levels(level)):
-        index = np.arange(length)
-        for _ in range(k):
-            index = (index + centre) // 2
-        index = np.minimum(index, bands[number].shape[-2] - 1)
-        coefficient.append(np.abs(bands[number]).mean(-1)[..., index])
-        amplitude.append(np.abs(_pywt_component(bands, number, k, wavelet, length)).mean(-1))
-    return _stack_bands(amplitude, signal.device), _stack_bands(coefficient, signal.device)
+def extended(signal: Tensor, reach: int, mode: str) -> Tensor:
+    """The signal with `reach` samples more on either side of the last dimension, as PyWavelets continues it."""
+    length = signal.shape[-1]
+    if mode == "zero":
+        return torch.nn.functional.pad(signal, (reach, reach))
+    if mode in ("symmetric", "constant", "reflect", "periodic", "periodization"):
+        order = pywt.pad(np.arange(length), (reach, reach), mode)[: length + 2 * reach]
+        return signal.index_select(-1, torch.from_numpy(order.astype(np.int64)).to(signal.device))
+    samples = signal.detach().cpu().numpy()
+    # One signal at a time: PyWavelets' pad cannot leave the other axes alone in some of these modes.
+    longer = np.apply_along_axis(pywt.pad, -1, samples, reach, mode)
+    return torch.from_numpy(longer).to(signal)
 
 
-def _pywt_component(bands: list[np.ndarray], number: int, k: int, wavelet: str, length: int) -> np.ndarray:
-    """Reconstruct one band alone; the levels below it need the inverse low-pass only."""
-    low, high = (bands[0], None) if number == 0 else (None, bands[number])
-    component = pywt.idwt(low, high, wavelet, mode=MODE, axis=-2)
-    for finer in range(k - 1, 0, -1):
-        component = component[..., : bands[-finer].shape[-2], :]
-        component = pywt.idwt(component, None, wavelet, mode=MODE, axis=-2)
-    return component[..., :length, :]
-
-
-def _stack_bands(bands: list[np.ndarray], device: torch.device) -> Tensor:
-    return torch.from_numpy(np.stack(bands, axis=-2).astype(np.float32)).to(device)
-
-
-def _pairs(signal: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+def pairs(signal: Tensor, dim: int, mode: str) -> tuple[Tensor, Tensor]:
+    """Even and odd samples along `dim`; an odd length gets one sample more by the mode."""
+    dim = dim % signal.ndim
     length = signal.shape[dim]
     if length % 2:
-        signal = torch.cat((signal, signal.narrow(dim, length - 1, 1)), dim=dim)
-    even, odd = signal.unflatten(dim, (-1, 2)).unbind(_after(dim, signal.ndim))
+        last = signal.narrow(dim, length - 1, 1)
+        signal = torch.cat((signal, torch.zeros_like(last) if mode == "zero" else last), dim=dim)
+    even, odd = signal.unflatten(dim, (-1, 2)).unbind(dim + 1)
     return even, odd
 
 
-def _positive(dim: int, ndim: int) -> int:
-    return dim % ndim
-
-
-def _after(dim: int, ndim: int) -> int:
-    return dim % ndim + 1
-
-
-def _check_haar(signal: Tensor, level: int, dim: int) -> None:
+def check_haar(signal: Tensor, level: int, dim: int, mode: str) -> None:
+    """Raise TreeKVError for what has no Haar transform."""
     if level < 0:
         raise TreeKVError(f"level {level} is negative; a transform has level 0 or more")
+    if mode not in HAAR_MODES:
+        raise TreeKVError(f"mode {mode!r} is not one of {', '.join(map(repr, HAAR_MODES))}")
     if not signal.is_floating_point():
         raise TreeKVError(f"a signal of {signal.dtype} has no Haar transform; convert it to a floating dtype")
     if signal.shape[dim] == 0:

@@ -76,8 +76,9 @@ def source(dataset: xr.Dataset) -> str:
     """Where a spectrum comes from, for a figure's second line."""
     attrs = dataset.attrs
     parts = [shown(str(attrs.get("model", ""))), f"{attrs['wavelet']} wavelet" if "wavelet" in attrs else ""]
-    if attrs.get("sinks"):
-        parts.append(f"first {attrs['sinks']} tokens left out")
+    if attrs.get("sink_count"):
+        treated = "taken out before" if attrs.get("sinks") == "separate" else "left in"
+        parts.append(f"first {attrs['sink_count']} tokens {treated} the transform")
     return " · ".join(part for part in parts if part)
 
 

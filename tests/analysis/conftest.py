@@ -40,7 +40,9 @@ def made_spectrum():
         bands, length = amplitude.shape
         level = bands - 1 if level is None else level
         shape = (2, 3, bands, length)
-        noise = np.random.default_rng(0).uniform(0.98, 1.02, shape)
+        rng = np.random.default_rng(0)
+        noise = rng.uniform(0.98, 1.02, shape)
+        by_query = amplitude * rng.uniform(0.98, 1.02, (8, bands, length))
         values = (amplitude * noise).astype(np.float32)
         levels = np.array(band_levels(level))
         dims = ("layer", "head", "band", "position")
@@ -49,16 +51,32 @@ def made_spectrum():
                 "amplitude": (dims, values),
                 "coefficient": (dims, values * 2.0 ** (levels[:, None] / 2)),
                 "sink_amplitude": (("layer", "head", "sink"), np.ones((2, 3, sinks), np.float32)),
+                "query_amplitude": (("query", "band", "position"), by_query.astype(np.float32)),
             },
             coords={
                 "layer": [0, 1],
                 "head": [0, 1, 2],
                 "band": band_names(level),
                 "level": ("band", levels),
+                "support": ("band", 2**levels),
+                "low_frequency": ("band", np.where(np.arange(bands) > 0, 2.0 ** -(levels + 1.0), 0)),
+                "high_frequency": ("band", np.where(np.arange(bands) > 0, 2.0**-levels, 2.0 ** -(levels + 1.0))),
                 "position": np.arange(sinks, sinks + length),
                 "token": ("position", [f" w{i}" for i in range(sinks, sinks + length)]),
+                "query": sinks + length - 8 + np.arange(8),
+                "text": ("query", np.zeros(8, np.int32)),
             },
-            attrs={"format": "treekv-spectrum", "format_version": 1, "wavelet": "haar", "sinks": sinks},
+            attrs={
+                "format": "treekv-spectrum",
+                "format_version": 1,
+                "wavelet": "haar",
+                "mode": "symmetric",
+                "transform": "dwt",
+                "sinks": "separate",
+                "sink_count": sinks,
+                "texts": 1,
+                "model": "made up",
+            },
         )
 
     return make

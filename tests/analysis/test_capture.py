@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import analysis
 from tests import tiny
@@ -52,6 +53,41 @@ def test_contributions_add_up_to_the_attention_output(run, sharp_llama, token_id
         for t in run.query_positions:
             ours = run.contributions(layer, t).sum(1).flatten()
             torch.testing.assert_close(ours, merged[0, t], atol=1e-4, rtol=1e-4)
+
+
+def test_projected_contributions_add_up_to_the_attention_blocks_output(run, sharp_llama, token_ids):
+    model = sharp_llama("treekv")
+    outputs = []
+    for block in model.model.layers:
+        block.self_attn.o_proj.register_forward_hook(lambda *call: outputs.append(call[2][0]))
+    model(token_ids[None])
+    for layer, output in enumerate(outputs):
+        for t in run.query_positions:
+            ours = run.contributions(layer, t, model)
+            assert ours.shape == (4, t + 1, 32)
+            torch.testing.assert_close(ours.sum((0, 1)), output[t], atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "phi", "opt"])
+def test_output_projections_of_other_families(family):
+    sizes = dict(vocab_size=97, num_attention_heads=4, num_hidden_layers=2, hidden_size=32)
+    config = AutoConfig.for_model(family, **sizes, **({"ffn_dim": 64} if family == "opt" else {}))
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    model.set_attn_implementation("treekv")
+    attention = [m for m in model.modules() if getattr(m, "layer_idx", None) == 1 and hasattr(m, "scaling")][-1]
+    outputs = []
+    attention.register_forward_hook(lambda *call: outputs.append(call[2][0][0]))
+    ids = tiny.tokens(40)[0]
+    run = analysis.capture(model, None, ids, queries=2)
+    ours = run.contributions(1, 39, model).sum((0, 1))
+    projection = next(getattr(attention, n) for n in ("c_proj", "dense", "out_proj") if hasattr(attention, n))
+    torch.testing.assert_close(ours + projection.bias, outputs[0][39], atol=1e-5, rtol=1e-4)
+
+
+def test_no_output_projection_is_said(run):
+    with pytest.raises(TreeKVError, match=r"layer 0 .*no output projection"):
+        run.contributions(0, 100, torch.nn.Linear(2, 2))
 
 
 def test_weights_of_several_queries(run):
