@@ -7,15 +7,24 @@ and prints nothing.
 from analysis import plot
 from analysis.capture import Capture, capture, open_capture
 from analysis.loss import loss, open_loss, save_loss
-from analysis.retention import density, held, open_retention, retention_map, save_retention
+from analysis.retention import (
+    combine,
+    density,
+    held,
+    open_retention,
+    retention_from_cache,
+    retention_map,
+    save_retention,
+)
 from analysis.simulate import simulate
-from analysis.spectrum import coefficients, open_spectrum, pool, save_spectrum, spectrum
+from analysis.spectrum import open_spectrum, save_spectrum, spectrum
+from analysis.tree import tree
 from analysis.trends import open_trends, save_trends, trends
 
 __all__ = [
     "Capture",
     "capture",
-    "coefficients",
+    "combine",
     "density",
     "held",
     "loss",
@@ -25,7 +34,7 @@ __all__ = [
     "open_spectrum",
     "open_trends",
     "plot",
-    "pool",
+    "retention_from_cache",
     "retention_map",
     "save_loss",
     "save_retention",
@@ -33,5 +42,6 @@ __all__ = [
     "save_trends",
     "simulate",
     "spectrum",
+    "tree",
     "trends",
 ]

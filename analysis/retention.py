@@ -8,17 +8,121 @@ to then.
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
 from analysis import pooling, store
+from treekv import TreeKVCache
+from treekv.cache import TreeKVLayer
 from treekv.errors import TreeKVError
+from treekv.ledger import Ledger
 
 FORMAT = "treekv-retention"
 MAX_CELLS = 512
+
+
+def retention_from_cache(
+    cache: TreeKVCache,
+    name: str | None = None,
+    tokens: Sequence[str] | None = None,
+    row: int = 0,
+) -> xr.Dataset:
+    """The record of a real run, in the form that `simulate` gives, so that the same functions read and draw it.
+
+    Args:
+        cache: a cache with `config.trace` true that has processed tokens.
+        name: what the record calls the policy; `cache.config.policy` when None.
+        tokens: the text of the row's tokens, padding left out, for hover boxes. It may be longer than the record:
+            the last token that `generate` returns was never processed.
+        row: which row of the batch.
+
+    Returns:
+        Dataset with `evicted_at` and `survivor`, int32 (policy, layer, head, position): one policy, layers by the
+        model's own numbers, KV heads, positions counted in the row's real tokens.
+
+    Raises:
+        TreeKVError: nothing was recorded or processed, no such row, or too few token texts.
+    """
+    trace = cache.trace
+    if not trace:
+        raise TreeKVError("the cache has processed no token yet; run the model with it first")
+    rows = next(iter(trace.values())).evicted_at.shape[0]
+    if not 0 <= row < rows:
+        raise TreeKVError(f"row must be between 0 and {rows - 1}, got {row}")
+    # A row of a padded batch has seen fewer tokens than the trace is long.
+    steps = {layer: _ledger(cache, layer).seen[row] for layer in trace}
+    length = min(steps.values())
+    if length != max(steps.values()):
+        raise TreeKVError(
+            "the last forward pass was interrupted between two layers, so they have seen different tokens; "
+            "call cache.reset() and start again with the prompt"
+        )
+    if tokens is not None and len(tokens) < length:
+        raise TreeKVError(f"the cache has processed {length} tokens, but the text of only {len(tokens)} is given")
+    name = cache.config.policy if name is None else name
+    coords = {
+        "policy": [name],
+        "layer": np.asarray(list(trace), dtype=np.int32),
+        "head": np.arange(next(iter(trace.values())).evicted_at.shape[1], dtype=np.int32),
+        "position": np.arange(length, dtype=np.int32),
+    }
+    if tokens is not None:
+        coords["token"] = ("position", np.asarray([t.replace("\0", "\u2400") for t in tokens[:length]], dtype=np.str_))
+    dims = ("policy", "layer", "head", "position")
+    arrays = {
+        field: (dims, np.stack([getattr(one, field)[row, :, :length].cpu().numpy() for one in trace.values()])[None])
+        for field in ("evicted_at", "survivor")
+    }
+    attrs = {
+        "format": FORMAT,
+        "format_version": store.FORMAT_VERSION,
+        "steps": length,
+        "source": "run",
+        "configs": json.dumps({name: cache.config.to_dict()}),
+    }
+    return xr.Dataset(arrays, coords=coords, attrs=attrs)
+
+
+def _ledger(cache: TreeKVCache, layer: int) -> Ledger:
+    site = cache.layers[layer]
+    assert isinstance(site, TreeKVLayer) and site.ledger is not None  # it has a trace
+    return site.ledger
+
+
+def combine(*records: xr.Dataset) -> xr.Dataset:
+    """One record with the policies of several, of the same text, layers and heads, such as a simulation and a run.
+
+    Raises TreeKVError when they are not of the same text, layers and heads, or share a policy's name.
+    """
+    first = records[0]
+    names = [str(name) for record in records for name in record["policy"].values]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise TreeKVError(f"several records have a policy called {twice[0]!r}; give one of them another name")
+    for record in records[1:]:
+        for dim in ("layer", "head", "position"):
+            if record[dim].values.tolist() != first[dim].values.tolist():
+                raise TreeKVError(
+                    f"the records differ in their {dim}s: {record.sizes[dim]} and {first.sizes[dim]}, or other numbers"
+                )
+    together = xr.concat(
+        [record.drop_vars("token", errors="ignore") for record in records], "policy", combine_attrs="override"
+    )
+    for record in records:
+        if "token" in record.coords:
+            together = together.assign_coords(token=record["token"])
+            break
+    configs: dict[str, object] = {}
+    for record in records:
+        configs |= json.loads(record.attrs.get("configs", "{}"))
+    sources = {str(record.attrs.get("source", "")) for record in records} - {""}
+    attrs = {**first.attrs, "configs": json.dumps(configs), "source": " and ".join(sorted(sources))}
+    return together.assign_attrs(attrs)
 
 
 def held(retention: xr.Dataset, step: int) -> xr.DataArray:

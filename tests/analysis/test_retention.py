@@ -2,9 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 
 import analysis
-from treekv import TreeKVError
+from analysis import plot
+from analysis.retention import combine, retention_from_cache
+from tests import tiny
+from treekv import TreeKVCache, TreeKVConfig, TreeKVError
 
 
 def slow_held(record, policy, layer, head, step, position):
@@ -79,3 +83,78 @@ def test_what_is_not_there_is_named(made_record):
         analysis.retention_map(record, "tree", layer=1)
     with pytest.raises(TreeKVError, match=r"head 2.*0, 1"):
         analysis.retention_map(record, "tree", head=2)
+
+
+TRACED = TreeKVConfig(cache_size=12, sink_size=2, recent_size=4, prefill="stream", block_size=5, trace=True)
+
+
+def test_a_real_run_gives_the_record_that_the_simulation_gives(llama):
+    config = TRACED.replace(positions="original")
+    ids = tiny.tokens(90)
+    run = analysis.capture(llama, None, ids, queries=4)
+    cache = TreeKVCache(config, llama.config)
+    llama(ids, past_key_values=cache)
+    real = retention_from_cache(cache, tokens=[*run.token_text, "never processed"])
+    simulated = analysis.simulate(run, {"tree": config})
+    assert real.sizes == simulated.sizes and real["evicted_at"].dtype == simulated["evicted_at"].dtype
+    assert real.coords.to_dataset().equals(simulated.coords.to_dataset())
+    # Nothing is compressed below the first layer, so there the simulation must be right.
+    first = {"layer": 0}
+    assert real["evicted_at"].sel(first).equals(simulated["evicted_at"].sel(first))
+    assert real["survivor"].sel(first).equals(simulated["survivor"].sel(first))
+    assert real.attrs["steps"] == simulated.attrs["steps"] and real.attrs["configs"] == simulated.attrs["configs"]
+    for layer in (0, 1):
+        held = analysis.held(real, 89).sel(policy="tree", layer=layer).transpose("head", "position").values
+        assert [np.flatnonzero(row).tolist() for row in held] == cache.kept_positions(layer)[0].tolist()
+
+
+def test_a_row_of_a_padded_batch_is_as_if_it_had_been_alone(llama):
+    ids = tiny.tokens(60, batch=2)
+    mask = torch.ones_like(ids)
+    mask[0, :23] = 0
+    cache = TreeKVCache(TRACED, llama.config)
+    llama(ids, attention_mask=mask, past_key_values=cache)
+    alone = TreeKVCache(TRACED, llama.config)
+    llama(ids[:1, 23:], past_key_values=alone)
+    assert retention_from_cache(cache, row=0).identical(retention_from_cache(alone))
+    assert retention_from_cache(cache, row=1).attrs["steps"] == 60
+
+
+def test_a_real_run_is_saved_and_drawn_like_a_simulation(llama, tmp_path):
+    cache = TreeKVCache(TRACED, llama.config)
+    llama(tiny.tokens(90), past_key_values=cache)
+    record = retention_from_cache(cache, "mine", [f" w{i}" for i in range(90)])
+    assert analysis.open_retention(analysis.save_retention(record, tmp_path / "r.nc")).identical(record)
+    figure = plot.eviction_map(record, "mine", layer=1, head=0)
+    held = analysis.held(record, 89).sel(policy="mine", layer=1, head=0).values
+    assert (figure.data[0].z[-1] == 100 * held).all()
+
+
+def test_records_of_one_text_are_combined(llama):
+    ids = tiny.tokens(90)
+    run = analysis.capture(llama, None, ids, queries=4)
+    cache = TreeKVCache(TRACED, llama.config)
+    llama(ids, past_key_values=cache)
+    simulated = analysis.simulate(run, {"simulated": TRACED})
+    together = combine(simulated, retention_from_cache(cache, "real"))
+    assert together["policy"].values.tolist() == ["simulated", "real"]
+    assert together["evicted_at"].sel(policy="simulated").equals(simulated["evicted_at"].sel(policy="simulated"))
+    assert together["token"].equals(simulated["token"])
+    assert together.attrs["source"] == "run and simulation"
+    with pytest.raises(TreeKVError, match="several records have a policy called 'tree'"):
+        combine(simulated.assign_coords(policy=["tree"]), retention_from_cache(cache))
+    with pytest.raises(TreeKVError, match="differ in their positions"):
+        combine(simulated.isel(position=slice(80)), retention_from_cache(cache))
+
+
+def test_no_record_from_a_cache_is_one_sentence(llama):
+    with pytest.raises(TreeKVError, match="trace is false"):
+        retention_from_cache(TreeKVCache(TRACED.replace(trace=False), llama.config))
+    cache = TreeKVCache(TRACED, llama.config)
+    with pytest.raises(TreeKVError, match="no token yet"):
+        retention_from_cache(cache)
+    llama(tiny.tokens(20), past_key_values=cache)
+    with pytest.raises(TreeKVError, match="row must be between 0 and 0, got 1"):
+        retention_from_cache(cache, row=1)
+    with pytest.raises(TreeKVError, match="20 tokens, but the text of only 1"):
+        retention_from_cache(cache, tokens=["a"])
