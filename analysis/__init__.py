@@ -17,13 +17,14 @@ from analysis.retention import (
     save_retention,
 )
 from analysis.simulate import simulate
-from analysis.spectrum import open_spectrum, save_spectrum, spectrum
+from analysis.spectrum import coefficients, open_spectrum, pool, save_spectrum, spectrum
 from analysis.tree import tree
 from analysis.trends import open_trends, save_trends, trends
 
 __all__ = [
     "Capture",
     "capture",
+    "coefficients",
     "combine",
     "density",
     "held",
@@ -34,6 +35,7 @@ __all__ = [
     "open_spectrum",
     "open_trends",
     "plot",
+    "pool",
     "retention_from_cache",
     "retention_map",
     "save_loss",

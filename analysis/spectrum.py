@@ -287,7 +287,7 @@ def pool(spectra: Sequence[xr.Dataset]) -> xr.Dataset:
     by_query = xr.concat([part["query_amplitude"] for part in parts], "query", coords="minimal", compat="override")
     owner = np.repeat(np.arange(len(parts)), [part.sizes["query"] for part in parts]).astype(np.int32)
     pooled["query_amplitude"] = by_query.assign_coords(text=("query", owner))
-    return pooled.assign_attrs(texts=len(parts), tokens=first.attrs["tokens"])
+    return pooled.assign_attrs(texts=len(parts))
 
 
 def save_spectrum(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
