@@ -17,7 +17,7 @@ from transformers.cache_utils import (
 from treekv import attention, families, policies, prefill
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
-from treekv.ledger import Ledger
+from treekv.ledger import GROWTH, Ledger
 from treekv.rotary import Rotary, turn
 from treekv.trace import LayerTrace
 
@@ -316,6 +316,25 @@ class TreeKVCache(Cache):
             if t is not None
         ]
         return sum(t.numel() * t.element_size() for t in tensors)
+
+    @property
+    def full_nbytes(self) -> int:
+        """Bytes that keys and values would take now if nothing had been evicted."""
+        total = self.nbytes
+        for index in self._compressed:
+            layer = self._site(index)
+            if layer.ledger is not None:
+                per_token = sum(t.shape[1] * t.shape[3] * t.element_size() for t in (layer.keys, layer.values))
+                # In the same steps in which a cache without a bound grows.
+                needed = -(-max(layer.ledger.seen) // GROWTH) * GROWTH
+                total += (needed - layer.ledger.slots) * len(layer.ledger.seen) * per_token
+        return total
+
+    @property
+    def held_tokens(self) -> int:
+        """The most tokens that a row of any compressed layer holds now."""
+        ledgers = [self._site(index).ledger for index in self._compressed]
+        return max((max(ledger.held) for ledger in ledgers if ledger is not None), default=0)
 
     def kept_positions(self, layer: int) -> Tensor:
         """True positions of the tokens that `layer` holds, LongTensor [batch, kv_heads, kept], ascending.

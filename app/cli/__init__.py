@@ -10,6 +10,7 @@ from app.cli.capture import capture
 from app.cli.dashboard import dashboard
 from app.cli.demo import demo
 from app.cli.generate import generate
+from app.cli.models import models
 
 app = typer.Typer(
     name="treekv",
@@ -19,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     rich_markup_mode="rich",
 )
-for command in (demo, generate, capture, dashboard):
+for command in (demo, generate, models, capture, dashboard):
     app.command()(command)
 
 

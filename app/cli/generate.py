@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from app.cli.console import err, one_sentence, print_json, stage
 from app.wording import size
+
+if TYPE_CHECKING:
+    from app.generation import Generation
 
 
 @one_sentence
@@ -22,7 +24,9 @@ def generate(
         Path | None,
         typer.Option(metavar="FILE", help="A settings file, such as a run folder's settings.json."),
     ] = None,
-    policy: Annotated[str | None, typer.Option(help="tree, streaming or full.")] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="Who is evicted: tree, streaming, h2o, tova, snapkv, full, ...")
+    ] = None,
     cache_size: Annotated[int | None, typer.Option(help="Tokens to hold, per layer and head.")] = None,
     sink_size: Annotated[int | None, typer.Option(help="First tokens, never evicted.")] = None,
     recent_size: Annotated[int | None, typer.Option(help="Last tokens, never evicted.")] = None,
@@ -30,11 +34,15 @@ def generate(
     model: Annotated[str, typer.Option(help="Alias, model folder, .gguf file or hub id.")] = "smollm2",
     tokens: Annotated[int, typer.Option(min=1, help="How many tokens to generate at most.")] = 64,
     chat: Annotated[bool, typer.Option("--chat", help="Put the prompt to the model as a user's message.")] = False,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Sample at this temperature; 0 is greedy.")] = 0.0,
+    compare: Annotated[
+        str | None, typer.Option(metavar="POLICY", help="Also run this policy (full, say), and show where they part.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the text and its figures as JSON.")] = False,
 ) -> None:
-    """Continue a prompt greedily, with the cache that the settings describe.
+    """Continue a prompt with the cache that the settings describe; tokens appear as they come.
 
-    Options given here replace those of the settings file.
+    Options given here replace those of the settings file. Ctrl-C ends with what there is.
 
     Example: [bold]treekv generate --prompt-file novel.txt --settings treekv-runs/demo/settings.json[/]
     """
@@ -47,20 +55,74 @@ def generate(
         recent_size=recent_size,
         prefill=prefill,
     )
+    other = None if compare is None else config.replace(policy=compare)
     with stage(f"Loading {model}"):
-        from treekv import TreeKVCache, load_model
+        from treekv import load_model
 
         network, tokenizer = load_model(model)
     ids = _tokens(tokenizer, content, chat)
-    cache = TreeKVCache(config, network.config)
-    result = _generate(network, tokenizer, ids, cache, tokens, shown=not as_json)
+    results = [_run(network, tokenizer, ids, config, tokens, temperature, quiet=as_json)]
+    if other is not None and not results[0].stopped:
+        results.append(_run(network, tokenizer, ids, other, tokens, temperature, quiet=as_json))
     if as_json:
-        print_json(result | {"settings": config.to_dict()})
-    else:
-        err().print(
-            f"[dim]{result['prompt_tokens']:,} + {result['new_tokens']} tokens, "
-            f"{result['tokens_per_second']:.1f} new tokens/s, cache {size(result['cache_bytes'])}[/]"
-        )
+        print_json(_as_json(results, config, other))
+    elif len(results) > 1:
+        _show_parting(tokenizer, *results, names=(config.policy, str(compare)))
+    if results[-1].stopped:
+        raise typer.Exit(130)
+
+
+def _run(
+    network: Any, tokenizer: Any, ids: Any, config: Any, tokens: int, temperature: float, quiet: bool
+) -> Generation:
+    from app.generation import generate as run
+
+    def show(text: str) -> None:
+        if not quiet:
+            print(text, end="", flush=True)
+
+    result, _ = run(network, tokenizer, ids, config, tokens, show, temperature)
+    if not quiet:
+        print()
+        err().print(f"[dim]{_summary(result, config.policy)}[/]", soft_wrap=True)
+    return result
+
+
+def _summary(result: Generation, policy: str) -> str:
+    parts = [f"{policy}: {result.prompt_tokens:,} + {len(result.token_ids):,} tokens"]
+    if result.prompt_seconds is not None:
+        parts.append(f"prompt {result.prompt_seconds:.1f} s")
+    if result.tokens_per_second is not None:
+        parts.append(f"{result.tokens_per_second:.1f} new tokens/s")
+    parts.append(f"cache {size(result.cache_bytes)} of {size(result.full_bytes)}")
+    parts.append(f"{result.kept_tokens:,} tokens kept")
+    if result.stopped:
+        parts.append("stopped")
+    return ", ".join(parts)
+
+
+def _show_parting(tokenizer: Any, one: Generation, other: Generation, names: tuple[str, str]) -> None:
+    from app.generation import parting
+
+    place = parting(one.token_ids, other.token_ids)
+    if place is None:
+        err().print(f"{names[0]} and {names[1]} gave the same {len(one.token_ids)} tokens", soft_wrap=True)
+        return
+    err().print(f"the texts part after {place} equal tokens:", soft_wrap=True)
+    for name, result in zip(names, (one, other), strict=True):
+        before = tokenizer.decode(result.token_ids[max(place - 8, 0) : place])
+        after = tokenizer.decode(result.token_ids[place : place + 12])
+        err().print(f"  {name}: …{before} | {after}…", soft_wrap=True, markup=False)
+
+
+def _as_json(results: list[Generation], config: Any, other: Any) -> dict[str, Any]:
+    content: dict[str, Any] = results[0].to_dict() | {"settings": config.to_dict()}
+    if len(results) > 1:
+        from app.generation import parting
+
+        content["compared"] = results[1].to_dict() | {"settings": other.to_dict()}
+        content["equal_tokens"] = parting(results[0].token_ids, results[1].token_ids)
+    return content
 
 
 def _prompt(prompt: str | None, file: str | None) -> str:
@@ -94,30 +156,3 @@ def _tokens(tokenizer: Any, content: str, chat: bool) -> Any:
     message = [{"role": "user", "content": content}]
     rendered = tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
     return tokenizer(rendered, add_special_tokens=False, verbose=False, return_tensors="pt")["input_ids"]
-
-
-def _generate(network: Any, tokenizer: Any, ids: Any, cache: Any, tokens: int, shown: bool) -> dict[str, Any]:
-    import torch
-    from transformers import TextStreamer
-
-    streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True) if shown else None
-    start = time.perf_counter()
-    with torch.inference_mode():
-        output = network.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            past_key_values=cache,
-            do_sample=False,
-            max_new_tokens=tokens,
-            streamer=streamer,
-            pad_token_id=tokenizer.eos_token_id,
-        )
-    seconds = time.perf_counter() - start
-    new = output[0, ids.shape[1] :]
-    return {
-        "text": tokenizer.decode(new, skip_special_tokens=True),
-        "prompt_tokens": ids.shape[1],
-        "new_tokens": len(new),
-        "tokens_per_second": len(new) / seconds,
-        "cache_bytes": cache.nbytes,
-    }

@@ -1,0 +1,34 @@
+"""treekv models: which models have a short name, and which of them are here."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from app.cli.console import one_sentence, out, print_json
+
+
+@one_sentence
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False,
+) -> None:
+    """List the models that have a short name, and what is installed and converted.
+
+    Any local folder, .gguf file or hub id can be used in place of a short name.
+
+    Example: [bold]treekv models --json[/]
+    """
+    from treekv.models import alias_states
+
+    states = alias_states()
+    if as_json:
+        rows = [s._asdict() | {"converted": str(s.converted) if s.converted else None} for s in states]
+        print_json({"models": rows})
+        return
+    table = Table("name", "model", "package", "converted copy")
+    for state in states:
+        installed = "installed" if state.installed else f"not installed ({state.package})"
+        table.add_row(state.name, state.title, installed, str(state.converted or "on first use"))
+    out().print(table)

@@ -1,0 +1,115 @@
+"""Generating with a chosen cache and saying what it took; what the command and the dashboard share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from transformers import TextStreamer
+
+from treekv import TreeKVCache, TreeKVConfig
+
+
+@dataclass
+class Generation:
+    """One text and what it took.
+
+    Attributes:
+        text: what was generated, without the prompt.
+        token_ids: the same as token ids.
+        prompt_tokens: length of the prompt.
+        prompt_seconds: until the first token was there.
+        tokens_per_second: of the tokens after the first; None if there is only one.
+        cache_bytes: held by the cache at the end, and full_bytes what an uncompressed cache would hold.
+        kept_tokens: the most that any layer holds.
+        stopped: whether it was interrupted.
+    """
+
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    prompt_tokens: int = 0
+    prompt_seconds: float | None = None
+    tokens_per_second: float | None = None
+    cache_bytes: int = 0
+    full_bytes: int = 0
+    kept_tokens: int = 0
+    stopped: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"new_tokens": len(self.token_ids)}
+
+
+def generate(
+    model: Any,
+    tokenizer: Any,
+    ids: torch.Tensor,
+    config: TreeKVConfig,
+    tokens: int,
+    on_text: Callable[[str], None] = lambda text: None,
+    temperature: float = 0.0,
+) -> tuple[Generation, TreeKVCache]:
+    """Continue `ids` [1, prompt] by at most `tokens` tokens under `config`.
+
+    Greedy at temperature 0, else sampled with `config.seed`. `on_text` gets pieces of text as they come. Ctrl-C
+    (KeyboardInterrupt, also raised by `on_text`) ends it with what there is.
+    """
+    cache = TreeKVCache(config, model.config)
+    streamer = _Recorder(tokenizer, on_text)
+    sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+    torch.manual_seed(config.seed)
+    result = Generation(prompt_tokens=ids.shape[1])
+    start = time.perf_counter()
+    try:
+        with torch.inference_mode():
+            model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                past_key_values=cache,
+                max_new_tokens=tokens,
+                streamer=streamer,
+                pad_token_id=tokenizer.eos_token_id,
+                **sampling,
+            )
+    except KeyboardInterrupt:
+        result.stopped = True
+    result.token_ids = streamer.ids
+    result.text = tokenizer.decode(streamer.ids, skip_special_tokens=True)
+    if streamer.times:
+        result.prompt_seconds = streamer.times[0] - start
+    if len(streamer.times) > 1:
+        result.tokens_per_second = (len(streamer.times) - 1) / (streamer.times[-1] - streamer.times[0])
+    result.cache_bytes, result.full_bytes = cache.nbytes, cache.full_nbytes
+    result.kept_tokens = cache.held_tokens
+    return result, cache
+
+
+def parting(one: list[int], other: list[int]) -> int | None:
+    """The first index at which two token lists differ; None if they are the same."""
+    for index, (a, b) in enumerate(zip(one, other, strict=False)):
+        if a != b:
+            return index
+    return None if len(one) == len(other) else min(len(one), len(other))
+
+
+class _Recorder(TextStreamer):
+    """Notes each token and when it came, and passes text on as soon as it is whole words."""
+
+    def __init__(self, tokenizer: Any, on_text: Callable[[str], None]) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self.on_text = on_text
+        self.ids: list[int] = []
+        self.times: list[float] = []
+        self.prompt_seen = False
+
+    def put(self, value: torch.Tensor) -> None:
+        if self.prompt_seen:
+            self.ids.extend(value.reshape(-1).tolist())
+            self.times.append(time.perf_counter())
+        self.prompt_seen = True
+        super().put(value)
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        self.on_text(text)

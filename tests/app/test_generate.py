@@ -1,0 +1,96 @@
+"""treekv generate and treekv models: comparisons, interruption, what is printed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from app.cli import app
+from app.generation import generate, parting
+from tests import tiny
+from treekv import TreeKVConfig, models
+
+
+class Words:
+    """A tokenizer in which token n is the word "wn"."""
+
+    eos_token_id = 0
+
+    def decode(self, ids, **_) -> str:
+        return "".join(f" w{int(i)}" for i in torch.as_tensor(ids).reshape(-1))
+
+
+SMALL = TreeKVConfig(cache_size=12, sink_size=2, recent_size=4, block_size=2)
+
+
+@pytest.mark.parametrize(
+    "one, other, place", [([1, 2], [1, 2], None), ([1, 2, 3], [1, 5, 3], 1), ([1], [1, 2], 1), ([], [], None)]
+)
+def test_parting(one, other, place):
+    assert parting(one, other) == place
+
+
+def test_what_is_recorded_is_what_was_generated(llama):
+    ids = tiny.tokens(30)
+    pieces = []
+    result, cache = generate(llama, Words(), ids, SMALL, 10, pieces.append)
+    from treekv import TreeKVCache
+
+    expected = llama.generate(
+        ids, past_key_values=TreeKVCache(SMALL, llama.config), max_new_tokens=10, do_sample=False, pad_token_id=0
+    )[0, 30:].tolist()
+    assert result.token_ids == expected
+    assert "".join(pieces) == result.text == Words().decode(expected)
+    assert result.prompt_tokens == 30 and result.kept_tokens == 12 and not result.stopped
+    entry = 2 * 2 * 2 * 8 * 4  # layers, key and value, KV heads, channels, bytes
+    assert result.cache_bytes == 12 * entry == cache.nbytes
+    assert result.full_bytes == 64 * entry  # 39 tokens, in steps of 64
+    assert result.prompt_seconds > 0 and result.tokens_per_second > 0
+
+
+def test_ctrl_c_ends_with_what_there_is(llama):
+    pieces = []
+
+    def impatient(text: str) -> None:
+        pieces.append(text)
+        if len("".join(pieces).split()) >= 4:
+            raise KeyboardInterrupt
+
+    result, _ = generate(llama, Words(), tiny.tokens(20), SMALL, 200, impatient)
+    assert result.stopped and 4 <= len(result.token_ids) < 200
+    assert result.text.startswith("".join(pieces))
+
+
+def test_sampling_repeats_with_the_seed_of_the_settings(llama):
+    texts = [
+        generate(llama, Words(), tiny.tokens(20), SMALL.replace(seed=seed), 12, temperature=1.5)[0].token_ids
+        for seed in (1, 1, 2)
+    ]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_models_lists_every_alias():
+    result = CliRunner().invoke(app, ["models", "--json"])
+    assert result.exit_code == 0
+    listed = {row["name"]: row for row in json.loads(result.stdout)["models"]}
+    assert list(listed) == list(models.ALIASES)
+    assert listed["smollm2"]["installed"] is True
+
+
+def test_full_cache_and_settings_side_by_side(smollm2):
+    """The real model: one command, both texts, the place where they part."""
+    prompt = "The history of mathematics begins with counting. " * 12
+    arguments = ["generate", prompt, "--cache-size", "64", "--tokens", "8", "--compare", "full"]
+    printed = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
+    assert printed["settings"]["policy"] == "tree" and printed["compared"]["settings"]["policy"] == "full"
+    assert printed["kept_tokens"] == 64 and printed["compared"]["kept_tokens"] > 100
+    assert printed["cache_bytes"] < printed["full_bytes"] == printed["compared"]["cache_bytes"]
+    place = printed["equal_tokens"]
+    ours, theirs = printed["token_ids"], printed["compared"]["token_ids"]
+    assert place is None or (ours[:place] == theirs[:place] and ours[place : place + 1] != theirs[place : place + 1])
+    shown = CliRunner().invoke(app, arguments)
+    assert ("texts part after" in shown.stderr) == (place is not None)
+    assert "64 tokens kept" in shown.stderr
