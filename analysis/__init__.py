@@ -5,6 +5,8 @@ and prints nothing.
 """
 
 from analysis import plot
+from analysis.agreement import agreement
+from analysis.bias import bias
 from analysis.capture import Capture, capture, open_capture
 from analysis.loss import loss, open_loss, save_loss
 from analysis.retention import (
@@ -17,14 +19,15 @@ from analysis.retention import (
     save_retention,
 )
 from analysis.simulate import simulate
-from analysis.spectrum import coefficients, open_spectrum, pool, save_spectrum, spectrum
+from analysis.spectrum import open_spectrum, save_spectrum, spectrum
 from analysis.tree import tree
 from analysis.trends import open_trends, save_trends, trends
 
 __all__ = [
     "Capture",
+    "agreement",
+    "bias",
     "capture",
-    "coefficients",
     "combine",
     "density",
     "held",
@@ -35,7 +38,6 @@ __all__ = [
     "open_spectrum",
     "open_trends",
     "plot",
-    "pool",
     "retention_from_cache",
     "retention_map",
     "save_loss",
