@@ -8,6 +8,7 @@ from analysis import plot
 from analysis.agreement import agreement
 from analysis.bias import bias
 from analysis.capture import Capture, capture, open_capture
+from analysis.captures import capture_many, open_captures
 from analysis.loss import loss, open_loss, save_loss
 from analysis.retention import (
     combine,
@@ -19,7 +20,7 @@ from analysis.retention import (
     save_retention,
 )
 from analysis.simulate import simulate
-from analysis.spectrum import open_spectrum, save_spectrum, spectrum
+from analysis.spectrum import coefficients, open_spectrum, pool, save_spectrum, spectrum
 from analysis.tree import tree
 from analysis.trends import open_trends, save_trends, trends
 
@@ -28,16 +29,20 @@ __all__ = [
     "agreement",
     "bias",
     "capture",
+    "capture_many",
+    "coefficients",
     "combine",
     "density",
     "held",
     "loss",
     "open_capture",
+    "open_captures",
     "open_loss",
     "open_retention",
     "open_spectrum",
     "open_trends",
     "plot",
+    "pool",
     "retention_from_cache",
     "retention_map",
     "save_loss",

@@ -11,28 +11,32 @@ The model runs once, with its ordinary output; no attention matrix is ever built
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 import xarray as xr
 from torch import Tensor, nn
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from analysis import store
 from analysis.contributions import attention_weights, output_weights, weighted_values
-from treekv.attention import NAME, at_site
+from analysis.recording import full_attention_layers, record
+from analysis.spectrum import SpectrumBuilder
 from treekv.errors import TreeKVError
 
 FORMAT = "treekv-capture"
 LEAST_SEEN = 16  # an observed query sees at least this many tokens, or its spectrum says nothing
 
+KEEP = ("qkv", "spectrum")
+
 Progress = Callable[[int, int], None]
+Text: TypeAlias = "str | Sequence[int] | Tensor"
 
 
 @dataclass
@@ -134,29 +138,112 @@ class Capture:
         return list(positions)
 
 
+@overload
 def capture(
     model: nn.Module,
     tokenizer: Any,
-    text: str | Sequence[int] | Tensor,
+    text: Text,
+    max_tokens: int = ...,
+    queries: int = ...,
+    *,
+    layers: Sequence[int] | None = ...,
+    keep: Literal["qkv"] = ...,
+    progress: Progress | None = ...,
+) -> Capture: ...
+@overload
+def capture(
+    model: nn.Module,
+    tokenizer: Any,
+    text: Text,
+    max_tokens: int = ...,
+    queries: int = ...,
+    *,
+    layers: Sequence[int] | None = ...,
+    keep: Literal["spectrum"],
+    progress: Progress | None = ...,
+    **settings: Any,
+) -> xr.Dataset: ...
+def capture(
+    model: nn.Module,
+    tokenizer: Any,
+    text: Text,
     max_tokens: int = 2048,
     queries: int = 16,
+    *,
+    layers: Sequence[int] | None = None,
+    keep: str = "qkv",
     progress: Progress | None = None,
-) -> Capture:
-    """Run `model` over the first `max_tokens` tokens of `text`, keep q, k, v of every full-attention layer.
+    **settings: Any,
+) -> Capture | xr.Dataset:
+    """Run `model` once over the first `max_tokens` tokens of `text` and keep what its attention layers saw.
 
-    `model` is a causal model of transformers whose attention is "treekv" (as `load_model` gives it). `text`
-    is a string, or token ids, for which `tokenizer` may be None. The last `queries` tokens are the observed
-    ones. `progress(done, layers)` is called after each layer. Tensors stay on the model's device and in its
-    dtype. Sliding-window layers of a hybrid model run as always and are not captured.
+    Args:
+        model: a causal model of transformers whose attention is "treekv" (as `load_model` gives it).
+        tokenizer: its tokenizer; may be None when `text` is token ids.
+        text: a string, or token ids.
+        max_tokens: how many tokens to use at most.
+        queries: the last so many tokens are the observed ones.
+        layers: the model's numbers of the layers to keep; by default every full-attention layer. Sliding-window
+            layers of a hybrid model run as always and cannot be captured.
+        keep: "qkv" gives a `Capture`. "spectrum" keeps no queries, keys and values, but takes the spectrum of each
+            layer while the model runs and gives the Dataset that `analysis.spectrum` would: for models whose
+            capture does not fit.
+        progress: called with (done, layers) after each layer.
+        settings: with keep="spectrum", `wavelet`, `level`, `mode`, `transform`, `sinks` and `sink_count` of
+            `analysis.spectrum`, and `projected=True` for contributions after the output projection.
 
-    Raises TreeKVError for an empty or too short text, a number out of range, a model with another attention,
-    and a text longer than the model has positions.
+    Tensors stay on the model's device and in its dtype; a spectrum is computed there and comes back as numpy.
+
+    Raises:
+        TreeKVError: an empty or too short text, a number out of range, a layer that cannot be captured, a model
+            with another attention, or a text longer than the model has positions.
     """
-    config = model.config
-    if getattr(config, "_attn_implementation", None) != NAME:
+    job = prepare(model, tokenizer, text, max_tokens, queries, layers, keep, settings)
+    return run_job(model, job, progress)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be captured, checked; `fingerprint` tells whether a file holds just this."""
+
+    ids: list[int]
+    token_text: list[str]
+    queries: list[int]
+    layers: list[int]
+    keep: str
+    settings: dict[str, Any]
+    model: str
+    attrs: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        content = [self.model, self.ids, self.queries, self.layers, self.keep, sorted(self.settings.items())]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def prepare(
+    model: nn.Module,
+    tokenizer: Any,
+    text: Text,
+    max_tokens: int = 2048,
+    queries: int = 16,
+    layers: Sequence[int] | None = None,
+    keep: str = "qkv",
+    settings: dict[str, Any] | None = None,
+) -> Job:
+    """Check everything that `capture` can refuse before the model runs."""
+    settings = dict(settings or {})
+    if keep not in KEEP:
+        raise TreeKVError(f"keep is {keep!r}; give 'qkv' or 'spectrum'")
+    if settings and keep != "spectrum":
+        raise TreeKVError(f"{sorted(settings)[0]!r} is a setting of the spectrum; it needs keep='spectrum'")
+    there = full_attention_layers(model.config)
+    chosen = there if layers is None else sorted(set(layers))
+    wrong = [layer for layer in chosen if layer not in there]
+    if wrong or not chosen:
         raise TreeKVError(
-            f"the model's attention is {getattr(config, '_attn_implementation', None)!r}, not {NAME!r}; "
-            f"load it with treekv.load_model or call model.set_attn_implementation({NAME!r})"
+            f"{'layer ' + str(wrong[0]) if wrong else 'an empty list of layers'} cannot be captured; "
+            f"the full-attention layers are {there}"
         )
     if queries < 1:
         raise TreeKVError(f"queries is {queries}; observe at least 1 token")
@@ -168,27 +255,43 @@ def capture(
             f"the text has {len(ids)} tokens; {queries} observed queries that each see {LEAST_SEEN} others "
             f"need at least {queries + LEAST_SEEN}"
         )
-    _check_ids(ids, config)
-    sites = _sites(config, progress)
-    recorded = [layer for layer in sites.layers if isinstance(layer, _RecordingLayer)]
-    if not recorded:
-        raise TreeKVError("the model has no full-attention layer, so there is nothing to capture")
-    _run(model, ids, sites)
-    records = [layer.record for layer in recorded if layer.record is not None]
-    if len(records) < len(recorded):
-        silent = [layer.number for layer in recorded if layer.record is None]
-        raise TreeKVError(f"the model never asked layers {silent} for attention; it cannot be captured")
+    _check_ids(ids, model.config)
+    observed = list(range(len(ids) - queries, len(ids)))
+    if keep == "spectrum":
+        SpectrumBuilder(observed, **settings)  # refuses what cannot be
+    attrs = {"max_tokens": max_tokens, "queries": queries, **store.versions()}
+    name = _model_name(model.config)
+    return Job(ids, _token_text(tokenizer, ids), observed, chosen, keep, settings, name, attrs)
+
+
+def run_job(model: nn.Module, job: Job, progress: Progress | None = None) -> Capture | xr.Dataset:
+    """Run the model over what `prepare` checked."""
+    kept: dict[str, list[Any]] = {name: [] for name in ("layers", "q", "k", "v", "scaling")}
+    builder = SpectrumBuilder(job.queries, **job.settings) if job.keep == "spectrum" else None
+
+    def consume(number: int, q: Tensor, k: Tensor, v: Tensor, scaling: float) -> None:
+        if builder is not None:
+            output = output_weights(model, number, q.shape[0]) if builder.projected else None
+            builder.add(number, q, k, v, scaling, output)
+        else:
+            # The model may reuse its buffers or hold views of a larger projection: keep a compact copy.
+            compact = [x.clone(memory_format=torch.contiguous_format) for x in (q, k, v)]
+            for name, value in zip(kept, (number, *compact, scaling), strict=True):
+                kept[name].append(value)
+        if progress is not None:
+            done = len(builder.layers if builder is not None else kept["layers"])
+            progress(done, len(job.layers))
+
+    record(model, job.ids, job.layers, consume)
+    if builder is not None:
+        return builder.dataset(job.token_text, job.model).assign_attrs(**job.attrs, fingerprint=job.fingerprint)
     return Capture(
-        q=[record.q for record in records],
-        k=[record.k for record in records],
-        v=[record.v for record in records],
-        scaling=[record.scaling for record in records],
-        layers=[layer.number for layer in recorded],
-        token_ids=torch.tensor(ids),
-        token_text=_token_text(tokenizer, ids),
-        query_positions=list(range(len(ids) - queries, len(ids))),
-        model=_model_name(config),
-        attrs={"max_tokens": max_tokens, "queries": queries, **store.versions()},
+        **kept,
+        token_ids=torch.tensor(job.ids),
+        token_text=job.token_text,
+        query_positions=job.queries,
+        model=job.model,
+        attrs={**job.attrs, "fingerprint": job.fingerprint},
     )
 
 
@@ -214,75 +317,6 @@ def open_capture(path: str | os.PathLike[str], device: str | torch.device = "cpu
         model=str(attrs.pop("model", "")),
         attrs=attrs,
     )
-
-
-class _Record(NamedTuple):
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    scaling: float
-
-
-class _RecordingLayer(DynamicLayer):
-    """A cache layer that answers the attention call itself and keeps what went in."""
-
-    def __init__(self, number: int, done: Callable[[], None]) -> None:
-        super().__init__()
-        self.number = number
-        self.done = done
-        self.record: _Record | None = None
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        return at_site(key_states, self), value_states
-
-    def attend(
-        self,
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        padding: Tensor | None,
-        scaling: float,
-        position_ids: Tensor | None,
-    ) -> Tensor:
-        # The model may reuse its buffers or hold views of a larger projection: keep a compact copy.
-        q, k, v = (x[0].contiguous().clone() for x in (query, key, value))
-        self.record = _Record(q, k, v, scaling)
-        grouped = query.shape[1] != key.shape[1]
-        output = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped)
-        self.done()
-        return output
-
-
-def _sites(config: Any, progress: Progress | None) -> Cache:
-    """transformers' own cache for this model with its full-attention layers replaced by recording ones."""
-    cache = DynamicCache(config=config)
-    numbers = [i for i, layer in enumerate(cache.layers) if type(layer) is DynamicLayer]
-    finished = 0
-
-    def done() -> None:
-        nonlocal finished
-        finished += 1
-        if progress is not None:
-            progress(finished, len(numbers))
-
-    for number in numbers:
-        cache.layers[number] = _RecordingLayer(number, done)
-    return cache
-
-
-def _run(model: nn.Module, ids: list[int], cache: Cache) -> None:
-    # The decoder below the language-model head: logits of the whole text would be larger than the capture.
-    decoder = getattr(model, "base_model", model)
-    device = next(model.parameters()).device
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():  # not inference_mode: what is kept must stay an ordinary tensor
-            decoder(input_ids=torch.tensor([ids], device=device), past_key_values=cache, use_cache=True)
-    finally:
-        model.train(training)
 
 
 def _token_ids(tokenizer: Any, text: str | Sequence[int] | Tensor) -> list[int]:

@@ -105,6 +105,18 @@ def read(path: str | os.PathLike[str], format: str, required: Iterable[str] = ()
     return dataset
 
 
+def attributes(path: str | os.PathLike[str], format: str) -> dict[str, object]:
+    """The attributes of a file of this `format`, without reading its arrays; TreeKVError as `read` raises."""
+    try:
+        with h5py.File(path) as file:
+            attrs = {str(name): _plain(value) for name, value in file.attrs.items()}
+    except Exception:  # let `read` find the words
+        return dict(read(path, format).attrs)
+    if attrs.get("format") != format or attrs.get("format_version") != FORMAT_VERSION:
+        return dict(read(path, format).attrs)
+    return attrs
+
+
 def _plain(value: object) -> object:
     """A number as Python's own, an array as it is."""
     return value.item() if isinstance(value, np.generic) else value

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import analysis
@@ -107,6 +108,73 @@ def test_the_last_queries_of_a_prefix_are_observed(token_ids):
     assert short.token_ids.tolist() == token_ids[:100].tolist()
     assert short.query_positions == list(range(93, 100))
     assert seen == [(1, 2), (2, 2)]
+
+
+def test_chosen_layers_only(llama, run, token_ids, sharp_llama):
+    seen = []
+    model = sharp_llama("treekv")
+    one = analysis.capture(model, None, token_ids, queries=5, layers=[1, 1], progress=lambda *call: seen.append(call))
+    assert (one.layers, len(one.q), seen) == ([1], 1, [(1, 1)])
+    torch.testing.assert_close(one.contributions(1, 299), run.contributions(1, 299))
+    for layers, words in (([2], "layer 2 cannot"), ([-1], "layer -1 cannot"), ([], "an empty list")):
+        with pytest.raises(TreeKVError, match=rf"{words}.*\[0, 1\]"):
+            analysis.capture(llama, None, token_ids, layers=layers)
+
+
+def test_sliding_layers_of_a_hybrid_model_run_but_are_not_captured(token_ids):
+    sizes = dict(vocab_size=97, hidden_size=32, num_attention_heads=4, num_key_value_heads=2, head_dim=8)
+    kinds = ["sliding_attention", "full_attention", "sliding_attention"]
+    config = AutoConfig.for_model(
+        "gemma3_text", **sizes, intermediate_size=48, num_hidden_layers=3, layer_types=kinds, sliding_window=16
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    expected = model(token_ids[None, :60], output_hidden_states=True).hidden_states
+    model.set_attn_implementation("treekv")
+    run = analysis.capture(model, None, token_ids, max_tokens=60)
+    assert run.layers == [1]
+    attention = model.model.layers[1]
+    values = attention.self_attn.v_proj(attention.input_layernorm(expected[1]))[0].unflatten(-1, (2, 8)).transpose(0, 1)
+    torch.testing.assert_close(run.v[0], values, atol=1e-4, rtol=1e-4)
+    with pytest.raises(TreeKVError, match=r"layer 0 cannot.*\[1\]"):
+        analysis.capture(model, None, token_ids, max_tokens=60, layers=[0])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"wavelet": "db2", "level": 3, "sinks": "include"}, {"transform": "swt", "level": 4, "sink_count": 2}],
+)
+def test_the_lean_mode_gives_the_same_spectrum(sharp_llama, token_ids, run, settings):
+    lean = analysis.capture(sharp_llama("treekv"), None, token_ids, queries=5, keep="spectrum", **settings)
+    usual = analysis.spectrum(run, **settings)
+    assert set(lean.data_vars) == set(usual.data_vars)
+    xr.testing.assert_allclose(lean, usual, rtol=1e-4)
+    assert {name: lean.attrs[name] for name in usual.attrs} == usual.attrs
+
+
+def test_the_lean_mode_after_the_output_projection(sharp_llama, token_ids, run):
+    model = sharp_llama("treekv")
+    lean = analysis.capture(model, None, token_ids, queries=5, layers=[1], keep="spectrum", projected=True)
+    xr.testing.assert_allclose(lean, analysis.spectrum(run, model=model).sel(layer=[1]).assign(
+        query_amplitude=lean["query_amplitude"]), rtol=1e-4)  # fmt: skip
+    trends = analysis.trends(lean, resamples=99)
+    assert trends.attrs["projected"] == 1
+
+
+def test_the_lean_mode_in_half_precision(token_ids):
+    model = tiny.llama().bfloat16()
+    lean = analysis.capture(model, None, token_ids, queries=3, keep="spectrum")
+    usual = analysis.spectrum(analysis.capture(model, None, token_ids, queries=3))
+    xr.testing.assert_allclose(lean, usual, rtol=1e-4)
+
+
+def test_what_cannot_be_kept_is_refused(llama, token_ids):
+    with pytest.raises(TreeKVError, match="keep is 'all'"):
+        analysis.capture(llama, None, token_ids, keep="all")
+    with pytest.raises(TreeKVError, match="'level' is a setting of the spectrum"):
+        analysis.capture(llama, None, token_ids, level=3)
+    with pytest.raises(TreeKVError, match="level is 20"):
+        analysis.capture(llama, None, token_ids, keep="spectrum", level=20)
 
 
 def test_capture_leaves_the_model_as_it_was(token_ids):
