@@ -146,7 +146,7 @@ class _Watcher:
         self.start = prompt if config.prefill != "stream" else 0
         if not policy.evicts_prompt:  # nothing is ever evicted
             self.start = run.tokens
-            self.trace.extend(run.tokens)
+            self.trace.extend(self.rows, [run.tokens] * len(index))
         elif self.start:
             self._admit(run, index, prompt)
 

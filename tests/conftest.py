@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hypothesis
 import pytest
 import torch
 
 from tests import tiny
+
+# No test may fail because a machine is slow.
+hypothesis.settings.register_profile("treekv", deadline=None)
+hypothesis.settings.load_profile("treekv")
 
 # Tiny tensors gain nothing from threads and lose a lot where cores are shared.
 torch.set_num_threads(1)

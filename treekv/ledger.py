@@ -159,7 +159,7 @@ class Ledger:
             if self.config.prefill == "none" and self.capacity[row] is not None:
                 self.capacity[row] = max(self.config.cache_size, length)
         if self.trace is not None:
-            self.trace.extend(length)
+            self.trace.extend(rows, [length] * batch)
             if selection is not None:
                 self.trace.record_prompt(rows, kept, selection.survivors, length)
         return kept
@@ -179,7 +179,7 @@ class Ledger:
         held, capacity = self.held[rows][0], self.capacity[rows][0]
         excess = 0 if capacity is None else max(held + q - capacity, 0)
         if self.trace is not None:
-            self.trace.extend(max(self.seen[rows]) + q)
+            self.trace.extend(rows, [seen + q for seen in self.seen[rows]])
         if observed is not None:
             sums = self.part(self.sums, rows, held)
             if self.policy.accumulates:

@@ -161,3 +161,17 @@ def test_without_removes_just_these_ranks(m):
             gone = set(ranks[row, head].tolist())
             expected = [values[row, head, i].item() for i in range(10) if i not in gone]
             assert result[row, head].tolist() == expected
+
+
+def test_a_trace_costs_less_than_eight_bytes_per_token_and_head():
+    config = TreeKVConfig(cache_size=64, trace=True)
+    ledger = Ledger(config, batch=2, heads=HEADS)
+    ledger.reserve(64, 64)
+    for step in range(4000):
+        held = ledger.held[0]
+        ledger.step(slice(0, 2), 1, torch.rand(2, HEADS, held + 1))
+        if step == 1000:
+            ledger.select(torch.tensor([1, 0]))
+    assert ledger.trace.nbytes < 8 * 4000 * 2 * HEADS
+    assert len(ledger.trace._runs[0]) == 1
+    assert ((ledger.trace.evicted_at >= 0).sum(2) == 4000 - 64).all()
