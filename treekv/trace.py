@@ -9,7 +9,7 @@ from torch import Tensor
 
 KEPT = -1
 NOBODY = -1
-CHUNK = 256  # evictions; room is added this much at a time, so little stands empty
+CHUNK = 64  # evictions; room is added this much at a time, so little stands empty
 
 
 class LayerTrace:
