@@ -178,7 +178,7 @@ def retention_map(
 
     Raises TreeKVError, listing what there is, for a policy, layer or head that is not in the record.
     """
-    evicted_at = _select(retention, policy, layer, head)["evicted_at"]
+    evicted_at = select(retention, policy, layer, head)["evicted_at"]
     steps = int(retention.attrs["steps"])
     position = retention["position"].values.astype(np.int64)
     gone = evicted_at.transpose(..., "position").values.reshape(-1, len(position)).astype(np.int64)
@@ -216,7 +216,11 @@ def open_retention(path: str | os.PathLike[str]) -> xr.Dataset:
     return store.read(path, FORMAT, ("evicted_at", "survivor", "policy", "layer", "head"))
 
 
-def _select(retention: xr.Dataset, policy: str | None, layer: int | None, head: int | None) -> xr.Dataset:
+def select(retention: xr.Dataset, policy: str | None, layer: int | None, head: int | None) -> xr.Dataset:
+    """One policy, layer and head of a record, or all of those left open; the policy may be open if there is one.
+
+    Raises TreeKVError, listing what there is, for one that is not in the record.
+    """
     names = [str(name) for name in retention["policy"].values]
     if policy is None and len(names) > 1:
         raise TreeKVError(f"the record has several policies; choose one of {', '.join(names)}")

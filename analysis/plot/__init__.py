@@ -1,7 +1,21 @@
-"""Figures, one file each; every function returns a plotly Figure and draws nothing by itself."""
+"""Figures, one file each; every function returns a plotly Figure (`text_retention`: HTML), nothing is shown here."""
 
+from analysis.plot.agreement import agreement
 from analysis.plot.coefficients import coefficients
+from analysis.plot.density import density
 from analysis.plot.eviction_map import eviction_map
+from analysis.plot.recommendation import recommendation
 from analysis.plot.spectrum import spectrum
+from analysis.plot.text_retention import text_retention
+from analysis.plot.tree import tree
 
-__all__ = ["coefficients", "eviction_map", "spectrum"]
+__all__ = [
+    "agreement",
+    "coefficients",
+    "density",
+    "eviction_map",
+    "recommendation",
+    "spectrum",
+    "text_retention",
+    "tree",
+]

@@ -1,0 +1,126 @@
+"""The text itself, each token shaded by what became of it."""
+
+from __future__ import annotations
+
+import html
+
+import numpy as np
+import xarray as xr
+from plotly.colors import sample_colorscale
+
+from analysis import retention as records
+from treekv.errors import TreeKVError
+
+MOST_TOKENS = 8192  # beyond, a page of single words is neither read nor small
+
+_INK, _QUIET, _GONE = "#1f2430", "#5b6372", "#f2f3f5"
+
+
+def text_retention(
+    retention: xr.Dataset,
+    policy: str | None = None,
+    by: str = "heads",
+    step: int | None = None,
+    layer: int | None = None,
+    head: int | None = None,
+    start: int = 0,
+    stop: int | None = None,
+) -> str:
+    """The text as HTML, tokens start ... stop - 1, each on a coloured ground.
+
+    Args:
+        retention: a record with the text of its tokens.
+        policy: may be None when the record has one.
+        by: "heads" shades by the share of layers and KV heads that still hold the token after `step`; "time" by how
+            long they held it, as a share of the time from its arrival to `step`.
+        step: position of the last token processed; the record's last when None.
+        layer, head: one of them, or all (None).
+
+    Returns:
+        One `<figure>` with a legend and inline styles; token text is escaped, so the string is safe to show. Each
+        token's title (hover) says position and number. `aria-label` is the text alternative.
+
+    Raises:
+        TreeKVError: a policy, layer, head, step or stretch that is not there, no token text, or too long a stretch.
+    """
+    if by not in ("heads", "time"):
+        raise TreeKVError(f"by must be 'heads' or 'time', got {by!r}")
+    if "token" not in retention.coords:
+        raise TreeKVError("the record does not have the text of its tokens; pass it to retention_from_cache")
+    steps = int(retention.attrs["steps"])
+    step = steps - 1 if step is None else step
+    chosen = records.select(retention, policy, layer, head)
+    kept = records.held(chosen, step)
+    stop = step + 1 if stop is None else stop
+    if not 0 <= start < stop <= step + 1:
+        raise TreeKVError(f"start and stop must lie within the {step + 1} tokens read, got {start} to {stop}")
+    if stop - start > MOST_TOKENS:
+        raise TreeKVError(f"{stop - start} tokens are too many to show; choose a stretch of at most {MOST_TOKENS}")
+    position = chosen["position"].values
+    if by == "heads":
+        amounts = kept.transpose(..., "position").values.reshape(-1, len(position))
+        share = amounts.mean(0)
+    else:
+        gone = chosen["evicted_at"].transpose(..., "position").values.reshape(-1, len(position))
+        last = np.where((gone < 0) | (gone > step), step + 1, gone)
+        amounts = (last - position) / np.maximum(step + 1 - position, 1)
+        share = amounts.mean(0)
+    share = np.clip(share, 0, 1)[start:stop]
+    tokens = [str(token) for token in chosen["token"].values[start:stop]]
+
+    grounds = _grounds()
+    units = amounts.shape[0]
+    spans = []
+    for index, (token, value) in enumerate(zip(tokens, share, strict=True)):
+        ground, ink = grounds[round(100 * float(value))]
+        if by == "heads":
+            number = f"kept by {round(float(value) * units)} of {units} heads" if units > 1 else _kept(value)
+        else:
+            number = f"kept for {100 * value:.0f} % of the time since"
+        spans.append(
+            f'<span style="background:{ground};color:{ink}" title="position {start + index}: {number}">'
+            f"{_shown(token)}</span>"
+        )
+    name = str(retention["policy"].values[0]) if policy is None else policy
+    where = " ".join(f"{dim} {value}" for dim, value in (("layer", layer), ("KV head", head)) if value is not None)
+    what = (
+        "share of heads that still keep each token" if by == "heads" else "share of its time that each token was kept"
+    )
+    caption = f"{name}: {what}, after {step + 1:,} tokens{', ' + where if where else ''}"
+    alt = f"{caption}; mean {100 * share.mean():.0f} %, positions {start} to {stop - 1}."
+    return (
+        f'<figure style="margin:0;font-family:system-ui,sans-serif;color:{_INK}" role="group" '
+        f'aria-label="{html.escape(alt)}">'
+        f'<figcaption style="font-size:14px;color:{_QUIET};margin-bottom:8px">{html.escape(caption)} {_legend(grounds)}'
+        '</figcaption><div style="font-size:15px;line-height:1.75;white-space:pre-wrap;overflow-wrap:anywhere">'
+        f"{''.join(spans)}</div></figure>"
+    )
+
+
+def _kept(value: float) -> str:
+    return "kept" if value > 0.5 else "evicted"
+
+
+def _grounds() -> list[tuple[str, str]]:
+    """Ground and ink for 0 to 100 per cent: nearly white where nothing is left, darker the more is kept."""
+    colours = sample_colorscale("Cividis_r", np.linspace(0.0, 1.0, 100).tolist())
+    grounds = [(_GONE, _QUIET)]
+    for colour in colours:
+        red, green, blue = (int(part) for part in colour[4:-1].split(","))
+        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 130
+        grounds.append((f"#{red:02x}{green:02x}{blue:02x}", "#ffffff" if dark else _INK))
+    return grounds
+
+
+def _legend(grounds: list[tuple[str, str]]) -> str:
+    boxes = "".join(
+        f'<span style="background:{grounds[percent][0]};color:{grounds[percent][1]};padding:1px 6px">{percent} %</span>'
+        for percent in (0, 25, 50, 75, 100)
+    )
+    return f'<span style="white-space:nowrap;margin-left:12px">{boxes}</span>'
+
+
+def _shown(token: str) -> str:
+    """The token as it is, line breaks also as a sign, control characters as a picture."""
+    token = "".join(chr(0x2400 + ord(c)) if ord(c) < 32 and c not in "\n\t" else c for c in token)
+    return html.escape(token).replace("\n", "\u23ce<br>")
