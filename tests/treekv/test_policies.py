@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-import torch
 
 import treekv
 from tests import tiny
 from treekv import SNAPKV_PRESETS, TreeKVCache, TreeKVConfig, TreeKVError, policies
-from treekv.policies import Policy
 
 
 def test_all_policies_are_there():
@@ -26,37 +26,22 @@ def test_each_policy_names_stage_source_and_deviation(name):
 
 
 def test_a_policy_of_ones_own():
-    """The complete example of CONTRIBUTING.md: keep every second token of the middle."""
-    from treekv.policies import Evictions, Prompt, Scores, Selection
-
-    class Sparse(Policy):
-        name = "sparse"
-        uses_attention = False
-
-        def evict(self, config: TreeKVConfig, scores: Scores, count: int) -> Evictions:
-            losers = torch.arange(count, device=scores.device) + config.sink_size
-            return Evictions(losers.expand(*scores.shape, count), None, scores.cursor)
-
-        def select_prompt(self, config: TreeKVConfig, prompt: Prompt) -> Selection:
-            position = torch.arange(prompt.length, device=prompt.device)
-            middle = position[config.sink_size : prompt.length - config.recent_size]
-            chosen = middle[::2][-config.region_size :]
-            kept = torch.cat([position[: config.sink_size], chosen, position[len(position) - config.recent_size :]])
-            return Selection(kept[None, None], None)
-
-    treekv.register_policy(Sparse())
+    """The complete example of CONTRIBUTING.md, as it stands there."""
+    guide = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    example = guide.split("```python\n")[1].split("```")[0]
+    names: dict = {}
     try:
+        exec(example, names)
         model = tiny.llama()
-        config = TreeKVConfig(policy="sparse", cache_size=12, sink_size=2, recent_size=4)
-        cache = TreeKVCache(config, model.config)
+        cache = TreeKVCache(names["config"], model.config)
         model(tiny.tokens(30), past_key_values=cache)
         assert cache.kept_positions(0)[0, 0].tolist() == [0, 1, 14, 16, 18, 20, 22, 24, 26, 27, 28, 29]
         model(tiny.tokens(1), past_key_values=cache)
         assert cache.kept_positions(0)[0, 1].tolist() == [0, 1, 16, 18, 20, 22, 24, 26, 27, 28, 29, 30]
         with pytest.raises(TreeKVError, match="'sparse' is registered already"):
-            treekv.register_policy(Sparse())
+            treekv.register_policy(names["Sparse"]())
     finally:
-        policies.registry._policies.pop("sparse")
+        policies.registry._policies.pop("sparse", None)
 
 
 @pytest.mark.parametrize(
