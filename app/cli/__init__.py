@@ -11,6 +11,7 @@ from app.cli.dashboard import dashboard
 from app.cli.demo import demo
 from app.cli.generate import generate
 from app.cli.models import models
+from app.cli.spectrum import spectrum
 
 app = typer.Typer(
     name="treekv",
@@ -20,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     rich_markup_mode="rich",
 )
-for command in (demo, generate, models, capture, dashboard):
+for command in (demo, generate, models, capture, spectrum, dashboard):
     app.command()(command)
 
 

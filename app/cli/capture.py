@@ -1,9 +1,10 @@
-"""treekv capture: record what each token contributes, into one file."""
+"""treekv capture: record what each token contributes, one file a text."""
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -12,57 +13,92 @@ from app.cli.console import one_sentence, out, print_json, stage
 from app.wording import size
 
 
+class Keep(str, Enum):
+    """What of a text is written."""
+
+    qkv = "qkv"
+    spectrum = "spectrum"
+
+
 @one_sentence
 def capture(
-    text: Annotated[str, typer.Argument(metavar="FILE", help="The text file; - reads standard input.")],
-    output: Annotated[Path, typer.Option(help="The file to write.")] = Path("capture.nc"),
+    texts: Annotated[list[str], typer.Argument(metavar="FILE...", help="Text files; - reads standard input.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            show_default=False,
+            help="The file to write, capture.nc (or spectrum.nc); with several texts a folder, captures (or spectra).",
+        ),
+    ] = None,
     model: Annotated[str, typer.Option(help="Alias, model folder, .gguf file or hub id.")] = "smollm2",
-    tokens: Annotated[int, typer.Option(min=1, help="How many tokens of the text to use at most.")] = 2048,
+    tokens: Annotated[int, typer.Option(min=1, help="How many tokens of each text to use at most.")] = 2048,
     queries: Annotated[int, typer.Option(min=1, help="How many of the last tokens are observed.")] = 16,
-    force: Annotated[bool, typer.Option("--force", help="Replace the output file.")] = False,
+    layers: Annotated[
+        str | None, typer.Option(show_default=False, help="The layers to keep, as 0,5,10-12; all by default.")
+    ] = None,
+    keep: Annotated[
+        Keep, typer.Option(help="Queries, keys and values, or only the spectrum, for models too large for the rest.")
+    ] = Keep.qkv,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the output file; in a folder, texts that are there are kept.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was captured as JSON.")] = False,
 ) -> None:
-    """Record queries, keys and values of a text, from which everything else is computed.
+    """Record queries, keys and values of texts, from which everything else is computed.
+
+    Several texts become one file each in a folder; interrupted, the same command goes on with the first missing one.
 
     Example: [bold]treekv capture novel.txt --tokens 4096 --output novel.nc[/]
     """
     from app.reading import read_text
 
-    content = read_text(text)
-    _check_output(output, force)
+    wanted: dict[str, Any] = {
+        "max_tokens": tokens, "queries": queries, "layers": _layers(layers), "keep": keep.value,
+    }  # fmt: skip
+    contents = {name: read_text(text) for name, text in _named(texts).items()}
+    several = len(contents) > 1
+    names = ("captures", "spectra") if several else ("capture.nc", "spectrum.nc")
+    output = output or Path(names[keep is Keep.spectrum])
+    if several:
+        _check_folder(output)
+    else:
+        check_output(output, force)
     with stage(f"Loading {model}"):
         import analysis
         from treekv import load_model
 
         network, tokenizer = load_model(model)
     with stage("Capturing what each token contributes") as progress:
-        run = analysis.capture(network, tokenizer, content, max_tokens=tokens, queries=queries, progress=progress)
-    with stage("Writing the file"):
-        run.save(output)
-    result = {
-        "file": str(output),
-        "bytes": output.stat().st_size,
-        "model": run.model,
-        "tokens": run.tokens,
-        "queries": len(run.query_positions),
-        "layers": run.layers,
-        "query_heads": run.query_heads,
-        "kv_heads": run.kv_heads,
-    }
+        if several:
+            runs = analysis.capture_many(network, tokenizer, contents, **wanted, folder=output, progress=progress)
+        else:
+            runs = [analysis.capture(network, tokenizer, *contents.values(), **wanted, progress=progress)]
+    if not several:
+        with stage("Writing the file"):
+            if keep is Keep.spectrum:
+                analysis.save_spectrum(runs[0], output)
+            else:
+                runs[0].save(output)
+    files = [output / f"{name}.nc" for name in contents] if several else [output]
+    results = []
+    for run, file in zip(runs, files, strict=True):  # one at a time in memory
+        found = _facts(run)
+        results.append({"file": str(file), "bytes": file.stat().st_size, **found})
     if as_json:
-        print_json(result)
+        print_json({"captures": results} if several else results[0])
         return
     console = out()
-    console.print(
-        escape(
-            f"{run.tokens:,} tokens, {len(run.layers)} layers, {run.query_heads} query heads, "
-            f"{run.kv_heads} KV heads of {run.model}"
-        )
-    )
-    console.print(escape(f"written to {output} ({size(result['bytes'])})"), soft_wrap=True)
+    for result in results:
+        heads = f"{result['query_heads']} query heads"
+        if "kv_heads" in result:
+            heads += f", {result['kv_heads']} KV heads"
+        line = f"{result['tokens']:,} tokens, {len(result['layers'])} layers, {heads} of {result['model']}"
+        console.print(escape(line), soft_wrap=True)
+        console.print(escape(f"written to {result['file']} ({size(result['bytes'])})"), soft_wrap=True)
 
 
-def _check_output(output: Path, force: bool) -> None:
+def check_output(output: Path, force: bool) -> None:
+    """Refuse, before any work, a file that may not be written."""
     from treekv import TreeKVError
 
     if output.is_dir():
@@ -71,3 +107,56 @@ def _check_output(output: Path, force: bool) -> None:
         raise TreeKVError(f"the output's folder {str(output.parent)!r} does not exist")
     if output.exists() and not force:
         raise TreeKVError(f"the output {str(output)!r} exists; give another name, or --force to replace it")
+
+
+def _check_folder(output: Path) -> None:
+    from treekv import TreeKVError
+
+    if output.exists() and not output.is_dir():
+        raise TreeKVError(f"the output {str(output)!r} is a file; several texts need the name of a folder")
+
+
+def _named(texts: list[str]) -> dict[str, str]:
+    from treekv import TreeKVError
+
+    named: dict[str, str] = {}
+    for text in texts:
+        name = "standard-input" if text == "-" else Path(text).stem
+        if name in named:
+            raise TreeKVError(f"two texts would be written to {name}.nc; give files with different names")
+        named[name] = text
+    return named
+
+
+def _layers(words: str | None) -> list[int] | None:
+    if words is None:
+        return None
+    from treekv import TreeKVError
+
+    layers: list[int] = []
+    for part in words.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not (last.isdecimal() and int(first) <= int(last))):
+            raise TreeKVError(f"the layers {words!r} cannot be read at {part!r}; write them as 0,5,10-12")
+        layers += range(int(first), int(last if dash else first) + 1)
+    return layers
+
+
+def _facts(run: Any) -> dict[str, Any]:
+    """What was captured; a spectrum knows no KV heads."""
+    if hasattr(run, "kv_heads"):
+        return {
+            "model": run.model,
+            "tokens": run.tokens,
+            "queries": len(run.query_positions),
+            "layers": run.layers,
+            "query_heads": run.query_heads,
+            "kv_heads": run.kv_heads,
+        }
+    return {
+        "model": run.attrs["model"],
+        "tokens": run.attrs["tokens"],
+        "queries": run.sizes["query"],
+        "layers": run["layer"].values.tolist(),
+        "query_heads": run.sizes["head"],
+    }

@@ -1,0 +1,203 @@
+"""treekv spectrum: wavelet bands of captured texts, and the paper's two claims tested on them."""
+
+from __future__ import annotations
+
+import math
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from app.cli.capture import check_output
+from app.cli.console import one_sentence, out, print_json, stage
+from app.wording import number
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+class Sinks(str, Enum):
+    """What becomes of the first tokens."""
+
+    separate = "separate"
+    include = "include"
+
+
+class Transform(str, Enum):
+    """Which wavelet transform."""
+
+    dwt = "dwt"
+    swt = "swt"
+    packet = "packet"
+
+
+@one_sentence
+def spectrum(
+    captures: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="What treekv capture wrote: files, or folders of them.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option(show_default=False, help="Write the spectrum to this file (netCDF).")
+    ] = None,
+    figure: Annotated[
+        Path | None, typer.Option(show_default=False, help="Write the paper's figure to this file (HTML).")
+    ] = None,
+    wavelet: Annotated[str, typer.Option(help="Any discrete wavelet of PyWavelets: haar, db2, sym4 ...")] = "haar",
+    level: Annotated[
+        int | None, typer.Option(min=1, show_default=False, help="Depth; 8 (packet: 3) or as deep as possible.")
+    ] = None,
+    mode: Annotated[str, typer.Option(help="Boundary: symmetric, zero, periodization ...")] = "symmetric",
+    transform: Annotated[
+        Transform, typer.Option(help="Decimated, stationary, or packets of equal width.")
+    ] = Transform.dwt,
+    sinks: Annotated[
+        Sinks, typer.Option(help="Take the first tokens out before the transform, or leave them in.")
+    ] = Sinks.separate,
+    sink_count: Annotated[int, typer.Option(min=0, help="How many first tokens are sinks.")] = 4,
+    force: Annotated[bool, typer.Option("--force", help="Replace the files to write.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+) -> None:
+    """Split what each token contributes into frequency bands and test whether they grow towards the end.
+
+    Several captures, of the same number of tokens, are taken as texts of one kind. Files of capture --keep spectrum
+    are used as they are.
+
+    Example: [bold]treekv spectrum captures --sinks include --figure bands.html[/]
+    """
+    for file in (output, figure):
+        if file is not None:
+            check_output(file, force)
+    files = _files(captures)
+    with stage("Splitting into wavelet bands") as progress:
+        import analysis
+
+        settings = {
+            "wavelet": wavelet, "level": level, "mode": mode, "transform": transform.value,
+            "sinks": sinks.value, "sink_count": sink_count,
+        }  # fmt: skip
+        parts = []
+        for done, file in enumerate(files):
+            parts.append(_spectrum(file, settings))
+            progress(done + 1, len(files))
+        found = analysis.pool(parts)
+    with stage("Testing the claims"):
+        trends = analysis.trends(found)
+    if output is not None:
+        analysis.save_spectrum(found, output)
+    if figure is not None:
+        _draw(found, figure)
+    if as_json:
+        print_json(_summary(files, trends))
+    else:
+        _show(trends)
+
+
+def _files(captures: list[Path]) -> list[Path]:
+    from treekv import TreeKVError
+
+    files: list[Path] = []
+    for place in captures:
+        inside = sorted(place.glob("*.nc")) if place.is_dir() else [place]
+        if not inside:
+            raise TreeKVError(f"the folder {str(place)!r} holds no capture (*.nc)")
+        files += inside
+    return files
+
+
+def _spectrum(file: Path, settings: dict[str, Any]) -> xr.Dataset:
+    import analysis
+    from treekv import TreeKVError
+
+    try:
+        run = analysis.open_capture(file)
+    except TreeKVError as error:
+        if "is a spectrum" not in str(error):
+            raise
+        found = analysis.open_spectrum(file)
+        for name, wanted in settings.items():
+            there = int(found["level"].max()) if name == "level" else found.attrs[name]
+            if wanted is not None and there != wanted:
+                raise TreeKVError(
+                    f"{str(file)!r} is a spectrum with {name} {there!r}, not {wanted!r}; only a capture of queries, "
+                    "keys and values can be split anew"
+                ) from None
+        return found
+    return analysis.spectrum(run, **settings)
+
+
+def _draw(found: xr.Dataset, figure: Path) -> None:
+    from analysis import plot
+    from treekv import TreeKVError
+
+    page = plot.spectrum(found).to_html(include_plotlyjs=True)
+    try:
+        temporary = figure.with_name(f".{figure.name}.tmp")
+        temporary.write_text(page, encoding="utf-8")
+        temporary.replace(figure)
+    except OSError as error:
+        raise TreeKVError(f"cannot write {str(figure)!r}: {error.strerror or error}") from error
+
+
+def _summary(files: list[Path], trends: xr.Dataset) -> dict[str, Any]:
+    words = ("model", "wavelet", "mode", "transform", "sinks", "sink_count", "tokens", "texts", "claim_i", "claim_ii",
+             "claim_ii_correlation", "claim_ii_correlation_low", "claim_ii_correlation_high", "claim_ii_p_value",
+             "claim_ii_top_band", "first_positions", "last_positions", "resamples", "rules")  # fmt: skip
+    bands = []
+    for band in trends["band"].values:
+        row = trends.sel(band=band)
+        values = {str(name): row[name].item() for name in row.data_vars if row[name].ndim == 0}
+        bands.append({"band": str(band), "level": int(row["level"]), **values})
+    summary = {"files": [str(file) for file in files], **{name: trends.attrs[name] for name in words}, "bands": bands}
+    return _finite(summary)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN."""
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _show(trends: xr.Dataset) -> None:
+    attrs = trends.attrs
+    treated = "taken out before" if attrs["sinks"] == "separate" else "left in"
+    console = out()
+    texts = "1 text" if attrs["texts"] == 1 else f"{attrs['texts']} texts"
+    console.print(
+        escape(
+            f"{texts} of {attrs['tokens']:,} tokens, {attrs['model']}, {attrs['wavelet']} ({attrs['transform']}, "
+            f"{attrs['mode']}), first {attrs['sink_count']} tokens {treated} the transform"
+        ),
+        soft_wrap=True,
+    )
+    table = Table(
+        title=f"Growth: last {attrs['last_positions']} positions over the first {attrs['first_positions']}",
+        title_justify="left",
+    )
+    for name in ("band", "growth", "95 %", "slope", "order", "p", "grows"):
+        table.add_column(name, justify="left" if name in ("band", "grows") else "right", no_wrap=True)
+    for band in trends["band"].values:
+        row = trends.sel(band=band)
+        low, high = (number(row[name].item(), ".1f") for name in ("growth_low", "growth_high"))
+        table.add_row(
+            str(band),
+            number(row["growth"].item(), ".1f"),
+            f"{low} to {high}",
+            number(row["slope"].item(), "+.2f"),
+            number(row["rank_correlation"].item(), "+.2f"),
+            number(row["p_value"].item(), ".3f"),
+            str(row["claim_i"].item()),
+        )
+    console.print(table)
+    console.print("slope: of log amplitude per 1,000 positions; order: Spearman's correlation with the position")
+    console.print(f"Claim 1, amplitude grows towards the end in every band: [bold]{attrs['claim_i']}[/]")
+    console.print(
+        f"Claim 2, it grows most in the highest bands: [bold]{attrs['claim_ii']}[/] "
+        f"(most in {attrs['claim_ii_top_band']}, correlation {number(attrs['claim_ii_correlation'], '+.2f')})",
+        soft_wrap=True,
+    )

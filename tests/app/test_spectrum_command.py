@@ -1,0 +1,124 @@
+"""treekv spectrum and the further options of treekv capture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+import analysis
+from app.cli import app
+from tests import tiny
+from tests.app.conftest import words_tokenizer
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def refused(*arguments: object) -> str:
+    result = invoke(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    return result.stderr.splitlines()[-1]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name, step in (("a", 1), ("b", 7)):
+        Path(f"{name}.txt").write_text(" ".join(f"w{number * step % 90 + 2}" for number in range(200)))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny-model")
+    tiny.llama().save_pretrained(folder)
+    words_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def captured(here: Path, tiny_model: Path) -> Path:
+    assert invoke("capture", "a.txt", "b.txt", "--model", tiny_model, "--tokens", 150, "--queries", 4).exit_code == 0
+    return here / "captures"
+
+
+def test_several_texts_become_a_folder(captured: Path, tiny_model: Path) -> None:
+    assert sorted(path.name for path in captured.iterdir()) == ["a.nc", "b.nc"]
+    before = (captured / "a.nc").stat().st_mtime_ns
+    (captured / "b.nc").unlink()
+    arguments = ("capture", "a.txt", "b.txt", "--model", tiny_model, "--tokens", 150, "--queries", 4, "--json")
+    printed = json.loads(invoke(*arguments).stdout)
+    assert (captured / "a.nc").stat().st_mtime_ns == before, "what is there is not captured again"
+    assert [item["file"] for item in printed["captures"]] == ["captures/a.nc", "captures/b.nc"]
+    assert [run.tokens for run in analysis.open_captures(captured)] == [150, 150]
+
+
+def test_chosen_layers(tiny_model: Path) -> None:
+    result = invoke("capture", "a.txt", "--model", tiny_model, "--tokens", 100, "--layers", "1")
+    assert result.exit_code == 0
+    assert analysis.open_capture("capture.nc").layers == [1]
+    for wrong in ("1-0", "a", "1,,2", "-1"):
+        assert "write them as 0,5,10-12" in refused("capture", "a.txt", f"--layers={wrong}")
+    assert "layer 2 cannot be captured" in refused(
+        "capture", "a.txt", "--model", tiny_model, "--tokens", 100, "--layers", "0-2", "--output", "other.nc"
+    )
+
+
+def test_only_the_spectrum(tiny_model: Path, captured: Path) -> None:
+    arguments = ("capture", "a.txt", "--model", tiny_model, "--tokens", 150, "--queries", 4, "--keep", "spectrum")
+    printed = json.loads(invoke(*arguments, "--json").stdout)
+    assert (printed["file"], printed["tokens"], printed["query_heads"]) == ("spectrum.nc", 150, 4)
+    lean = json.loads(invoke("spectrum", "spectrum.nc", "--json").stdout)
+    usual = json.loads(invoke("spectrum", captured / "a.nc", "--json").stdout)
+    assert [band["band"] for band in lean["bands"]] == [band["band"] for band in usual["bands"]]
+    for one, other in zip(lean["bands"], usual["bands"]):
+        assert one["growth"] == pytest.approx(other["growth"], rel=1e-2)  # the capture's file is half precision
+    assert "is a spectrum with sinks 'separate', not 'include'" in refused(
+        "spectrum", "spectrum.nc", "--sinks", "include"
+    )
+
+
+def test_numbers_are_those_of_the_analysis(captured: Path) -> None:
+    result = invoke("spectrum", captured, "--sinks", "include", "--level", 3, "--json", "--output", "all.nc")
+    printed = json.loads(result.stdout)
+    spectra = [analysis.spectrum(run, level=3, sinks="include") for run in analysis.open_captures(captured)]
+    pooled = analysis.pool(spectra)
+    assert analysis.open_spectrum("all.nc").identical(pooled)
+    trends = analysis.trends(pooled)
+    assert (printed["sinks"], printed["texts"]) == ("include", 2)
+    for name in ("claim_i", "claim_ii"):
+        assert printed[name] == trends.attrs[name]
+    for band in printed["bands"]:
+        for name in ("growth", "growth_low", "slope_high", "rank_correlation", "p_value"):
+            assert band[name] == pytest.approx(trends[name].sel(band=band["band"]).item())
+
+
+def test_table_and_figure(captured: Path) -> None:
+    result = invoke("spectrum", captured / "a.nc", "--transform", "packet", "--level", 2, "--figure", "bands.html")
+    assert result.exit_code == 0
+    assert "first 4 tokens taken out before the transform" in result.stdout
+    for word in ("│ aa ", "│ da ", "Claim 1", "Claim 2"):
+        assert word in result.stdout
+    page = Path("bands.html").read_text(encoding="utf-8")
+    assert "Token contributions by frequency band" in page
+    assert "the output 'bands.html' exists" in refused("spectrum", captured, "--figure", "bands.html")
+
+
+def test_what_cannot_be_taken_is_refused(captured: Path, here: Path) -> None:
+    (here / "empty").mkdir()
+    assert "holds no capture" in refused("spectrum", "empty")
+    assert "there is no file 'nothing.nc'" in refused("spectrum", "nothing.nc")
+    assert "'harr'" in refused("spectrum", captured, "--wavelet", "harr")
+    assert "'mirror'" in refused("spectrum", captured, "--mode", "mirror")
+    assert "level is 12" in refused("spectrum", captured, "--level", 12)
+    assert "sink_count is 400" in refused("spectrum", captured, "--sink-count", 400)
+    assert "two texts would be written to a.nc" in refused("capture", "a.txt", "./a.txt")
+    assert "is a file; several texts need" in refused("capture", "a.txt", "b.txt", "--output", "a.txt")
+
+
+def test_help_shows_a_real_example() -> None:
+    assert "Example: treekv spectrum captures " in " ".join(invoke("spectrum", "--help").stdout.split())
