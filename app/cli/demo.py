@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -149,4 +151,10 @@ def _show_next(output: Path) -> None:
     console = out()
     console.print(f"Run folder: {escape(str(output))}", soft_wrap=True)
     console.print(f"Report:     {escape(str(output / 'report.html'))} (open it in a browser)", soft_wrap=True)
-    console.print(f"Dashboard:  treekv dashboard {escape(str(output))}", soft_wrap=True)
+    console.print(f"Dashboard:  {escape(_command())} dashboard {escape(str(output))}", soft_wrap=True)
+
+
+def _command() -> str:
+    """How to call this command again: by its path where it is not on the PATH, as in an environment just made."""
+    called = Path(sys.argv[0])
+    return str(called) if called.name == "treekv" and shutil.which("treekv") is None else "treekv"

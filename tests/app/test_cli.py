@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -199,6 +201,23 @@ def test_the_demo_replaces_a_previous_run_and_says_when_the_text_is_short(words:
     assert result.exit_code == 0, result.output
     assert "400 tokens (it has no more than that; 2,048 were asked for)" in " ".join(result.stdout.split())
     assert json.loads(Path("run/run.json").read_text())["text"]["tokens"] == 400
+
+
+@pytest.mark.parametrize(
+    ("called", "on_path", "shown"),
+    [
+        (".venv/bin/treekv", None, ".venv/bin/treekv"),
+        (".venv/bin/treekv", "/usr/bin/treekv", "treekv"),
+        ("/x/app/cli/__main__.py", None, "treekv"),
+    ],
+)
+def test_the_demo_names_the_command_that_will_be_found(
+    called: str, on_path: str | None, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [called])
+    monkeypatch.setattr(shutil, "which", lambda name: on_path)
+    # The package's attribute of that name is the command itself, which hides its module.
+    assert importlib.import_module("app.cli.demo")._command() == shown
 
 
 def test_control_c_ends_the_demo_with_130_and_leaves_nothing(
