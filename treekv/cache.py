@@ -113,6 +113,10 @@ class TreeKVLayer(CacheLayerMixin):
         assert self.ledger is not None
         batch, q = key.shape[0], key.shape[2]
         pads = _left_padding(padding, batch, q)
+        if q == 1 and not any(pads) and not self.ledger.in_step(1) and self.ledger.has_room():
+            self.tokens_seen += 1
+            self._awaiting_attention = False
+            return self._append_one(query, key, value, scaling, position_ids)
         if pads.count(pads[0]) == batch and self.ledger.in_step(q - pads[0]):
             groups = [slice(0, batch)]
         else:
@@ -168,6 +172,46 @@ class TreeKVLayer(CacheLayerMixin):
             return prefill.causal_attention(query, keys, values, scaling)
         return prefill.observed_attention(query, [keys], [values], scaling)[0]
 
+    def _append_one(
+        self, query: Tensor, key: Tensor, value: Tensor, scaling: float, position_ids: Tensor | None
+    ) -> Tensor:
+        """One newcomer for each of rows that hold different numbers of tokens, none of them full yet."""
+        ledger = self.ledger
+        assert ledger is not None
+        longest = max(ledger.held)
+        keys, values = self.keys[:, :, :longest], self.values[:, :, :longest]
+        stored = key
+        if self.rotary is not None:
+            rows = slice(0, len(ledger.held))
+            positions = _Positions(position_ids, rows, 0, ledger)
+            shift = self.rotary.shift(*positions.columns(1), tuple(ledger.held), anew=self.layer == 0)
+            both = self.rotary.pairs(torch.cat([query, key], dim=1))
+            stored = turn(both[:, query.shape[1] :], shift.undo)
+            query, key = turn(both, shift.move).split([query.shape[1], key.shape[1]], dim=1)
+            keys = self.rotary.in_order(keys)
+        held = torch.tensor([*ledger.held], device=self.device)[:, None]
+        slot = torch.arange(longest + 1, device=self.device)
+        visible = (slot < held) | (slot == longest)  # the newcomer stands behind the longest row
+        output, weights = prefill.observed_attention(query, [keys, key], [values, value], scaling, visible)
+        observed = self._observed(weights, values, value)
+        most = None if ledger.capacity[0] is None else max(c for c in ledger.capacity if c is not None)
+        self._reserve(longest + 1, most)
+        slots = ledger.append_one(observed)
+        for target, new in ((self.keys, stored), (self.values, value)):
+            target.scatter_(2, slots[..., None].expand(-1, -1, -1, new.shape[3]), new)
+        return output
+
+    def _observed(self, weights: Tensor, values: Tensor, value: Tensor) -> Tensor | None:
+        """What the ledger is told of `weights` [rows, kv_heads, group, q, n]; None if its policy does not look."""
+        assert self.ledger is not None
+        policy = self.ledger.policy
+        if not policy.uses_attention:
+            return None
+        observed = (weights if policy.accumulates else weights[:, :, :, -1:]).sum((2, 3)) / weights.shape[2]
+        if self.config.importance == "contribution":
+            observed = observed * torch.cat([_norms(values), _norms(value)], dim=2)
+        return observed
+
     def _prompt(
         self, rows: slice, query: Tensor, key: Tensor, value: Tensor, scaling: float, positions: _Positions
     ) -> Tensor:
@@ -213,13 +257,7 @@ class TreeKVLayer(CacheLayerMixin):
             query, key = turn(both, shift.move).split([query.shape[1], key.shape[1]], dim=1)
             keys = self.rotary.at_ranks(keys, ledger.ranks(rows), held + q)
         output, weights = prefill.observed_attention(query, [keys, key], [values, value], scaling)
-        observed = None
-        if ledger.policy.uses_attention:
-            group = weights.shape[2]
-            observed = (weights if ledger.policy.accumulates else weights[:, :, :, -1:]).sum((2, 3)) / group
-            if self.config.importance == "contribution":
-                observed = observed * torch.cat([_norms(values), _norms(value)], dim=2)
-
+        observed = self._observed(weights, values, value)
         capacity = ledger.capacity[rows][0]
         self._reserve(held + q if capacity is None else min(held + q, capacity), capacity)
         slots, newcomers, stays = ledger.step(rows, q, observed)

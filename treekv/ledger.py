@@ -101,6 +101,10 @@ class Ledger:
             return True
         return q == 1 and self.held[0] == self.capacity[0] and self.config.recent_size > 0
 
+    def has_room(self) -> bool:
+        """Whether every row can take another token without an eviction; then slots lie in the order of ranks."""
+        return all(most is None or held < most for held, most in zip(self.held, self.capacity, strict=True))
+
     def part(self, tensor: Tensor, rows: slice, held: int | None = None) -> Tensor:
         """A view of some rows and of the first `held` slots; the tensor itself if that is all of it."""
         if len(self.held[rows]) < len(self.held):
@@ -197,6 +201,30 @@ class Ledger:
             self.held[row] = held + q - excess
             self.seen[row] += q
         return placement
+
+    def append_one(self, observed: Tensor | None) -> Tensor:
+        """Add one newcomer to every row, however many each holds, if there `has_room`.
+
+        `observed` float32 [batch, heads, n + 1] is what the newcomers' queries saw by slot, n the most that a row
+        holds, themselves last. Returns the slots that they take, LongTensor [batch, heads, 1].
+        """
+        shape = (len(self.held), self.heads, 1)
+        slots = torch.tensor(self.held, device=self.device)[:, None, None].expand(shape)
+        seen = torch.tensor(self.seen, device=self.device)[:, None, None].expand(shape)
+        self.order.scatter_(2, slots, slots)
+        self.position.scatter_(2, slots, seen)
+        if observed is not None:
+            longest = observed.shape[2] - 1
+            if self.policy.accumulates:
+                self.sums[:, :, :longest] += observed[..., :longest]
+                self.counts[:, :, :longest] += 1
+            self.sums.scatter_(2, slots, observed[..., longest:])
+            self.counts.scatter_(2, slots, 1.0)
+        self.held = [held + 1 for held in self.held]
+        self.seen = [seen + 1 for seen in self.seen]
+        if self.trace is not None:
+            self.trace.extend(slice(0, len(self.seen)), self.seen)
+        return slots
 
     def _append(self, rows: slice, held: int, q: int, observed: Tensor | None) -> Placement:
         new = slice(held, held + q)

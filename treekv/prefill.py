@@ -41,17 +41,18 @@ def causal_mask(q: int, length: int, device: torch.device) -> Tensor:
 
 
 def observed_attention(
-    query: Tensor, keys: list[Tensor], values: list[Tensor], scaling: float
+    query: Tensor, keys: list[Tensor], values: list[Tensor], scaling: float, visible: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Attention with its weights, over keys and values that lie in several places.
 
     `query` [batch, query_heads, q, head_dim] with query_heads = kv_heads * group; each of `keys`, `values` [batch,
-    kv_heads, n_i, head_dim]. The queries are the last q of all n tokens and see them causally.
+    kv_heads, n_i, head_dim]. The queries are the last q of all n tokens and see them causally; `visible` bool [batch,
+    n] says for single queries which tokens there are.
 
     Returns the output [batch, query_heads, q, value_dim] and float32 weights [batch, kv_heads, group, q, n].
     """
     batch, heads, q, _ = query.shape
-    weights = attention_weights(query, keys, scaling)
+    weights = attention_weights(query, keys, scaling, visible)
     flat = weights.view(batch, weights.shape[1], -1, weights.shape[4])
     output, first = None, 0
     for value in values:
@@ -62,7 +63,7 @@ def observed_attention(
     return output.view(batch, heads, q, output.shape[3]), weights
 
 
-def attention_weights(query: Tensor, keys: list[Tensor], scaling: float) -> Tensor:
+def attention_weights(query: Tensor, keys: list[Tensor], scaling: float, visible: Tensor | None = None) -> Tensor:
     """float32 weights [batch, kv_heads, group, q, n] of the last q of n tokens, causal; see `observed_attention`."""
     batch, heads, q, dim = query.shape
     kv_heads = keys[0].shape[1]
@@ -72,6 +73,8 @@ def attention_weights(query: Tensor, keys: list[Tensor], scaling: float) -> Tens
     logits = (parts[0] if len(parts) == 1 else torch.cat(parts, dim=3)).view(batch, kv_heads, group, q, -1)
     if q > 1:
         logits = logits.masked_fill(~causal_mask(q, logits.shape[4], logits.device), float("-inf"))
+    if visible is not None:
+        logits = logits.masked_fill(~visible[:, None, None, None], float("-inf"))
     return logits.softmax(-1, dtype=torch.float32)
 
 

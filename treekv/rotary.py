@@ -64,7 +64,7 @@ class Rotary:
         self.inverse_frequencies = torch.cat([inverse_frequencies, still]).float()
         self._tables: dict[torch.device, Tensor] = {}  # layers may be spread over devices
         self._asked_of: Tensor | None = None
-        self._answers: dict[tuple[int, ...], Shift] = {}
+        self._answers: dict[tuple[Any, ...], Shift] = {}
 
     @classmethod
     def from_config(cls, config: Any, layer_type: str = "full_attention") -> Rotary:
@@ -110,6 +110,11 @@ class Rotary:
         """Stored form of `x` [batch, heads, n, head_dim], which the model rotated to `positions` [1 or batch, n]."""
         return turn(self.pairs(x), _polar(-self._angles(positions[:, None])))
 
+    def in_order(self, stored: Tensor) -> Tensor:
+        """Stored keys [batch, heads, n, head_dim] whose ranks are 0 ... n-1."""
+        count = stored.shape[2]
+        return turn(stored, self._table(count, stored.device)[:count])
+
     def at_ranks(self, stored: Tensor, ranks: Tensor, limit: int) -> Tensor:
         """Stored keys [batch, heads, n, head_dim] at `ranks` [batch, heads, n], all below `limit`."""
         table = self._table(limit, stored.device)
@@ -117,10 +122,17 @@ class Rotary:
         return turn(stored, phases.view(*ranks.shape, *table.shape[1:]))
 
     def shift(
-        self, position_ids: Tensor, rows: slice, first: int, count: int, rank: int, *, anew: bool = True
+        self,
+        position_ids: Tensor,
+        rows: slice,
+        first: int,
+        count: int,
+        rank: int | tuple[int, ...],
+        *,
+        anew: bool = True,
     ) -> Shift:
         """Phases for `count` newcomers, columns `first` and on of `position_ids` [1 or batch, columns], whose
-        ranks are `rank` and following.
+        ranks are `rank` (one number, or one for each row) and following.
 
         All layers of a forward pass ask the same questions of the same tensor, so answers are kept; the first
         layer asks `anew`, since the tensor may have been changed in place between two passes.
@@ -130,7 +142,11 @@ class Rotary:
             return self._answers[asked]
         chosen = position_ids[rows if position_ids.shape[0] > 1 else slice(0, 1), first : first + count]
         angle = self._angles(chosen[:, None])
-        ranks = torch.arange(rank, rank + count, device=position_ids.device)
+        ranks = torch.arange(count, device=position_ids.device)
+        if isinstance(rank, tuple):
+            ranks = ranks + torch.tensor(rank, device=position_ids.device)[:, None, None]
+        else:
+            ranks = ranks + rank
         # The difference of the model's own rounded angles, so that its rounding cancels.
         move = self._angles(ranks).double() - angle.double()
         shift = Shift(_polar(-angle), _polar(move).float())

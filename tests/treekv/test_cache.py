@@ -156,37 +156,47 @@ def test_capacity_beyond_the_text_equals_plain_transformers(llama, policy, prefi
     assert torch.equal(llama.generate(ids, past_key_values=cache, max_new_tokens=40, do_sample=False), plain)
 
 
-def test_left_padded_rows_get_what_they_get_alone(llama):
-    for prefill in ("tree", "stream", "none"):
-        config = TreeKVConfig(cache_size=16, sink_size=2, recent_size=4, prefill=prefill, block_size=4, trace=True)
-        lengths = [40, 23, 9, 1]
-        rows = [tiny.tokens(length, seed=length) for length in lengths]
-        ids = torch.zeros(4, 40, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, length in enumerate(lengths):
-            ids[row, 40 - length :] = rows[row]
-            mask[row, 40 - length :] = 1
-        together = TreeKVCache(config, llama.config)
-        out = llama.generate(
-            ids,
-            attention_mask=mask,
-            past_key_values=together,
-            max_new_tokens=30,
-            do_sample=False,
-            pad_token_id=0,
-            eos_token_id=-1,
-        )
-        for row, alone_ids in enumerate(rows):
-            alone = TreeKVCache(config, llama.config)
-            expected = llama.generate(
-                alone_ids, past_key_values=alone, max_new_tokens=30, do_sample=False, eos_token_id=-1
-            )
-            assert torch.equal(out[row, 40:], expected[0, lengths[row] :]), (prefill, row)
-            kept = together.kept_positions(1)[row]
-            seen = alone.trace[1].evicted_at.shape[2]
-            assert torch.equal(kept[kept >= 0].view(2, -1), alone.kept_positions(1)[0])
-            assert torch.equal(together.trace[1].evicted_at[row, :, :seen], alone.trace[1].evicted_at[0])
-            assert torch.equal(together.trace[1].survivor[row, :, :seen], alone.trace[1].survivor[0])
+PADDED = [
+    dict(cache_size=16, sink_size=2, recent_size=4, prefill="tree", block_size=4),
+    dict(cache_size=16, sink_size=2, recent_size=4, prefill="stream", block_size=4),
+    dict(cache_size=16, sink_size=2, recent_size=4, prefill="none", block_size=4),
+    dict(cache_size=64, sink_size=2, recent_size=20, importance="contribution"),
+    dict(cache_size=48, policy="h2o"),
+    dict(cache_size=48, policy="tova", positions="original"),
+    dict(cache_size=16, policy="snapkv", window_size=4),
+    dict(policy="full"),
+]
+
+
+@pytest.mark.parametrize("settings", PADDED, ids=str)
+def test_left_padded_rows_get_what_they_get_alone(llama, settings):
+    config = TreeKVConfig(trace=True, **settings)
+    lengths = [40, 23, 9, 1]
+    rows = [tiny.tokens(length, seed=length) for length in lengths]
+    ids = torch.zeros(4, 40, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, length in enumerate(lengths):
+        ids[row, 40 - length :] = rows[row]
+        mask[row, 40 - length :] = 1
+    together = TreeKVCache(config, llama.config)
+    out = llama.generate(
+        ids,
+        attention_mask=mask,
+        past_key_values=together,
+        max_new_tokens=30,
+        do_sample=False,
+        pad_token_id=0,
+        eos_token_id=-1,
+    )
+    for row, alone_ids in enumerate(rows):
+        alone = TreeKVCache(config, llama.config)
+        expected = llama.generate(alone_ids, past_key_values=alone, max_new_tokens=30, do_sample=False, eos_token_id=-1)
+        assert torch.equal(out[row, 40:], expected[0, lengths[row] :]), row
+        kept = together.kept_positions(1)[row]
+        seen = alone.trace[1].evicted_at.shape[2]
+        assert torch.equal(kept[kept >= 0].view(2, -1), alone.kept_positions(1)[0])
+        assert torch.equal(together.trace[1].evicted_at[row, :, :seen], alone.trace[1].evicted_at[0])
+        assert torch.equal(together.trace[1].survivor[row, :, :seen], alone.trace[1].survivor[0])
 
 
 @pytest.mark.parametrize("chunk", [4, 8, 20])
