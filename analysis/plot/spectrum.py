@@ -28,7 +28,7 @@ def spectrum(dataset: xr.Dataset, layer: int | None = None, head: int | None = N
     x = (position[edges[:-1]] + position[edges[1:] - 1]) / 2
     tokens = theme.pooled_tokens(picked, edges)
     bands = [str(band) for band in picked["band"].values]
-    levels = picked["level"].values.tolist()
+    labels, legend = _labels(picked)
 
     figure = theme.figure(
         "Token contributions by frequency band",
@@ -42,22 +42,32 @@ def spectrum(dataset: xr.Dataset, layer: int | None = None, head: int | None = N
             x=x.astype(np.float32),
             y=np.where(lines[number] > 0, lines[number], np.nan).astype(np.float32),
             mode="lines",
-            name=_label(bands[number], levels[number]),
+            name=labels[number],
             line={"color": colours[number], "width": 1.8, "dash": "solid" if number else "dot"},
             text=tokens,
             hovertemplate=f"{bands[number]} around %{{x:.0f}}: %{{y:.3~g}}<br>%{{text}}<extra></extra>",
         )
     figure.update_xaxes(title=theme.position_title(int(edges[1] - edges[0]), "mean"))
     figure.update_yaxes(title="amplitude (units of the values)", type="log", exponentformat="power", dtick=1)
-    figure.update_layout(legend={"title": {"text": "band: tokens compared"}, "traceorder": "normal"})
+    figure.update_layout(legend={"title": {"text": legend}, "traceorder": "normal"})
     return figure
 
 
-def _label(band: str, level: int) -> str:
-    if band.startswith("A"):
-        return f"{band}: mean of {2**level}"
-    half = 2 ** (level - 1)
-    return f"{band}: {half} against {half}"
+def _labels(dataset: xr.Dataset) -> tuple[list[str], str]:
+    """The legend: what each band compares, for Haar in tokens, for others by the length of a period."""
+    bands = [str(band) for band in dataset["band"].values]
+    haar = dataset.attrs.get("wavelet", "haar") in ("haar", "db1")
+    if haar and dataset.attrs.get("transform", "dwt") != "packet":
+        labels = []
+        for band, level in zip(bands, dataset["level"].values.tolist(), strict=True):
+            half = 2 ** (level - 1)
+            labels.append(f"{band}: mean of {2**level}" if band.startswith("A") else f"{band}: {half} against {half}")
+        return labels, "band: tokens compared"
+    edges = zip(bands, dataset["low_frequency"].values, dataset["high_frequency"].values, strict=True)
+    return [
+        f"{band}: above {1 / high:.3g}" if low == 0 else f"{band}: {1 / high:.3g} to {1 / low:.3g}"
+        for band, low, high in edges
+    ], "band: tokens per period"
 
 
 def _alt(bands: list[str], amplitude: np.ndarray, position: np.ndarray, words: str) -> str:

@@ -75,7 +75,14 @@ def shown(text: str, longest: int = 40) -> str:
 def source(dataset: xr.Dataset) -> str:
     """Where a spectrum comes from, for a figure's second line."""
     attrs = dataset.attrs
-    parts = [shown(str(attrs.get("model", ""))), f"{attrs['wavelet']} wavelet" if "wavelet" in attrs else ""]
+    parts = [shown(str(attrs.get("model", "")))]
+    if "wavelet" in attrs:
+        kind = {"swt": " stationary", "packet": " packets"}.get(attrs.get("transform", ""), "")
+        parts.append(f"{attrs['wavelet']}{kind or ' wavelet'}")
+    if attrs.get("texts", 1) > 1:
+        parts.append(f"mean of {attrs['texts']} texts")
+    if attrs.get("projected"):
+        parts.append("after the output projection")
     if attrs.get("sink_count"):
         treated = "taken out before" if attrs.get("sinks") == "separate" else "left in"
         parts.append(f"first {attrs['sink_count']} tokens {treated} the transform")

@@ -40,6 +40,26 @@ def test_spectrum_draws_one_line_a_band(spectrum):
     assert "tokens" in figure.layout.xaxis.title.text
 
 
+def test_the_legend_says_what_a_band_compares(run):
+    haar = plot.spectrum(analysis.spectrum(run, level=3))
+    assert [t.name for t in haar.data] == ["D1: 1 against 1", "D2: 2 against 2", "D3: 4 against 4", "A3: mean of 8"]
+    smooth = plot.spectrum(analysis.spectrum(run, "db2", level=2))
+    assert [t.name for t in smooth.data] == ["D1: 2 to 4", "D2: 4 to 8", "A2: above 8"]
+    packets = plot.spectrum(analysis.spectrum(run, level=2, transform="packet"))
+    assert [t.name for t in packets.data] == ["da: 2 to 2.67", "dd: 2.67 to 4", "ad: 4 to 8", "aa: above 8"]
+    assert packets.layout.legend.title.text == "band: tokens per period"
+
+
+def test_the_second_line_says_how_the_sinks_were_treated(run):
+    for sinks, words in (("separate", "taken out before"), ("include", "left in")):
+        for draw in (plot.spectrum, plot.coefficients):
+            figure = draw(analysis.spectrum(run, level=3, sinks=sinks, transform="swt"))
+            assert f"first 4 tokens {words} the transform" in figure.layout.title.subtitle.text
+            assert "haar stationary" in figure.layout.title.subtitle.text
+    pooled = plot.spectrum(analysis.pool([analysis.spectrum(run), analysis.spectrum(run)]))
+    assert "mean of 2 texts" in pooled.layout.title.subtitle.text
+
+
 def test_one_layer_and_head(spectrum):
     figure = plot.spectrum(spectrum, layer=1, head=2)
     mean = spectrum["amplitude"].sel(layer=1, head=2, band="D1").values
