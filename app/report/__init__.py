@@ -43,8 +43,8 @@ def write_report(
         "tree": (plot.eviction_map(retention, "tree"), wording.READ_EVICTION_MAP),
         "head": (
             plot.eviction_map(retention, "tree", layer=layer, head=head),
-            f"The same for one head alone (layer {layer}, KV head {head}): each token is held or gone, and "
-            "the gaps widen towards the left.",
+            f"The same for one head alone (layer {layer}, KV head {head}): each head keeps tokens of its own, fewer "
+            "and fewer towards the left.",
         ),
         "streaming": (
             plot.eviction_map(retention, "streaming"),
