@@ -14,9 +14,9 @@ from analysis import store
 from analysis.capture import Capture
 from analysis.retention import FORMAT
 from treekv import policies, prefill
-from treekv.cache import observers
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
+from treekv.layer import observers
 from treekv.ledger import Ledger
 from treekv.trace import LayerTrace
 
