@@ -18,8 +18,8 @@ import xarray as xr
 
 from analysis import pooling, store
 from treekv import TreeKVCache
-from treekv.cache import TreeKVLayer
 from treekv.errors import TreeKVError
+from treekv.layer import TreeKVLayer
 from treekv.ledger import Ledger
 
 FORMAT = "treekv-retention"
