@@ -10,6 +10,7 @@ from analysis.bias import bias
 from analysis.capture import Capture, capture, open_capture
 from analysis.captures import capture_many, open_captures
 from analysis.loss import loss, open_loss, save_loss
+from analysis.recommend import Recommendation, recommend
 from analysis.retention import (
     combine,
     density,
@@ -26,6 +27,7 @@ from analysis.trends import open_trends, save_trends, trends
 
 __all__ = [
     "Capture",
+    "Recommendation",
     "agreement",
     "bias",
     "capture",
@@ -43,6 +45,7 @@ __all__ = [
     "open_trends",
     "plot",
     "pool",
+    "recommend",
     "retention_from_cache",
     "retention_map",
     "save_loss",

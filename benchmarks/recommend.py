@@ -1,0 +1,93 @@
+"""Recommended settings against the paper's defaults at equal budget, on text that was not captured.
+
+    python benchmarks/recommend.py --text novel.txt --text article.txt
+    python benchmarks/recommend.py --text novel.txt --questions sinks,recent,scope,layers --budgets 128
+
+Of each text the first `--tokens` are captured; perplexity is that of as many tokens starting at `--from`, streamed
+16 at a time, counted from the moment the smallest of the caches is full. The standard error is that of the mean
+difference of log likelihood over pieces of 64 tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import time
+from pathlib import Path
+
+import torch
+
+import analysis
+from analysis.evaluation import stream_perplexity
+from analysis.recommend import DEFAULT_QUESTIONS, recommend
+from treekv import TreeKVCache, TreeKVConfig, load_model
+
+PIECE = 64
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--text", action="append", required=True, help="a text file; several may be given")
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--tokens", type=int, default=2048)
+    parser.add_argument("--from", dest="start", type=int, default=4096, help="first token of the held-out part")
+    parser.add_argument("--budgets", default="64,128,256")
+    parser.add_argument("--questions", default=",".join(q for q in DEFAULT_QUESTIONS if q != "block"))
+    parser.add_argument("--json", type=Path, help="append one line per comparison to this file")
+    arguments = parser.parse_args()
+
+    model, tokenizer = load_model(arguments.model)
+    print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {arguments.model}")
+    print(f"questions: {arguments.questions}; text, budget: full | default | recommended (difference of nats +- s.e.)")
+    differences = []
+    for path in arguments.text:
+        ids = tokenizer(Path(path).read_text(encoding="utf-8"), verbose=False)["input_ids"]
+        held_out = ids[arguments.start : arguments.start + arguments.tokens]
+        if len(held_out) < arguments.tokens:
+            raise SystemExit(f"{path} has {len(ids)} tokens; {arguments.start + arguments.tokens} are needed")
+        run = analysis.capture(model, tokenizer, ids[: arguments.tokens], max_tokens=arguments.tokens)
+        full = stream_perplexity(model, held_out, TreeKVCache(TreeKVConfig(policy="full"), model.config), 64)
+        for budget in map(int, arguments.budgets.split(",")):
+            start = time.perf_counter()
+            choice = recommend(run, budget, questions=arguments.questions.split(","), prefill="stream")
+            seconds = time.perf_counter() - start
+            default = TreeKVConfig(cache_size=budget, prefill="stream", block_size=choice.config.block_size)
+            results = {}
+            for name, config in (("default", default), ("recommended", choice.config)):
+                if config == default and "default" in results:
+                    results[name] = results["default"]
+                else:
+                    results[name] = stream_perplexity(model, held_out, TreeKVCache(config, model.config), 64).nll
+            count = (arguments.tokens - budget) // PIECE
+            change = (results["recommended"] - results["default"])[-count * PIECE :].view(count, PIECE).mean(1)
+            error = change.std().item() / math.sqrt(count)
+            differences.append(change.mean().item())
+            row = {
+                "text": Path(path).stem,
+                "budget": budget,
+                "full": full.perplexity_from(budget),
+                "default": math.exp(results["default"][budget - 1 :].double().mean()),
+                "recommended": math.exp(results["recommended"][budget - 1 :].double().mean()),
+                "change": change.mean().item(),
+                "standard_error": error,
+                "simulated_error": [float(choice.reasons["error"][0]), float(choice.reasons["error"].min())],
+                "recommend_seconds": seconds,
+                "settings": choice.config.to_dict(),
+            }
+            print(
+                f"{row['text']}, {budget}: {row['full']:.2f} | {row['default']:.2f} | {row['recommended']:.2f} "
+                f"({row['change']:+.4f} +- {error:.4f}); sinks {choice.config.sink_size}, recent "
+                f"{choice.config.recent_size}, scope {choice.config.scope}, budgets {choice.config.budgets}; "
+                f"{seconds:.0f} s",
+                flush=True,
+            )
+            if arguments.json is not None:
+                with arguments.json.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+    print(f"mean change over {len(differences)} comparisons: {sum(differences) / len(differences):+.4f} nats a token")
+
+
+if __name__ == "__main__":
+    main()

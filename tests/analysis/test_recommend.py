@@ -1,0 +1,126 @@
+"""What is recommended follows from the simulated numbers, keeps the budget, and can be used as it is."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+import analysis
+from analysis.loss import loss
+from analysis.recommend import QUESTIONS, recommend, sink_mass
+from treekv import TreeKVCache, TreeKVConfig, TreeKVError
+
+
+def held_bytes(config, model, token_ids):
+    cache = TreeKVCache(config, model.config)
+    model(token_ids[None], past_key_values=cache)
+    return cache.nbytes
+
+
+@pytest.fixture(scope="module")
+def choice(run):
+    return recommend(run, 64, questions=QUESTIONS)
+
+
+def test_the_numbers_are_those_of_simulation_and_loss(run, choice):
+    rows = choice.reasons
+    assert rows["question"].values[0] == "baseline" and bool(rows["chosen"][0])
+    base = TreeKVConfig(cache_size=64, prefill="stream", block_size=16)
+    lost = loss(run, analysis.simulate(run, {"it": base}))
+    assert rows["error"].values[0] == pytest.approx(float(lost["error"].mean()))
+    assert rows["mass"].values[0] == pytest.approx(float(lost["mass"].mean()))
+    scope = rows.where(rows["question"] == "scope", drop=True)
+    assert {str(setting) for setting in scope["setting"].values} == {"4 neighbours", "8 neighbours"}
+
+
+def test_what_was_chosen_lowers_the_error_enough(choice):
+    error = float(choice.reasons["error"][0])
+    for question in ("scope", "recent", "layers"):
+        rows = choice.reasons.where(choice.reasons["question"] == question, drop=True)
+        best = float(rows["error"].min())
+        chosen = rows["error"].values[rows["chosen"].values.astype(bool)]
+        if best < 0.95 * error:
+            assert chosen.tolist() == [best]
+            error = best
+        else:
+            assert not len(chosen)
+
+
+def test_the_total_stays_and_the_settings_run(sharp_llama, run, token_ids, choice):
+    model = sharp_llama("treekv")
+    assert choice.config.cache_size == 64 and choice.config.prefill == "tree"
+    sizes = [config.cache_size for config in choice.config.per_layer(2)]
+    assert sum(sizes) == 128
+    assert held_bytes(choice.config, model, token_ids) == choice.reasons.attrs["bytes"]
+    stream = recommend(run, 64, prefill="stream").config
+    assert stream.prefill == "stream" and held_bytes(stream, model, token_ids) == choice.reasons.attrs["bytes"]
+
+
+def test_sinks_end_where_their_mass_ends(run, monkeypatch):
+    mass = sink_mass(run)
+    queries = np.unique(np.linspace(run.tokens // 2, run.tokens - 1, 16).astype(int)).tolist()
+    slow = np.mean([run.weights(layer, [q])[:, 0, 3].mean().item() for layer in (0, 1) for q in queries])
+    assert mass[3] == pytest.approx(slow, rel=1e-4) and len(mass) == 16
+    made = np.full(16, 0.001)
+    made[[0, 2]] = 0.2, 0.05
+    module = sys.modules["analysis.recommend"]
+    monkeypatch.setattr(module, "sink_mass", lambda run: made)
+    monkeypatch.setattr(module, "CLOSE", 10.0)
+    assert recommend(run, 64, questions=["sinks"]).config.sink_size == 3
+    monkeypatch.setattr(module, "CLOSE", -10.0)  # as if the error rose
+    refused = recommend(run, 64, questions=["sinks"])
+    assert refused.config.sink_size == 4 and "refused" in refused.sentences[0]
+
+
+def test_bytes_and_targets(run):
+    per_token = run.k[0].element_size() * 2 * 2 * 2 * run.k[0].shape[2]  # keys and values, 2 layers, 2 KV heads
+    by_bytes = recommend(run, bytes=71 * per_token + 5, questions=[])
+    assert by_bytes.config.cache_size == 64 and by_bytes.reasons.attrs["bytes"] == 64 * per_token
+    assert recommend(run, bytes=71 * per_token, itemsize=2, questions=[]).config.cache_size == 136
+    reached = recommend(run, target={"mass": 0.6}, questions=[])
+    sizes = reached.reasons.where(reached.reasons["question"] == "size", drop=True)
+    met = sizes["mass"].values >= 0.6
+    assert reached.config.cache_size == sizes["cache_size"].values[met].min()
+    assert not met[sizes["cache_size"].values < reached.config.cache_size].any()
+    low = recommend(run, target={"error": 0.9}, questions=[])
+    assert low.reasons["error"].values[-1] <= 0.9
+
+
+def test_the_default_asks_only_what_won_in_real_runs(run):
+    choice = recommend(run, 64)
+    assert {str(q) for q in choice.reasons["question"].values} <= {"baseline", "sinks", "block"}
+    paper = TreeKVConfig(cache_size=64)
+    assert (choice.config.recent_size, choice.config.scope, choice.config.budgets) == (paper.recent_size, 2, None)
+
+
+def test_the_figure_shows_every_candidate(choice):
+    figure = choice.figure
+    tried, chosen = figure.data
+    rows = choice.reasons
+    assert len(tried.x) + len(chosen.x) == rows.sizes["candidate"]
+    np.testing.assert_allclose(sorted([*tried.x, *chosen.x]), np.sort(100 * rows["error"].values))
+    assert len(chosen.x) == int(rows["chosen"].sum())
+    assert "start: paper's defaults, 64 tokens" in figure.layout.meta["alt"]
+    assert all("error" in sentence for sentence in choice.sentences)
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (dict(), "one of budget, bytes and target, got none"),
+        (dict(budget=64, bytes=3), "got budget and bytes"),
+        (dict(budget=8), "at least 16 tokens, got 8"),
+        (dict(budget=200), "at least 400 tokens to be judged; this one has 301"),
+        (dict(bytes=100), "100 bytes hold 0 tokens"),
+        (dict(target={"mass": 1.5}), "between 0 and 1, got 1.5"),
+        (dict(target={"speed": 0.5}), "'speed'"),
+        (dict(target={"mass": 0.99999}), "is not reached with"),
+        (dict(budget=64, questions=["taste"]), "unknown question 'taste'"),
+        (dict(budget=64, prefill="none"), "'tree' or 'stream', got 'none'"),
+    ],
+)
+def test_bad_requests_are_one_sentence(run, arguments, words):
+    with pytest.raises(TreeKVError, match=words):
+        recommend(run, **arguments)
