@@ -20,8 +20,8 @@ class StreamResult:
     """What came out of `stream_perplexity`.
 
     Attributes:
-        nll: float32 [tokens - 1] on the CPU, negative log likelihood in nats; `nll[i]` is that of the token
-            at position i + 1, predicted from the cache after position i.
+        nll: float32 [tokens - 1], or [rows, tokens - 1] for several texts, on the CPU: negative log likelihood in
+            nats; `nll[..., i]` is that of the token at position i + 1, predicted from the cache after position i.
         seconds: wall time of the model's forward passes.
         cache_bytes: bytes of keys and values held after the last token.
     """
@@ -32,12 +32,13 @@ class StreamResult:
 
     @property
     def tokens(self) -> int:
-        """Tokens that went through the model."""
-        return len(self.nll) + 1
+        """Tokens of a text."""
+        return self.nll.shape[-1] + 1
 
     @property
     def tokens_per_second(self) -> float:
-        return self.tokens / self.seconds
+        """Tokens of all texts together that went through the model in a second."""
+        return self.tokens * (self.nll.numel() // self.nll.shape[-1]) / self.seconds
 
     @property
     def perplexity(self) -> float:
@@ -52,7 +53,7 @@ class StreamResult:
         """
         if not 1 <= position < self.tokens:
             raise TreeKVError(f"position must be between 1 and {self.tokens - 1}, got {position}")
-        return math.exp(self.nll[position - 1 :].double().mean().item())
+        return math.exp(self.nll[..., position - 1 :].double().mean().item())
 
 
 def stream_perplexity(
@@ -66,7 +67,7 @@ def stream_perplexity(
 
     Args:
         model: a causal language model of transformers.
-        token_ids: [tokens] or [1, tokens], at least two.
+        token_ids: [tokens], or [rows, tokens] for several texts of one length as a batch; at least two tokens.
         cache: an empty cache, a `TreeKVCache` or one of transformers' own. A TreeKV cache that is to evict
             from the start needs prefill="stream"; with the other kinds the first piece is its prompt.
         chunk: tokens a forward pass. The result of a TreeKV cache with prefill="stream" is the same for every
@@ -76,7 +77,10 @@ def stream_perplexity(
     Raises:
         TreeKVError: too few tokens, ids outside the vocabulary, a chunk below 1, or a cache in use.
     """
-    ids = torch.as_tensor(token_ids, dtype=torch.long).reshape(1, -1)
+    given = torch.as_tensor(token_ids, dtype=torch.long)
+    if given.ndim not in (1, 2):
+        raise TreeKVError(f"token_ids must be [tokens] or [rows, tokens], got the shape {tuple(given.shape)}")
+    ids = given if given.ndim == 2 else given[None]
     length = ids.shape[1]
     _check(model, ids, cache, chunk)
     device = next(model.parameters()).device
@@ -87,16 +91,17 @@ def stream_perplexity(
         for first in range(0, length, chunk):
             piece = ids[:, first : first + chunk]
             start = time.perf_counter()
-            logits = model(input_ids=piece, past_key_values=cache, use_cache=True).logits[0]
+            logits = model(input_ids=piece, past_key_values=cache, use_cache=True).logits
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             seconds += time.perf_counter() - start
-            targets = ids[0, first + 1 : first + chunk + 1]
-            predicted = logits[: len(targets)].float()
+            targets = ids[:, first + 1 : first + chunk + 1]
+            predicted = logits[:, : targets.shape[1]].float().transpose(1, 2)
             parts.append(nn.functional.cross_entropy(predicted, targets, reduction="none"))
             if progress is not None:
                 progress(first + piece.shape[1], length)
-    return StreamResult(nll=torch.cat(parts).cpu(), seconds=seconds, cache_bytes=_held_bytes(cache))
+    nll = torch.cat(parts, dim=1).cpu()
+    return StreamResult(nll=nll if given.ndim == 2 else nll[0], seconds=seconds, cache_bytes=_held_bytes(cache))
 
 
 def _check(model: nn.Module, ids: Tensor, cache: Cache, chunk: int) -> None:

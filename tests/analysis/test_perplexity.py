@@ -96,3 +96,16 @@ def test_a_position_that_was_not_predicted(position) -> None:
     result = StreamResult(nll=torch.zeros(3), seconds=1.0, cache_bytes=1)
     with pytest.raises(TreeKVError, match=f"between 1 and 3, got {position}"):
         result.perplexity_from(position)
+
+
+def test_a_batch_of_texts_is_scored_row_by_row(llama):
+    ids = tiny.tokens(60, batch=3)
+    config = TreeKVConfig(cache_size=12, sink_size=2, recent_size=4, prefill="stream", block_size=4)
+    together = stream_perplexity(llama, ids, TreeKVCache(config, llama.config), chunk=8)
+    assert together.nll.shape == (3, 59) and together.tokens == 60
+    for row in range(3):
+        alone = stream_perplexity(llama, ids[row], TreeKVCache(config, llama.config), chunk=8)
+        assert torch.allclose(together.nll[row], alone.nll, atol=1e-4)
+    assert together.perplexity_from(12) == pytest.approx(float(together.nll[:, 11:].mean().exp()), rel=1e-4)
+    with pytest.raises(TreeKVError, match=r"\(1, 1, 60\)"):
+        stream_perplexity(llama, ids[None, :1], TreeKVCache(config, llama.config))
