@@ -7,10 +7,12 @@ import os
 import typer
 
 from app.cli.capture import capture
+from app.cli.compare import compare
 from app.cli.dashboard import dashboard
 from app.cli.demo import demo
 from app.cli.generate import generate
 from app.cli.models import models
+from app.cli.recommend import recommend
 from app.cli.spectrum import spectrum
 
 app = typer.Typer(
@@ -21,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     rich_markup_mode="rich",
 )
-for command in (demo, generate, models, capture, spectrum, dashboard):
+for command in (demo, generate, models, capture, spectrum, compare, recommend, dashboard):
     app.command()(command)
 
 

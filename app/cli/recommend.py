@@ -1,0 +1,89 @@
+"""treekv recommend: settings for a budget or a target, from a captured text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from app.cli.capture import check_output
+from app.cli.console import one_sentence, out, print_json, stage
+from app.wording import size
+
+
+@one_sentence
+def recommend(
+    capture: Annotated[Path, typer.Argument(metavar="FILE", help="What treekv capture wrote.")],
+    budget: Annotated[int | None, typer.Option(help="Tokens to hold, per layer and KV head.")] = None,
+    cache_bytes: Annotated[
+        int | None, typer.Option("--bytes", help="Or bytes of keys and values over all layers.")
+    ] = None,
+    mass: Annotated[float | None, typer.Option(help="Or the share of attention to retain, such as 0.9.")] = None,
+    error: Annotated[float | None, typer.Option(help="Or the relative output error allowed, such as 0.1.")] = None,
+    ask: Annotated[
+        list[str] | None,
+        typer.Option(help="What may differ from the defaults: sinks, scope, recent, layers, block; repeatable."),
+    ] = None,
+    prefill: Annotated[str, typer.Option(help="How prompts are treated: tree or stream.")] = "tree",
+    itemsize: Annotated[int, typer.Option(min=1, help="Bytes per number in the cache, for --bytes.")] = 2,
+    output: Annotated[Path, typer.Option(help="The settings file to write.")] = Path("settings.json"),
+    figure: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Also write the figure of everything tried.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the output files.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print settings and reasons as JSON.")] = False,
+) -> None:
+    """Propose settings for text of the captured kind, with the numbers behind each choice.
+
+    Example: [bold]treekv recommend capture.nc --budget 256 --output settings.json[/]
+    """
+    check_output(output, force)
+    if figure is not None:
+        check_output(figure, force)
+    from treekv import TreeKVError
+
+    if mass is not None and error is not None:
+        raise TreeKVError("give one target, --mass or --error, and not both")
+    target = {"mass": mass} if mass is not None else {"error": error} if error is not None else None
+    with stage("Reading the capture"):
+        import analysis
+        from analysis.recommend import DEFAULT_QUESTIONS
+
+        run = analysis.open_capture(capture)
+    with stage("Simulating candidates") as progress:
+        choice = analysis.recommend(
+            run,
+            budget,
+            bytes=cache_bytes,
+            target=target,
+            questions=ask or DEFAULT_QUESTIONS,
+            prefill=prefill,
+            itemsize=itemsize,
+            progress=progress,
+        )
+    choice.config.save(output)
+    if figure is not None:
+        choice.figure.write_html(figure, include_plotlyjs=True)
+    held = int(choice.reasons.attrs["bytes"])
+    if as_json:
+        names = ("question", "setting", "cache_size", "error", "mass", "chosen")
+        tried = [
+            {name: choice.reasons[name].values[i].item() for name in names}
+            for i in range(choice.reasons.sizes["candidate"])
+        ]
+        print_json(
+            {
+                "file": str(output),
+                "settings": choice.config.to_dict(),
+                "bytes": held,
+                "reasons": list(choice.sentences),
+                "tried": tried,
+            }
+        )
+        return
+    console = out()
+    for sentence in choice.sentences:
+        console.print(escape(sentence))
+    console.print(escape(f"written to {output} ({size(held)} of keys and values)"), soft_wrap=True)
