@@ -31,6 +31,7 @@ from analysis.wavelets import (
     haar_stationary,
     packet_paths,
     pairs,
+    stationary_bands,
 )
 from treekv.errors import TreeKVError
 
@@ -197,12 +198,14 @@ def _haar_statistics(signal: Tensor, paths: list[str], mode: str) -> BandStatist
 
 
 def _haar_stationary(signal: Tensor, transform: Transform) -> BandStatistics:
-    components, coefficients = haar_stationary(signal.float().transpose(-1, -2), transform.level, transform.mode)
-    return BandStatistics(
-        components.abs().mean(-2).movedim(0, -2),
-        coefficients.abs().mean(-2).movedim(0, -2),
-        components.square().mean(-2).sum(-1).movedim(0, -1),
-    )
+    rows = []
+    for component, coefficient in stationary_bands(
+        signal.float().transpose(-1, -2).contiguous(), transform.level, transform.mode
+    ):
+        square = torch.linalg.vector_norm(component, 2, dim=(-2, -1)).square() / component.shape[-2]
+        rows.append((component.abs().mean(-2), coefficient.abs().mean(-2), square))
+    amplitude, coefficients, energy = zip(*rows[::-1], strict=True)
+    return BandStatistics(torch.stack(amplitude, -2), torch.stack(coefficients, -2), torch.stack(energy, -1))
 
 
 def _pywt_statistics(signal: Tensor, transform: Transform) -> BandStatistics:

@@ -20,7 +20,7 @@ Source: PAPER.md section 1 (He et al., TreeKV, arXiv 2501.04987); signs and boun
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pywt
@@ -131,24 +131,27 @@ def haar_stationary(signal: Tensor, level: int, mode: str = MODE) -> tuple[Tenso
     samples; they sum to the signal. The coefficient of D_k at n compares the 2^(k-1) samples before n with
     those from n on. Beyond its ends the signal is continued by `mode`, any of PyWavelets' (see `extended`).
     """
+    bands = list(stationary_bands(signal, level, mode))[::-1]
+    components, coefficients = zip(*bands, strict=True)
+    return torch.stack(components), torch.stack(coefficients)
+
+
+def stationary_bands(signal: Tensor, level: int, mode: str = MODE) -> Iterator[tuple[Tensor, Tensor]]:
+    """What `haar_stationary` stacks, one band (component, coefficient) at a time, highest first: less memory."""
     if level < 0:
         raise TreeKVError(f"level {level} is negative; a transform has level 0 or more")
     length, reach = signal.shape[-1], 2**level
     smooth = block = extended(signal, reach, mode)
     inside = slice(reach, reach + length)
-    components, coefficients = [], []
     for k in range(1, level + 1):
         half = 2 ** (k - 1)
         # Rolling wraps round; what wraps stays within `reach` of the ends and is cut.
-        smoother = (smooth.roll(half, -1) + 2 * smooth + smooth.roll(-half, -1)) / 4
-        components.append((smooth - smoother)[..., inside])
+        smoother = (smooth.roll(half, -1) + smooth.roll(-half, -1)).add_(smooth, alpha=2).mul_(0.25)
         before = block.roll(half, -1)  # block[n] holds samples n ... n + half - 1
-        coefficients.append((before - block)[..., inside] * 2.0 ** (-k / 2))
+        yield (smooth - smoother)[..., inside], (before - block)[..., inside] * 2.0 ** (-k / 2)
         smooth, block = smoother, block + block.roll(-half, -1)
     centred = block.roll(reach // 2, -1) if level else block
-    components.append(smooth[..., inside])
-    coefficients.append(centred[..., inside] * 2.0 ** (-level / 2))
-    return torch.stack(components[::-1]), torch.stack(coefficients[::-1])
+    yield smooth[..., inside], centred[..., inside] * 2.0 ** (-level / 2)
 
 
 def extended(signal: Tensor, reach: int, mode: str) -> Tensor:
