@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 FORMAT = "treekv-spectrum"
 SINKS = ("separate", "include")
 
-_AT_ONCE = 1 << 23  # numbers of the contributions that exist at a time, unless one head alone has more
+_AT_ONCE = 1 << 19  # numbers of the contributions that exist at a time, unless one head alone has more
 _UNITS = "units of the values"
 
 
