@@ -77,7 +77,7 @@ def test_recommend_writes_settings_and_reasons(captured: Path) -> None:
 
 
 def test_recommend_says_why(captured: Path) -> None:
-    result = invoke("recommend", captured, "--mass", 0.5, "--output", "mine.json")
+    result = invoke("recommend", captured, "--mass", 0.5, "--ask", "sinks", "--output", "mine.json")
     assert result.exit_code == 0, result.output
     assert "Size: " in result.stdout and "Sinks: " in result.stdout and "mine.json" in result.stdout
 
