@@ -81,7 +81,7 @@ def generate(
         result.prompt_seconds = streamer.times[0] - start
     if len(streamer.times) > 1:
         result.tokens_per_second = (len(streamer.times) - 1) / (streamer.times[-1] - streamer.times[0])
-    result.cache_bytes, result.full_bytes = cache.nbytes, cache.full_nbytes
+    result.cache_bytes, result.full_bytes = cache.nbytes, max(cache.full_nbytes, cache.nbytes)
     result.kept_tokens = cache.held_tokens
     return result, cache
 

@@ -78,6 +78,8 @@ def treekv_attention(
                 f"the model's attention uses {unsupported!r}, which TreeKV does not compute; "
                 "use a model with plain softmax attention"
             )
+    if kwargs.get("output_attentions"):
+        raise TreeKVError("attention weights cannot be returned with a TreeKV cache: leave output_attentions out")
     if scaling is None:
         scaling = query.shape[-1] ** -0.5
     output = site.attend(
@@ -116,8 +118,8 @@ def treekv_mask(
         padded = False
     else:
         mask = attention_mask.view_as(attention_mask)
-        # One new token is never padding in `generate`, and asking the device would cost a wait at every step.
-        padded = (q_length > 1 or q_offset == 0) and not bool(mask[:, -q_length:].all())
+        # Asked once a pass, not once a layer. A compiled step may not ask: its tokens are taken to be real.
+        padded = not torch.compiler.is_compiling() and not bool(mask[:, -q_length:].all())
     request = dict(
         batch_size=batch_size,
         q_length=q_length,

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig
 from transformers.cache_utils import (
     Cache,
     CacheLayerMixin,
@@ -18,7 +19,6 @@ from treekv import families
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
 from treekv.layer import TreeKVLayer
-from treekv.ledger import GROWTH
 from treekv.rotary import Rotary
 from treekv.trace import LayerTrace
 
@@ -50,6 +50,12 @@ class TreeKVCache(Cache):
     """
 
     def __init__(self, config: TreeKVConfig, model_config: Any) -> None:
+        if not isinstance(config, TreeKVConfig):
+            raise TreeKVError(f"the first argument must be a TreeKVConfig, got {type(config).__name__}")
+        if not isinstance(model_config, PreTrainedConfig):
+            raise TreeKVError(
+                f"the second argument must be the configuration, model.config, got {type(model_config).__name__}"
+            )
         model_config = model_config.get_text_config(decoder=True)
         families.check(model_config)
         self.config = config
@@ -66,12 +72,18 @@ class TreeKVCache(Cache):
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        if layer_idx == self._compressed[0]:
-            seen = self.get_seq_length(layer_idx)
-            if any(self.get_seq_length(index) != seen for index in self._compressed):
+        if layer_idx >= len(self.layers):
+            raise TreeKVError(
+                f"the cache was made for a model of {len(self.layers)} layers, but layer {layer_idx} asks for it; "
+                "make it with the configuration of this model"
+            )
+        if layer_idx == 0:
+            seen = [self.get_seq_length(index) for index in range(len(self.layers))]
+            if any(tokens != seen[0] for tokens in seen[1:]):
                 raise TreeKVError(
-                    "the last forward pass was interrupted between two layers, so they have seen different tokens; "
-                    "call cache.reset() and start again with the prompt"
+                    f"the layers of the cache have seen different numbers of tokens ({min(seen)} and {max(seen)}): the "
+                    "last forward pass was interrupted, or the model has fewer layers; call cache.reset() and start "
+                    "again with the prompt"
                 )
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
@@ -84,7 +96,7 @@ class TreeKVCache(Cache):
 
     def crop(self, tokens_to_remove: int) -> None:
         """Refuse to take tokens back."""
-        self.activate_past_recording()
+        raise TreeKVError("a TreeKV cache cannot be cropped: what it has evicted is gone; call cache.reset()")
 
     @property
     def nbytes(self) -> int:
@@ -100,15 +112,14 @@ class TreeKVCache(Cache):
 
     @property
     def full_nbytes(self) -> int:
-        """Bytes that keys and values would take now if nothing had been evicted."""
+        """Bytes that keys and values would take now in a cache that keeps every token seen, padding included."""
         total = self.nbytes
         for index in self._compressed:
             layer = self._site(index)
             if layer.ledger is not None:
                 per_token = sum(t.shape[1] * t.shape[3] * t.element_size() for t in (layer.keys, layer.values))
-                # In the same steps in which a cache without a bound grows.
-                needed = -(-max(layer.ledger.seen) // GROWTH) * GROWTH
-                total += (needed - layer.ledger.slots) * len(layer.ledger.seen) * per_token
+                held = layer.keys.shape[0] * layer.ledger.slots
+                total += (layer.keys.shape[0] * layer.tokens_seen - held) * per_token
         return total
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import operator
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,7 @@ class TreeKVConfig:
         prefill: what happens to a prompt. "tree": attended in full, then reduced in one go from the scores of
             its observation window (for policy "tree" block by block, as in the paper); "stream": processed in
             blocks of `block_size`, evicting as it goes, with bounded memory; "none": kept whole, each new
-            token then evicts one.
+            token then evicts one. Only the first call is the prompt: with transformers' chunked prefill use "stream".
         block_size: tokens of a prompt that are treated together. Default: the largest power of two up to 64
             that divides `cache_size` and leaves a tree region of at least two blocks.
         window_size: the last tokens of a prompt, whose attention scores it. Default: `block_size` (the published
@@ -94,7 +95,7 @@ class TreeKVConfig:
             self._resolve("sink_size", policy.default_sink_size())
         self._require_int("sink_size", 0)
         self._require_int("stride", 1, 2)
-        self._require_int("seed", 0)
+        self._require_int("seed", 0, 2**63 - 1)
         self._require_int("scope", 2)
         self._require_int("kernel_size", 1)
         if self.kernel_size % 2 == 0:
@@ -133,9 +134,9 @@ class TreeKVConfig:
     def replace(self, **changes: Any) -> TreeKVConfig:
         """The same settings with some fields changed, validated anew.
 
-        Sizes that were derived rather than chosen (`recent_size`, `block_size`, `window_size`) are derived
-        again from the changed fields, so `config.replace(cache_size=64)` and `config.replace(policy=...)`
-        mean what they say.
+        Sizes that have the value they would have by default (`sink_size`, `recent_size`, `block_size`,
+        `window_size`) are derived again from the changed fields, so `config.replace(cache_size=64)` and
+        `config.replace(policy=...)` mean what they say. Other sizes stay, and may then not fit.
         """
         _check_fields(changes)
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -150,6 +151,24 @@ class TreeKVConfig:
             fields["block_size"] = None
         return TreeKVConfig(**(fields | changes))
 
+    def for_policy(self, policy: str) -> TreeKVConfig:
+        """The same budget under another policy, for comparison.
+
+        Options that only this policy has go back to their defaults, sizes that were derived are derived anew, and a
+        policy that acts on whole prompts gets prefill "tree".
+        """
+        if policy == self.policy:
+            return self
+        current, other = policies.get(self.policy), policies.get(policy)
+        changes: dict[str, Any] = {"policy": policy, "scope": 2, "importance": "attention"}
+        if not isinstance(other, type(current)):
+            changes["recent_size"] = None
+        if not other.evicts_prompt or other.depends_on_layer:
+            changes["budgets"] = None
+        if not other.evicts_decoding:
+            changes |= {"prefill": "tree", "sink_size": None, "window_size": None}
+        return self.replace(**changes)
+
     def per_layer(self, layers: int) -> list[TreeKVConfig]:
         """The settings of each of a model's `layers` compressed layers: all the same without `budgets`.
 
@@ -159,12 +178,9 @@ class TreeKVConfig:
         if self.budgets is None:
             return [self] * layers
         sizes = self._layer_sizes(layers)
-        policy = policies.get(self.policy)
         configs = []
         for layer, size in enumerate(sizes):
-            recent = self.recent_size * size // self.cache_size
-            if self.recent_size == policy.default_recent_size(self.cache_size, self.sink_size):
-                recent = policy.default_recent_size(size, self.sink_size)
+            recent = self._scaled_recent(size)
             try:
                 configs.append(dataclasses.replace(self, cache_size=size, recent_size=recent, budgets=None))
             except TreeKVError as error:
@@ -237,9 +253,13 @@ class TreeKVConfig:
     def _require_int(self, field: str, least: int, most: int | None = None) -> None:
         value = getattr(self, field)
         right = f"between {least} and {most}" if most is not None else f"of at least {least}"
-        is_int = isinstance(value, int) and not isinstance(value, bool)
-        if not is_int or value < least or (most is not None and value > most):
+        try:
+            number = None if isinstance(value, bool) else operator.index(value)  # numpy's whole numbers too
+        except TypeError:
+            number = None
+        if number is None or number < least or (most is not None and number > most):
             raise TreeKVError(f"{field} must be a whole number {right}, got {value!r}")
+        self._resolve(field, number)
 
     def _require_choice(self, field: str, choices: tuple[str, ...]) -> None:
         value = getattr(self, field)
@@ -263,16 +283,21 @@ class TreeKVConfig:
 
     def _resized(self, size: int) -> TreeKVConfig:
         """A copy with another capacity and one-token blocks, to ask a policy about."""
-        recent = self.recent_size * size // self.cache_size
-        return dataclasses.replace(
-            self,
-            cache_size=size,
-            recent_size=recent,
-            block_size=1,
-            window_size=1,
-            budgets=None,
-            prefill="stream",
-        )
+        window = min(self.window_size or 1, max(size - 1, 1))
+        recent = self._scaled_recent(size)
+        try:
+            return dataclasses.replace(
+                self, cache_size=size, recent_size=recent, block_size=1, window_size=window, budgets=None
+            )
+        except TreeKVError as error:
+            raise TreeKVError(f"budgets {self.budgets!r} give a layer {size} tokens: {error}") from error
+
+    def _scaled_recent(self, size: int) -> int:
+        """The recent tokens of a layer with another capacity."""
+        policy = policies.get(self.policy)
+        if self.recent_size == policy.default_recent_size(self.cache_size, self.sink_size):
+            return policy.default_recent_size(size, self.sink_size)
+        return self.recent_size * size // self.cache_size
 
     def _check_budgets(self) -> None:
         budgets = self.budgets

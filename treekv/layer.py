@@ -52,6 +52,15 @@ class TreeKVLayer(CacheLayerMixin):
             )
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+        batch, expected = key_states.shape[0], self.keys.shape[0]
+        if batch != expected:
+            raise TreeKVError(
+                f"the cache holds {expected} rows, but the input has {batch}: call cache.reset() for a new batch, or "
+                "cache.batch_select_indices(...) to go on with some rows"
+            )
+        compiling = torch.compiler.is_compiling()
+        if not compiling and self.keys.is_inference() and not torch.is_inference_mode_enabled():
+            self._leave_inference_mode()
         self._awaiting_attention = True
         return attention.at_site(key_states, self), value_states
 
@@ -104,6 +113,8 @@ class TreeKVLayer(CacheLayerMixin):
     ) -> Tensor:
         """Attend to what is held and to the newcomers, then keep and evict; see `AttentionSite`."""
         assert self.ledger is not None
+        if self.layer == 0 and self.rotary is not None:
+            self.rotary.forget()
         batch, q = key.shape[0], key.shape[2]
         pads = _left_padding(padding, batch, q)
         if q == 1 and not any(pads) and not self.ledger.in_step(1) and self.ledger.has_room():
@@ -130,6 +141,11 @@ class TreeKVLayer(CacheLayerMixin):
         self.tokens_seen += q
         self._awaiting_attention = False
         assert output is not None
+        if q > 1 and not torch.compiler.is_compiling() and not bool(output.isfinite().all()):
+            raise TreeKVError(
+                f"the attention of layer {self.layer} is not made of finite numbers (the model computes in "
+                f"{output.dtype}); try torch.float32 or torch.bfloat16, and cache.reset() before going on"
+            )
         return output
 
     def _attend_rows(
@@ -138,7 +154,7 @@ class TreeKVLayer(CacheLayerMixin):
         """Rows in the same state, without padding."""
         ledger, q = self.ledger, key.shape[2]
         assert ledger is not None
-        if not ledger.policy.evicts_prompt:
+        if not (ledger.policy.evicts_prompt or ledger.policy.evicts_decoding):
             return self._append(rows, query, key, value, scaling)
         if ledger.seen[rows][0] == 0 and self.config.prefill != "stream":
             return self._prompt(rows, query, key, value, scaling, positions)
@@ -157,8 +173,8 @@ class TreeKVLayer(CacheLayerMixin):
         assert self.ledger is not None
         held, q = self.ledger.held[rows][0], key.shape[2]
         self._reserve(held + q, None)
-        self.keys[rows, :, held : held + q] = key
-        self.values[rows, :, held : held + q] = value
+        self.keys[rows, :, held : held + q] = key.detach()
+        self.values[rows, :, held : held + q] = value.detach()
         self.ledger.step(rows, q, None)
         keys, values = (t[rows, :, : held + q] for t in (self.keys, self.values))
         if q > 1:
@@ -177,7 +193,7 @@ class TreeKVLayer(CacheLayerMixin):
         if self.rotary is not None:
             rows = slice(0, len(ledger.held))
             positions = _Positions(position_ids, rows, 0, ledger)
-            shift = self.rotary.shift(*positions.columns(1), tuple(ledger.held), anew=self.layer == 0)
+            shift = self.rotary.shift(*positions.columns(1), tuple(ledger.held))
             both = self.rotary.pairs(torch.cat([query, key], dim=1))
             stored = turn(both[:, query.shape[1] :], shift.undo)
             query, key = turn(both, shift.move).split([query.shape[1], key.shape[1]], dim=1)
@@ -190,7 +206,7 @@ class TreeKVLayer(CacheLayerMixin):
         most = None if ledger.capacity[0] is None else max(c for c in ledger.capacity if c is not None)
         self._reserve(longest + 1, most)
         slots = ledger.append_one(observed)
-        for target, new in ((self.keys, stored), (self.values, value)):
+        for target, new in ((self.keys, stored.detach()), (self.values, value.detach())):
             target.scatter_(2, slots[..., None].expand(-1, -1, -1, new.shape[3]), new)
         return output
 
@@ -198,8 +214,9 @@ class TreeKVLayer(CacheLayerMixin):
         """What the ledger is told of `weights` [rows, kv_heads, group, q, n]; None if its policy does not look."""
         assert self.ledger is not None
         policy = self.ledger.policy
-        if not policy.uses_attention:
+        if not (policy.uses_attention and policy.evicts_decoding):
             return None
+        weights, values, value = weights.detach(), values.detach(), value.detach()
         observed = (weights if policy.accumulates else weights[:, :, :, -1:]).sum((2, 3)) / weights.shape[2]
         if self.config.importance == "contribution":
             observed = observed * torch.cat([_norms(values), _norms(value)], dim=2)
@@ -214,12 +231,8 @@ class TreeKVLayer(CacheLayerMixin):
         output = prefill.causal_attention(query, key, value, scaling)
         sums = counts = None
         if ledger.policy.uses_attention:
-            sums, counts = prefill.window_scores(query, key, scaling, observers(self.config, length))
-            if not bool(sums.isfinite().all()):
-                raise TreeKVError(
-                    f"the attention weights of layer {self.layer} are not finite numbers (the model computes in "
-                    f"{key.dtype}); try torch.float32 or torch.bfloat16"
-                )
+            window = observers(self.config, length)
+            sums, counts = prefill.window_scores(query.detach(), key.detach(), scaling, window)
             if self.config.importance == "contribution":
                 sums = sums * _norms(value)
         selection = ledger.choose_prompt(length, sums, counts)
@@ -229,6 +242,7 @@ class TreeKVLayer(CacheLayerMixin):
         kept = ledger.admit_prompt(rows, length, selection, sums, counts)
         if self.rotary is not None:
             key = self.rotary.unrotated(key, positions.true(length))
+        key, value = key.detach(), value.detach()
         index = kept[..., None]
         self.keys[rows, :, :held] = key.gather(2, index.expand(-1, -1, -1, key.shape[3]))
         self.values[rows, :, :held] = value.gather(2, index.expand(-1, -1, -1, value.shape[3]))
@@ -244,7 +258,7 @@ class TreeKVLayer(CacheLayerMixin):
         keys, values = ledger.part(self.keys, rows, held), ledger.part(self.values, rows, held)
         stored = key
         if self.rotary is not None:
-            shift = self.rotary.shift(*positions.columns(q), held, anew=self.layer == 0)
+            shift = self.rotary.shift(*positions.columns(q), held)
             both = self.rotary.pairs(torch.cat([query, key], dim=1))
             stored = turn(both[:, query.shape[1] :], shift.undo)
             query, key = turn(both, shift.move).split([query.shape[1], key.shape[1]], dim=1)
@@ -254,7 +268,7 @@ class TreeKVLayer(CacheLayerMixin):
         capacity = ledger.capacity[rows][0]
         self._reserve(held + q if capacity is None else min(held + q, capacity), capacity)
         slots, newcomers, stays = ledger.step(rows, q, observed)
-        for target, new in ((self.keys, stored), (self.values, value)):
+        for target, new in ((self.keys, stored.detach()), (self.values, value.detach())):
             here = ledger.part(target, rows)
             index = slots[..., None].expand(-1, -1, -1, new.shape[3])
             if newcomers is not None:
@@ -263,6 +277,12 @@ class TreeKVLayer(CacheLayerMixin):
                 new = torch.where(stays[..., None], new, here.gather(2, index))
             here.scatter_(2, index, new)
         return output
+
+    def _leave_inference_mode(self) -> None:
+        """Tensors made under torch.inference_mode cannot be changed outside of it; copies can."""
+        assert self.ledger is not None
+        self.keys, self.values = self.keys.clone(), self.values.clone()
+        self.ledger.copy_tensors()
 
     def _reserve(self, tokens: int, most: int | None) -> None:
         assert self.ledger is not None

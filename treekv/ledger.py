@@ -101,6 +101,13 @@ class Ledger:
             return True
         return q == 1 and self.held[0] == self.capacity[0] and self.config.recent_size > 0
 
+    def copy_tensors(self) -> None:
+        """Replace every tensor by a copy."""
+        for name in ("order", "position", "sums", "counts", "_counting"):
+            setattr(self, name, getattr(self, name).clone())
+        if self.trace is not None:
+            self.trace.copy_tensors()
+
     def has_room(self) -> bool:
         """Whether every row can take another token without an eviction; then slots lie in the order of ranks."""
         return all(most is None or held < most for held, most in zip(self.held, self.capacity, strict=True))

@@ -98,6 +98,10 @@ class Rotary:
         frequencies, _ = ROPE_INIT_FUNCTIONS[kind](config, layer_type=layer_type if nested else None)
         return cls(frequencies, head_dim)
 
+    def forget(self) -> None:
+        """Begin a new pass: the tensor of positions may have been changed in place since the last."""
+        self._asked_of, self._answers = None, {}
+
     def pairs(self, x: Tensor) -> Tensor:
         """From the model's order of dimensions to the stored one, the parts of a number side by side."""
         half = self.rotary_dim // 2
@@ -128,17 +132,14 @@ class Rotary:
         first: int,
         count: int,
         rank: int | tuple[int, ...],
-        *,
-        anew: bool = True,
     ) -> Shift:
         """Phases for `count` newcomers, columns `first` and on of `position_ids` [1 or batch, columns], whose
         ranks are `rank` (one number, or one for each row) and following.
 
-        All layers of a forward pass ask the same questions of the same tensor, so answers are kept; the first
-        layer asks `anew`, since the tensor may have been changed in place between two passes.
+        All layers of a forward pass ask the same questions of the same tensor, so answers are kept until `forget`.
         """
         asked = (rows.start, rows.stop, first, count, rank)
-        if self._asked_of is position_ids and not anew and asked in self._answers:
+        if self._asked_of is position_ids and asked in self._answers:
             return self._answers[asked]
         chosen = position_ids[rows if position_ids.shape[0] > 1 else slice(0, 1), first : first + count]
         angle = self._angles(chosen[:, None])

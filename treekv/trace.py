@@ -74,6 +74,11 @@ class LayerTrace:
             survivors = survivors.expand(*kept.shape[:2], -1).gather(2, losers)
         self.record(rows, losers, survivors, length - 1)
 
+    def copy_tensors(self) -> None:
+        """Replace every tensor by a copy."""
+        self._losers = [chunk.clone() for chunk in self._losers]
+        self._winners = [chunk.clone() for chunk in self._winners]
+
     def select(self, index: Tensor) -> None:
         """Keep, repeat or reorder batch rows."""
         self._losers = [chunk.index_select(0, index) for chunk in self._losers]

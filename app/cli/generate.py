@@ -55,7 +55,7 @@ def generate(
         recent_size=recent_size,
         prefill=prefill,
     )
-    other = None if compare is None else config.replace(policy=compare)
+    other = None if compare is None else config.for_policy(compare)
     with stage(f"Loading {model}"):
         from treekv import load_model
 

@@ -47,7 +47,7 @@ def test_what_is_recorded_is_what_was_generated(llama):
     assert result.prompt_tokens == 30 and result.kept_tokens == 12 and not result.stopped
     entry = 2 * 2 * 2 * 8 * 4  # layers, key and value, KV heads, channels, bytes
     assert result.cache_bytes == 12 * entry == cache.nbytes
-    assert result.full_bytes == 64 * entry  # 39 tokens, in steps of 64
+    assert result.full_bytes == 39 * entry
     assert result.prompt_seconds > 0 and result.tokens_per_second > 0
 
 
@@ -87,7 +87,7 @@ def test_full_cache_and_settings_side_by_side(smollm2):
     printed = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
     assert printed["settings"]["policy"] == "tree" and printed["compared"]["settings"]["policy"] == "full"
     assert printed["kept_tokens"] == 64 and printed["compared"]["kept_tokens"] > 100
-    assert printed["cache_bytes"] < printed["full_bytes"] == printed["compared"]["cache_bytes"]
+    assert printed["cache_bytes"] < printed["full_bytes"] <= printed["compared"]["cache_bytes"]
     place = printed["equal_tokens"]
     ours, theirs = printed["token_ids"], printed["compared"]["token_ids"]
     assert place is None or (ours[:place] == theirs[:place] and ours[place : place + 1] != theirs[place : place + 1])

@@ -183,7 +183,7 @@ def select_prompt(config, heads: list[list[Entry]], layer: int = 0, layers: int 
     rule = TreeRule(
         config.cache_size // size,
         -(-config.sink_size // size),
-        -(-config.recent_size // size),
+        sum(1 for block in blocks if block[-1] >= length - config.recent_size),  # any recent token in it
         config.stride,
         config.scope,
         left=config.policy == "tree_left",

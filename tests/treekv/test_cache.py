@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import DynamicCache
 
 from tests import tiny
 from tests.reference.llama import ReferenceLlama
-from treekv import TreeKVCache, TreeKVConfig, TreeKVError
+from treekv import TreeKVCache, TreeKVConfig, TreeKVError, prefill
 
 TOLERANCE = 1e-3
 
@@ -197,6 +198,15 @@ def test_left_padded_rows_get_what_they_get_alone(llama, settings):
         assert torch.equal(kept[kept >= 0].view(2, -1), alone.kept_positions(1)[0])
         assert torch.equal(together.trace[1].evicted_at[row, :, :seen], alone.trace[1].evicted_at[0])
         assert torch.equal(together.trace[1].survivor[row, :, :seen], alone.trace[1].survivor[0])
+        ours, theirs = together.layers[1].ledger, alone.layers[1].ledger
+        if ours.policy.uses_attention and ours.policy.accumulates and ours.policy.evicts_decoding:
+            held = theirs.held[0]
+            for books in ("sums", "counts"):
+                by_rank = [
+                    getattr(ledger, books)[r].gather(1, ledger.order[r, :, :held])
+                    for ledger, r in ((ours, row), (theirs, 0))
+                ]
+                assert torch.allclose(*by_rank, atol=1e-4), books
 
 
 @pytest.mark.parametrize("chunk", [4, 8, 20])
@@ -291,3 +301,32 @@ def test_right_padding_is_refused(llama):
 def test_trace_must_be_asked_for(llama):
     with pytest.raises(TreeKVError, match="trace=True"):
         _ = TreeKVCache(TreeKVConfig(cache_size=16), llama.config).trace
+
+
+def test_long_windows_and_long_chunks_go_through_in_parts(llama, monkeypatch):
+    """The same scores and outputs, however few queries are treated at once."""
+    ids = tiny.tokens(60)
+    results = []
+    for at_once in (256, 7):
+        monkeypatch.setattr(prefill, "QUERIES_AT_ONCE", at_once)
+        cache = TreeKVCache(TreeKVConfig(cache_size=64, block_size=4, window_size=50), llama.config)
+        llama(ids, past_key_values=cache)
+        full = TreeKVCache(TreeKVConfig(policy="full"), llama.config)
+        llama(ids[:, :20], past_key_values=full)
+        logits = llama(ids[:, 20:], past_key_values=full).logits
+        ledger = cache.layers[1].ledger
+        results.append((ledger.sums[..., :60], ledger.counts[..., :60], logits))
+    for one, other in zip(*results):
+        assert torch.allclose(one, other, atol=1e-4)
+
+
+def test_bytes_of_a_full_cache_are_those_of_transformers(llama):
+    ids = tiny.tokens(48, batch=3)
+    plain = DynamicCache(config=llama.config)
+    llama(ids, past_key_values=plain)
+    expected = sum(layer.keys.nbytes + layer.values.nbytes for layer in plain.layers)
+    for policy in ("tree", "full"):
+        cache = TreeKVCache(TreeKVConfig(policy=policy, cache_size=16), llama.config)
+        llama(ids, past_key_values=cache)
+        assert cache.full_nbytes == expected
+        assert cache.held_tokens == (16 if policy == "tree" else 48)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from treekv import TreeKVConfig, TreeKVError
@@ -51,6 +52,9 @@ def test_default_block_is_the_largest_that_leaves_two_blocks_of_tree(cache_size,
         (dict(policy="streaming", cache_size=4), ["sink_size", "smaller", "4"]),
         (dict(trace="yes"), ["trace", "'yes'"]),
         (dict(seed=-3), ["seed", "-3"]),
+        (dict(seed=2**70), ["seed", "between 0 and"]),
+        (dict(policy=["tree"]), ["policy", "['tree']"]),
+        (dict(cache_size=5), ["tree region of 1", "sink_size"]),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
@@ -61,6 +65,11 @@ def test_each_inconsistency_is_one_sentence_with_field_and_value(settings, words
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+def test_numpys_whole_numbers_are_whole_numbers():
+    config = TreeKVConfig(cache_size=np.int64(128))
+    assert type(config.cache_size) is int and config == TreeKVConfig(cache_size=128)
 
 
 def test_frozen():

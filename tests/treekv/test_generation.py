@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 
 import pytest
 import torch
 
 from tests import tiny
+from tests.treekv.test_families import make
 from treekv import TreeKVCache, TreeKVConfig, TreeKVError
 
 SMALL = TreeKVConfig(cache_size=12, sink_size=2, recent_size=4, block_size=2)
@@ -91,18 +93,20 @@ def test_a_second_turn_with_full_ids_or_new_ids_or_by_hand(llama, config):
         assert same_books(cache, by_hand)
 
 
-def test_chunked_prefill_of_a_batch_with_left_padding(llama):
+@pytest.mark.parametrize("chunk", [1, 4])
+def test_chunked_prefill_of_a_batch_with_left_padding(llama, chunk):
     """A row gets what it gets alone, also when a chunk holds nothing but its padding."""
+    config = STREAM.replace(block_size=chunk)
     ids, mask = torch.zeros(2, 40, dtype=torch.long), torch.zeros(2, 40, dtype=torch.long)
     rows = [tiny.tokens(40, seed=3), tiny.tokens(20, seed=4)]
     for row, alone in enumerate(rows):
         ids[row, 40 - alone.shape[1] :] = alone
         mask[row, 40 - alone.shape[1] :] = 1
-    settings = dict(max_new_tokens=10, do_sample=False, pad_token_id=0, prefill_chunk_size=4)
-    cache = TreeKVCache(STREAM, llama.config)
+    settings = dict(max_new_tokens=10, do_sample=False, pad_token_id=0, prefill_chunk_size=chunk)
+    cache = TreeKVCache(config, llama.config)
     out = llama.generate(ids, attention_mask=mask, past_key_values=cache, **settings)
     for row, alone in enumerate(rows):
-        expected = llama.generate(alone, past_key_values=TreeKVCache(STREAM, llama.config), **settings)
+        expected = llama.generate(alone, past_key_values=TreeKVCache(config, llama.config), **settings)
         assert torch.equal(out[row, 40:], expected[0, alone.shape[1] :])
 
 
@@ -204,8 +208,9 @@ def test_another_attention_implementation_is_noticed():
 def test_weights_that_are_no_numbers_are_refused():
     model = tiny.llama()
     model.model.layers[1].self_attn.q_proj.weight.fill_(float("nan"))
-    with pytest.raises(TreeKVError, match="layer 1 are not finite"):
-        model(tiny.tokens(20), past_key_values=TreeKVCache(SMALL, model.config))
+    for config in (SMALL, STREAM, TreeKVConfig(policy="streaming", cache_size=12)):
+        with pytest.raises(TreeKVError, match="layer 1 is not made of finite numbers"):
+            model(tiny.tokens(20), past_key_values=TreeKVCache(config, model.config))
 
 
 def test_no_number_while_decoding_breaks_no_bound():
@@ -236,3 +241,80 @@ def test_rows_can_be_repeated_selected_and_reordered(llama):
     got = llama(step, past_key_values=cache).logits
     assert torch.allclose(got, llama(step, past_key_values=expected).logits, atol=1e-5)
     assert same_books(cache, expected)
+
+
+def test_another_batch_size_is_refused(llama):
+    cache = TreeKVCache(SMALL, llama.config)
+    llama(tiny.tokens(20, batch=2), past_key_values=cache)
+    with pytest.raises(TreeKVError, match=r"2 rows, but the input has 1.*reset\(\)"):
+        llama(tiny.tokens(1), past_key_values=cache)
+
+
+def test_a_reused_buffer_of_positions_with_budgets(llama):
+    """Layers of different sizes ask for different ranks, and the buffer changes under the same name."""
+    config = TreeKVConfig(cache_size=12, sink_size=1, recent_size=3, budgets=(8, 16), prefill="stream", block_size=1)
+    ids, buffer = tiny.tokens(60), torch.zeros(1, 1, dtype=torch.long)
+    caches = [TreeKVCache(config, llama.config) for _ in range(2)]
+    for step in range(60):
+        buffer.fill_(step)
+        token = ids[:, step : step + 1]
+        reused = llama(token, position_ids=buffer, past_key_values=caches[0]).logits
+        fresh = llama(token, position_ids=torch.tensor([[step]]), past_key_values=caches[1]).logits
+        assert torch.allclose(reused, fresh, atol=1e-5)
+    assert same_books(*caches)
+
+
+def test_a_cache_filled_in_inference_mode_goes_on_without():
+    model, ids = tiny.llama(), tiny.tokens(30)
+    config = TreeKVConfig(**{**dataclasses.asdict(SMALL), "trace": True})
+    cache, expected = TreeKVCache(config, model.config), TreeKVCache(config, model.config)
+    with torch.inference_mode():
+        model(ids, past_key_values=cache)
+        model(ids, past_key_values=expected)
+        want = step_by_step(model, expected, tiny.tokens(5))
+    with torch.inference_mode(False), torch.no_grad():
+        got = step_by_step(model, cache, tiny.tokens(5))
+    assert torch.equal(got, want) and same_books(cache, expected)
+
+
+def test_no_graph_grows_on_the_cache():
+    with torch.inference_mode(False), torch.enable_grad():
+        model = tiny.llama()
+        cache = TreeKVCache(SMALL, model.config)
+        logits = model(tiny.tokens(20).clone(), past_key_values=cache).logits
+        model(tiny.tokens(1).clone(), past_key_values=cache)
+        assert logits.requires_grad
+        for layer in cache.layers:
+            assert not layer.keys.requires_grad and not layer.values.requires_grad
+            assert not layer.ledger.sums.requires_grad
+
+
+def test_a_cache_for_another_model_is_noticed():
+    cache = TreeKVCache(SMALL, tiny.llama().config)
+    with pytest.raises(TreeKVError, match="2 layers, but layer 2"):
+        tiny.llama(num_hidden_layers=3)(tiny.tokens(20), past_key_values=cache)
+    with pytest.raises(TreeKVError, match="the second argument must be the configuration"):
+        TreeKVCache(SMALL, tiny.llama())
+    with pytest.raises(TreeKVError, match="the first argument must be a TreeKVConfig"):
+        TreeKVCache(tiny.llama().config, SMALL)
+
+
+def test_an_interrupt_in_a_sliding_layer_is_noticed(monkeypatch):
+    model = make("gemma3", layers=3)
+    cache = TreeKVCache(SMALL, model.config)
+    model(tiny.tokens(20), past_key_values=cache)
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(model.model.layers[1], "forward", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        model(tiny.tokens(1), past_key_values=cache)
+    monkeypatch.undo()
+    with pytest.raises(TreeKVError, match=r"20 and 21"):
+        model(tiny.tokens(1), past_key_values=cache)
+
+
+def test_cropping_is_refused(llama):
+    with pytest.raises(TreeKVError, match="cannot be cropped"):
+        TreeKVCache(SMALL, llama.config).crop(-1)

@@ -116,10 +116,16 @@ def test_prompt_selection_equals_the_rule_on_lists(policy, block, blocks, data):
     if policy != "streaming":
         most = (blocks - -(-sink // block) - 2) * block
         sizes["recent_size"] = data.draw(st.integers(0, most))
-    config = TreeKVConfig(policy=policy, block_size=block, trace=True, **sizes)
+    if policy == "tree":
+        region = blocks - -(-sink // block) - -(-sizes["recent_size"] // block)
+        sizes["scope"] = data.draw(st.integers(2, min(region, 4)))
+    stride = data.draw(st.sampled_from([1, 2]))
+    config = TreeKVConfig(policy=policy, block_size=block, stride=stride, trace=True, **sizes)
     length = data.draw(st.integers(1, 6 * cache_size))
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 100)))
     sums = torch.rand(1, HEADS, length, generator=generator)
+    if data.draw(st.booleans()):
+        sums = (sums * 3).round()  # many ties
     counts = torch.full((1, 1, length), 1.0)
     ledger = Ledger(config, batch=1, heads=HEADS)
     row = slice(0, 1)
@@ -131,6 +137,8 @@ def test_prompt_selection_equals_the_rule_on_lists(policy, block, blocks, data):
     assert kept.shape[2] <= cache_size
     entries = [[Entry(p, w, 1, last=w) for p, w in enumerate(head)] for head in sums[0].tolist()]
     expected = select_prompt(config, entries)
+    protected = {*range(min(sink, length)), *range(max(length - config.recent_size, 0), length)}
+    assert all(protected <= set(head) for head in kept[0].tolist())
     for h in range(HEADS):
         assert kept[0, h].tolist() == expected[h]
         gone = sorted(set(range(length)) - set(expected[h]))
@@ -175,3 +183,41 @@ def test_a_trace_costs_less_than_eight_bytes_per_token_and_head():
     assert ledger.trace.nbytes < 8 * 4000 * 2 * HEADS
     assert len(ledger.trace._runs[0]) == 1
     assert ((ledger.trace.evicted_at >= 0).sum(2) == 4000 - 64).all()
+
+
+def test_selecting_rows_takes_all_their_books_along():
+    """Rows in different states, reordered, go on as the rows they were."""
+    config = TreeKVConfig(cache_size=8, sink_size=1, recent_size=2, prefill="none", block_size=1)
+    generator = torch.Generator().manual_seed(0)
+
+    def fill(ledger: Ledger, row: int, seed: int, length: int) -> None:
+        weights = torch.rand(1, HEADS, length, generator=torch.Generator().manual_seed(seed))
+        ledger.reserve(max(length, 8), max(length, 8))
+        ledger.admit_prompt(slice(row, row + 1), length, None, weights, torch.ones(1, 1, length))
+
+    def step(ledger: Ledger, row: int, weights: torch.Tensor) -> None:
+        held, most = ledger.held[row], ledger.capacity[row]
+        ledger.reserve(min(held + 1, most), max(ledger.slots, most))
+        ledger.step(slice(row, row + 1), 1, weights[..., -(held + 1) :])
+
+    together = Ledger(config, 2, HEADS)
+    for row, length in enumerate((12, 5)):
+        fill(together, row, row, length)
+    first = [torch.rand(1, HEADS, 13, generator=generator) for _ in range(9)]
+    for weights in first:
+        for row in range(2):
+            step(together, row, weights)
+    before = (list(together.cursor), list(together.capacity))
+    assert before[0][0] != before[0][1] and before[1] == [12, 8]
+    together.select(torch.tensor([1, 0]))
+    assert (together.cursor, together.capacity) == (before[0][::-1], before[1][::-1])
+    then = [torch.rand(1, HEADS, 13, generator=generator) for _ in range(9)]
+    for row, (origin, length) in enumerate(((1, 5), (0, 12))):
+        alone = Ledger(config, 1, HEADS)
+        fill(alone, 0, origin, length)
+        for weights in first + then:
+            step(alone, 0, weights)
+        for weights in then:
+            step(together, row, weights)
+        one = slice(row, row + 1)
+        assert torch.equal(together.positions(one), alone.positions(slice(0, 1)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 import treekv
 from tests import tiny
@@ -114,3 +115,53 @@ def test_random_differs_between_layers_heads_and_seeds_and_repeats():
 
     assert kept(0, 0) == kept(0, 0)
     assert len({str(kept(0, 0)[0]), str(kept(0, 0)[1]), str(kept(0, 1)[0]), str(kept(1, 0)[0])}) == 4
+
+
+@pytest.mark.parametrize("name", ["tree", "tree_left", "streaming", "h2o", "tova", "snapkv", "random"])
+@pytest.mark.parametrize("budgets", ["rising", [96, 160]])
+def test_budgets_go_with_every_policy_that_evicts(name, budgets):
+    config = TreeKVConfig(policy=name, cache_size=128, budgets=budgets)
+    sizes = [own.cache_size for own in config.per_layer(2)]
+    assert sum(sizes) == 256 and sizes[0] < sizes[1]
+
+
+def test_too_small_a_share_names_the_budgets():
+    with pytest.raises(TreeKVError, match=r"budgets 'rising' give a layer 5 tokens"):
+        TreeKVConfig(cache_size=10, budgets="rising", sink_size=4)
+
+
+@pytest.mark.parametrize("name", policies.names())
+@pytest.mark.parametrize(
+    "settings",
+    [{}, dict(scope=4, importance="contribution", budgets="rising"), dict(prefill="stream"), dict(recent_size=30)],
+    ids=str,
+)
+def test_the_same_budget_under_every_other_policy(name, settings):
+    config = TreeKVConfig(cache_size=128, **settings)
+    other = config.for_policy(name)
+    assert other.policy == name and other.cache_size == 128
+    assert (other == config) == (name == "tree")
+
+
+def test_a_policy_that_acts_while_decoding_only():
+    class DecodeOnly(policies.Streaming):
+        name = "decode only"
+        evicts_prompt = False
+
+    treekv.register_policy(DecodeOnly())
+    try:
+        model, ids = tiny.llama(), tiny.tokens(40)
+        settings = dict(cache_size=12, prefill="none")
+        caches = [TreeKVCache(TreeKVConfig(policy=p, **settings), model.config) for p in ("decode only", "streaming")]
+        for cache in caches:
+            model(ids[:, :20], past_key_values=cache)
+        for token in ids[0, 20:]:
+            logits = [model(token.view(1, 1), past_key_values=cache).logits for cache in caches]
+            assert torch.equal(*logits)
+    finally:
+        policies.registry._policies.pop("decode only")
+
+
+def test_registering_a_class_is_refused():
+    with pytest.raises(TreeKVError, match="an object of a subclass of Policy"):
+        treekv.register_policy(policies.Streaming)

@@ -80,9 +80,10 @@ def test_newcomers_move_from_their_true_positions_to_their_ranks():
         assert torch.allclose(turn(arrived, shift.move[row : row + 1]), expected, atol=2e-6)
         undone = turn(arrived, shift.undo[row : row + 1])
         assert torch.allclose(undone, rotary.pairs(x[row : row + 1]), atol=2e-6)
-    assert rotary.shift(position_ids, slice(0, 2), 1, 3, 10, anew=False) is shift
-    assert rotary.shift(position_ids, slice(0, 2), 1, 3, 11, anew=False) is not shift
-    position_ids += 1  # changed in place: the first layer of the next pass asks anew
+    assert rotary.shift(position_ids, slice(0, 2), 1, 3, 10) is shift
+    assert rotary.shift(position_ids, slice(0, 2), 1, 3, 11) is not shift
+    position_ids += 1  # changed in place before the next pass
+    rotary.forget()
     assert not torch.equal(rotary.shift(position_ids, slice(0, 2), 1, 3, 10).move, shift.move)
 
 

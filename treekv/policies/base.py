@@ -135,7 +135,7 @@ class Policy(ABC):
             raise TreeKVError(
                 f"cache_size {config.cache_size} minus sink_size {config.sink_size} minus recent_size "
                 f"{config.recent_size} leaves {config.region_size} tokens for policy {self.name!r} to choose; at least "
-                "1 is needed, so raise cache_size or lower recent_size"
+                "1 is needed, so raise cache_size or lower sink_size or recent_size"
             )
 
     def fits_blocks(self, config: TreeKVConfig, block_size: int) -> bool:

@@ -12,8 +12,10 @@ def register(policy: Policy) -> None:
     """Make `policy` available as `TreeKVConfig(policy=policy.name)`.
 
     Raises:
-        TreeKVError: another policy already has that name.
+        TreeKVError: it is no `Policy` object, or another policy already has that name.
     """
+    if not isinstance(policy, Policy):
+        raise TreeKVError(f"register_policy takes an object of a subclass of Policy, got {policy!r}")
     if policy.name in _policies:
         raise TreeKVError(f"a policy named {policy.name!r} is registered already; choose another name")
     _policies[policy.name] = policy
@@ -25,7 +27,7 @@ def get(name: str) -> Policy:
     Raises:
         TreeKVError: there is none.
     """
-    if name not in _policies:
+    if not isinstance(name, str) or name not in _policies:
         raise TreeKVError(f"policy must be one of {', '.join(map(repr, _policies))}, got {name!r}")
     return _policies[name]
 

@@ -30,7 +30,7 @@ class Tree(Policy):
             raise TreeKVError(
                 f"cache_size {config.cache_size} minus sink_size {config.sink_size} minus recent_size "
                 f"{config.recent_size} leaves a tree region of {config.region_size}; at least 2 ranks are needed "
-                "to compare neighbours, so raise cache_size or lower recent_size"
+                "to compare neighbours, so raise cache_size or lower sink_size or recent_size"
             )
         if config.scope > config.region_size:
             raise TreeKVError(
@@ -70,7 +70,7 @@ class Tree(Policy):
         blocks = _Blocks(averages, config, prompt)
         kept = torch.arange(blocks.held, device=prompt.device).expand(*blocks.shape, -1)
         winner_of = torch.full_like(kept, -1)
-        region = _region_blocks(config, config.block_size)
+        region = _region_blocks(config, config.block_size, prompt.length)
         sink = -(-config.sink_size // config.block_size)
         while blocks.held > blocks.capacity:
             # Scores are fixed, so inserting every block first and evicting afterwards makes the same comparisons
@@ -183,6 +183,10 @@ def _tokens_of_blocks(kept: Tensor, winner_of: Tensor, size: int, length: int) -
     return Selection(tokens, survivors)
 
 
-def _region_blocks(config: TreeKVConfig, size: int) -> int:
+def _region_blocks(config: TreeKVConfig, size: int, length: int | None = None) -> int:
+    """Blocks that are neither sinks nor recent. In a prompt of `length` tokens a block is recent as soon as it
+    holds one recent token; where the last block is short that can be one block more than the sizes alone say."""
     sinks, recents = -(-config.sink_size // size), -(-config.recent_size // size)
+    if length is not None and config.recent_size:
+        recents = -(-length // size) - (length - config.recent_size) // size
     return config.cache_size // size - sinks - recents
