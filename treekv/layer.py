@@ -12,7 +12,7 @@ from treekv import attention, policies, prefill
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
 from treekv.ledger import Ledger
-from treekv.rotary import Rotary, turn
+from treekv.rotary import Rotary, Shift, turn
 
 
 class TreeKVLayer(CacheLayerMixin):
@@ -194,9 +194,7 @@ class TreeKVLayer(CacheLayerMixin):
             rows = slice(0, len(ledger.held))
             positions = _Positions(position_ids, rows, 0, ledger)
             shift = self.rotary.shift(*positions.columns(1), tuple(ledger.held))
-            both = self.rotary.pairs(torch.cat([query, key], dim=1))
-            stored = turn(both[:, query.shape[1] :], shift.undo)
-            query, key = turn(both, shift.move).split([query.shape[1], key.shape[1]], dim=1)
+            query, key, stored = self._turned(query, key, shift)
             keys = self.rotary.in_order(keys)
         held = torch.tensor([*ledger.held], device=self.device)[:, None]
         slot = torch.arange(longest + 1, device=self.device)
@@ -210,13 +208,22 @@ class TreeKVLayer(CacheLayerMixin):
             target.scatter_(2, slots[..., None].expand(-1, -1, -1, new.shape[3]), new)
         return output
 
+    def _turned(self, query: Tensor, key: Tensor, shift: Shift) -> tuple[Tensor, Tensor, Tensor]:
+        """Newcomers' queries and keys at their ranks, and the keys in stored form."""
+        assert self.rotary is not None
+        heads = query.shape[1]
+        both = self.rotary.pairs(torch.cat([query, key], dim=1))
+        moved = turn(both, shift.move)
+        return moved[:, :heads], moved[:, heads:], turn(both[:, heads:], shift.undo)
+
     def _observed(self, weights: Tensor, values: Tensor, value: Tensor) -> Tensor | None:
         """What the ledger is told of `weights` [rows, kv_heads, group, q, n]; None if its policy does not look."""
         assert self.ledger is not None
         policy = self.ledger.policy
         if not (policy.uses_attention and policy.evicts_decoding):
             return None
-        weights, values, value = weights.detach(), values.detach(), value.detach()
+        if weights.requires_grad:
+            weights, values, value = weights.detach(), values.detach(), value.detach()
         observed = (weights if policy.accumulates else weights[:, :, :, -1:]).sum((2, 3)) / weights.shape[2]
         if self.config.importance == "contribution":
             observed = observed * torch.cat([_norms(values), _norms(value)], dim=2)
@@ -259,14 +266,13 @@ class TreeKVLayer(CacheLayerMixin):
         stored = key
         if self.rotary is not None:
             shift = self.rotary.shift(*positions.columns(q), held)
-            both = self.rotary.pairs(torch.cat([query, key], dim=1))
-            stored = turn(both[:, query.shape[1] :], shift.undo)
-            query, key = turn(both, shift.move).split([query.shape[1], key.shape[1]], dim=1)
+            query, key, stored = self._turned(query, key, shift)
             keys = self.rotary.at_ranks(keys, ledger.ranks(rows), held + q)
         output, weights = prefill.observed_attention(query, [keys, key], [values, value], scaling)
         observed = self._observed(weights, values, value)
         capacity = ledger.capacity[rows][0]
-        self._reserve(held + q if capacity is None else min(held + q, capacity), capacity)
+        if held != capacity:
+            self._reserve(held + q if capacity is None else min(held + q, capacity), capacity)
         slots, newcomers, stays = ledger.step(rows, q, observed)
         for target, new in ((self.keys, stored.detach()), (self.values, value.detach())):
             here = ledger.part(target, rows)

@@ -367,6 +367,7 @@ class _View:
         step: int | Tensor,
     ) -> None:
         self.held, self.step, self.layer = held, step, ledger.layer
+        self.traced = ledger.trace is not None
         self.capacity: int = ledger.capacity[rows][0]  # type: ignore[assignment]  # a number, or nobody asks
         self.cursor = ledger._shared(ledger.cursor[rows])
         self.shape = (order.shape[0], order.shape[1])

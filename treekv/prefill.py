@@ -56,7 +56,8 @@ def observed_attention(
     flat = weights.view(batch, weights.shape[1], -1, weights.shape[4])
     output, first = None, 0
     for value in values:
-        share = flat[..., first : first + value.shape[2]].to(value.dtype) @ value
+        share = flat[..., first : first + value.shape[2]].to(value.dtype)
+        share = share * value if value.shape[2] == 1 else share @ value
         output = share if output is None else output.add_(share)
         first += value.shape[2]
     assert output is not None
@@ -69,7 +70,10 @@ def attention_weights(query: Tensor, keys: list[Tensor], scaling: float, visible
     kv_heads = keys[0].shape[1]
     group = heads // kv_heads
     grouped = query.reshape(batch, kv_heads, group * q, dim) * scaling
-    parts = [grouped @ key.transpose(2, 3) for key in keys]
+    # Of one key or value a product by elements is the same and costs less than starting a matrix product.
+    parts = [
+        (grouped * key).sum(-1, keepdim=True) if key.shape[2] == 1 else grouped @ key.transpose(2, 3) for key in keys
+    ]
     logits = (parts[0] if len(parts) == 1 else torch.cat(parts, dim=3)).view(batch, kv_heads, group, q, -1)
     if q > 1:
         logits = logits.masked_fill(~causal_mask(q, logits.shape[4], logits.device), float("-inf"))

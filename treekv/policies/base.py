@@ -24,6 +24,7 @@ class Scores(Protocol):
             or a LongTensor [batch, 1, 1].
         step: true position of the newest token: one number, or a LongTensor [batch, 1, 1].
         layer: the layer's number in the model.
+        traced: whether anybody wants to know the winners; a policy may leave them out otherwise.
         shape: (batch, kv_heads).
         device: where the tensors live.
     """
@@ -32,6 +33,7 @@ class Scores(Protocol):
     cursor: int | Tensor
     step: int | Tensor
     layer: int
+    traced: bool
     shape: tuple[int, int]
     device: torch.device
 
@@ -52,7 +54,8 @@ class Evictions(NamedTuple):
 
     Attributes:
         losers: LongTensor [batch, kv_heads, m], ascending along m.
-        winners: LongTensor of the same shape, who won the comparison; None where nothing was compared.
+        winners: LongTensor of the same shape, who won the comparison; None where nothing was compared
+            or nobody wants to know.
         cursor: the cursor afterwards.
     """
 

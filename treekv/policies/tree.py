@@ -93,8 +93,9 @@ def compare_pairs(scores: Scores, count: int, sink: int, region: int, stride: in
     left = scores.cursor + sink
     if count == 1 and isinstance(left, int):
         pair = scores.average(slice(left, left + 2))
-        losers = (pair[..., :1] > pair[..., 1:]).long() + left
-        return Evictions(losers, 2 * left + 1 - losers, (scores.cursor + stride) % region)
+        losers = (pair[..., :1] > pair[..., 1:]) + left
+        winners = 2 * left + 1 - losers if scores.traced else None
+        return Evictions(losers, winners, (scores.cursor + stride) % region)
     left = left + (stride + 1) * torch.arange(count, device=scores.device)[None, None]
     losers = left + (scores.average(left) > scores.average(left + 1)).long()
     return Evictions(losers, 2 * left + 1 - losers, (scores.cursor + count * stride) % region)
@@ -152,6 +153,7 @@ class _Blocks:
         self.capacity = config.cache_size // size
         self.cursor: int | Tensor = 0
         self.step: int | Tensor = length - 1
+        self.traced = True
         self.layer = prompt.layer
         self.shape = (self.averages.shape[0], self.averages.shape[1])
         self.device = prompt.device
