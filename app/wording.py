@@ -6,6 +6,11 @@ from typing import Final
 
 POLICY_TITLES: Final = {"full": "full cache", "streaming": "StreamingLLM", "tree": "TreeKV"}
 
+SINKS_APART: Final = (
+    "The first {count} tokens were taken out before the transform, since an attention sink leaks into the low bands. "
+    "Left in, claim 2 can come out differently: docs/wavelets.md shows both."
+)
+
 # One sentence under each picture: how to read it.
 READ_SPECTRUM: Final = (
     "Each line is one band, from slow changes along the text (dark) to differences between neighbours "
@@ -20,6 +25,18 @@ READ_COEFFICIENTS: Final = (
 READ_EVICTION_MAP: Final = (
     "Read downwards as time: each row shows which tokens (columns) are still held after that many have been "
     "read; TreeKV thins the past gradually from right to left, a window would cut it off along a diagonal."
+)
+READ_DENSITY: Final = (
+    "To the left are the newest tokens, to the right the oldest: a window drops to nothing at its edge, while a "
+    "tree's line falls in steps, so that less and less, but always something, is kept of what is further back."
+)
+READ_TEXT: Final = (
+    "The text as it stood at that moment: on dark ground are the tokens that most heads still hold, on white ground "
+    "those that all have forgotten; move the slider, or let it play, to watch the past thin out."
+)
+READ_TREE: Final = (
+    "Each vertical line is the life of one token, upwards in time; where it ends, a horizontal line leads to the "
+    "neighbour that won the comparison and stands for both from then on."
 )
 
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from app import DEFAULT_RUN
 from app.cli.console import one_sentence, out, print_json, stage
-from app.wording import band_width, number, size
+from app.wording import SINKS_APART, band_width, number, size
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -111,6 +111,7 @@ def _show_claims(trends: xr.Dataset) -> None:
     console.print(table)
     console.print(f"Claim 1, amplitude grows towards the end in every band: [bold]{trends.attrs['claim_i']}[/]")
     console.print(f"Claim 2, it grows most in the highest bands: [bold]{trends.attrs['claim_ii']}[/]")
+    console.print(f"[dim]{SINKS_APART.format(count=trends.attrs['sink_count'])}[/]")
     console.print()
 
 

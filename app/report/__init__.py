@@ -53,6 +53,7 @@ def write_report(
     }
     page = _TEMPLATES.get_template("report.html").render(
         run=contents,
+        sinks_apart=wording.SINKS_APART.format(count=spectrum.attrs["sink_count"]),
         settings=settings,
         pictures={name: _picture(name, *picture) for name, picture in pictures.items()},
         plotly=plotly.offline.get_plotlyjs(),
