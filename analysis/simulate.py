@@ -22,6 +22,10 @@ from treekv.trace import LayerTrace
 
 QUERIES_AT_ONCE = 16  # attention logits exist for this many queries at a time
 
+# Policies that depend on the layer's number, but compute with a column of numbers as with one: 30 layers then take
+# hardly longer than one.
+_TAKES_MANY_LAYERS = ("random",)
+
 Progress = Callable[[int, int], None]
 
 
@@ -109,9 +113,9 @@ def simulate(
 
 
 def _groups(run: Capture, config: TreeKVConfig, layers: list[int]) -> list[tuple[TreeKVConfig, list[int]]]:
-    """Layers that can be the rows of one ledger: the same settings, and a policy that asks for no layer number."""
+    """Layers that can be the rows of one ledger: the same settings, and a policy that can take them together."""
     by_layer = dict(zip(run.layers, config.per_layer(len(run.layers)), strict=True))
-    if policies.get(config.policy).depends_on_layer:
+    if policies.get(config.policy).depends_on_layer and config.policy not in _TAKES_MANY_LAYERS:
         return [(by_layer[layer], [layer]) for layer in layers]
     groups: dict[TreeKVConfig, list[int]] = {}
     for layer in layers:
@@ -135,6 +139,8 @@ class _Watcher:
         index = [run.layers.index(layer) for layer in layers]
         device = run.k[0].device
         self.ledger = Ledger(config.replace(trace=True), len(index), run.kv_heads, device, index[0], len(run.layers))
+        if config.policy in _TAKES_MANY_LAYERS:
+            self.ledger.layer = torch.tensor(index, device=device)[:, None, None]  # type: ignore[assignment]
         self.rows = slice(0, len(index))
         policy = self.ledger.policy
         self.norms: Tensor | None = None

@@ -87,6 +87,16 @@ def test_several_settings_and_some_layers(run):
     assert seen[-1] == (2 * TOKENS, 2 * TOKENS) and seen == sorted(seen)
 
 
+@pytest.mark.parametrize("prefill, prompt", [("stream", 0), ("tree", 61)])
+def test_a_random_draw_is_the_same_whatever_layers_are_simulated(run, prefill, prompt):
+    config = TreeKVConfig(policy="random", cache_size=12, sink_size=2, recent_size=4, prefill=prefill)
+    together = simulate(run, {"it": config}, prompt=prompt)["evicted_at"]
+    for layer in (0, 1):
+        alone = simulate(run, {"it": config}, layers=[layer], prompt=prompt)["evicted_at"]
+        assert (alone.sel(layer=layer) == together.sel(layer=layer)).all()
+    assert (together.sel(layer=0) != together.sel(layer=1)).any()
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [
