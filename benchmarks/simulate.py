@@ -1,0 +1,104 @@
+"""Time of simulating six policies on one capture, and how close the simulation comes to real runs.
+
+    python benchmarks/simulate.py                          # 4,096 tokens of SmolLM2, all layers
+    python benchmarks/simulate.py --closeness --tokens 1024 --cache-size 128 --text novel.txt
+
+The ratios are against the time of the model's own forward pass over the same tokens in the same process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+from pathlib import Path
+
+import torch
+
+import analysis
+from analysis.retention import combine, retention_from_cache
+from treekv import TreeKVCache, TreeKVConfig, load_model
+
+POLICIES = ("tree", "tree_left", "streaming", "h2o", "tova", "random")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--text", type=Path, help="a text file; random tokens otherwise")
+    parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--cache-size", type=int, default=512)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--closeness", action="store_true", help="compare with real runs instead of timing")
+    parser.add_argument("--figure", type=Path, help="with --closeness: write the figure to this HTML file")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    model, tokenizer = load_model(arguments.model)
+    if arguments.text is None:
+        vocabulary = model.config.get_text_config().vocab_size
+        ids = torch.randint(vocabulary, (arguments.tokens,), generator=torch.Generator().manual_seed(0))
+    else:
+        text = arguments.text.read_text(encoding="utf-8")
+        ids = torch.tensor(tokenizer(text, verbose=False)["input_ids"][: arguments.tokens])
+    start = time.perf_counter()
+    run = analysis.capture(model, tokenizer, ids, max_tokens=len(ids))
+    forward = time.perf_counter() - start
+    print(
+        f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {run.tokens:,} tokens of "
+        f"{arguments.model}, {len(run.layers)} layers, cache of {arguments.cache_size}"
+    )
+    base = TreeKVConfig(cache_size=arguments.cache_size, prefill="stream", block_size=16)
+    configs = {name: base.replace(policy=name, prefill="stream", block_size=16) for name in POLICIES}
+    if arguments.closeness:
+        closeness(model, run, ids, configs, arguments.figure)
+    else:
+        times(run, configs, forward)
+
+
+def times(run: analysis.Capture, configs: dict[str, TreeKVConfig], forward: float) -> None:
+    for blocks, chosen in (
+        ("in blocks of 16", configs),
+        ("token by token", {name: config.replace(block_size=1) for name, config in configs.items()}),
+    ):
+        single = 0.0
+        for name, config in chosen.items():
+            start = time.perf_counter()
+            analysis.simulate(run, {name: config})
+            seconds = time.perf_counter() - start
+            single += seconds
+            print(f"  {name} alone, {blocks}: {seconds:.1f} s, {seconds / forward:.2f} of the capture's forward pass")
+        start = time.perf_counter()
+        analysis.simulate(run, chosen)
+        seconds = time.perf_counter() - start
+        print(f"all six together, {blocks}: {seconds:.1f} s, {seconds / single:.2f} of one after the other")
+
+
+def closeness(
+    model: torch.nn.Module,
+    run: analysis.Capture,
+    ids: torch.Tensor,
+    configs: dict[str, TreeKVConfig],
+    figure: Path | None,
+) -> None:
+    print("policy, positions: Jaccard index of the tokens held at the end, simulated and real; mean over heads")
+    thirds = len(run.layers) // 3
+    for name, config in configs.items():
+        simulated = analysis.simulate(run, {"simulated": config})
+        for positions in ("rank", "original"):
+            cache = TreeKVCache(config.replace(positions=positions, block_size=16, trace=True), model.config)
+            with torch.inference_mode():
+                for first in range(0, len(ids), 256):
+                    model(ids[None, first : first + 256], past_key_values=cache)
+            both = combine(simulated, retention_from_cache(cache, "real"))
+            between = analysis.agreement(both).sel(policy="simulated", other="real").values
+            parts = [between[:1], between[1:thirds], between[thirds : 2 * thirds], between[2 * thirds :]]
+            words = ", ".join(f"{part.mean():.3f}" for part in parts)
+            print(
+                f"  {name}, {positions}: {between.mean():.3f} (first layer, rest of first, second, last third: {words})"
+            )
+            if figure is not None and name == "tree" and positions == "rank":
+                analysis.plot.density(both).write_html(figure)
+
+
+if __name__ == "__main__":
+    main()
