@@ -36,7 +36,7 @@ SINK_WINDOW = 16  # how many of the first tokens may be sinks
 SMALLEST = 16  # tokens; below, there is no room for sinks, recent tokens and a tree
 RECENT_SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75)
 SCOPES = (2, 4, 8)
-BLOCKS = (8, 16, 32, 64)
+BLOCKS = (2, 4, 8, 16, 32, 64)
 QUESTIONS = ("sinks", "scope", "recent", "layers", "block")  # in the order in which they are asked
 DEFAULT_QUESTIONS = ("block",)  # the others did not win in real runs, see docs/recommend.md
 
@@ -222,7 +222,8 @@ def _sinks(search: _Search) -> None:
     sinks = int(strong[-1]) + 1 if len(strong) else 0
     sinks = min(sinks, search.best.cache_size // 8)
     freed = search.best.sink_size - sinks
-    words = f"{sinks} sinks"
+    words = f"{sinks} sink{'' if sinks == 1 else 's'}"
+    first = "The first token gets" if sinks == 1 else f"The first {sinks} tokens get"
     if freed == 0:
         search.sentences.append(
             f"Sinks: the first {sinks} tokens, the default; the last of the first {SINK_WINDOW} with at least "
@@ -237,7 +238,7 @@ def _sinks(search: _Search) -> None:
     share = float(mass[:sinks].sum())
     verdict = "taken" if chosen else "refused, since the simulated error rises"
     search.sentences.append(
-        f"Sinks: {sinks}, {verdict}. The first {sinks} tokens get {share:.0%} of the attention, no other of the first "
+        f"Sinks: {sinks}, {verdict}. {first} {share:.0%} of the attention, no other of the first "
         f"{SINK_WINDOW} gets {SINK_SHARE:.0%}; error {measured[0]:.4f} against {search.error:.4f} with "
         f"{search.best.sink_size}."
     )
@@ -315,6 +316,7 @@ def _block(search: _Search, prefill: str) -> int | None:
         if config is not None and search.best.cache_size % block == 0:
             candidates[f"blocks of {block}"] = config
     if not candidates:
+        search.sentences.append("Block size: the default; no block of 2 tokens or more fits these settings.")
         return None
     measured = search.measure(candidates, prompt=prompt)
     lowest = min(error for error, *_ in measured.values())
