@@ -11,6 +11,16 @@ from typing import Any, Final
 from treekv.errors import TreeKVError
 
 RUN_VARIABLE: Final = "TREEKV_RUN"  # how the server's process tells its pages which run to show
+# The browser's own preference decides between light and dark, or the reader in the menu.
+THEME: Final = {
+    "theme.light.primaryColor": "#0b5394",
+    "theme.light.secondaryBackgroundColor": "#f5f6f8",
+    "theme.light.textColor": "#1f2430",
+    "theme.dark.primaryColor": "#7ab3ef",
+    "theme.dark.backgroundColor": "#12161d",
+    "theme.dark.secondaryBackgroundColor": "#1a202a",
+    "theme.dark.textColor": "#e6e9f0",
+}
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
 
@@ -50,7 +60,7 @@ def server_options(host: str, port: int, browser: bool) -> dict[str, Any]:
         "browser.gatherUsageStats": False,
         "client.showErrorDetails": "type",
         "client.toolbarMode": "viewer",
-        "theme.base": "light",
+        **THEME,
     }
 
 

@@ -14,12 +14,15 @@ import xarray as xr
 
 import analysis
 from app import run_folder
-from app.dashboard import RUN_VARIABLE
+from app.dashboard import RUN_VARIABLE, theming
 from app.run_folder import RunFolder
 from treekv import TreeKVError
 
 T = TypeVar("T")
 ALL = "all"
+_SHEET = (
+    "background:#ffffff;border:1px solid #d5d9e0;border-radius:8px;padding:16px 20px;max-height:28rem;overflow-y:auto"
+)
 
 
 def current_run() -> RunFolder:
@@ -69,8 +72,15 @@ def kv_head(head: int | None, heads: int, kv_heads: int) -> int | None:
 def draw(make: Callable[[], go.Figure], reading: str, key: str) -> None:
     """A picture with its text alternative, and under it the sentence that says how to read it."""
     with st.spinner("Drawing"):
-        figure = or_stop(make)
+        figure = theming.themed(or_stop(make), theming.is_dark())
     st.plotly_chart(figure, key=key, theme=None, alt=figure.layout.meta["alt"], config={"displaylogo": False})
+    st.caption(reading)
+
+
+def draw_text(make: Callable[[], str], reading: str) -> None:
+    """Text shaded by `analysis.plot.text_retention`, which escapes it, on a sheet of paper in either theme."""
+    # Keyboards scroll what has the focus.
+    st.html(f'<div style="{_SHEET}" tabindex="0">{or_stop(make)}</div>')
     st.caption(reading)
 
 

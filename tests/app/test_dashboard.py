@@ -71,7 +71,7 @@ def test_the_eviction_map_shows_the_kv_head_that_serves_the_query_head(
     retention = analysis.open_retention(small_run / "retention.nc")
     expected = analysis.plot.eviction_map(retention, "tree", layer=1, head=kv_head)
     assert alternatives(test) == [expected.layout.meta["alt"]]
-    assert f"Query head {head} reads KV head {kv_head}" in test.main.get("caption")[-1].value
+    assert f"Query head {head} reads KV head {kv_head}" in [caption.value for caption in test.main.get("caption")][1]
 
 
 def test_the_eviction_map_starts_with_treekv_and_changes_with_the_policy(
