@@ -168,27 +168,31 @@ def retention_map(
     layer: int | None = None,
     head: int | None = None,
     max_cells: int = MAX_CELLS,
+    steps: tuple[int, int] | None = None,
 ) -> xr.DataArray:
     """Share held of each cell of steps by positions: float32 (step, position), 0 to 1.
 
     A cell is the mean over its pairs of step and position with position <= step, and over the layers and
     heads left open (None); cells with no such pair, the future, are NaN. There are at most `max_cells` a
     side; the coordinates are each cell's first step and first position, attrs step_size and position_size its
-    extent. `policy` may be None when the record has one policy.
+    extent. `policy` may be None when the record has one policy. `steps` (first, end) draws only the steps first to
+    end - 1; of positions, draw some by `retention.isel(position=slice(...))`.
 
-    Raises TreeKVError, listing what there is, for a policy, layer or head that is not in the record.
+    Raises TreeKVError, listing what there is, for a policy, layer, head or steps that are not in the record.
     """
     evicted_at = select(retention, policy, layer, head)["evicted_at"]
-    steps = int(retention.attrs["steps"])
+    first, last = (0, int(retention.attrs["steps"])) if steps is None else steps
+    if not 0 <= first < last <= int(retention.attrs["steps"]):
+        raise TreeKVError(f"steps must lie within 0 to {retention.attrs['steps']}, got {first} to {last}")
     position = retention["position"].values.astype(np.int64)
     gone = evicted_at.transpose(..., "position").values.reshape(-1, len(position)).astype(np.int64)
-    gone = np.where(gone < 0, steps, gone)
-    row, column = pooling.edges(steps, max_cells), pooling.edges(len(position), max_cells)
+    gone = np.where(gone < 0, last, gone)
+    row, column = first + pooling.edges(last - first, max_cells), pooling.edges(len(position), max_cells)
     cells = np.empty((len(row) - 1, len(column) - 1), np.float32)
     # The number of steps that token p was held before step t is clip(min(gone, t) - p, 0): rows are
     # differences.
-    before = np.zeros(len(position))
-    existed = np.zeros(len(position))
+    before = np.clip(np.minimum(gone, first) - position, 0, None).mean(0)
+    existed = np.clip(first - position, 0, None).astype(float)
     for index, end in enumerate(row[1:]):
         now = np.clip(np.minimum(gone, end) - position, 0, None).mean(0)
         exists = np.clip(end - position, 0, None).astype(float)

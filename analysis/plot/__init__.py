@@ -3,7 +3,7 @@
 from analysis.plot.agreement import agreement
 from analysis.plot.coefficients import coefficients
 from analysis.plot.density import density
-from analysis.plot.eviction_map import eviction_map
+from analysis.plot.eviction_map import eviction_map, eviction_maps
 from analysis.plot.recommendation import recommendation
 from analysis.plot.spectrum import spectrum
 from analysis.plot.text_retention import text_retention
@@ -14,6 +14,7 @@ __all__ = [
     "coefficients",
     "density",
     "eviction_map",
+    "eviction_maps",
     "recommendation",
     "spectrum",
     "text_retention",

@@ -10,14 +10,20 @@ from analysis import pooling
 from analysis.plot import theme
 
 
-def coefficients(dataset: xr.Dataset, layer: int | None = None, head: int | None = None) -> go.Figure:
+def coefficients(
+    dataset: xr.Dataset,
+    layer: int | None = None,
+    head: int | None = None,
+    start: int | None = None,
+    stop: int | None = None,
+) -> go.Figure:
     """Draw the mean |coefficient| of `analysis.spectrum`, one row a band, brightness on a logarithmic scale.
 
-    Averaged over layers and heads unless one is chosen; long texts are pooled by their maximum to at most 512
-    columns. The text alternative is in `layout.meta["alt"]`. Raises TreeKVError for a layer or head that is
-    not there.
+    Averaged over layers and heads unless one is chosen, from position `start` to `stop` - 1 (all when None); long
+    stretches are pooled by their maximum to at most 512 columns. The text alternative is in `layout.meta["alt"]`.
+    Raises TreeKVError for a layer, head or stretch that is not there.
     """
-    picked, words = theme.chosen(dataset, layer, head)
+    picked, words = theme.chosen(theme.stretch(dataset, start, stop), layer, head)
     values = picked["coefficient"].mean(("layer", "head")).values
     position = picked["position"].values
     edges = pooling.edges(len(position), theme.MAX_CELLS)

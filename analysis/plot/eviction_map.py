@@ -1,6 +1,9 @@
-"""What a policy keeps: step of the generation against position in the text."""
+"""What a policy keeps: step of the generation against position in the text, for one policy or for several."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
@@ -8,47 +11,119 @@ import xarray as xr
 
 from analysis import retention as records
 from analysis.plot import theme
+from treekv.errors import TreeKVError
+
+_ABREAST = 3  # maps in a row
+_ROW = 330  # pixels
 
 
 def eviction_map(
-    retention: xr.Dataset, policy: str | None = None, layer: int | None = None, head: int | None = None
+    retention: xr.Dataset,
+    policy: str | None = None,
+    layer: int | None = None,
+    head: int | None = None,
+    start: int | None = None,
+    stop: int | None = None,
+    steps: tuple[int, int] | None = None,
 ) -> go.Figure:
     """Draw which positions (x) are held after which step (y, downwards), as a share of layers and heads.
 
-    One layer and KV head show plain kept and evicted; left open (None) they are averaged. Long records are
-    pooled by their mean to at most 512 cells a side, in whole per cent. `policy` may be None when the record
-    has one policy. The text alternative is in `layout.meta["alt"]`. Raises TreeKVError, listing what there
-    is, for a policy, layer or head that is not in the record.
+    One layer and KV head show plain kept and evicted; left open (None) they are averaged. Positions `start` to
+    `stop` - 1 are drawn (all when None), over the steps first to end - 1 of `steps` = (first, end) (when None from the
+    first of the positions to the end). Long stretches are pooled by their mean to at most 512 cells a side, in whole
+    per cent. `policy` may be None when the record has one policy. The text alternative is in `layout.meta["alt"]`.
+    Raises TreeKVError, listing what there is, for a policy, layer, head or stretch that is not in the record.
     """
-    cells = records.retention_map(retention, policy, layer, head, theme.MAX_CELLS)
+    part = theme.stretch(retention, start, stop)
+    steps = _steps(part) if steps is None else steps
+    cells = records.retention_map(part, policy, layer, head, theme.MAX_CELLS, steps)
     policy = str(retention["policy"].values[0]) if policy is None else policy
     _, words = theme.chosen(retention, layer, head)
-    share = cells.values
-    percent = np.rint(100 * np.nan_to_num(share)).astype(np.uint8)
     step_size, position_size = cells.attrs["step_size"], cells.attrs["position_size"]
-    steps = int(retention.attrs["steps"])
-
+    total = int(retention.attrs["steps"])
     figure = theme.figure(
         f"Tokens kept by the policy \u201c{theme.shown(policy)}\u201d",
-        f"{words.replace('head', 'KV head')} · {steps:,} tokens",
-        _alt(retention, policy, layer, head, words),
+        f"{words.replace('head', 'KV head')} · {_extent(part, steps, total)}",
+        _alt(part, policy, layer, head, words, steps),
         height=640,
     )
-    figure.add_heatmap(
-        x=cells["position"].values + (position_size - 1) / 2,
-        y=cells["step"].values + (step_size - 1) / 2,
+    figure.add_trace(_heatmap(cells))
+    single = step_size == position_size == 1 and layer is not None and head is not None
+    figure.data[0].colorbar = _colorbar(single)
+    view = _view(part, steps)
+    _hide_future(figure, view, total)
+    _mark_arrivals(figure, part, position_size)
+    figure.update_xaxes(title=theme.position_title(position_size, "mean"), showgrid=False, range=view[:2])
+    figure.update_yaxes(title="step: tokens processed so far, downwards", showgrid=False, range=view[:1:-1])
+    return figure
+
+
+def eviction_maps(
+    retention: xr.Dataset,
+    policies: Sequence[str] | None = None,
+    layer: int | None = None,
+    head: int | None = None,
+    start: int | None = None,
+    stop: int | None = None,
+    steps: tuple[int, int] | None = None,
+) -> go.Figure:
+    """Draw the eviction maps of several policies side by side, on one colour scale and the same axes.
+
+    `policies` are all of the record when None; the other arguments are as of `eviction_map`. Zooming into one map zooms
+    all. The maps share the cells of one: n policies have 512 / sqrt(n) a side. The text alternative is in
+    `layout.meta["alt"]`. Raises TreeKVError as `eviction_map` does, and for no policies.
+    """
+    names = [str(name) for name in retention["policy"].values] if policies is None else list(policies)
+    if not names:
+        raise TreeKVError("there is no policy to draw; give at least one of the record's")
+    part = theme.stretch(retention, start, stop)
+    steps = _steps(part) if steps is None else steps
+    _, words = theme.chosen(retention, layer, head)
+    side = int(theme.MAX_CELLS / math.sqrt(len(names)))
+    maps = [records.retention_map(part, name, layer, head, side, steps) for name in names]
+    total = int(retention.attrs["steps"])
+    columns = min(len(names), _ABREAST)
+    rows = -(-len(names) // columns)
+    tables = [_quarters(part, name, layer, head, steps) for name in names]
+    figure = theme.grid(
+        "Tokens kept, by policy",
+        f"{words.replace('head', 'KV head')} · {_extent(part, steps, total)}",
+        f"Maps of step against position, one a policy, {words}: the share of layers and KV heads that hold a token. "
+        "After the last step the four quarters of the text are held to: "
+        f"{'; '.join(f'{name} {table}' for name, table in zip(names, tables, strict=True))}.",
+        [theme.shown(name) for name in names],
+        columns,
+        130 + _ROW * rows,
+    )
+    view = _view(part, steps)
+    for number, cells in enumerate(maps):
+        row, column = divmod(number, columns)
+        place = {"row": row + 1, "col": column + 1}
+        heatmap = _heatmap(cells)
+        heatmap.update(coloraxis="coloraxis")
+        figure.add_trace(heatmap, **place)
+        _hide_future(figure, view, total, **place)
+    bar = _colorbar(single=False)
+    figure.update_layout(coloraxis={"colorscale": "Cividis", "cmin": 0, "cmax": 100, "colorbar": bar})
+    figure.update_xaxes(showgrid=False, range=view[:2], matches="x")
+    figure.update_yaxes(showgrid=False, range=view[:1:-1], matches="y")
+    position_size = maps[0].attrs["position_size"]
+    figure.update_xaxes(title=theme.position_title(position_size, "mean"), row=rows, col=1)
+    figure.update_yaxes(title="step, downwards", col=1)
+    return figure
+
+
+def _heatmap(cells: xr.DataArray) -> go.Heatmap:
+    percent = np.rint(100 * np.nan_to_num(cells.values)).astype(np.uint8)
+    return go.Heatmap(
+        x=cells["position"].values + (cells.attrs["position_size"] - 1) / 2,
+        y=cells["step"].values + (cells.attrs["step_size"] - 1) / 2,
         z=percent,
         zmin=0,
         zmax=100,
         colorscale="Cividis",
-        colorbar=_colorbar(single=step_size == position_size == 1 and layer is not None and head is not None),
         hovertemplate="after step %{y:.0f}, position %{x:.0f}: kept %{z} %<extra></extra>",
     )
-    _hide_future(figure, steps)
-    _mark_arrivals(figure, retention, position_size)
-    figure.update_xaxes(title=theme.position_title(position_size, "mean"), showgrid=False, range=[-0.5, steps - 0.5])
-    figure.update_yaxes(title="step: tokens processed so far, downwards", showgrid=False, range=[steps - 0.5, -0.5])
-    return figure
 
 
 def _colorbar(single: bool) -> dict[str, object]:
@@ -63,10 +138,32 @@ def _colorbar(single: bool) -> dict[str, object]:
     }
 
 
-def _hide_future(figure: go.Figure, steps: int) -> None:
+def _steps(part: xr.Dataset) -> tuple[int, int]:
+    """From the step in which the first of these positions is read."""
+    return int(part["position"].values[0]), int(part.attrs["steps"])
+
+
+def _view(part: xr.Dataset, steps: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Left, right, top and bottom of what is drawn."""
+    first, end = steps
+    position = part["position"].values
+    return float(position[0]) - 0.5, float(position[-1]) + 0.5, first - 0.5, end - 0.5
+
+
+def _extent(part: xr.Dataset, steps: tuple[int, int], total: int) -> str:
+    position = part["position"].values
+    words = [f"{total:,} tokens"]
+    if len(position) < total:
+        words.append(f"positions {position[0]:,} to {position[-1]:,}")
+    if steps != _steps(part):
+        words.append(f"steps {steps[0]:,} to {steps[1] - 1:,}")
+    return ", ".join(words)
+
+
+def _hide_future(figure: go.Figure, view: tuple[float, float, float, float], total: int, **place: int) -> None:
     """Whole per cents have no room for "not read yet", so the triangle above the diagonal is covered."""
-    near, far, grey = -0.5, steps - 0.5, "#f2f3f5"
-    figure.add_scatter(
+    near, far, grey = -0.5, total - 0.5, "#f2f3f5"
+    triangle = go.Scatter(
         x=[near, far, far, near],
         y=[near, near, far, near],
         mode="lines",
@@ -78,7 +175,11 @@ def _hide_future(figure: go.Figure, steps: int) -> None:
         text="not read yet",
         showlegend=False,
     )
-    figure.add_annotation(x=0.72 * steps, y=0.28 * steps, text="not read yet", showarrow=False)
+    figure.add_trace(triangle, **place)
+    left, right, top, bottom = view
+    x, y = left + 0.72 * (right - left), top + 0.28 * (bottom - top)
+    if x - y > 0.2 * (right - left):  # the triangle is there, and there is room for the words
+        figure.add_annotation(x=x, y=y, text="not read yet", showarrow=False, **place)
 
 
 def _mark_arrivals(figure: go.Figure, retention: xr.Dataset, size: int) -> None:
@@ -98,14 +199,28 @@ def _mark_arrivals(figure: go.Figure, retention: xr.Dataset, size: int) -> None:
     )
 
 
-def _alt(retention: xr.Dataset, policy: str, layer: int | None, head: int | None, words: str) -> str:
-    last = int(retention.attrs["steps"]) - 1
+def _quarters(part: xr.Dataset, policy: str, layer: int | None, head: int | None, steps: tuple[int, int]) -> str:
+    """Share of each quarter that is held after the last step drawn, in words."""
+    last = steps[1] - 1
     chosen = {name: value for name, value in (("layer", layer), ("head", head)) if value is not None}
-    share = records.held(retention, last).sel({"policy": policy, **chosen})
-    quarters = np.array_split(share.transpose(..., "position").values.reshape(-1, share.sizes["position"]), 4, 1)
-    table = ", ".join(f"{100 * quarter.mean():.0f} %" for quarter in quarters)
+    share = records.held(part, last).sel({"policy": policy, **chosen})
+    values = share.transpose(..., "position").values.reshape(-1, share.sizes["position"]).mean(0)
+    return ", ".join(f"{100 * quarter.mean():.0f} %" for quarter in np.array_split(values, min(4, len(values))))
+
+
+def _alt(
+    part: xr.Dataset,
+    policy: str,
+    layer: int | None,
+    head: int | None,
+    words: str,
+    steps: tuple[int, int],
+) -> str:
+    total = int(part.attrs["steps"])
+    position = part["position"].values
+    what = "text" if len(position) == total else f"stretch from position {position[0]} to {position[-1]}"
     return (
         f"Map of step against position for the policy {policy}, {words}: the share of layers and KV heads "
-        f"that hold a token. After the last of {last + 1} steps the four quarters of the text are held to "
-        f"{table}."
+        f"that hold a token. After the last of {steps[1]} steps the four quarters of the "
+        f"{what} are held to {_quarters(part, policy, layer, head, steps)}."
     )

@@ -13,14 +13,20 @@ _POINTS = 128  # a line: more hides the trend behind single tokens
 _TAIL = 64
 
 
-def spectrum(dataset: xr.Dataset, layer: int | None = None, head: int | None = None) -> go.Figure:
+def spectrum(
+    dataset: xr.Dataset,
+    layer: int | None = None,
+    head: int | None = None,
+    start: int | None = None,
+    stop: int | None = None,
+) -> go.Figure:
     """Draw `analysis.spectrum`'s amplitude, one line a band, on a logarithmic scale.
 
-    Averaged over layers and heads unless one is chosen; positions are pooled by their mean to at most 128
-    points a line. The text alternative is in `layout.meta["alt"]`. Raises TreeKVError for a layer or head
-    that is not there.
+    Averaged over layers and heads unless one is chosen, from position `start` to `stop` - 1 (all when None); positions
+    are pooled by their mean to at most 128 points a line. The text alternative is in `layout.meta["alt"]`. Raises
+    TreeKVError for a layer, head or stretch that is not there.
     """
-    picked, words = theme.chosen(dataset, layer, head)
+    picked, words = theme.chosen(theme.stretch(dataset, start, stop), layer, head)
     amplitude = picked["amplitude"].mean(("layer", "head")).values
     position = picked["position"].values
     edges = pooling.edges(len(position), _POINTS)

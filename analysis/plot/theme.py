@@ -11,6 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 from plotly.colors import sample_colorscale
+from plotly.subplots import make_subplots
 
 from treekv.errors import TreeKVError
 
@@ -22,6 +23,28 @@ _INK, _QUIET, _GRID = "#1f2430", "#5b6372", "#e6e8ec"
 
 def figure(title: str, subtitle: str, alt: str, height: int = 480) -> go.Figure:
     """An empty figure with a title, a quieter second line and `alt`, its text alternative, in layout.meta."""
+    return _dressed(go.Figure(), title, subtitle, alt, height)
+
+
+def grid(
+    title: str, subtitle: str, alt: str, names: list[str], columns: int, height: int, shared: bool = True
+) -> go.Figure:
+    """An empty figure of `columns` small axes a row, one for each of `names`, which stand above them."""
+    rows = -(-len(names) // columns)
+    figure = make_subplots(
+        rows,
+        columns,
+        subplot_titles=names,
+        shared_xaxes="all" if shared else False,
+        shared_yaxes="all" if shared else False,
+        horizontal_spacing=0.08 / columns if shared else 0.2 / columns,
+        vertical_spacing=0.22 / rows,
+    )
+    figure.update_annotations(font={"size": 14})
+    return _dressed(figure, title, subtitle, alt, height).update_layout(margin={"t": 115})
+
+
+def _dressed(figure: go.Figure, title: str, subtitle: str, alt: str, height: int) -> go.Figure:
     axis = {
         "gridcolor": _GRID,
         "linecolor": _QUIET,
@@ -30,8 +53,8 @@ def figure(title: str, subtitle: str, alt: str, height: int = 480) -> go.Figure:
         "zeroline": False,
         "showline": True,
     }
-    return go.Figure(
-        layout={
+    figure.update_layout(
+        {
             "title": {
                 "text": title,
                 "subtitle": {"text": subtitle, "font": {"size": 13, "color": _QUIET}},
@@ -50,6 +73,9 @@ def figure(title: str, subtitle: str, alt: str, height: int = 480) -> go.Figure:
             "meta": {"alt": alt},
         }
     )
+    figure.update_xaxes(axis)
+    figure.update_yaxes(axis)
+    return figure
 
 
 def ordered_colours(count: int) -> list[str]:
@@ -93,6 +119,22 @@ def position_title(run_length: int, how: str) -> str:
     """Title of a position axis that says how it was pooled."""
     pooled = f"; {how} of every {run_length}" if run_length > 1 else ""
     return f"position in the text (tokens{pooled})"
+
+
+def stretch(dataset: xr.Dataset, start: int | None, stop: int | None) -> xr.Dataset:
+    """Positions start ... stop - 1 of the dataset, all that there are on a side left open.
+
+    Raises TreeKVError for a stretch that is empty or outside.
+    """
+    if start is None and stop is None:
+        return dataset
+    position = dataset["position"].values
+    first, beyond = int(position[0]), int(position[-1]) + 1
+    start, stop = first if start is None else start, beyond if stop is None else stop
+    inside = (position >= start) & (position < stop)
+    if not (start >= 0 and stop <= beyond and inside.any()):
+        raise TreeKVError(f"start and stop must lie within positions {first} to {beyond}, got {start} to {stop}")
+    return dataset.isel(position=inside)
 
 
 def chosen(dataset: xr.Dataset, layer: int | None, head: int | None) -> tuple[xr.Dataset, str]:
