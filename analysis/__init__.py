@@ -9,6 +9,7 @@ from analysis.agreement import agreement
 from analysis.bias import bias
 from analysis.capture import Capture, capture, open_capture
 from analysis.captures import capture_many, open_captures
+from analysis.growth import growth
 from analysis.loss import loss, open_loss, save_loss
 from analysis.recommend import Recommendation, recommend
 from analysis.retention import (
@@ -35,6 +36,7 @@ __all__ = [
     "coefficients",
     "combine",
     "density",
+    "growth",
     "held",
     "loss",
     "open_capture",

@@ -22,12 +22,12 @@ import xarray as xr
 from scipy import stats
 
 from analysis import store
+from analysis.growth import TAIL, Ends
 from treekv.errors import TreeKVError
 
 FORMAT = "treekv-trends"
 LEAST_POSITIONS = 32
 
-_TAIL = 64  # positions at the end
 _MAX_RUNS = 64  # Theil-Sen looks at every pair of runs
 _LEAST_RUNS = 6  # fewer runs cannot reach the 5 % level in a way that means anything
 _LEAST_BANDS = 4
@@ -35,7 +35,7 @@ _GREW = 1.1  # growth up to a tenth counts as none
 _ALPHA = 0.05
 
 RULES = (
-    f"Amplitude is averaged over layers, query heads, queries and texts. Growth is the mean over the last {_TAIL} "
+    f"Amplitude is averaged over layers, query heads, queries and texts. Growth is the mean over the last {TAIL} "
     "positions (the last quarter, if shorter) divided by the mean over the first quarter, sinks left out of both. "
     f"For slope and rank correlation a band is averaged over runs of positions, at most {_MAX_RUNS}, none shorter "
     "than what one coefficient of the band reaches. Intervals are 95 % bootstrap intervals over texts and, within "
@@ -90,9 +90,7 @@ def trends(spectrum: xr.Dataset, resamples: int = 299, seed: int = 0) -> xr.Data
         raise TreeKVError(f"resamples is {resamples}; fewer than 99 give no 95 % interval")
     if "query_amplitude" not in spectrum:
         raise TreeKVError("the spectrum lacks 'query_amplitude', what each query saw; take the spectrum again")
-    quarter = length // 4
-    tail = min(_TAIL, quarter)
-    ends = _Ends(quarter, tail)
+    ends = Ends.of(length)
     mean = amplitude.mean(("layer", "head")).values.astype(np.float64)
     by_head = ends.growth(amplitude.values)
     runs = [_Runs.of(int(width), spectrum) for width in spectrum["support"].values]
@@ -137,8 +135,8 @@ def trends(spectrum: xr.Dataset, resamples: int = 299, seed: int = 0) -> xr.Data
             "claim_ii_correlation_high": high.order,
             "claim_ii_p_value": order_p,
             "claim_ii_top_band": bands[int(np.argmax(found.growth))],
-            "first_positions": quarter,
-            "last_positions": tail,
+            "first_positions": ends.quarter,
+            "last_positions": ends.tail,
             "resamples": resamples,
             "seed": seed,
             "rules": RULES,
@@ -155,19 +153,6 @@ def save_trends(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
 def open_trends(path: str | os.PathLike[str]) -> xr.Dataset:
     """Read what `save_trends` wrote; TreeKVError for a missing, damaged, foreign or newer file."""
     return store.read(path, FORMAT, ("growth", "slope", "rank_correlation", "p_value", "claim_i"))
-
-
-class _Ends(NamedTuple):
-    """The two stretches whose amplitudes are divided."""
-
-    quarter: int
-    tail: int
-
-    def growth(self, amplitude: np.ndarray) -> np.ndarray:
-        start = amplitude[..., : self.quarter].mean(-1, dtype=np.float64)
-        end = amplitude[..., -self.tail :].mean(-1, dtype=np.float64)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return end / start
 
 
 class _Runs(NamedTuple):
@@ -211,7 +196,7 @@ class _Estimates(NamedTuple):
     order: float
 
     @classmethod
-    def of(cls, mean: np.ndarray, runs: list[_Runs], ends: _Ends) -> _Estimates:
+    def of(cls, mean: np.ndarray, runs: list[_Runs], ends: Ends) -> _Estimates:
         growth = ends.growth(mean)
         slope, rank = np.full(len(mean), np.nan), np.full(len(mean), np.nan)
         for band, (amplitude, run) in enumerate(zip(mean, runs, strict=True)):
@@ -288,7 +273,7 @@ def _mean_of_seen(by_query: np.ndarray) -> np.ndarray:
 
 
 def _p_values(
-    amplitude: np.ndarray, run: _Runs, ends: _Ends, resamples: int, generator: np.random.Generator
+    amplitude: np.ndarray, run: _Runs, ends: Ends, resamples: int, generator: np.random.Generator
 ) -> tuple[float, float, float]:
     """One-sided p of slope, rank correlation and growth when the runs stand in any order."""
     value = run.means(amplitude)

@@ -4,6 +4,7 @@ from analysis.plot.agreement import agreement
 from analysis.plot.coefficients import coefficients
 from analysis.plot.density import density
 from analysis.plot.eviction_map import eviction_map, eviction_maps
+from analysis.plot.growth import growth_grid
 from analysis.plot.recommendation import recommendation
 from analysis.plot.spectrum import spectrum
 from analysis.plot.text_retention import text_retention
@@ -15,6 +16,7 @@ __all__ = [
     "density",
     "eviction_map",
     "eviction_maps",
+    "growth_grid",
     "recommendation",
     "spectrum",
     "text_retention",

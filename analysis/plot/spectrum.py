@@ -7,10 +7,10 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from analysis import pooling
+from analysis.growth import Ends
 from analysis.plot import theme
 
 _POINTS = 128  # a line: more hides the trend behind single tokens
-_TAIL = 64
 
 
 def spectrum(
@@ -77,13 +77,11 @@ def _labels(dataset: xr.Dataset) -> tuple[list[str], str]:
 
 
 def _alt(bands: list[str], amplitude: np.ndarray, position: np.ndarray, words: str) -> str:
-    quarter = max(1, len(position) // 4)
-    tail = min(_TAIL, quarter)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        growth = amplitude[:, -tail:].mean(-1) / amplitude[:, :quarter].mean(-1)
+    ends = Ends.of(len(position))
+    growth = ends.growth(amplitude)
     table = ", ".join(f"{band} {ratio:.1f}" for band, ratio in zip(bands, growth, strict=True))
     return (
         f"Line chart on a logarithmic scale, {words}: mean amplitude of {len(bands)} wavelet bands from "
-        f"position {position[0]} to {position[-1]}. Amplitude over the last {tail} positions divided by that "
+        f"position {position[0]} to {position[-1]}. Amplitude over the last {ends.tail} positions divided by that "
         f"over the first quarter, lowest band first: {table}."
     )

@@ -5,7 +5,8 @@ import pytest
 from scipy import stats
 
 import analysis
-from analysis.trends import _Ends, _p_values, _Runs, _spearman
+from analysis.growth import Ends
+from analysis.trends import _p_values, _Runs, _spearman
 from treekv import TreeKVError
 
 LENGTH = 2048
@@ -134,7 +135,7 @@ def test_p_values_are_those_of_the_exact_null(made_spectrum):
 
     value = np.array([1.0, 3.0, 2.0, 4.0, 6.0, 5.0])
     run = _Runs(np.arange(0, 60, 10), np.full(6, 10))
-    slope, rank, growth = _p_values(np.repeat(value, 10), run, _Ends(15, 15), 999, np.random.default_rng(0))
+    slope, rank, growth = _p_values(np.repeat(value, 10), run, Ends(15, 15), 999, np.random.default_rng(0))
     orders = np.array(list(permutations(value)))
     place = np.arange(6)
     correlations = [stats.spearmanr(place, order).statistic for order in orders]
@@ -153,7 +154,7 @@ def test_the_null_is_honest_for_haar_which_is_constant_on_its_runs(made_spectrum
     for _ in range(200):
         amplitude = np.repeat(rng.lognormal(size=32), 64)
         run = _Runs.of(64, made_spectrum(amplitude[None]))
-        ours.append(_p_values(amplitude, run, _Ends(512, 64), 199, rng)[1])
+        ours.append(_p_values(amplitude, run, Ends(512, 64), 199, rng)[1])
         naive.append(stats.spearmanr(np.arange(2048), amplitude, alternative="greater").pvalue)
     assert np.mean(np.array(ours) < 0.05) < 0.09
     assert np.mean(np.array(naive) < 0.05) > 0.3

@@ -1,0 +1,82 @@
+"""Which heads grow: one band's growth ratio, layer against head."""
+
+from __future__ import annotations
+
+import numpy as np
+import plotly.graph_objects as go
+import xarray as xr
+
+from analysis.growth import growth
+from analysis.plot import theme
+from treekv.errors import TreeKVError
+
+_LIMIT = 3.0  # powers of ten: beyond a thousandfold only the number tells more
+_WRITTEN = 16  # heads: with more, numbers in the cells would overlap
+
+
+def growth_grid(spectrum: xr.Dataset, band: str | None = None) -> go.Figure:
+    """Draw the growth of a band's amplitude towards the end in every layer (y) and query head (x).
+
+    Growth is that of `analysis.growth`: mean over the last 64 positions divided by that over the first quarter, on a
+    logarithmic scale from a thousandth to a thousand at most, whose middle, grey, is no growth. `band` is a name such as "D1"; the highest band when None.
+    The text alternative is in `layout.meta["alt"]`. Raises TreeKVError, listing what there is, for a band that is
+    not there.
+    """
+    bands = [str(name) for name in spectrum["band"].values]
+    band = bands[-1] if band is None else band
+    if band not in bands:
+        raise TreeKVError(f"band {band!r} is not there; choose one of {', '.join(bands)}")
+    ratio = growth(spectrum).sel(band=band)
+    values, layers, heads = ratio.values, ratio["layer"].values, ratio["head"].values
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logarithm = np.where(np.isfinite(values) & (values > 0), np.log10(values), np.nan)
+    seen = logarithm[np.isfinite(logarithm)]
+    limit = min(max(float(np.abs(seen).max()) if seen.size else 1.0, 0.1), _LIMIT)
+    grew = 100 * float((values > 1.1).mean())
+    where = np.unravel_index(int(np.nanargmax(logarithm)) if seen.size else 0, values.shape)
+    median = f"{10 ** float(np.median(seen)):.3g}" if seen.size else "unknown"
+    last, first = ratio.attrs["last_positions"], ratio.attrs["first_positions"]
+    figure = theme.figure(
+        f"Growth of {theme.shown(band)} towards the end, head by head",
+        f"{theme.source(spectrum)} · last {last} positions over the first {first}",
+        f"Grid of {len(layers)} layers by {len(heads)} query heads: amplitude of band {band} over the last {last} "
+        f"positions divided by that over the first {first}. Median {median}; {grew:.0f} % of the heads grow by more "
+        f"than a tenth; most grows layer {layers[where[0]]}, head {heads[where[1]]}, by "
+        f"{values[where]:.3g}.",
+        height=min(170 + 20 * len(layers), 900),
+    )
+    figure.add_heatmap(
+        x=heads.tolist(),
+        y=layers.tolist(),
+        z=logarithm.astype(np.float32),
+        zmin=-limit,
+        zmax=limit,
+        # Cividis from its dark end to its bright one would have no middle; blue and yellow are told apart by all.
+        colorscale=[[0.0, "#00224e"], [0.25, "#5b6d9a"], [0.5, "#e3e4e8"], [0.75, "#e0b93c"], [1.0, "#a06500"]],
+        customdata=values,
+        text=[[_written(value) for value in row] for row in values] if len(heads) <= _WRITTEN else None,
+        texttemplate="%{text}" if len(heads) <= _WRITTEN else None,
+        colorbar=_colorbar(limit),
+        hovertemplate=f"layer %{{y}}, head %{{x}}: {theme.shown(band)} grows by %{{customdata:.3~g}}<extra></extra>",
+    )
+    figure.update_xaxes(title="query head", showgrid=False, type="category")
+    figure.update_yaxes(title="layer, the deepest below", showgrid=False, type="category", autorange="reversed")
+    return figure
+
+
+def _written(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}" if value >= 0.95 else f"{value:.2g}"
+
+
+def _colorbar(limit: float) -> dict[str, object]:
+    nice = [0.001, 0.01, 0.1, 0.2, 0.5, 1, 2, 5, 10, 100, 1000]
+    ticks = [tick for tick in nice if abs(np.log10(tick)) <= limit]
+    if len(ticks) > 7:
+        ticks = [tick for tick in ticks if np.log10(tick) % 1 == 0]
+    return {
+        "title": {"text": "growth", "side": "top"},
+        "tickvals": [float(np.log10(tick)) for tick in ticks],
+        "ticktext": [f"{tick:g}" for tick in ticks],
+        "thickness": 14,
+        "outlinewidth": 0,
+    }

@@ -1,0 +1,50 @@
+"""Growth of every head, as numbers and as a grid."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import analysis
+from analysis import plot
+from treekv import TreeKVError
+
+
+@pytest.fixture
+def spectrum(made_spectrum):
+    found = made_spectrum(np.random.default_rng(2).lognormal(size=(5, 403)))
+    found["amplitude"].loc[{"layer": 1, "head": 2, "band": "D2", "position": slice(343, 406)}] *= 50
+    return found
+
+
+def test_growth_divides_the_last_64_positions_by_the_first_quarter(spectrum):
+    growth = analysis.growth(spectrum)
+    assert growth.dims == ("layer", "head", "band")
+    assert (growth.attrs["first_positions"], growth.attrs["last_positions"]) == (100, 64)
+    for layer, head, band in ((0, 0, "D1"), (1, 2, "D2"), (0, 1, "A4")):
+        row = spectrum["amplitude"].sel(layer=layer, head=head, band=band).values.tolist()
+        expected = (sum(row[-64:]) / 64) / (sum(row[:100]) / 100)
+        assert float(growth.sel(layer=layer, head=head, band=band)) == pytest.approx(expected, rel=1e-6)
+    trends = analysis.trends(spectrum.assign_coords(support=("band", [16, 16, 8, 4, 2])), resamples=99)
+    np.testing.assert_allclose(growth, trends["growth_by_head"], rtol=1e-6)
+
+
+def test_the_grid_draws_each_head(spectrum):
+    growth = analysis.growth(spectrum).sel(band="D2").values
+    figure = plot.growth_grid(spectrum, "D2")
+    (grid,) = figure.data
+    np.testing.assert_allclose(10 ** np.asarray(grid.z, dtype=float), growth, rtol=1e-5)
+    assert grid.zmin == -grid.zmax  # the middle of the scale is no growth
+    assert "most grows layer 1, head 2" in figure.layout.meta["alt"]
+    assert grid.text[1][2] == f"{growth[1, 2]:.0f}"
+    assert "band D1" in plot.growth_grid(spectrum).layout.meta["alt"]
+    with pytest.raises(TreeKVError, match="band 'D7' is not there; choose one of A4, D4, D3, D2, D1"):
+        plot.growth_grid(spectrum, "D7")
+
+
+def test_silent_heads_leave_a_gap(spectrum):
+    spectrum["amplitude"].loc[{"layer": 0, "head": 1}] = 0
+    grid = plot.growth_grid(spectrum, "D1").data[0]
+    assert np.isnan(grid.z[0][1]) and np.isfinite(grid.z[1]).all()
+    spectrum["amplitude"][:] = 0
+    assert "Median unknown" in plot.growth_grid(spectrum, "D1").layout.meta["alt"]
