@@ -1,0 +1,232 @@
+"""What was measured, one small file a record: whole or not there, known by a hash of what defines it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from treekv.errors import TreeKVError
+
+FORMAT: Final = "treekv-results"
+VERSION: Final = 1
+MARKER: Final = "results.json"
+FOLDER: Final = "records"
+_LEFT_BEHIND: Final = 3600.0  # seconds after which a temporary file belongs to nobody: writing takes milliseconds
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What a record is of. Records with the same definition are the same measurement.
+
+    Attributes:
+        model, dtype, device: as asked for; dtype and device may be None.
+        task, options: the task's name and what defines it.
+        name: what the settings are called in tables.
+        config: the settings' fields, None for the full cache.
+        budget: as asked for: tokens, a share such as "6.25%", or None where no budget applies.
+        seed: of the policy and, where a task draws at random, of the task.
+        document, content: the document's key and a hash of its data; both None where a task could not even say
+            what its documents are.
+    """
+
+    model: str
+    dtype: str | None
+    device: str | None
+    task: str
+    options: dict[str, Any]
+    name: str | None
+    config: dict[str, Any] | None
+    budget: int | str | None
+    seed: int
+    document: str | None
+    content: str | None
+
+    @property
+    def key(self) -> str:
+        """32 hexadecimal digits."""
+        return digest({"version": VERSION, **dataclasses.asdict(self)})
+
+
+@dataclass(frozen=True)
+class Record:
+    """One measurement, or why there is none.
+
+    Attributes:
+        of: its definition.
+        scores: numbers by name, the main one first; empty when it failed.
+        detail: what else the task had to say.
+        facts: the document's own small values, such as length and depth.
+        error: one sentence when it failed, else None.
+        seconds: how long it took.
+        about: versions, machine, date and, when it failed, the traceback.
+    """
+
+    of: Definition
+    scores: dict[str, float] = field(default_factory=dict)
+    detail: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    error: str | None = None
+    seconds: float = 0.0
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Raises ValueError or TypeError for what JSON cannot hold, such as NaN."""
+        return json.dumps({"key": self.of.key, **dataclasses.asdict(self)}, ensure_ascii=False, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Record:
+        """Raises KeyError, TypeError or ValueError when it is not a record, or not the one its key says."""
+        content = json.loads(text)
+        key = content.pop("key")
+        record = cls(of=Definition(**content.pop("of")), **content)
+        if record.of.key != key:
+            raise ValueError("its key is another record's")
+        numbers = all(isinstance(value, (int, float)) and math.isfinite(value) for value in record.scores.values())
+        if not numbers or (record.error is None and not record.scores):
+            raise ValueError("its scores are not numbers")
+        return record
+
+
+class Results:
+    """A folder of records. Several processes may write to it at once; they never write half a record."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.damaged: list[str] = []
+
+    def create(self) -> None:
+        """Make the folder, or check that it is one of results.
+
+        Raises:
+            TreeKVError: it cannot be made, or holds something else.
+        """
+        marker = self.path / MARKER
+        try:
+            if self.path.exists() and not marker.is_file():
+                if not self.path.is_dir():
+                    raise TreeKVError(f"the results {str(self.path)!r} are a file; give the name of a folder")
+                if any(not entry.name.startswith(".") for entry in self.path.iterdir()):
+                    raise TreeKVError(
+                        f"the folder {str(self.path)!r} holds something other than results; give the name of a new one"
+                    )
+            self.path.mkdir(parents=True, exist_ok=True)
+            if marker.is_file():
+                self.check()
+            else:  # before anything else is there, so that a kill leaves an empty folder or one that is known
+                _write(marker, json.dumps({"format": FORMAT, "version": VERSION}) + "\n")
+            (self.path / FOLDER).mkdir(exist_ok=True)
+            self._sweep_up()
+        except OSError as error:
+            raise TreeKVError(f"cannot write results to {str(self.path)!r}: {error.strerror or error}") from error
+
+    def check(self) -> None:
+        """Raise TreeKVError unless this is a folder of results that this version reads."""
+        marker = self.path / MARKER
+        if not self.path.is_dir():
+            raise TreeKVError(f"there is no results folder {str(self.path)!r}; make one with treekv eval")
+        try:
+            content = json.loads(marker.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            content = None
+        except (OSError, ValueError) as error:
+            raise TreeKVError(f"{str(marker)!r} cannot be read: {error}") from error
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise TreeKVError(f"{str(self.path)!r} is not a results folder: it has no {MARKER} of treekv eval")
+        version = content.get("version")
+        if not isinstance(version, int) or version > VERSION:
+            raise TreeKVError(
+                f"the results {str(self.path)!r} have version {version!r}, this TreeKV reads up to {VERSION}"
+            )
+
+    def write(self, record: Record) -> None:
+        """Write a record, replacing an earlier one of the same definition. On return it survives a power cut.
+
+        Raises:
+            TreeKVError: the disk is full or the folder gone; what was there before is as it was.
+        """
+        try:
+            _write(self._file(record.of.key), record.to_json() + "\n")
+        except OSError as error:
+            raise TreeKVError(f"cannot write to {str(self.path)!r}: {error.strerror or error}") from error
+
+    def remove(self, key: str) -> None:
+        """Forget a record, if it is there."""
+        self._file(key).unlink(missing_ok=True)
+
+    def get(self, key: str) -> Record | None:
+        """The record with this key; None when it is not there or damaged."""
+        return self._read(self._file(key))
+
+    def read(self) -> list[Record]:
+        """All records, in an order that does not depend on when they were written.
+
+        Files that are no records are left out and named in `damaged`.
+
+        Raises:
+            TreeKVError: this is not a folder of results.
+        """
+        self.check()
+        self.damaged = []
+        return list(self._readable())
+
+    def _readable(self) -> Iterator[Record]:
+        for file in sorted((self.path / FOLDER).glob("*.json")):
+            record = self._read(file)
+            if record is None:
+                self.damaged.append(file.name)
+            else:
+                yield record
+
+    def _file(self, key: str) -> Path:
+        return self.path / FOLDER / f"{key}.json"
+
+    def _read(self, file: Path) -> Record | None:
+        try:
+            return Record.from_json(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    def _sweep_up(self) -> None:
+        """Remove what killed processes left half written."""
+        before = time.time() - _LEFT_BEHIND
+        for file in [*self.path.glob(".*.tmp"), *(self.path / FOLDER).glob(".*.tmp")]:
+            try:
+                if file.stat().st_mtime < before:
+                    file.unlink()
+            except FileNotFoundError:
+                continue
+
+
+def digest(content: Any) -> str:
+    """32 hexadecimal digits that stand for plain values, whatever the order of their keys."""
+    text = json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _write(file: Path, text: str) -> None:
+    """The file has the new text or, after a kill or power cut at any moment, what it had before.
+
+    The bytes are on the disk before the name points to them, and the name is on the disk before this returns.
+    """
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
