@@ -1,10 +1,13 @@
 """Figures, one file each; every function returns a plotly Figure (`text_retention`: HTML), nothing is shown here."""
 
 from analysis.plot.agreement import agreement
+from analysis.plot.bias import bias
 from analysis.plot.coefficients import coefficients
 from analysis.plot.density import density
+from analysis.plot.difference import retention_difference
 from analysis.plot.eviction_map import eviction_map, eviction_maps
 from analysis.plot.growth import growth_grid
+from analysis.plot.lost import mass_retained, output_error
 from analysis.plot.recommendation import recommendation
 from analysis.plot.spectrum import spectrum
 from analysis.plot.text_retention import text_retention
@@ -12,12 +15,16 @@ from analysis.plot.tree import tree
 
 __all__ = [
     "agreement",
+    "bias",
     "coefficients",
     "density",
     "eviction_map",
     "eviction_maps",
     "growth_grid",
+    "mass_retained",
+    "output_error",
     "recommendation",
+    "retention_difference",
     "spectrum",
     "text_retention",
     "tree",

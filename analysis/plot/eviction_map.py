@@ -35,7 +35,7 @@ def eviction_map(
     Raises TreeKVError, listing what there is, for a policy, layer, head or stretch that is not in the record.
     """
     part = theme.stretch(retention, start, stop)
-    steps = _steps(part) if steps is None else steps
+    steps = whole_steps(part) if steps is None else steps
     cells = records.retention_map(part, policy, layer, head, theme.MAX_CELLS, steps)
     policy = str(retention["policy"].values[0]) if policy is None else policy
     _, words = theme.chosen(retention, layer, head)
@@ -50,8 +50,8 @@ def eviction_map(
     figure.add_trace(_heatmap(cells))
     single = step_size == position_size == 1 and layer is not None and head is not None
     figure.data[0].colorbar = _colorbar(single)
-    view = _view(part, steps)
-    _hide_future(figure, view, total)
+    view = view_of(part, steps)
+    hide_future(figure, view, total)
     _mark_arrivals(figure, part, position_size)
     figure.update_xaxes(title=theme.position_title(position_size, "mean"), showgrid=False, range=view[:2])
     figure.update_yaxes(title="step: tokens processed so far, downwards", showgrid=False, range=view[:1:-1])
@@ -77,7 +77,7 @@ def eviction_maps(
     if not names:
         raise TreeKVError("there is no policy to draw; give at least one of the record's")
     part = theme.stretch(retention, start, stop)
-    steps = _steps(part) if steps is None else steps
+    steps = whole_steps(part) if steps is None else steps
     _, words = theme.chosen(retention, layer, head)
     side = int(theme.MAX_CELLS / math.sqrt(len(names)))
     maps = [records.retention_map(part, name, layer, head, side, steps) for name in names]
@@ -95,14 +95,14 @@ def eviction_maps(
         columns,
         130 + _ROW * rows,
     )
-    view = _view(part, steps)
+    view = view_of(part, steps)
     for number, cells in enumerate(maps):
         row, column = divmod(number, columns)
         place = {"row": row + 1, "col": column + 1}
         heatmap = _heatmap(cells)
         heatmap.update(coloraxis="coloraxis")
         figure.add_trace(heatmap, **place)
-        _hide_future(figure, view, total, **place)
+        hide_future(figure, view, total, **place)
     bar = _colorbar(single=False)
     figure.update_layout(coloraxis={"colorscale": "Cividis", "cmin": 0, "cmax": 100, "colorbar": bar})
     figure.update_xaxes(showgrid=False, range=view[:2], matches="x")
@@ -138,12 +138,12 @@ def _colorbar(single: bool) -> dict[str, object]:
     }
 
 
-def _steps(part: xr.Dataset) -> tuple[int, int]:
+def whole_steps(part: xr.Dataset) -> tuple[int, int]:
     """From the step in which the first of these positions is read."""
     return int(part["position"].values[0]), int(part.attrs["steps"])
 
 
-def _view(part: xr.Dataset, steps: tuple[int, int]) -> tuple[float, float, float, float]:
+def view_of(part: xr.Dataset, steps: tuple[int, int]) -> tuple[float, float, float, float]:
     """Left, right, top and bottom of what is drawn."""
     first, end = steps
     position = part["position"].values
@@ -155,12 +155,12 @@ def _extent(part: xr.Dataset, steps: tuple[int, int], total: int) -> str:
     words = [f"{total:,} tokens"]
     if len(position) < total:
         words.append(f"positions {position[0]:,} to {position[-1]:,}")
-    if steps != _steps(part):
+    if steps != whole_steps(part):
         words.append(f"steps {steps[0]:,} to {steps[1] - 1:,}")
     return ", ".join(words)
 
 
-def _hide_future(figure: go.Figure, view: tuple[float, float, float, float], total: int, **place: int) -> None:
+def hide_future(figure: go.Figure, view: tuple[float, float, float, float], total: int, **place: int) -> None:
     """Whole per cents have no room for "not read yet", so the triangle above the diagonal is covered."""
     near, far, grey = -0.5, total - 0.5, "#f2f3f5"
     triangle = go.Scatter(

@@ -18,9 +18,9 @@ def growth_grid(spectrum: xr.Dataset, band: str | None = None) -> go.Figure:
     """Draw the growth of a band's amplitude towards the end in every layer (y) and query head (x).
 
     Growth is that of `analysis.growth`: mean over the last 64 positions divided by that over the first quarter, on a
-    logarithmic scale from a thousandth to a thousand at most, whose middle, grey, is no growth. `band` is a name such as "D1"; the highest band when None.
-    The text alternative is in `layout.meta["alt"]`. Raises TreeKVError, listing what there is, for a band that is
-    not there.
+    logarithmic scale from a thousandth to a thousand at most, whose middle, grey, is no growth. `band` is a name such
+    as "D1"; the highest band when None. The text alternative is in `layout.meta["alt"]`. Raises TreeKVError, listing
+    what there is, for a band that is not there.
     """
     bands = [str(name) for name in spectrum["band"].values]
     band = bands[-1] if band is None else band
