@@ -12,6 +12,7 @@ from analysis.plot.recommendation import recommendation
 from analysis.plot.spectrum import spectrum
 from analysis.plot.text_retention import text_retention
 from analysis.plot.tree import tree
+from analysis.plot.trends import trends
 
 __all__ = [
     "agreement",
@@ -28,4 +29,5 @@ __all__ = [
     "spectrum",
     "text_retention",
     "tree",
+    "trends",
 ]

@@ -10,6 +10,7 @@ from analysis import pooling
 from analysis.growth import Ends
 from analysis.plot import theme
 
+_STD = {"texts": "text_std", "queries": "query_std"}
 _POINTS = 128  # a line: more hides the trend behind single tokens
 
 
@@ -19,12 +20,14 @@ def spectrum(
     head: int | None = None,
     start: int | None = None,
     stop: int | None = None,
+    spread: bool = False,
 ) -> go.Figure:
     """Draw `analysis.spectrum`'s amplitude, one line a band, on a logarithmic scale.
 
     Averaged over layers and heads unless one is chosen, from position `start` to `stop` - 1 (all when None); positions
-    are pooled by their mean to at most 128 points a line. The text alternative is in `layout.meta["alt"]`. Raises
-    TreeKVError for a layer, head or stretch that is not there.
+    are pooled by their mean to at most 128 points a line. `spread` shades one standard deviation to either side, over
+    the texts of a pooled spectrum and else over the queries, mean of the heads drawn. The text alternative is in
+    `layout.meta["alt"]`. Raises TreeKVError for a layer, head or stretch that is not there.
     """
     picked, words = theme.chosen(theme.stretch(dataset, start, stop), layer, head)
     amplitude = picked["amplitude"].mean(("layer", "head")).values
@@ -43,12 +46,19 @@ def spectrum(
         height=520,
     )
     colours = theme.ordered_colours(len(bands))
+    if spread:
+        over = "texts" if "text_std" in picked else "queries"
+        legend += f"<br>shaded: \u00b1 1 standard<br>deviation over {over}"
+        deviation = pooling.mean(picked[_STD[over]].mean(("layer", "head")).values, edges)
+        for number, band in enumerate(bands):
+            _shade(figure, x, lines[number], deviation[number], band, colours[number])
     for number in range(len(bands) - 1, -1, -1):  # the finest band heads the legend
         figure.add_scatter(
             x=x.astype(np.float32),
             y=np.where(lines[number] > 0, lines[number], np.nan).astype(np.float32),
             mode="lines",
             name=labels[number],
+            legendgroup=bands[number],
             line={"color": colours[number], "width": 1.8, "dash": "solid" if number else "dot"},
             text=tokens,
             hovertemplate=f"{bands[number]} around %{{x:.0f}}: %{{y:.3~g}}<br>%{{text}}<extra></extra>",
@@ -57,6 +67,25 @@ def spectrum(
     figure.update_yaxes(title="amplitude (units of the values)", type="log", exponentformat="power", dtick=1)
     figure.update_layout(legend={"title": {"text": legend}, "traceorder": "normal"})
     return figure
+
+
+def _shade(figure: go.Figure, x: np.ndarray, line: np.ndarray, deviation: np.ndarray, band: str, colour: str) -> None:
+    """One standard deviation above and below; a lower end at or below zero, which has no logarithm, is at a tenth."""
+    if not (line > 0).any():
+        return
+    low = np.where(deviation < line, line - deviation, line / 10)
+    seen = line > 0
+    outline = np.concatenate(((line + deviation)[seen], low[seen][::-1]))
+    figure.add_scatter(
+        x=np.concatenate((x[seen], x[seen][::-1])).astype(np.float32),
+        y=np.maximum(outline, line[seen].min() / 100).astype(np.float32),
+        mode="none",
+        fill="toself",
+        fillcolor=colour.replace("rgb(", "rgba(").replace(")", ", 0.18)"),
+        hoverinfo="skip",
+        legendgroup=band,
+        showlegend=False,
+    )
 
 
 def _labels(dataset: xr.Dataset) -> tuple[list[str], str]:

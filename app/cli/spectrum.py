@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from enum import Enum
 from pathlib import Path
@@ -43,8 +44,9 @@ def spectrum(
         Path | None, typer.Option(show_default=False, help="Write the spectrum to this file (netCDF).")
     ] = None,
     figure: Annotated[
-        Path | None, typer.Option(show_default=False, help="Write the paper's figure to this file (HTML).")
+        Path | None, typer.Option(show_default=False, help="Write the paper's figure and that of the trends (HTML).")
     ] = None,
+    spread: Annotated[bool, typer.Option("--spread", help="Shade the figure's spread over texts or queries.")] = False,
     wavelet: Annotated[str, typer.Option(help="Any discrete wavelet of PyWavelets: haar, db2, sym4 ...")] = "haar",
     level: Annotated[
         int | None, typer.Option(min=1, show_default=False, help="Depth; 8 (packet: 3) or as deep as possible.")
@@ -88,7 +90,7 @@ def spectrum(
     if output is not None:
         analysis.save_spectrum(found, output)
     if figure is not None:
-        _draw(found, figure)
+        _draw(found, trends, spread, figure)
     if as_json:
         print_json(_summary(files, trends))
     else:
@@ -128,11 +130,16 @@ def _spectrum(file: Path, settings: dict[str, Any]) -> xr.Dataset:
     return analysis.spectrum(run, **settings)
 
 
-def _draw(found: xr.Dataset, figure: Path) -> None:
+def _draw(found: xr.Dataset, trends: xr.Dataset, spread: bool, figure: Path) -> None:
     from analysis import plot
     from treekv import TreeKVError
 
-    page = plot.spectrum(found).to_html(include_plotlyjs=True)
+    figures = (plot.spectrum(found, spread=spread), plot.trends(trends))
+    parts = [drawn.to_html(full_html=False, include_plotlyjs=number == 0) for number, drawn in enumerate(figures)]
+    page = '<!doctype html><html lang="en"><meta charset="utf-8"><title>Wavelet bands</title>' + "".join(
+        f'<div role="img" aria-label="{html.escape(drawn.layout.meta["alt"])}">{part}</div>'
+        for drawn, part in zip(figures, parts, strict=True)
+    )
     try:
         temporary = figure.with_name(f".{figure.name}.tmp")
         temporary.write_text(page, encoding="utf-8")

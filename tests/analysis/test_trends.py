@@ -6,7 +6,7 @@ from scipy import stats
 
 import analysis
 from analysis.growth import Ends
-from analysis.trends import _p_values, _Runs, _spearman
+from analysis.trend_estimates import Runs, nulls, shuffled, spearman
 from treekv import TreeKVError
 
 LENGTH = 2048
@@ -125,8 +125,8 @@ def test_one_query_has_no_interval(made_spectrum):
 def test_rank_correlation_is_scipys():
     values = np.random.default_rng(0).integers(0, 9, (5, 40)).astype(float)
     expected = [stats.spearmanr(np.arange(40), row).statistic for row in values]
-    np.testing.assert_allclose(_spearman(values), expected)
-    np.testing.assert_allclose(_spearman(values.T, axis=0), expected)
+    np.testing.assert_allclose(spearman(values), expected)
+    np.testing.assert_allclose(spearman(values.T, axis=0), expected)
 
 
 def test_p_values_are_those_of_the_exact_null(made_spectrum):
@@ -134,17 +134,25 @@ def test_p_values_are_those_of_the_exact_null(made_spectrum):
     from itertools import permutations
 
     value = np.array([1.0, 3.0, 2.0, 4.0, 6.0, 5.0])
-    run = _Runs(np.arange(0, 60, 10), np.full(6, 10))
-    slope, rank, growth = _p_values(np.repeat(value, 10), run, Ends(15, 15), 999, np.random.default_rng(0))
+    run = Runs(np.arange(0, 60, 10), np.full(6, 10))
+    found = nulls(np.repeat(value, 10), run, Ends(15, 15), 999, np.random.default_rng(0))
     orders = np.array(list(permutations(value)))
     place = np.arange(6)
     correlations = [stats.spearmanr(place, order).statistic for order in orders]
-    assert rank == pytest.approx(np.mean(np.array(correlations) >= stats.spearmanr(place, value).statistic - 1e-9))
-    taus = [stats.kendalltau(place, order).statistic for order in orders]
-    assert slope == pytest.approx(np.mean(np.array(taus) >= stats.kendalltau(place, value).statistic - 1e-9))
+    slopes = [stats.theilslopes(np.log(order), place).slope for order in orders]
     longer = np.repeat(orders, 10, axis=1)
     ratios = longer[:, -15:].mean(1) / longer[:, :15].mean(1)
-    assert growth == pytest.approx(np.mean(ratios >= ratios[(orders == value).all(1)] - 1e-9))
+    for name, every, mine in (
+        ("rank_correlation", correlations, stats.spearmanr(place, value).statistic),
+        ("slope", slopes, stats.theilslopes(np.log(value), place).slope),
+        ("growth", ratios, ratios[(orders == value).all(1)]),
+    ):
+        assert found[name].p_value == pytest.approx(np.mean(np.array(every) >= mine - 1e-9)), name
+    assert found["rank_correlation"].limit == pytest.approx(np.quantile(correlations, 0.95, method="inverted_cdf"))
+    assert found["slope"].limit == pytest.approx(
+        100 * np.quantile(slopes, 0.95, method="inverted_cdf")
+    )  # runs of 10, per 1,000 positions
+    assert found["growth"].limit == pytest.approx(np.quantile(ratios, 0.95, method="inverted_cdf"))
 
 
 def test_the_null_is_honest_for_haar_which_is_constant_on_its_runs(made_spectrum):
@@ -153,8 +161,8 @@ def test_the_null_is_honest_for_haar_which_is_constant_on_its_runs(made_spectrum
     ours, naive = [], []
     for _ in range(200):
         amplitude = np.repeat(rng.lognormal(size=32), 64)
-        run = _Runs.of(64, made_spectrum(amplitude[None]))
-        ours.append(_p_values(amplitude, run, Ends(512, 64), 199, rng)[1])
+        run = Runs.of(64, made_spectrum(amplitude[None]))
+        ours.append(shuffled(run.means(amplitude), spearman, 199, rng).p_value)
         naive.append(stats.spearmanr(np.arange(2048), amplitude, alternative="greater").pvalue)
     assert np.mean(np.array(ours) < 0.05) < 0.09
     assert np.mean(np.array(naive) < 0.05) > 0.3
@@ -162,9 +170,9 @@ def test_the_null_is_honest_for_haar_which_is_constant_on_its_runs(made_spectrum
 
 def test_runs_begin_where_coefficients_begin(made_spectrum):
     spectrum = made_spectrum(np.ones((4, 200)))
-    assert _Runs.of(32, spectrum).starts.tolist() == [0, 32, 64, 96, 128, 160, 192]
+    assert Runs.of(32, spectrum).starts.tolist() == [0, 32, 64, 96, 128, 160, 192]
     spectrum.attrs["sinks"] = "include"  # positions 4 ... 203 of a transform that began at 0
-    run = _Runs.of(32, spectrum)
+    run = Runs.of(32, spectrum)
     assert run.starts.tolist() == [0, 28, 60, 92, 124, 156, 188]
     assert run.sizes.sum() == 200
 

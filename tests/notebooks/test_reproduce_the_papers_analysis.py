@@ -34,7 +34,7 @@ def test_it_runs_and_shows_what_the_analysis_says(smollm2, monkeypatch) -> None:
 
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     figures = [o for o in outputs if "application/vnd.plotly.v1+json" in o.get("data", {})]
-    assert len(figures) == 4
+    assert len(figures) == 6
     printed = "".join(output.get("text", "") for output in outputs)
     report = json.loads(printed.split("REPORT ")[1])
     assert report["error"] < 1e-5
