@@ -11,6 +11,7 @@ from analysis.capture import Capture, capture, open_capture
 from analysis.captures import capture_many, open_captures
 from analysis.growth import growth
 from analysis.loss import loss, open_loss, save_loss
+from analysis.memory import memory, memory_by_context
 from analysis.recommend import Recommendation, recommend
 from analysis.retention import (
     combine,
@@ -39,6 +40,8 @@ __all__ = [
     "growth",
     "held",
     "loss",
+    "memory",
+    "memory_by_context",
     "open_capture",
     "open_captures",
     "open_loss",

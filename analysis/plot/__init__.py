@@ -8,6 +8,7 @@ from analysis.plot.difference import retention_difference
 from analysis.plot.eviction_map import eviction_map, eviction_maps
 from analysis.plot.growth import growth_grid
 from analysis.plot.lost import mass_retained, output_error
+from analysis.plot.memory import memory
 from analysis.plot.recommendation import recommendation
 from analysis.plot.spectrum import spectrum
 from analysis.plot.text_retention import text_retention
@@ -23,6 +24,7 @@ __all__ = [
     "eviction_maps",
     "growth_grid",
     "mass_retained",
+    "memory",
     "output_error",
     "recommendation",
     "retention_difference",

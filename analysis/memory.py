@@ -1,0 +1,122 @@
+"""How many bytes of keys and values a cache will hold, worked out without running a model.
+
+    memory(run, config, tokens=131_072, batch=8, dtype="bfloat16")     # what cache.nbytes would say
+
+It asks the cache's own ledger how many tokens of a prompt stay, and allocates in the same steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import torch
+import xarray as xr
+
+from analysis.capture import Capture
+from treekv import policies
+from treekv.config import TreeKVConfig
+from treekv.errors import TreeKVError
+from treekv.ledger import GROWTH, Ledger
+
+LONG: Final = 4  # times the cache: from there on a longer prompt fills no more
+DTYPES: Final = ("float32", "bfloat16", "float16")
+
+
+def memory(
+    run: Capture,
+    config: TreeKVConfig,
+    tokens: int,
+    *,
+    prompt: int | None = None,
+    batch: int = 1,
+    dtype: str = "bfloat16",
+) -> int:
+    """Bytes of keys and values that a cache with these settings holds after `tokens` tokens.
+
+    Equals `TreeKVCache.nbytes` of a real run over the captured layers; a capture of some layers counts only those.
+
+    Args:
+        run: where the numbers of layers, heads and channels come from; its text does not matter.
+        config: the settings; policy "full" gives the uncompressed cache.
+        tokens: the length of the context, prompt and generated tokens together.
+        prompt: how many of them are the first call's; all but the last when None.
+        batch: rows of equal length.
+        dtype: of keys and values: "float32", "bfloat16" or "float16".
+
+    Raises:
+        TreeKVError: a number or type that is out of range, or budgets for another number of layers.
+    """
+    if tokens < 1 or batch < 1:
+        raise TreeKVError(f"tokens and batch must be at least 1, got {tokens} and {batch}")
+    prompt = max(tokens - 1, 1) if prompt is None else prompt
+    if not 1 <= prompt <= tokens:
+        raise TreeKVError(f"prompt must be between 1 and the {tokens} tokens, got {prompt}")
+    if dtype not in DTYPES:
+        raise TreeKVError(f"dtype must be one of {', '.join(map(repr, DTYPES))}, got {dtype!r}")
+    layers = len(run.layers)
+    by_layer = policies.get(config.policy).depends_on_layer
+    slots: dict[tuple[TreeKVConfig, int], int] = {}
+    total = 0
+    for number, own in enumerate(config.per_layer(layers)):
+        key = (own, number if by_layer else 0)
+        if key not in slots:
+            slots[key] = _slots(own, number, layers, tokens, prompt)
+        channels = run.k[number].shape[0] * (run.k[number].shape[2] + run.v[number].shape[2])
+        total += slots[key] * channels
+    itemsize: int = getattr(torch, dtype).itemsize
+    return total * batch * itemsize
+
+
+def memory_by_context(
+    run: Capture,
+    configs: Mapping[str, TreeKVConfig],
+    contexts: Sequence[int],
+    *,
+    batch: int = 1,
+    dtype: str = "bfloat16",
+) -> xr.DataArray:
+    """`memory` of several settings over several lengths of context: int64 (policy, context).
+
+    attrs batch, dtype and layers say for what. Raises TreeKVError as `memory` does, and for no settings or contexts.
+    """
+    if not configs or not contexts:
+        raise TreeKVError("give at least one setting and one length of context")
+    values = [[memory(run, config, n, batch=batch, dtype=dtype) for n in contexts] for config in configs.values()]
+    return xr.DataArray(
+        np.array(values, dtype=np.int64),
+        dims=("policy", "context"),
+        coords={"policy": list(configs), "context": list(contexts)},
+        name="memory",
+        attrs={"batch": batch, "dtype": dtype, "layers": len(run.layers), "units": "bytes"},
+    )
+
+
+def _slots(config: TreeKVConfig, layer: int, layers: int, tokens: int, prompt: int) -> int:
+    """Slots of one layer and KV head at the end."""
+    ledger = Ledger(config, 1, 1, layer=layer, layers=layers)
+    policy, capacity = ledger.policy, ledger.capacity[0]
+    if not (policy.evicts_prompt or policy.evicts_decoding) or config.prefill == "stream":
+        return _allocated(tokens if capacity is None else min(tokens, capacity), capacity)
+    held = prompt
+    if prompt > config.cache_size and config.prefill != "none":
+        # How many stay of a long prompt depends on its length only by what the last block lacks.
+        enough = LONG * config.cache_size
+        asked = min(prompt, enough + (prompt - enough) % config.block_size)
+        sums = torch.zeros(1, 1, asked) if policy.uses_attention else None
+        counts = None if sums is None else torch.ones(1, 1, asked)
+        selection = ledger.choose_prompt(asked, sums, counts)
+        held = prompt if selection is None else selection.kept.shape[2]
+    first = _allocated(held, max(held, config.cache_size))
+    if config.prefill == "none" and capacity is not None:
+        capacity = max(capacity, prompt)
+    held += tokens - prompt
+    last = held if capacity is None else min(held, capacity)
+    return first if tokens == prompt else max(first, _allocated(last, capacity))
+
+
+def _allocated(held: int, most: int | None) -> int:
+    """Slots for `held` tokens, as `Ledger.reserve` makes them."""
+    target = -(-held // GROWTH) * GROWTH
+    return target if most is None else max(min(target, most), held)
