@@ -44,16 +44,17 @@ def demo(
     content = _text(text)
     with stage(f"Loading {model}"):
         from app import demo as chain
+        from app.analysed import analyse, token_ids
         from treekv import load_model
 
         network, tokenizer = load_model(model)
-    ids = chain.token_ids(tokenizer, content, tokens)
+    ids = token_ids(tokenizer, content, tokens)
     configs = chain.settings(len(ids))
     quiet = as_json
     if not quiet:
         _introduce(network.config._name_or_path, title, len(ids), tokens)
 
-    analysed = chain.analyse(network, tokenizer, ids, configs, stage)
+    analysed = analyse(network, tokenizer, ids, configs, stage)
     if not quiet:
         _show_claims(analysed.trends)
     streamed = chain.stream(network, ids, configs, stage)

@@ -10,6 +10,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from app import analysed as first_half
 from app import demo, run_folder
 from tests import tiny
 
@@ -39,7 +40,7 @@ def small_chain() -> dict:
     ids = tiny.tokens(TOKENS)[0]
     ids[-5] = 7
     configs = demo.settings(TOKENS)
-    analysed = demo.analyse(model, tokenizer, ids, configs, silent_stage)
+    analysed = first_half.analyse(model, tokenizer, ids, configs, silent_stage)
     streamed = demo.stream(model, ids, configs, silent_stage)
     generated = demo.generate(model, tokenizer, ids, configs, silent_stage)
     summary = demo.summary("a text <i>of no words</i>", analysed, configs, streamed, generated)

@@ -283,7 +283,7 @@ def test_an_encoder(here: Path, words: Path) -> None:
 
 def test_texts_that_are_too_short(here: Path, tiny_model: Path) -> None:
     (here / "short.txt").write_text("w5 " * 20)
-    assert "the text has 20 tokens; the demo needs at least 256" in refused(
+    assert "the text has 20 tokens; at least 256 are needed" in refused(
         here, "demo", "--text", "short.txt", "--model", tiny_model
     )
     assert "20 tokens" in refused(here, "capture", "short.txt", "--model", tiny_model)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import analysis
-from app import demo, run_folder
+from app import analysed, demo, run_folder
 from tests import tiny
 from tests.app.conftest import EVIL, TOKENS, words_tokenizer
 from treekv import TreeKVCache, TreeKVConfig, TreeKVError
@@ -28,18 +28,18 @@ def test_the_settings_hold_a_sixteenth_and_differ_by_policy_alone() -> None:
     assert list(configs) == ["full", "streaming", "tree"]
 
 
-@pytest.mark.parametrize("tokens", range(demo.LEAST_TOKENS, demo.LEAST_TOKENS + 40))
+@pytest.mark.parametrize("tokens", range(analysed.LEAST_TOKENS, analysed.LEAST_TOKENS + 40))
 def test_any_number_of_tokens_gives_settings(tokens: int) -> None:
     assert demo.settings(tokens)["tree"].cache_size == tokens // 16
 
 
 def test_a_short_text_is_refused() -> None:
-    with pytest.raises(TreeKVError, match=r"the text has 255 tokens; the demo needs at least 256"):
-        demo.token_ids(words_tokenizer(), "w5 " * 255, 2048)
+    with pytest.raises(TreeKVError, match=r"the text has 255 tokens; at least 256 are needed"):
+        analysed.token_ids(words_tokenizer(), "w5 " * 255, 2048)
 
 
 def test_no_more_tokens_than_asked_for() -> None:
-    assert demo.token_ids(words_tokenizer(), "w5 " * 1000, 300).tolist() == [5] * 300
+    assert analysed.token_ids(words_tokenizer(), "w5 " * 1000, 300).tolist() == [5] * 300
 
 
 def test_streaming_compares_the_three_caches(small_chain: dict) -> None:
