@@ -4,3 +4,4 @@ from pathlib import Path
 from typing import Final
 
 DEFAULT_RUN: Final = Path("treekv-runs") / "demo"
+DEFAULT_RESULTS: Final = Path("treekv-runs") / "results"

@@ -10,6 +10,7 @@ from app.cli.capture import capture
 from app.cli.compare import compare
 from app.cli.dashboard import dashboard
 from app.cli.demo import demo
+from app.cli.evaluate import evaluate
 from app.cli.generate import generate
 from app.cli.models import models
 from app.cli.recommend import recommend
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 for command in (demo, generate, models, capture, spectrum, compare, recommend, dashboard):
     app.command()(command)
+app.command("eval")(evaluate)
 
 
 def main() -> None:

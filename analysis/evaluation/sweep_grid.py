@@ -1,0 +1,267 @@
+"""What a sweep measures: models x policies x budgets x tasks x seeds, read from YAML and checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from treekv import TreeKVConfig, policies
+from treekv.errors import TreeKVError
+
+DEFAULTS: Final[dict[str, list[Any]]] = {
+    "models": ["smollm2"],
+    "policies": ["full", "streaming", "tree"],
+    "budgets": [128],
+    "seeds": [0],
+}
+KEYS: Final = (*DEFAULTS, "tasks", "settings")
+_UNIT: Final = 16  # shares of a document are rounded to a multiple of it, so that prompts divide into blocks
+_SETTINGS: Final = tuple(
+    field.name for field in dataclasses.fields(TreeKVConfig) if field.name not in ("seed", "trace")
+)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model as `treekv.load_model` takes it."""
+
+    name: str
+    dtype: str | None = None
+    device: str | None = None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Settings under a name, all but the budget and the seed."""
+
+    name: str
+    fields: dict[str, Any]
+
+    @property
+    def compresses(self) -> bool:
+        return bool(self.fields["policy"] != "full")
+
+    def budgets(self, wanted: list[int | str]) -> list[int | str | None]:
+        """The grid's, unless these settings have their own size or need none."""
+        if not self.compresses:
+            return [None]
+        return [self.fields["cache_size"]] if "cache_size" in self.fields else list(wanted)
+
+    def config(self, cache_size: int, seed: int) -> TreeKVConfig | None:
+        """The settings at one size, None for the full cache. Raises TreeKVError when they do not fit it."""
+        if not self.compresses:
+            return None
+        return TreeKVConfig(**{**self.fields, "cache_size": cache_size, "seed": seed})
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """A task's name and options, as `analysis.evaluation.task.create` takes them."""
+
+    name: str
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A sweep: every model with every setting at every budget on every task with every seed."""
+
+    models: list[Model]
+    settings: list[Setting]
+    budgets: list[int | str]
+    tasks: list[TaskSpec]
+    seeds: list[int]
+
+
+def read_grid(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The content of a YAML file, for `grid`.
+
+    Raises:
+        TreeKVError: no such file, or not a YAML mapping.
+    """
+    name = str(Path(path))
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise TreeKVError(f"cannot read the sweep {name!r}: {reason}") from error
+    except yaml.YAMLError as error:
+        raise TreeKVError(f"the sweep {name!r} is not YAML: {_where(error)}") from error
+    if not isinstance(content, dict):
+        raise TreeKVError(f"the sweep {name!r} must be a mapping with the keys {', '.join(KEYS)}")
+    return content
+
+
+def read_item(text: str) -> Any:
+    """One entry of a list as it would stand in the file: `tree`, or `{policy: tree, stride: 2}`.
+
+    Raises:
+        TreeKVError: it is not YAML.
+    """
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise TreeKVError(f"{text!r} is not YAML: {_where(error)}") from error
+
+
+def grid(content: Mapping[str, Any]) -> Grid:
+    """Check what a sweep says and fill in the defaults.
+
+    Args:
+        content: lists under `models` (names, or mappings with name, dtype, device), `policies` (names, or mappings
+            with fields of TreeKVConfig and a name, or with `file`, a settings file), `budgets` (tokens, or shares of
+            the document such as "6.25%"), `tasks` (names, or mappings with task and its options) and `seeds`; and
+            `settings`, a mapping of fields that hold for every policy that does not say otherwise.
+
+    Raises:
+        TreeKVError: naming the key or value that is wrong, and what would be right.
+    """
+    for key in content:
+        if key not in KEYS:
+            raise TreeKVError(f"unknown key {key!r} in the sweep; known keys are {', '.join(KEYS)}")
+    common = content.get("settings") or {}
+    if not isinstance(common, dict):
+        raise TreeKVError(f"settings must be a mapping of setting to value, got {common!r}")
+    _check_fields(common, "settings")
+    made = Grid(
+        models=[_model(item) for item in _list(content, "models")],
+        settings=[_setting(item, common) for item in _list(content, "policies")],
+        budgets=[_budget(item) for item in _list(content, "budgets")],
+        tasks=[_task(item) for item in _list(content, "tasks")],
+        seeds=[_seed(item) for item in _list(content, "seeds")],
+    )
+    names = [setting.name for setting in made.settings]
+    for what, values in (
+        ("policies", names),
+        ("models", [model.name for model in made.models]),
+        ("budgets", made.budgets),
+        ("seeds", made.seeds),
+    ):
+        twice = [value for i, value in enumerate(values) if value in values[:i]]
+        if twice:
+            hint = "; give the settings different names" if what == "policies" else ""
+            raise TreeKVError(f"{what} has {twice[0]!r} twice{hint}")
+    for setting in made.settings:
+        for budget in setting.budgets(made.budgets):
+            if isinstance(budget, int):
+                try:
+                    setting.config(budget, made.seeds[0])
+                except TreeKVError as error:
+                    raise TreeKVError(f"settings {setting.name!r} do not fit a budget of {budget}: {error}") from error
+    return made
+
+
+def cache_size(budget: int | str | None, tokens: int | None) -> int:
+    """A budget in tokens; a share is of a document's `tokens`, to the nearest multiple of 16, at least 16.
+
+    Raises:
+        TreeKVError: a share of a document whose length the task does not tell.
+    """
+    if budget is None:
+        return 1  # the full cache ignores it
+    if isinstance(budget, int):
+        return budget
+    if tokens is None:
+        raise TreeKVError(f"a budget of {budget} needs documents of known length; give a number of tokens instead")
+    share = float(budget.rstrip("%")) / 100
+    return max(round(share * tokens / _UNIT), 1) * _UNIT
+
+
+def _list(content: Mapping[str, Any], key: str) -> list[Any]:
+    value = content.get(key, DEFAULTS.get(key))
+    if not isinstance(value, list):
+        value = [value] if value is not None else []
+    if not value:
+        raise TreeKVError(f"the sweep needs at least one entry under {key!r}")
+    return value
+
+
+def _model(item: Any) -> Model:
+    if isinstance(item, str) and item:
+        return Model(item)
+    fields = _mapping(item, "models", "a name or a mapping with a name")
+    for key, value in fields.items():
+        if key not in ("name", "dtype", "device"):
+            raise TreeKVError(f"unknown key {key!r} in models; known keys are name, dtype, device")
+        if not isinstance(value, str):
+            raise TreeKVError(f"{key} of a model must be text, got {value!r}")
+    if not fields.get("name"):
+        raise TreeKVError(f"models has an entry without a name: {item!r}")
+    return Model(**fields)
+
+
+def _setting(item: Any, common: dict[str, Any]) -> Setting:
+    if isinstance(item, str):
+        item = {"policy": item}
+    own = dict(_mapping(item, "policies", "a policy's name or a mapping of settings"))
+    name, file = own.pop("name", None), own.pop("file", None)
+    if file is not None:
+        if own:
+            raise TreeKVError(f"settings from the file {file!r} cannot be combined with {', '.join(own)}")
+        config = TreeKVConfig.load(file)
+        fields = {key: getattr(config, key) for key in _SETTINGS}
+        return Setting(_name(name if name is not None else Path(file).stem), fields)
+    _check_fields(own, "policies")
+    # Options that only some policies have are dropped where they cannot hold; what an entry says itself must fit.
+    policy = own.get("policy", common.get("policy", "tree"))
+    policies.get(policy)
+    shared = {key: value for key, value in common.items() if key not in ("scope", "importance") or policy == "tree"}
+    return Setting(_name(name if name is not None else policy), {"policy": policy, **shared, **own})
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise TreeKVError(f"the name of settings must be text, got {value!r}")
+    return value
+
+
+def _check_fields(fields: Mapping[str, Any], where: str) -> None:
+    for key in fields:
+        if key not in _SETTINGS:
+            hint = "; seeds are a list of their own" if key == "seed" else f"; known keys are {', '.join(_SETTINGS)}"
+            raise TreeKVError(f"unknown setting {key!r} in {where}{hint}")
+
+
+def _budget(item: Any) -> int | str:
+    if isinstance(item, int) and not isinstance(item, bool) and item >= 1:
+        return item
+    if isinstance(item, str) and re.fullmatch(r"\d+(\.\d+)?\s*%", item.strip()):
+        share = float(item.strip().rstrip("% "))
+        if 0 < share <= 100:
+            return f"{share:g}%"
+    raise TreeKVError(f"a budget must be a number of tokens or a share such as 6.25%, got {item!r}")
+
+
+def _task(item: Any) -> TaskSpec:
+    if isinstance(item, str) and item:
+        return TaskSpec(item, {})
+    options = dict(_mapping(item, "tasks", "a task's name or a mapping with task and its options"))
+    name = options.pop("task", None)
+    if not isinstance(name, str) or not name:
+        raise TreeKVError(f"tasks has an entry without the key 'task': {item!r}")
+    return TaskSpec(name, options)
+
+
+def _seed(item: Any) -> int:
+    if isinstance(item, int) and not isinstance(item, bool) and 0 <= item < 2**63:
+        return item
+    raise TreeKVError(f"a seed must be a whole number of at least 0, got {item!r}")
+
+
+def _mapping(item: Any, key: str, right: str) -> dict[str, Any]:
+    if not isinstance(item, dict) or not all(isinstance(name, str) for name in item):
+        raise TreeKVError(f"an entry of {key} must be {right}, got {item!r}")
+    return item
+
+
+def _where(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or "it cannot be read"
+    return f"{problem}, line {mark.line + 1}, column {mark.column + 1}" if mark is not None else str(problem)

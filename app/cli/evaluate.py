@@ -1,0 +1,189 @@
+"""treekv eval: measure models, settings and budgets on tasks, and go on where it was interrupted."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from app import DEFAULT_RESULTS
+from app.cli.console import err, one_sentence, out, print_json
+
+if TYPE_CHECKING:
+    from analysis.evaluation.records import Record
+    from analysis.evaluation.sweep import Outcome, Workers
+    from analysis.evaluation.sweep_grid import Grid
+
+INTERRUPTED = 130  # what shells give for a command ended by Ctrl-C
+
+
+@one_sentence
+def evaluate(
+    sweep: Annotated[
+        Path | None, typer.Argument(metavar="[SWEEP.yaml]", show_default=False, help="What to measure, as YAML.")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="The results folder; what is there is not measured again.")] = (
+        DEFAULT_RESULTS
+    ),
+    task: Annotated[
+        list[str] | None,
+        typer.Option(help="A task, or '{task: needle, lengths: [1024]}'; repeatable. Options replace the file's."),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="A model, or '{name: smollm2, dtype: bfloat16, device: cuda}'; default smollm2; repeatable."),
+    ] = None,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A policy, or '{name: s2, policy: tree, stride: 2}'; default full, streaming, tree; repeatable."
+        ),
+    ] = None,
+    budget: Annotated[
+        list[str] | None, typer.Option(help="Tokens to hold, or a share such as 6.25%; default 128; repeatable.")
+    ] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="A seed; default 0; repeatable.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting for every policy; repeatable.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, show_default=False, help="Processes on this machine, through Ray.")
+    ] = None,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="A Ray cluster: auto, HOST:PORT or ray://HOST:PORT.")
+    ] = None,
+    gpus: Annotated[
+        float | None, typer.Option(min=0, show_default=False, help="GPUs a worker; 1 for models on cuda.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
+) -> None:
+    """Measure every model with every policy at every budget on every task: one record a document.
+
+    Interrupted or killed, the same command goes on where it was. Exit status 0: all is there; 1: something failed,
+    and is tried again next time; 130: stopped by Ctrl-C.
+
+    Example: [bold]treekv eval --task ppl --policy full --policy tree --budget 6.25% --output runs/ppl[/]
+    """
+    given = {"tasks": task, "models": model, "policies": policy, "budgets": budget, "seeds": seed}
+    with err().status("Loading"):
+        from analysis.evaluation import sweep as sweeps
+        from analysis.evaluation.records import Results
+
+        grid = _grid(sweep, given, setting or [])
+    start = _workers(grid, workers, ray, gpus)
+    # Standard output is for the outcome alone, whatever tasks, libraries or Ray print.
+    with _progress() as (told, overall, within), contextlib.redirect_stdout(sys.stderr):
+        outcome = sweeps.run(grid, Results(output), start, told=told, overall=overall, progress=within)
+    _show(outcome, output, as_json)
+    if outcome.interrupted:
+        raise typer.Exit(INTERRUPTED)
+    if not outcome.complete:
+        raise typer.Exit(1)
+
+
+def _grid(file: Path | None, given: dict[str, list[Any] | None], common: list[str]) -> Grid:
+    from analysis.evaluation.sweep_grid import grid, read_grid, read_item
+    from treekv import TreeKVError
+
+    content = read_grid(file) if file is not None else {}
+    for key, items in given.items():
+        if items is not None:
+            content[key] = [read_item(item) if isinstance(item, str) else item for item in items]
+    if not content:
+        raise TreeKVError("nothing to measure; give a sweep file or --task, such as --task ppl")
+    for word in common:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise TreeKVError(f"--set takes NAME=VALUE, such as prefill=stream, got {word!r}")
+        content["settings"] = {**(content.get("settings") or {}), name.strip(): read_item(value)}
+    return grid(content)
+
+
+def _workers(grid: Grid, workers: int | None, address: str | None, gpus: float | None) -> Callable[[], Workers]:
+    from analysis.evaluation.sweep_runner import OneProcess
+
+    if address is None and (workers is None or workers == 1):
+        return OneProcess
+    from analysis.evaluation.sweep_ray import RayWorkers
+
+    if gpus is None:
+        gpus = 1 if any(str(model.device).startswith("cuda") for model in grid.models) else 0
+    return functools.partial(RayWorkers, workers, address, gpus)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[tuple[Any, Any, Any]]:
+    """Two bars on a terminal, all records and the one being made; elsewhere failures alone."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    from analysis.evaluation.sweep import describe
+
+    console = err()
+
+    def failure(record: Record) -> None:
+        if record.error is not None:
+            console.print(f"[yellow]failed:[/] {escape(describe(record))}", soft_wrap=True)
+
+    if not console.is_terminal:
+        yield failure, lambda done, total: None, lambda done, total: None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, redirect_stdout=False, redirect_stderr=False) as bar:
+        everything = bar.add_task("records", total=None)
+        one = bar.add_task("this one", total=None)
+
+        def told(record: Record) -> None:
+            of = record.of
+            where = f"at {of.budget}" if of.budget is not None else ""
+            last = " ".join(filter(None, (of.task, of.document, of.name, where)))
+            bar.update(everything, description=escape(f"records (last: {last})"))
+            bar.reset(one, total=None)
+            failure(record)
+
+        yield (
+            told,
+            lambda done, total: bar.update(everything, completed=done, total=total),
+            lambda done, total: bar.update(one, completed=done, total=total),
+        )
+
+
+def _show(outcome: Outcome, output: Path, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "results": str(output),
+                "measured": outcome.measured,
+                "skipped": outcome.skipped,
+                "failed": outcome.failed,
+                "unwritten": outcome.unwritten,
+                "interrupted": outcome.interrupted,
+            }
+        )
+    else:
+        counts = f"{outcome.measured} measured, {outcome.skipped} there before, {len(outcome.failed)} failed"
+        out().print(escape(f"{counts}; results in {output}"), soft_wrap=True)
+    console = err()
+    if outcome.unwritten:
+        lost = f"{outcome.unwritten} records are lost: {outcome.reason}"
+        console.print(f"[bold red]error:[/] {escape(lost)}", soft_wrap=True)
+    if outcome.interrupted:
+        console.print("Stopped; the same command goes on from here.", soft_wrap=True)
