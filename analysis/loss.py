@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import xarray as xr
-from torch import Tensor
+from torch import Tensor, nn
 
 from analysis import store
 from analysis.capture import Capture
+from analysis.contributions import output_weights
 from treekv.errors import TreeKVError
 
 FORMAT = "treekv-loss"
@@ -35,6 +36,7 @@ def loss(
     retention: xr.Dataset,
     queries: Sequence[int] | None = None,
     progress: Progress | None = None,
+    model: nn.Module | None = None,
 ) -> xr.Dataset:
     """What each policy of `retention` loses at some queries of the captured text.
 
@@ -52,13 +54,16 @@ def loss(
         retention: a record of the same text, from `simulate` or a real run; its layers must have been captured.
         queries: positions of the queries; by default 64 spread over the second half of the text.
         progress: called with (layers done, layers).
+        model: the model that was captured; when given, outputs are compared after its output projection, where heads
+            that write alike add up (error = norm over the residual stream's channels; the projection's bias left out).
 
     Returns:
         Dataset with `mass`, 0 to 1 (policy, layer, head, query; heads are query heads), and `error` (policy,
         layer, query), float32; `query` holds positions. The record's attrs configs, model and source go along.
 
     Raises:
-        TreeKVError: the record has other tokens, layers or heads than the capture, or a query is outside.
+        TreeKVError: the record has other tokens, layers or heads than the capture, a query is outside, or the model has
+            no known output projection.
     """
     _check(run, retention)
     if queries is None:
@@ -74,16 +79,22 @@ def loss(
     at_once = max(1, WEIGHTS_AT_ONCE // (run.query_heads * run.tokens))
     for row, layer in enumerate(layers):
         values = run.v[run.layers.index(layer)].float()
+        projection = None if model is None else output_weights(model, layer, run.query_heads).to(values.device)
+        if projection is not None and projection.shape[1] != values.shape[-1]:
+            raise TreeKVError(
+                f"the output projection of layer {layer} takes {projection.shape[1]} channels a head, but the captured "
+                f"values have {values.shape[-1]}; give the model that was captured"
+            )
         for first in range(0, len(queries), at_once):
             part = slice(first, first + at_once)
             positions = queries[part]
             weights = run.weights(layer, positions)
-            full = _output(weights, values)
+            full = _output(weights, values, projection)
             size = full.square().sum((0, 2)).sqrt()
             for number in range(policies):
                 masked = weights * _visible(gone[number, row].to(weights.device), positions, run.query_heads)
                 kept = masked.sum(-1)
-                moved = _output(masked, values) / kept[..., None] - full
+                moved = _output(masked, values, projection, kept) - full
                 mass[number, row, :, part] = kept.cpu().numpy()
                 error[number, row, part] = (moved.square().sum((0, 2)).sqrt() / size).cpu().numpy()
         if progress is not None:
@@ -104,7 +115,13 @@ def loss(
             "head": np.arange(run.query_heads, dtype=np.int32),
             "query": np.asarray(queries, dtype=np.int32),
         },
-        attrs={"format": FORMAT, "format_version": store.FORMAT_VERSION, **carried, **store.versions()},
+        attrs={
+            "format": FORMAT,
+            "format_version": store.FORMAT_VERSION,
+            "projected": int(model is not None),
+            **carried,
+            **store.versions(),
+        },
     )
 
 
@@ -118,10 +135,15 @@ def open_loss(path: str | os.PathLike[str]) -> xr.Dataset:
     return store.read(path, FORMAT, ("mass", "error", "policy", "layer", "query"))
 
 
-def _output(weights: Tensor, values: Tensor) -> Tensor:
-    """[query_heads, q, value_dim] from weights [query_heads, q, T], values [kv_heads, T, value_dim]."""
+def _output(weights: Tensor, values: Tensor, projection: Tensor | None, total: Tensor | None = None) -> Tensor:
+    """[query_heads, q, value_dim] from weights [query_heads, q, T], values [kv_heads, T, value_dim].
+
+    `total` [query_heads, q] divides weights that do not sum to 1. With `projection` [query_heads, value_dim, hidden] what the heads add together, [1, q, hidden].
+    """
     grouped = weights.unflatten(0, (values.shape[0], -1))
-    return torch.einsum("hgqk,hkd->hgqd", grouped, values).flatten(0, 1)
+    output = torch.einsum("hgqk,hkd->hgqd", grouped, values).flatten(0, 1)
+    output = output if total is None else output / total[..., None]
+    return output if projection is None else torch.einsum("hqd,hdo->qo", output, projection)[None]
 
 
 def _visible(gone: Tensor, positions: Sequence[int], query_heads: int) -> Tensor:

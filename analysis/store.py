@@ -24,6 +24,7 @@ _NAMES = {
     "treekv-spectrum": "a spectrum",
     "treekv-trends": "a table of trends",
     "treekv-retention": "a retention record",
+    "treekv-loss": "a table of losses",
 }
 
 

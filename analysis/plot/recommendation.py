@@ -62,7 +62,8 @@ def recommendation(reasons: xr.Dataset) -> go.Figure:
                 "%{customdata[1]:,} tokens<extra></extra>"
             ),
         )
-    figure.update_xaxes(title="mean relative error of the attention output (%)", rangemode="tozero")
+    projected = " after the output projection" if reasons.attrs.get("projected") else ""
+    figure.update_xaxes(title=f"mean relative error of the attention output{projected} (%)", rangemode="tozero")
     figure.update_yaxes(categoryorder="array", categoryarray=labels[::-1], title=None, automargin=True)
     figure.update_layout(legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom"})
     return figure

@@ -28,6 +28,10 @@ def recommend(
     ] = None,
     prefill: Annotated[str, typer.Option(help="How prompts are treated: tree or stream.")] = "tree",
     itemsize: Annotated[int, typer.Option(min=1, help="Bytes per number in the cache, for --bytes.")] = 2,
+    projected: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Measure errors after the output projection of this, the captured model."),
+    ] = None,
     output: Annotated[Path, typer.Option(help="The settings file to write.")] = Path("settings.json"),
     figure: Annotated[
         Path | None, typer.Option(metavar="FILE.html", help="Also write the figure of everything tried.")
@@ -49,9 +53,15 @@ def recommend(
     target = {"mass": mass} if mass is not None else {"error": error} if error is not None else None
     with stage("Reading the capture"):
         import analysis
-        from analysis.recommend import DEFAULT_QUESTIONS
+        from analysis.questions import DEFAULT_QUESTIONS
 
         run = analysis.open_capture(capture)
+    network = None
+    if projected is not None:
+        with stage(f"Loading {projected}"):
+            from treekv import load_model
+
+            network, _ = load_model(projected)
     with stage("Simulating candidates") as progress:
         choice = analysis.recommend(
             run,
@@ -61,6 +71,7 @@ def recommend(
             questions=ask or DEFAULT_QUESTIONS,
             prefill=prefill,
             itemsize=itemsize,
+            model=network,
             progress=progress,
         )
     choice.config.save(output)

@@ -11,6 +11,7 @@ import torch
 
 import analysis
 from analysis.loss import loss, open_loss, save_loss
+from tests import tiny
 from treekv import TreeKVConfig, TreeKVError
 
 CONFIGS = {
@@ -85,10 +86,38 @@ def test_what_a_query_sees_in_a_real_run_is_what_loss_counts(sharp_llama, run, t
     assert (lost["error"].sel(policy="it", layer=0) > 0.01).any()
 
 
+def test_after_the_output_projection_it_is_what_the_layer_adds(sharp_llama, run, token_ids):
+    """The error of what the model's own projection gives, in the first layer of a real run at true positions."""
+    from treekv import TreeKVCache
+
+    config = TreeKVConfig(cache_size=32, sink_size=2, prefill="stream", block_size=8, positions="original", trace=True)
+    model, outputs = sharp_llama("treekv"), []
+    hook = model.model.layers[0].self_attn.o_proj.register_forward_hook(lambda *args: outputs.append(args[2][0]))
+    try:
+        model(token_ids[None])
+        model(token_ids[None], past_key_values=TreeKVCache(config, model.config))
+    finally:
+        hook.remove()
+    full, ours = outputs
+    queries = [50, 123, 300]
+    error = torch.linalg.vector_norm(ours - full, dim=-1) / torch.linalg.vector_norm(full, dim=-1)
+    retention = analysis.simulate(run, {"it": config})
+    lost = loss(run, retention, queries, model=model)
+    np.testing.assert_allclose(lost["error"].sel(policy="it", layer=0), error[queries], rtol=1e-3, atol=1e-4)
+    assert lost.attrs["projected"] == 1 and loss(run, retention, queries).attrs["projected"] == 0
+    np.testing.assert_array_equal(lost["mass"], loss(run, retention, queries)["mass"])
+
+
 def test_default_queries_and_files(run, retention, tmp_path):
     lost = loss(run, retention)
     assert lost["query"].values[0] == run.tokens // 2 and lost["query"].values[-1] == run.tokens - 1
     assert open_loss(save_loss(lost, tmp_path / "loss.nc")).identical(lost)
+
+
+def test_another_model_is_refused(run, retention):
+    other = tiny.llama(head_dim=24)
+    with pytest.raises(TreeKVError, match=r"takes 24 channels a head, but the captured values have 8"):
+        loss(run, retention, model=other)
 
 
 def test_another_text_is_refused(run, retention):

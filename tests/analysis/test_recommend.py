@@ -9,7 +9,8 @@ import pytest
 
 import analysis
 from analysis.loss import loss
-from analysis.recommend import QUESTIONS, recommend, sink_mass
+from analysis.questions import QUESTIONS, reach, sink_mass
+from analysis.recommend import recommend
 from treekv import TreeKVCache, TreeKVConfig, TreeKVError
 
 
@@ -65,13 +66,48 @@ def test_sinks_end_where_their_mass_ends(run, monkeypatch):
     assert mass[3] == pytest.approx(slow, rel=1e-4) and len(mass) == 16
     made = np.full(16, 0.001)
     made[[0, 2]] = 0.2, 0.05
-    module = sys.modules["analysis.recommend"]
+    module = sys.modules["analysis.questions"]
     monkeypatch.setattr(module, "sink_mass", lambda run: made)
     monkeypatch.setattr(module, "CLOSE", 10.0)
     assert recommend(run, 64, questions=["sinks"]).config.sink_size == 3
     monkeypatch.setattr(module, "CLOSE", -10.0)  # as if the error rose
     refused = recommend(run, 64, questions=["sinks"])
     assert refused.config.sink_size == 4 and "refused" in refused.sentences[0]
+
+
+def test_one_share_of_recent_tokens_comes_from_the_spectrum(run):
+    amplitude = analysis.spectrum(run, level=1)["amplitude"].sel(band="D1").mean(("layer", "head")).values.astype(float)
+    reached = reach(run, 4)
+    assert amplitude[-reached:].sum() >= 0.9 * amplitude.sum() > amplitude[1 - reached :].sum()
+    size = 136
+    choice = recommend(run, size, questions=["recent"])
+    settings = [str(setting) for setting in choice.reasons["setting"].values]
+    share = min(max(reached, size / 8), 0.75 * size) / size
+    known = [0.125, 0.25, 0.375, 0.5, 0.625, 0.75]
+    assert share in known or f"{share:.1%} recent, from the spectrum" in settings
+    assert f"the last {reached} tokens hold 90% of the amplitude of D1" in choice.sentences[0]
+
+
+def test_the_share_from_the_spectrum_is_simulated(run, monkeypatch):
+    module = sys.modules["analysis.questions"]
+    monkeypatch.setattr(module, "reach", lambda run, sinks: 27)
+    choice = recommend(run, 64, questions=["recent"])
+    rows = {str(r): float(e) for r, e in zip(choice.reasons["setting"].values, choice.reasons["error"].values)}
+    config = TreeKVConfig(cache_size=64, recent_size=23, prefill="stream", block_size=16)  # 27 with the sinks
+    lost = loss(run, analysis.simulate(run, {"it": config}))
+    assert rows["42.2% recent, from the spectrum"] == pytest.approx(float(lost["error"].mean()))
+
+
+def test_errors_after_the_output_projection(sharp_llama, run):
+    model = sharp_llama("treekv")
+    choice = recommend(run, 64, questions=["scope"], model=model)
+    base = TreeKVConfig(cache_size=64, prefill="stream", block_size=16)
+    lost = loss(run, analysis.simulate(run, {"it": base}), model=model)
+    assert choice.reasons["error"].values[0] == pytest.approx(float(lost["error"].mean()))
+    assert choice.reasons["error"].values[0] != pytest.approx(
+        float(recommend(run, 64, questions=[]).reasons["error"][0]), rel=1e-3
+    )
+    assert "after the output projection" in choice.figure.layout.xaxis.title.text
 
 
 def test_bytes_and_targets(run):

@@ -8,7 +8,7 @@ import xarray as xr
 
 import analysis
 from analysis import store
-from treekv import TreeKVError
+from treekv import TreeKVConfig, TreeKVError
 
 
 @pytest.fixture
@@ -112,3 +112,22 @@ def test_places_that_cannot_be_written_are_named(spectrum, tmp_path):
         analysis.save_spectrum(spectrum, tmp_path / "nowhere" / "a.nc")
     with pytest.raises(TreeKVError, match="is a folder"):
         analysis.save_spectrum(spectrum, tmp_path)
+
+
+def test_every_kind_of_file_is_called_by_its_name_where_another_is_expected(run, tmp_path):
+    spectrum = analysis.spectrum(run, level=2)
+    retention = analysis.simulate(run, {"tree": TreeKVConfig(cache_size=32)})
+    files = {
+        "a capture": (run.save(tmp_path / "a.nc"), analysis.open_capture),
+        "a spectrum": (analysis.save_spectrum(spectrum, tmp_path / "b.nc"), analysis.open_spectrum),
+        "a table of trends": (
+            analysis.save_trends(analysis.trends(spectrum, resamples=99), tmp_path / "c.nc"),
+            analysis.open_trends,
+        ),
+        "a retention record": (analysis.save_retention(retention, tmp_path / "d.nc"), analysis.open_retention),
+        "a table of losses": (analysis.save_loss(analysis.loss(run, retention), tmp_path / "e.nc"), analysis.open_loss),
+    }
+    for found, (file, _) in files.items():
+        for expected, (_, opens) in files.items():
+            if found != expected:
+                assert sentence(file, opens) == f"{str(file)!r} is {found}; expected {expected}"

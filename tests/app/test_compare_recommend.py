@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 import analysis
 from app.cli import app
 from tests import tiny
+from tests.app.conftest import words_tokenizer
 from treekv import TreeKVConfig
 
 
@@ -74,6 +75,16 @@ def test_recommend_writes_settings_and_reasons(captured: Path) -> None:
     assert config == choice.config and printed["reasons"] == list(choice.sentences)
     assert len(printed["tried"]) == choice.reasons.sizes["candidate"]
     assert "Settings tried on the captured text" in Path("why.html").read_text(encoding="utf-8")
+
+
+def test_recommend_after_the_output_projection(captured: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    model = tmp_path_factory.mktemp("tiny-model")
+    tiny.llama().save_pretrained(model)
+    words_tokenizer().save_pretrained(model)
+    asked = ("--budget", 48, "--ask", "scope", "--json")
+    printed = json.loads(invoke("recommend", captured, *asked, "--projected", model).stdout)
+    choice = analysis.recommend(analysis.open_capture(captured), 48, questions=["scope"], model=tiny.llama())
+    assert [row["error"] for row in printed["tried"]] == pytest.approx(choice.reasons["error"].values.tolist())
 
 
 def test_recommend_says_why(captured: Path) -> None:
