@@ -5,6 +5,14 @@ from __future__ import annotations
 from typing import Final
 
 POLICY_TITLES: Final = {"full": "full cache", "streaming": "StreamingLLM", "tree": "TreeKV"}
+OTHER_TITLES: Final = {
+    "tree_left": "tree, left",
+    "h2o": "H2O",
+    "tova": "TOVA",
+    "snapkv": "SnapKV",
+    "pyramidkv": "PyramidKV",
+    "random": "random",
+}
 
 SINKS_APART: Final = (
     "The first {count} tokens were taken out before the transform, since an attention sink leaks into the low bands. "
@@ -38,6 +46,45 @@ READ_TREE: Final = (
     "Each vertical line is the life of one token, upwards in time; where it ends, a horizontal line leads to the "
     "neighbour that won the comparison and stands for both from then on."
 )
+
+
+READ_MAPS: Final = (
+    "One map a setting, all on one scale: read each downwards as time, and compare how the dark ground of what is "
+    "forgotten spreads, gradually for a tree, along a sharp edge for a window."
+)
+READ_AGREEMENT: Final = (
+    "Each cell says how many of the tokens that either of two settings holds at the end are held by both: bright "
+    "cells are settings that could stand for each other, dark ones forget different things."
+)
+READ_BIAS: Final = (
+    "Left, how far the kept tokens lie from where an ideal tree would have them; right, how unevenly the tenths of "
+    "the text are kept, 0 when all alike: short bars beside the diamond are a tree's smooth fading."
+)
+READ_MASS: Final = (
+    "How much of the attention that the full cache pays still finds its token, layer by layer: higher is better, "
+    "and a layer that drops shows where a setting forgets what is looked at."
+)
+READ_ERROR: Final = (
+    "How far the attention output moves away from that of the full cache, layer by layer: lower is better; "
+    "differences of a few per cent of these numbers say nothing about real texts."
+)
+READ_MEMORY: Final = (
+    "A full cache grows in a straight line with the context; a bounded one turns flat where it is full, and what lies "
+    "between the two at your length is what you save."
+)
+READ_RECOMMENDATION: Final = (
+    "Every setting that was tried, by its simulated error: the filled diamonds were chosen, and a circle that lies "
+    "just as far left was not better by enough to be believed."
+)
+READ_DIFFERENCE: Final = (
+    "White where simulation and real run hold the same tokens; blue what only the simulation kept, yellow what only "
+    "the real run kept: a pale map means that the simulation can be trusted."
+)
+
+
+def policy_title(policy: str) -> str:
+    """What people call a policy."""
+    return POLICY_TITLES.get(policy) or OTHER_TITLES.get(policy, policy)
 
 
 def band_width(band: str, level: int) -> str:

@@ -1,0 +1,177 @@
+"""What the page Compare shows: simulations that are held while they are asked for again, and their numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import plotly.graph_objects as go
+import streamlit as st
+import xarray as xr
+
+import analysis
+from analysis import plot
+from analysis.memory import DTYPES
+from app import run_folder, wording
+from app.dashboard import run_state
+from app.run_folder import RunFolder
+from treekv import TreeKVConfig, policies
+
+__all__ = [
+    "DTYPES",
+    "PICTURES",
+    "Comparison",
+    "View",
+    "capture",
+    "compare",
+    "has",
+    "limits",
+    "memory_figure",
+    "reality",
+    "rows",
+]
+
+STEP: Final = 16  # of the budget, so that prompts divide into blocks
+SINKS: Final = 64
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was found of some settings: the record of what they keep, and what they lose."""
+
+    retention: xr.Dataset
+    loss: xr.Dataset
+    configs: dict[str, TreeKVConfig]
+
+
+class View(NamedTuple):
+    """The part of the pictures to show: a layer, a KV head, positions; None for all."""
+
+    layer: int | None = None
+    head: int | None = None
+    start: int | None = None
+    stop: int | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the controls of one setting may reach, and which of them its policy has."""
+
+    least: int
+    most: int
+    step: int
+    sinks: int
+    recent: int
+    protects: bool  # sinks can be chosen
+    recents: bool  # recent tokens too
+    prefills: bool  # it can treat a prompt in more than one way
+
+
+def limits(config: TreeKVConfig, tokens: int) -> Limits:
+    """For a text of so many tokens; a setting from elsewhere may lie outside and is then shown at the edge."""
+    most = max(tokens // STEP * STEP, 2 * STEP)
+    recent = max(config.cache_size - config.sink_size, config.recent_size, 1)
+    sinks = max(min(SINKS, config.cache_size // 2), config.sink_size, 1)
+    return Limits(STEP, most, STEP, sinks, recent, has(config, "sink_size"), has(config, "recent_size"),
+                  policies.get(config.policy).evicts_decoding)  # fmt: skip
+
+
+def has(config: TreeKVConfig, name: str) -> bool:
+    """Whether a control means anything to this setting's policy."""
+    decodes = policies.get(config.policy).evicts_decoding
+    if name == "sink_size":
+        return decodes
+    if name == "recent_size":
+        return decodes and config.policy != "streaming"
+    return config.policy != "full"
+
+
+def capture(run: RunFolder) -> analysis.Capture:
+    """The run's capture, held while it does not change. Raises TreeKVError when it is missing or damaged."""
+    file = run.file(run_folder.CAPTURE)
+    return _capture(str(file), file.stat().st_mtime_ns)
+
+
+@st.cache_resource(max_entries=2, show_spinner="Reading the capture")
+def _capture(path: str, changed: int) -> analysis.Capture:
+    return analysis.open_capture(path)
+
+
+def compare(run: RunFolder, configs: dict[str, TreeKVConfig], layers: tuple[int, ...], prompt: int) -> Comparison:
+    """Simulate the settings on the run's capture; the last few results are held."""
+    file = run.file(run_folder.CAPTURE)
+    settings = json.dumps({name: config.to_dict() for name, config in configs.items()})
+    return _compared(str(file), file.stat().st_mtime_ns, settings, tuple(sorted(layers)), prompt)
+
+
+@st.cache_resource(max_entries=12, show_spinner="Simulating")
+def _compared(path: str, changed: int, settings: str, layers: tuple[int, ...], prompt: int) -> Comparison:
+    seen = _capture(path, changed)
+    configs = {name: TreeKVConfig.from_dict(fields) for name, fields in json.loads(settings).items()}
+    retention = analysis.simulate(seen, configs, layers=layers, prompt=prompt)
+    return Comparison(retention, analysis.loss(seen, retention), configs)
+
+
+def rows(
+    seen: analysis.Capture, found: Comparison, length: int, batch: int, dtype: str
+) -> list[dict[str, str | float | None]]:
+    """One row a setting: what it keeps, what it loses, what it holds."""
+    held = analysis.held(found.retention, int(found.retention.attrs["steps"]) - 1).sum("position")
+    bias = analysis.bias(found.retention)
+    table: list[dict[str, str | float | None]] = []
+    for name, config in found.configs.items():
+        of: dict[str, Any] = {"policy": name}
+        table.append(
+            {
+                "settings": name,
+                "tokens kept": round(float(held.sel(of).mean())),
+                "attention retained": 100 * float(found.loss["mass"].sel(of).mean()),
+                "output error": 100 * float(found.loss["error"].sel(of).mean()),
+                "unevenness (Gini)": round(float(bias["gini"].sel(of).mean()), 2),
+                "memory": wording.size(analysis.memory(seen, config, length, batch=batch, dtype=dtype)),
+            }
+        )
+    return table
+
+
+def memory_figure(
+    seen: analysis.Capture, configs: dict[str, TreeKVConfig], length: int, batch: int, dtype: str
+) -> go.Figure:
+    """Memory over the contexts around the chosen one, beside the full cache."""
+    contexts = sorted({512, 2048, 8192, 32768, 131072, length})
+    every = {"full cache": TreeKVConfig(policy="full")} | {n: c for n, c in configs.items() if c.policy != "full"}
+    return plot.memory(analysis.memory_by_context(seen, every, contexts, batch=batch, dtype=dtype), at=length)
+
+
+PICTURES: Final[dict[str, tuple[Callable[[Comparison, View], go.Figure], str]]] = {
+    "Maps": (lambda found, view: plot.eviction_maps(found.retention, None, *view), wording.READ_MAPS),
+    "Agreement": (
+        lambda found, view: plot.agreement(analysis.agreement(found.retention), layer=view.layer),
+        wording.READ_AGREEMENT,
+    ),
+    "Bias": (lambda found, view: plot.bias(analysis.bias(found.retention)), wording.READ_BIAS),
+    "Attention retained": (lambda found, view: plot.mass_retained(found.loss), wording.READ_MASS),
+    "Output error": (lambda found, view: plot.output_error(found.loss), wording.READ_ERROR),
+    "Density": (
+        lambda found, view: plot.density(found.retention, None, view.start, view.stop),
+        wording.READ_DENSITY,
+    ),
+    "Memory": (lambda found, view: go.Figure(), wording.READ_MEMORY),  # drawn by `memory_figure`, from more than this
+}
+
+
+def reality() -> None:
+    """The simulation of the last generated text laid over its real run, once there is one."""
+    real, simulated = st.session_state.get("real_trace"), st.session_state.get("simulated_trace")
+    st.subheader("Simulation against reality")
+    if real is None or simulated is None:
+        st.info("Generate a text first: the page Generate records the real run and simulates the very same text.")
+        return
+    names = [str(record["policy"].values[0]) for record in (simulated, real)]
+    run_state.draw(
+        lambda: plot.retention_difference(analysis.combine(simulated, real), *names),
+        wording.READ_DIFFERENCE,
+        key="reality",
+    )

@@ -1,0 +1,229 @@
+"""Two to six settings on the same captured text: what each keeps, what each loses, and what is recommended."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from app import wording
+from app.dashboard import comparing, recommending, run_state, settings_state
+from app.dashboard.comparing import PICTURES, Comparison, View
+from treekv import TreeKVConfig, TreeKVError, policies
+
+BLOCKS = [1, 2, 4, 8, 16, 32, 64]
+PREFILLS = {
+    "tree": "in one go, at its end",
+    "stream": "in blocks, as it comes",
+    "none": "not at all",
+}
+CONTEXTS = [2**power for power in range(9, 21)]
+
+run = run_state.current_run()
+capture = run_state.or_stop(lambda: comparing.capture(run))
+settings_state.chosen(run)
+
+st.title("Compare")
+st.markdown(
+    "The same text under several settings: what each would keep and what it would lose, simulated with the cache's own "
+    "rules from what the model's attention saw."
+)
+
+
+def editor(names: list[str]) -> None:
+    """The settings side by side, one of which the controls change."""
+    configs: list[TreeKVConfig] = st.session_state[settings_state.COMPARED]
+    if st.session_state.get("edited") not in range(len(configs)):
+        st.session_state["edited"] = 0
+    row = st.columns([6, 1, 1], vertical_alignment="bottom")
+    with row[0]:
+        st.segmented_control(
+            "Settings; the controls below change the one marked",
+            list(range(len(configs))),
+            format_func=lambda number: names[number],
+            required=True,
+            key="edited",
+        )
+    edited = st.session_state["edited"]
+    with row[1]:
+        st.button("Add", key="add", disabled=len(configs) >= settings_state.MOST, on_click=_add, width="stretch",
+                  help="A copy of the one marked, to be changed.")  # fmt: skip
+    with row[2]:
+        st.button("Remove", key="remove", disabled=len(configs) <= settings_state.LEAST, on_click=_remove,
+                  width="stretch", help="Takes the one marked away.")  # fmt: skip
+    config = configs[edited]
+    with st.container(border=True):
+        _controls(config)
+    said = st.session_state.pop("refused", None)
+    if said is not None:
+        st.error(run_state.plain(said))
+
+
+def _controls(config: TreeKVConfig) -> None:
+    limits = comparing.limits(config, capture.tokens)
+    values = {
+        "policy": config.policy,
+        "cache_size": min(max(config.cache_size, limits.least), limits.most),
+        "sink_size": min(config.sink_size, limits.sinks),
+        "recent_size": min(config.recent_size, limits.recent),
+        "block_size": config.block_size,
+        "prefill": config.prefill,
+    }
+    for name, value in values.items():  # the controls show the setting, whichever is marked
+        st.session_state[f"edit-{name}"] = value
+    first, second = st.columns(2), st.columns(4)
+    with first[0]:
+        st.selectbox("Who is evicted", policies.names(), format_func=wording.policy_title, key="edit-policy",
+                     on_change=_change, args=("policy",))  # fmt: skip
+    with first[1]:
+        st.selectbox("A prompt is reduced", list(PREFILLS), format_func=PREFILLS.__getitem__, key="edit-prefill",
+                     on_change=_change, args=("prefill",), disabled=not limits.prefills)  # fmt: skip
+    with second[0]:
+        st.slider("Budget (tokens)", limits.least, limits.most, step=limits.step, key="edit-cache_size",
+                  on_change=_change, args=("cache_size",), disabled=config.policy == "full")  # fmt: skip
+    with second[1]:
+        st.slider("Sinks", 0, limits.sinks, key="edit-sink_size", on_change=_change, args=("sink_size",),
+                  disabled=not limits.protects, help="First tokens, never evicted.")  # fmt: skip
+    with second[2]:
+        st.slider("Recent", 0, limits.recent, key="edit-recent_size", on_change=_change, args=("recent_size",),
+                  disabled=not limits.recents, help="Last tokens, never evicted.")  # fmt: skip
+    with second[3]:
+        blocks = sorted({*BLOCKS, config.block_size})
+        st.select_slider("Block", blocks, key="edit-block_size", on_change=_change, args=("block_size",),
+                         disabled=config.policy == "full", help="Tokens of a prompt treated together.")  # fmt: skip
+    left, right = st.columns([3, 1], vertical_alignment="center")
+    with left:
+        st.toggle("Budget, sinks, recent and block move for all settings at once", value=True, key="together")
+    with right:
+        st.button("Take these settings", key="take", on_click=_take, type="primary", width="stretch",
+                  help="Generate and Take away then use the ones marked.")  # fmt: skip
+
+
+def _change(name: str) -> None:
+    """Put one control's new value into the marked setting, and into the others where it fits them."""
+    configs: list[TreeKVConfig] = list(st.session_state[settings_state.COMPARED])
+    edited, value = st.session_state["edited"], st.session_state[f"edit-{name}"]
+    try:
+        configs[edited] = settings_state.with_changes(configs[edited], **{name: value})
+    except TreeKVError as error:
+        st.session_state["refused"] = str(error)
+        return
+    if st.session_state.get("together", True) and name not in ("policy", "prefill"):
+        for number, config in enumerate(configs):
+            if number != edited and comparing.has(config, name):
+                try:
+                    configs[number] = settings_state.with_changes(config, **{name: value})
+                except TreeKVError:
+                    continue  # it stays as it is
+    settings_state.set_compared(configs)
+
+
+def _add() -> None:
+    configs: list[TreeKVConfig] = list(st.session_state[settings_state.COMPARED])
+    configs.append(configs[st.session_state["edited"]])
+    settings_state.set_compared(configs)
+    st.session_state["edited"] = len(configs) - 1
+
+
+def _remove() -> None:
+    configs: list[TreeKVConfig] = list(st.session_state[settings_state.COMPARED])
+    configs.pop(st.session_state["edited"])
+    settings_state.set_compared(configs)
+    st.session_state["edited"] = 0
+
+
+def _take() -> None:
+    config = st.session_state[settings_state.COMPARED][st.session_state["edited"]]
+    settings_state.choose(config)
+    st.session_state["taken"] = True
+
+
+def scope() -> tuple[tuple[int, ...], int]:
+    """The layers to simulate and how much of the text is the prompt."""
+    left, right = st.columns(2)
+    few = sorted({capture.layers[0], capture.layers[len(capture.layers) // 2], capture.layers[-1]})
+    if not set(st.session_state.get("layers", few)) <= set(capture.layers):  # of another run
+        del st.session_state["layers"]
+    if "layers" not in st.session_state and "layers" not in st.query_params:
+        st.session_state["layers"] = few
+    if st.session_state.get("prompt", 0) > capture.tokens:
+        del st.session_state["prompt"]
+    with left:
+        layers = st.multiselect("Layers to simulate", capture.layers, key="layers", bind="query-params",
+                                help="A few answer within about a second, all of them take longer.")  # fmt: skip
+    with right:
+        prompt = st.slider("Of the text, so many tokens are the prompt", 0, capture.tokens, capture.tokens // 2,
+                           key="prompt", bind="query-params",
+                           help="The rest comes token by token. Settings that read in blocks, as it comes, do not "
+                           "tell the two apart.")  # fmt: skip
+    layer = run_state.chosen("layer")
+    also = {layer} & set(capture.layers)  # the one that the sidebar asks for
+    return tuple(sorted({*layers} | also)), int(prompt)
+
+
+def context() -> tuple[int, int, str]:
+    """For which context, batch and type memory is told."""
+    columns = st.columns(3)
+    with columns[0]:
+        length = st.select_slider("Context length (tokens)", CONTEXTS, 32768, key="context", bind="query-params",
+                                  format_func=lambda n: f"{n:,}")  # fmt: skip
+    with columns[1]:
+        batch = st.select_slider("Batch (rows)", [1, 2, 4, 8, 16, 32, 64, 128], 1, key="batch", bind="query-params")
+    with columns[2]:
+        dtype = st.segmented_control(
+            "Numbers kept as", comparing.DTYPES, default="bfloat16", required=True, key="dtype", bind="query-params"
+        )
+    return int(length), int(batch), str(dtype)
+
+
+@st.fragment
+def side_by_side() -> None:
+    configs = settings_state.compared(run, capture.tokens)
+    editor(list(configs))
+    if st.session_state.pop("taken", False):
+        st.toast("Taken: Generate and Take away use these settings now.")
+    with st.expander("What is simulated, and for what memory is told"):
+        layers, prompt = scope()
+        length, batch, dtype = context()
+    if not layers:
+        st.info("Choose at least one layer to simulate.")
+        return
+    found = run_state.or_stop(lambda: comparing.compare(run, configs, layers, prompt))
+    table(found, length, batch, dtype)
+    picture = st.segmented_control(
+        "Picture", list(PICTURES), default="Maps", required=True, key="picture", bind="query-params"
+    )
+    if picture == "Memory":
+        run_state.draw(
+            lambda: comparing.memory_figure(capture, configs, length, batch, dtype), wording.READ_MEMORY, key="memory"
+        )
+        return
+    make, reading = PICTURES[picture]
+    run_state.draw(lambda: make(found, view_of()), reading, key=f"compare-{picture}")
+
+
+def view_of() -> View:
+    """What the sidebar chooses of the pictures that can show a part."""
+    head = run_state.kv_head(run_state.chosen("head"), capture.query_heads, capture.kv_heads)
+    start, stop = run_state.stretch(capture.tokens)
+    return View(run_state.chosen("layer"), head, start, stop)
+
+
+def table(found: Comparison, length: int, batch: int, dtype: str) -> None:
+    rows = comparing.rows(capture, found, length, batch, dtype)
+    percent = st.column_config.NumberColumn(format="%.1f %%")
+    st.dataframe(
+        rows,
+        hide_index=True,
+        width="stretch",
+        column_config={"attention retained": percent, "output error": percent},
+    )
+    count = len(found.retention["layer"])
+    st.caption(
+        f"Means over {count} {'layer' if count == 1 else 'layers'} at the end of {capture.tokens:,} tokens; the error "
+        "of the attention output is against the full cache. Memory is that of keys and values of "
+        f"{len(capture.layers)} layers at {length:,} tokens, {batch} {'row' if batch == 1 else 'rows'}, {dtype}."
+    )
+
+
+side_by_side()
+recommending.section(run, capture)
+comparing.reality()

@@ -1,0 +1,132 @@
+"""A real generation with the chosen settings, token by token, beside the full cache."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from app import wording
+from app.dashboard import generating, jobs, run_state, settings_state
+from app.dashboard.generating import FULL, OURS, Outcome, Request
+from app.generation import Generation
+
+JOB = "generation-job"
+EVERY = 0.5
+
+run = run_state.find_run()
+st.title("Generate")
+if st.session_state.get("run_error"):
+    st.error(run_state.plain(st.session_state["run_error"]))
+config = settings_state.chosen(run)
+st.markdown(
+    "A prompt, continued by the real model with the settings you chose, beside the same model with a full cache."
+)
+st.caption(
+    f"Chosen: {wording.policy_title(config.policy)}, {run_state.plain(settings_state.encode(config))}. "
+    "The page Compare changes this."
+)
+
+
+def asked() -> Request | None:
+    """The form; what was asked for when its button is pressed."""
+    with st.form("prompt-form", border=True):
+        prompt = st.text_area(
+            "Prompt", value=_beginning(), height=180, max_chars=generating.MOST_PROMPT, key="generate-prompt"
+        )
+        columns = st.columns(3)
+        with columns[0]:
+            named = "smollm2" if run is None else generating.model_of(str(run.manifest.get("model", "")))
+            model = st.text_input("Model", value=named, key="generate-model",
+                                  help="An alias such as smollm2, a local folder, or a hub id.")  # fmt: skip
+        with columns[1]:
+            tokens = st.slider("New tokens at most", 8, 512, 64, 8, key="generate-tokens")
+        with columns[2]:
+            temperature = st.slider("Temperature", 0.0, 2.0, 0.0, 0.1, key="generate-temperature",
+                                    help="0 takes the likeliest token each time.")  # fmt: skip
+        beside = st.toggle("Also with the full cache", value=True, key="generate-beside")
+        simulate = st.toggle("Lay the simulation of this text over the run", value=True, key="generate-simulate")
+        if not st.form_submit_button("Generate", type="primary"):
+            return None
+    return Request(model.strip(), prompt, config, int(tokens), float(temperature), beside, simulate)
+
+
+def _beginning() -> str:
+    """The end of the run's text, as a prompt to begin with."""
+    return "" if run is None else str(run.manifest.get("text", {}).get("end", ""))
+
+
+def streaming(job: jobs.Job[Outcome]) -> None:
+    """The texts as they come."""
+    names = [OURS, FULL] if any(name == FULL for name, _ in job.events) else [OURS]
+    for column, name in zip(st.columns(len(names)), names, strict=True):
+        with column:
+            st.markdown(f"**{name.capitalize()}**")
+            text = "".join(piece for by, piece in list(job.events) if by == name)
+            st.code(text or "…", language=None, wrap_lines=True)
+
+
+def finished(outcome: Outcome) -> None:
+    """The texts, their figures, and where they part."""
+    for column, (name, result) in zip(st.columns(len(outcome.results)), outcome.results.items(), strict=True):
+        with column:
+            st.markdown(f"**{name.capitalize()}**")
+            st.code(result.text or "…", language=None, wrap_lines=True)
+            numbers(result)
+    if len(outcome.results) == 2:
+        parting(outcome)
+    if outcome.real is not None:
+        words = "The record of this run is on the pages Eviction map and Compare"
+        st.info(f"{words}, with its simulation laid over it." if outcome.simulated is not None else f"{words}.")
+    if outcome.note:
+        st.caption(run_state.plain(outcome.note))
+
+
+def numbers(result: Generation) -> None:
+    """What one generation took."""
+    cells = [
+        ("Tokens a second", wording.number(result.tokens_per_second, ".1f")),
+        ("Prompt", f"{wording.number(result.prompt_seconds, '.2f')} s"),
+        ("Keys and values", wording.size(result.cache_bytes)),
+        ("Tokens held", f"{result.kept_tokens:,}"),
+    ]
+    for start in (0, 2):
+        for column, (label, value) in zip(st.columns(2), cells[start : start + 2], strict=True):
+            column.metric(label, value)
+    st.caption(
+        f"{result.prompt_tokens:,} prompt tokens and {len(result.token_ids):,} new ones"
+        + (", stopped" if result.stopped else "")
+        + "."
+    )
+
+
+def parting(outcome: Outcome) -> None:
+    """Where the two texts part, in words and in their own."""
+    st.subheader("Where the texts part")
+    count = len(outcome.results[OURS].token_ids)
+    if outcome.equal is None:
+        st.markdown(f"They do not: all {count:,} tokens are the same.")
+        return
+    st.markdown(f"The first {outcome.equal:,} tokens are the same; from there on:")
+    for column, name in zip(st.columns(2), (OURS, FULL), strict=True):
+        with column:
+            st.caption(name.capitalize())
+            st.code(outcome.parts[name] or "(ends here)", language=None, wrap_lines=True)
+
+
+request = asked()
+if request is not None:
+    st.session_state[JOB] = run_state.or_stop(
+        lambda: jobs.submit(jobs.owner(), "Generation", lambda job: generating.work(job, request))
+    )
+job: jobs.Job[Outcome] | None = st.session_state.get(JOB)
+if job is not None:
+    jobs.show(job)
+    if not job.ended:
+        st.fragment(lambda: streaming(job), run_every=EVERY)()
+    elif job.result is not None:
+        outcome = job.result
+        if outcome.real is not None:
+            st.session_state["real_trace"] = outcome.real
+            st.session_state["simulated_trace"] = outcome.simulated
+        finished(outcome)
+else:
+    st.info("Nothing generated yet: press Generate, and the texts appear here as they come.")
