@@ -1,0 +1,155 @@
+"""What chosen settings become in engines with an eviction of their own: the nearest settings, and what differs.
+
+Sources, for the names and rules of each: OpenVINO GenAI's Python reference (CacheEvictionConfig, AggregationMode),
+TensorRT-LLM's reference of KvCacheConfig, and mlx-lm's cache code (a rotating cache with keep=4).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from treekv import TreeKVConfig, TreeKVError
+
+OPENVINO_BLOCK: Final = 32  # tokens of a block of the pipeline's cache, on the CPU; sizes are whole blocks
+MLX_KEEP: Final = 4
+
+
+@dataclass(frozen=True)
+class Translation:
+    """The nearest settings of another engine.
+
+    Attributes:
+        engine: its name.
+        code: lines to paste there.
+        notes: sentences on what is rounded and on what the other engine does differently.
+    """
+
+    engine: str
+    code: str
+    notes: tuple[str, ...]
+
+
+def translations(config: TreeKVConfig) -> list[Translation]:
+    """For every engine known here; none where nothing is evicted (policy "full")."""
+    return [] if config.policy == "full" else [openvino(config), tensorrt_llm(config), mlx(config)]
+
+
+def openvino(config: TreeKVConfig, block: int = OPENVINO_BLOCK) -> Translation:
+    """OpenVINO GenAI: start, recent and maximum size, whole blocks of `block` tokens, none of them zero.
+
+    Raises:
+        TreeKVError: policy "full", or a block below 1.
+    """
+    start, recent, most = openvino_sizes(config, block)
+    mode = "SUM" if config.policy == "h2o" else "NORM_SUM"
+    rotation = config.positions == "rank"
+    code = f"""\
+from openvino_genai import AggregationMode, CacheEvictionConfig
+
+eviction = CacheEvictionConfig(
+    start_size={start},
+    recent_size={recent},
+    max_cache_size={most},
+    aggregation_mode=AggregationMode.{mode},
+    apply_rotation={rotation},
+)
+"""
+    notes = []
+    exact = (config.sink_size, config.recent_size, config.cache_size)
+    if exact != (start, recent, most):
+        notes.append(
+            f"Sizes there are whole blocks of {block} tokens and none may be zero, so {exact[0]} sinks, {exact[1]:,} "
+            f"recent and {exact[2]:,} in all became {start}, {recent:,} and {most:,}."
+        )
+    notes.append(_SCORING.get(config.policy, _BLIND))
+    notes.append(
+        "It evicts whole blocks, where TreeKV evicts token by token and for each KV head on its own: the budget is the "
+        "same, but the tokens are not."
+    )
+    return Translation("OpenVINO GenAI", code, tuple(notes))
+
+
+def openvino_sizes(config: TreeKVConfig, block: int = OPENVINO_BLOCK) -> tuple[int, int, int]:
+    """(start_size, recent_size, max_cache_size) in whole blocks: start and recent rounded up to at least one, the
+    maximum to the nearest, and at least one block more than both together.
+
+    Raises:
+        TreeKVError: policy "full", or a block below 1.
+    """
+    if config.policy == "full":
+        raise TreeKVError("policy 'full' evicts nothing, so there is no eviction to set")
+    if block < 1:
+        raise TreeKVError(f"the block must have at least 1 token, got {block}")
+    start = max(-(-config.sink_size // block), 1)
+    most = max((config.cache_size + block // 2) // block, 3)
+    recent = max(-(-config.recent_size // block), 1)
+    if config.policy in ("streaming", "snapkv", "pyramidkv"):  # no region of their own there: the recent ones fill it
+        recent = most
+    recent = min(recent, max(most - start - 1, 1))
+    most = max(most, start + recent + 1)
+    return start * block, recent * block, most * block
+
+
+def tensorrt_llm(config: TreeKVConfig) -> Translation:
+    """TensorRT-LLM: a window with sinks, in the manner of StreamingLLM."""
+    _refuse_full(config)
+    code = f"""\
+from tensorrt_llm.llmapi import KvCacheConfig
+
+cache = KvCacheConfig(max_attention_window=[{config.cache_size}], sink_token_length={config.sink_size})
+"""
+    return Translation("TensorRT-LLM", code, (_window(config),))
+
+
+def mlx(config: TreeKVConfig) -> Translation:
+    """mlx-lm: a rotating cache that keeps the first four tokens."""
+    _refuse_full(config)
+    notes = [_window(config)]
+    if config.sink_size != MLX_KEEP:
+        notes.append(f"It always keeps the first {MLX_KEEP} tokens; your {config.sink_size} sinks cannot be set there.")
+    code = f"mlx_lm.generate --model MODEL --prompt PROMPT --max-kv-size {config.cache_size}\n"
+    return Translation("mlx-lm", code, tuple(notes))
+
+
+def _refuse_full(config: TreeKVConfig) -> None:
+    if config.policy == "full":
+        raise TreeKVError("policy 'full' evicts nothing, so there is no window to set")
+
+
+def _window(config: TreeKVConfig) -> str:
+    if config.policy == "streaming":
+        return "This is what your settings do too: the first tokens and a window of the last ones."
+    return (
+        "There is no scoring at all there: the first tokens and a window of the last ones stay, everything between is "
+        "lost, as with policy streaming here. Compare that policy before you rely on it."
+    )
+
+
+_BLIND: Final = (
+    "Its scoring differs: your settings look at no attention, while it drops the lowest scores of the whole middle."
+)
+_SCORING: Final = {
+    "tree": (
+        "Its scoring differs: NORM_SUM divides summed attention by a token's lifetime, close to TreeKV's average, but "
+        "drops the lowest scores of the whole middle instead of comparing neighbours, so the smooth fading is lost."
+    ),
+    "h2o": (
+        "Its scoring is close to H2O's: SUM adds up attention and the lowest sums of the middle go; sums are those of "
+        "whole blocks there."
+    ),
+    "streaming": (
+        "Your settings use no scores, and OpenVINO has none without: one block is left to its scoring, the rest is the "
+        "window of recent tokens."
+    ),
+    "snapkv": (
+        "Its scoring differs: it begins with SnapKV's window over the prompt, but also evicts while it generates, "
+        "which SnapKV does not."
+    ),
+    "pyramidkv": (
+        "Its scoring differs, and every layer has the same size there, while PyramidKV gives the lower layers more."
+    ),
+    "tova": (
+        "Its scoring differs: TOVA looks at the last query alone, while scores there are summed over all queries."
+    ),
+}
