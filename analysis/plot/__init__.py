@@ -10,6 +10,7 @@ from analysis.plot.growth import growth_grid
 from analysis.plot.lost import mass_retained, output_error
 from analysis.plot.memory import memory
 from analysis.plot.recommendation import recommendation
+from analysis.plot.sinks import sinks
 from analysis.plot.spectrum import spectrum
 from analysis.plot.text_retention import text_retention
 from analysis.plot.tree import tree
@@ -28,6 +29,7 @@ __all__ = [
     "output_error",
     "recommendation",
     "retention_difference",
+    "sinks",
     "spectrum",
     "text_retention",
     "tree",
