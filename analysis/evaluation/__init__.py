@@ -1,5 +1,6 @@
 """What a cache costs in quality: one task a file."""
 
 from analysis.evaluation.perplexity import StreamResult, stream_perplexity
+from analysis.evaluation.task import BatchTask, Document, Measurement, Task, create
 
-__all__ = ["StreamResult", "stream_perplexity"]
+__all__ = ["BatchTask", "Document", "Measurement", "StreamResult", "Task", "create", "stream_perplexity"]

@@ -22,18 +22,21 @@ class StreamResult:
     Attributes:
         nll: float32 [tokens - 1], or [rows, tokens - 1] for several texts, on the CPU: negative log likelihood in
             nats; `nll[..., i]` is that of the token at position i + 1, predicted from the cache after position i.
+            After a prompt that is not scored it begins there: [tokens - prompt - 1], from position prompt + 1 on.
         seconds: wall time of the model's forward passes.
         cache_bytes: bytes of keys and values held after the last token.
+        prompt: tokens at the beginning that were read in one go and not scored.
     """
 
     nll: Tensor
     seconds: float
     cache_bytes: int
+    prompt: int = 0
 
     @property
     def tokens(self) -> int:
         """Tokens of a text."""
-        return self.nll.shape[-1] + 1
+        return self.prompt + self.nll.shape[-1] + 1
 
     @property
     def tokens_per_second(self) -> float:
@@ -51,9 +54,9 @@ class StreamResult:
         Raises:
             TreeKVError: no token was predicted there.
         """
-        if not 1 <= position < self.tokens:
-            raise TreeKVError(f"position must be between 1 and {self.tokens - 1}, got {position}")
-        return math.exp(self.nll[..., position - 1 :].double().mean().item())
+        if not self.prompt < position < self.tokens:
+            raise TreeKVError(f"position must be between {self.prompt + 1} and {self.tokens - 1}, got {position}")
+        return math.exp(self.nll[..., position - self.prompt - 1 :].double().mean().item())
 
 
 def stream_perplexity(
@@ -62,6 +65,7 @@ def stream_perplexity(
     cache: Cache,
     chunk: int = 16,
     progress: Callable[[int, int], None] | None = None,
+    prompt: int = 0,
 ) -> StreamResult:
     """Feed a text to `model` in pieces of `chunk` tokens through `cache`, and score every next token.
 
@@ -73,6 +77,7 @@ def stream_perplexity(
         chunk: tokens a forward pass. The result of a TreeKV cache with prefill="stream" is the same for every
             multiple of its block size.
         progress: called as progress(tokens done, tokens) after each piece.
+        prompt: tokens at the beginning that go through the model in one piece and are not scored.
 
     Raises:
         TreeKVError: too few tokens, ids outside the vocabulary, a chunk below 1, or a cache in use.
@@ -82,13 +87,20 @@ def stream_perplexity(
         raise TreeKVError(f"token_ids must be [tokens] or [rows, tokens], got the shape {tuple(given.shape)}")
     ids = given if given.ndim == 2 else given[None]
     length = ids.shape[1]
-    _check(model, ids, cache, chunk)
+    _check(model, ids, cache, chunk, prompt)
     device = next(model.parameters()).device
     ids = ids.to(device)
     parts: list[Tensor] = []
     seconds = 0.0
     with torch.inference_mode():
-        for first in range(0, length, chunk):
+        if prompt:  # without the head: logits of a long prompt take gigabytes
+            start = time.perf_counter()
+            base: Any = model.base_model
+            base(input_ids=ids[:, :prompt], past_key_values=cache, use_cache=True)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            seconds += time.perf_counter() - start
+        for first in range(prompt, length, chunk):
             piece = ids[:, first : first + chunk]
             start = time.perf_counter()
             logits = model(input_ids=piece, past_key_values=cache, use_cache=True).logits
@@ -101,12 +113,15 @@ def stream_perplexity(
             if progress is not None:
                 progress(first + piece.shape[1], length)
     nll = torch.cat(parts, dim=1).cpu()
-    return StreamResult(nll=nll if given.ndim == 2 else nll[0], seconds=seconds, cache_bytes=_held_bytes(cache))
+    nll = nll if given.ndim == 2 else nll[0]
+    return StreamResult(nll=nll, seconds=seconds, cache_bytes=_held_bytes(cache), prompt=prompt)
 
 
-def _check(model: nn.Module, ids: Tensor, cache: Cache, chunk: int) -> None:
+def _check(model: nn.Module, ids: Tensor, cache: Cache, chunk: int, prompt: int) -> None:
     if ids.shape[1] < 2:
         raise TreeKVError(f"perplexity needs at least 2 tokens, got {ids.shape[1]}")
+    if not 0 <= prompt <= ids.shape[1] - 2:
+        raise TreeKVError(f"prompt must leave at least 2 of the {ids.shape[1]} tokens, got {prompt}")
     if chunk < 1:
         raise TreeKVError(f"chunk must be at least 1 token, got {chunk}")
     if cache.get_seq_length() > 0:

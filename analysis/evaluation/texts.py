@@ -1,0 +1,116 @@
+"""Texts from files, folders and the hub, with one sentence for whatever is wrong with them."""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from treekv.errors import TreeKVError
+
+
+def find(paths: Sequence[str], suffixes: Sequence[str]) -> list[Path]:
+    """Files named by paths, folders (their files with one of `suffixes`, by name) and patterns with * or ?.
+
+    Raises:
+        TreeKVError: nothing there.
+    """
+    found: list[Path] = []
+    for path in paths:
+        here = Path(path).expanduser()
+        if here.is_dir():
+            matches = [file for file in sorted(here.iterdir()) if file.suffix in suffixes and file.is_file()]
+            if not matches:
+                raise TreeKVError(f"the folder {path!r} has no {' or '.join(suffixes)} file")
+        elif here.is_file():
+            matches = [here]
+        else:
+            matches = [Path(match) for match in sorted(glob.glob(str(here))) if Path(match).is_file()]
+            if not matches:
+                raise TreeKVError(f"there is no file {path!r}")
+        found += [file for file in matches if file not in found]
+    return found
+
+
+def names(paths: Sequence[str]) -> list[str]:
+    """The last parts of paths: what identifies files wherever a folder lies (their content is hashed elsewhere)."""
+    return [Path(path).name or path for path in paths]
+
+
+def read(file: Path) -> str:
+    """A UTF-8 text.
+
+    Raises:
+        TreeKVError: it cannot be read, is not UTF-8, or has no text in it.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise TreeKVError(f"{str(file)!r} is not UTF-8 text (byte {error.start} cannot be read)") from error
+    except OSError as error:
+        raise TreeKVError(f"{str(file)!r} cannot be read: {error.strerror or error}") from error
+    if not text.strip():
+        raise TreeKVError(f"{str(file)!r} is empty")
+    return text
+
+
+def read_rows(file: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """The objects of a JSON lines file.
+
+    Raises:
+        TreeKVError: a line is not a JSON object, the first one lacks one of `columns`, or there are none.
+    """
+    return list(rows(read(file), repr(str(file)), columns))
+
+
+def rows(text: str, source: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The objects of JSON lines; see `read_rows`."""
+    empty = True
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise TreeKVError(f"{source} is not JSON lines: {error.msg} in line {number}") from error
+        if not isinstance(row, dict):
+            raise TreeKVError(f"{source} is not JSON lines of objects: line {number} holds {type(row).__name__}")
+        if empty:
+            require(row, source, columns)
+        empty = False
+        yield row
+    if empty:
+        raise TreeKVError(f"{source} is empty")
+
+
+def require(row: dict[str, Any], source: str, columns: Sequence[str]) -> None:
+    """Raises TreeKVError naming the columns that a row lacks and those it has."""
+    missing = [column for column in columns if column not in row]
+    if missing:
+        has = ", ".join(sorted(row)) or "none"
+        raise TreeKVError(f"{source} lacks the column {', '.join(missing)}; it has {has}")
+
+
+def from_hub(name: str, split: str, column: str) -> Iterator[str]:
+    """The texts of a hub data set, streamed: no more is fetched than is taken.
+
+    Raises:
+        TreeKVError: `datasets` is not installed, the hub cannot be reached, or there is no such data set or column.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise TreeKVError("data sets of the hub need the package datasets: pip install 'treekv[eval]'") from error
+    try:
+        for row in datasets.load_dataset(name, split=split, streaming=True):
+            require(row, f"the data set {name!r}", [column])
+            yield row[column]
+    except TreeKVError:
+        raise
+    except Exception as error:  # what datasets, the hub's client and their libraries raise is no common kind
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise TreeKVError(
+            f"the data set {name!r} (split {split}) cannot be loaded from the hub: {reason}; give local files instead"
+        ) from error
