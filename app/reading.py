@@ -1,4 +1,4 @@
-"""Text from a file, with one sentence for whatever is wrong with it."""
+"""Text from a file and layers from words, with one sentence for whatever is wrong with them."""
 
 from __future__ import annotations
 
@@ -31,3 +31,20 @@ def read_text(path: str) -> str:
     if not text.strip():
         raise TreeKVError(f"{name} is empty; give a text")
     return text
+
+
+def read_layers(words: str | None) -> list[int] | None:
+    """Layers from words such as "0,5,10-12"; None for no words, which means all.
+
+    Raises:
+        TreeKVError: the words cannot be read so.
+    """
+    if words is None or not words.strip():
+        return None
+    layers: list[int] = []
+    for part in words.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not (last.isdecimal() and int(first) <= int(last) < 10_000)):
+            raise TreeKVError(f"the layers {words!r} cannot be read at {part!r}; write them as 0,5,10-12")
+        layers += range(int(first), int(last if dash else first) + 1)
+    return layers

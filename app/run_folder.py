@@ -33,20 +33,29 @@ class RunFolder:
     Attributes:
         path: the folder.
         manifest: what `run.json` says: the model, the text, the scores, the generated texts.
+        root: when given, the folder that none of the run's files may lie outside of, links included.
     """
 
     path: Path
     manifest: dict[str, Any]
+    root: Path | None = None
 
     def file(self, name: str) -> Path:
         """One of the run's files.
 
         Raises:
-            TreeKVError: it is missing.
+            TreeKVError: it is missing, or a link that leads out of the root.
         """
-        file = self.path / name
+        file = self.inside(name)
         if not file.is_file():
             raise TreeKVError(f"the run folder {str(self.path)!r} lacks {name}; make it again with treekv demo")
+        return file
+
+    def inside(self, name: str) -> Path:
+        """Where a file of the run is to be; TreeKVError when that is a link that leads out of the root."""
+        file = self.path / name
+        if self.root is not None and not file.resolve().is_relative_to(self.root.resolve()):
+            raise TreeKVError(f"{name} of the run {self.path.name!r} is a link that leads out of the folder of runs")
         return file
 
 
@@ -74,6 +83,49 @@ def open_run(path: str | os.PathLike[str]) -> RunFolder:
     if not isinstance(version, int) or version > VERSION:
         raise TreeKVError(f"run folder {str(folder)!r} has version {version!r}, this TreeKV reads up to {VERSION}")
     return RunFolder(folder, content)
+
+
+def place_below(root: Path, name: str) -> Path:
+    """Where a run called `name` lies: directly below `root`, whatever the name, which may come from an address.
+
+    Raises:
+        TreeKVError: the name is not that of a folder, or the folder is a link that leads out of the root.
+    """
+    path = root / name
+    plain = name not in ("", ".", "..") and not any(mark in name for mark in "/\\\0:") and name.isprintable()
+    if not plain or len(name.encode()) > 200:
+        raise TreeKVError(f"{name[:80]!r} cannot be the name of a run; give the name of a folder among the runs")
+    real = path.resolve()
+    if real == root.resolve() or not real.is_relative_to(root.resolve()):
+        raise TreeKVError(f"the run {name!r} is a link that leads out of the folder of runs")
+    return path
+
+
+def open_below(root: Path, name: str) -> RunFolder:
+    """Open the run called `name` below `root`. Raises TreeKVError as `place_below` and `open_run` do."""
+    path = place_below(root, name)
+    if not path.exists():
+        raise TreeKVError(f"there is no run {name!r} here; it may have been moved or deleted")
+    RunFolder(path, {}, root).inside(MANIFEST)
+    return RunFolder(path, open_run(path).manifest, root)
+
+
+def recent(root: Path, most: int = 20) -> list[RunFolder]:
+    """The runs directly below a folder, the newest first; what is damaged or leads out of it is left out."""
+    dated = []
+    try:
+        for manifest in root.glob(f"*/{MANIFEST}"):
+            if not manifest.parent.name.startswith("."):
+                dated.append((manifest.stat().st_mtime, manifest.parent.name))
+    except OSError:
+        return []
+    runs: list[RunFolder] = []
+    for _, name in sorted(dated, reverse=True):
+        if len(runs) == most:
+            break
+        with contextlib.suppress(TreeKVError):
+            runs.append(open_below(root, name))
+    return runs
 
 
 def check_output(path: str | os.PathLike[str], force: bool = False) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 POLICY_TITLES: Final = {"full": "full cache", "streaming": "StreamingLLM", "tree": "TreeKV"}
 OTHER_TITLES: Final = {
@@ -29,6 +30,18 @@ READ_COEFFICIENTS: Final = (
     "Each row is one band and each column a place in the text; bright cells are where neighbouring stretches "
     "of that length contribute differently to the output, and dark ones are where one token can stand for "
     "several."
+)
+READ_SINKS: Final = (
+    "Each bar is one of the first tokens, which soak up attention whatever they say; compare with the dashed line, "
+    "what the strongest band reaches elsewhere, to see why they are drawn, and kept in a cache, apart."
+)
+READ_GROWTH: Final = (
+    "Each cell is one head: yellow ones contribute more towards the end in this band, blue ones less, grey ones the "
+    "same; where rows or columns stand out, layers or heads want budgets of their own."
+)
+READ_TRENDS: Final = (
+    "Each mark is one band with its 95 % interval; a mark whose whisker lies wholly to the right of the grey bar has "
+    "grown by more than chance would, a hollow mark is not decided."
 )
 READ_EVICTION_MAP: Final = (
     "Read downwards as time: each row shows which tokens (columns) are still held after that many have been "
@@ -85,6 +98,22 @@ READ_DIFFERENCE: Final = (
 def policy_title(policy: str) -> str:
     """What people call a policy."""
     return POLICY_TITLES.get(policy) or OTHER_TITLES.get(policy, policy)
+
+
+def verdict(claims: Mapping[str, Any]) -> str:
+    """The sentence under the two claims, from the attributes of `analysis.trends`."""
+    low, high = claims.get("claim_ii_correlation_low"), claims.get("claim_ii_correlation_high")
+    between = "" if low is None else f" (95 % interval {number(low, '+.2f')} to {number(high, '+.2f')})"
+    return (
+        f"Growth against the order of the bands, lowest to highest: correlation "
+        f"{number(claims['claim_ii_correlation'], '+.2f')}{between}; +1 would be perfect order. The band that grows "
+        f"most is {claims['claim_ii_top_band']}. "
+        + (
+            SINKS_APART.format(count=claims["sink_count"])
+            if claims.get("sinks", "separate") == "separate"
+            else f"The first {claims['sink_count']} tokens were left in the transform and leak into the low bands."
+        )
+    )
 
 
 def band_width(band: str, level: int) -> str:

@@ -50,10 +50,10 @@ def capture(
 
     Example: [bold]treekv capture novel.txt --tokens 4096 --output novel.nc[/]
     """
-    from app.reading import read_text
+    from app.reading import read_layers, read_text
 
     wanted: dict[str, Any] = {
-        "max_tokens": tokens, "queries": queries, "layers": _layers(layers), "keep": keep.value,
+        "max_tokens": tokens, "queries": queries, "layers": read_layers(layers), "keep": keep.value,
     }  # fmt: skip
     contents = {name: read_text(text) for name, text in _named(texts).items()}
     several = len(contents) > 1
@@ -126,20 +126,6 @@ def _named(texts: list[str]) -> dict[str, str]:
             raise TreeKVError(f"two texts would be written to {name}.nc; give files with different names")
         named[name] = text
     return named
-
-
-def _layers(words: str | None) -> list[int] | None:
-    if words is None:
-        return None
-    from treekv import TreeKVError
-
-    layers: list[int] = []
-    for part in words.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not (last.isdecimal() and int(first) <= int(last))):
-            raise TreeKVError(f"the layers {words!r} cannot be read at {part!r}; write them as 0,5,10-12")
-        layers += range(int(first), int(last if dash else first) + 1)
-    return layers
 
 
 def _facts(run: Any) -> dict[str, Any]:

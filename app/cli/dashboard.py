@@ -1,4 +1,4 @@
-"""treekv dashboard: the pictures of a run in the browser."""
+"""treekv dashboard: runs in the browser."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ def dashboard(
     run: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[RUN_FOLDER]", show_default=False, help=f"What treekv demo wrote; default {DEFAULT_RUN}."
+            metavar="[RUN_FOLDER]",
+            show_default=False,
+            help=f"What treekv demo wrote, to be shown first; default {DEFAULT_RUN}.",
         ),
     ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port to serve on.")] = 8501,
@@ -26,7 +28,9 @@ def dashboard(
     ),
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
 ) -> None:
-    """Open the pictures of a run in the browser: wavelet bands, coefficients, what each policy keeps.
+    """Open the dashboard in the browser: make runs, see what each policy keeps, compare, generate, take away.
+
+    Only runs that lie beside RUN_FOLDER (or in treekv-runs) can be opened in it, and new ones are written there.
 
     Example: [bold]treekv dashboard treekv-runs/demo --port 8600[/]
     """

@@ -1,4 +1,4 @@
-"""The dashboard: a Streamlit app over one run folder. `main.py` is the frame, each page is a file in `views/`."""
+"""The dashboard: a Streamlit app over a folder of runs. `main.py` is the frame, each page is a file in `views/`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ import socket
 from pathlib import Path
 from typing import Any, Final
 
+from app import DEFAULT_RUN
 from treekv.errors import TreeKVError
 
-RUN_VARIABLE: Final = "TREEKV_RUN"  # how the server's process tells its pages which run to show
+# How the server's process tells its pages which runs there are and which one to show first.
+ROOT_VARIABLE: Final = "TREEKV_RUNS"
+RUN_VARIABLE: Final = "TREEKV_RUN"
+UPLOAD_MB: Final = 5  # of text: more than a million tokens
 # The browser's own preference decides between light and dark, or the reader in the menu.
 THEME: Final = {
     "theme.light.primaryColor": "#0b5394",
@@ -28,7 +32,8 @@ def serve(run: Path | None, *, host: str = "127.0.0.1", port: int = 8501, browse
     """Serve the dashboard until it is stopped.
 
     Args:
-        run: the run folder to show, or None for a page that says how to make one.
+        run: the run folder to show first; others beside it can be opened too. With None these are the runs below
+            ./treekv-runs, and the first page makes one.
         host, port: where to listen. Only `host` and loopback names are answered.
         browser: open the page in the user's browser.
 
@@ -37,8 +42,9 @@ def serve(run: Path | None, *, host: str = "127.0.0.1", port: int = 8501, browse
     """
     _check_address(host, port)
     os.environ.pop(RUN_VARIABLE, None)
+    os.environ[ROOT_VARIABLE] = str(DEFAULT_RUN.parent.absolute() if run is None else run.resolve().parent)
     if run is not None:
-        os.environ[RUN_VARIABLE] = str(run.resolve())
+        os.environ[RUN_VARIABLE] = run.resolve().name
 
     import streamlit as st
 
@@ -53,7 +59,7 @@ def server_options(host: str, port: int, browser: bool) -> dict[str, Any]:
         "server.allowedHosts": sorted({host, *LOOPBACK}),
         "server.enableCORS": True,
         "server.enableXsrfProtection": True,
-        "server.maxUploadSize": 5,
+        "server.maxUploadSize": UPLOAD_MB,
         "server.headless": not browser,
         "server.fileWatcherType": "none",
         "browser.serverAddress": host,

@@ -1,25 +1,31 @@
-"""The frame of the dashboard: which run, which layer and head; the pages draw."""
+"""The frame of the dashboard: its pages in the order of the work, which run, layer, head and positions; pages draw."""
 
 from __future__ import annotations
 
 import streamlit as st
 
-from app.dashboard import run_state
+from app.dashboard import run_state, theming
 
 st.set_page_config(page_title="TreeKV", page_icon="🌲", layout="wide")
-page = st.navigation(
-    [
-        st.Page("views/wavelets.py", title="Wavelets", default=True),
-        st.Page("views/eviction_map.py", title="Eviction map", url_path="eviction-map"),
-    ]
-)
-run = run_state.current_run()
+theming.dress()
+PAGES = {
+    "start": "Start",
+    "wavelets": "Wavelets",
+    "eviction_map": "Eviction map",
+    "compare": "Compare",
+    "generate": "Generate",
+    "take_away": "Take away",
+}
+pages = {
+    name: st.Page(f"views/{name}.py", title=title, url_path=name.replace("_", "-"), default=name == "start")
+    for name, title in PAGES.items()
+    if (run_state.VIEWS / f"{name}.py").exists()
+}
+page = st.navigation(list(pages.values()))
+run = run_state.find_run()
 with st.sidebar:
-    run_state.choose_layer_and_head(run_state.spectrum(run))
-    text = run.manifest["text"]
-    st.caption(
-        f"{run_state.plain(run.manifest['model'])}  \n"
-        f"{run_state.plain(text['title'])}, {text['tokens']:,} tokens  \n"
-        f"Run: {run_state.plain(run.path.name)}"
-    )
+    if run is not None:
+        run_state.describe(run)
+        if page in [pages.get(name) for name in ("wavelets", "eviction_map", "compare")]:
+            run_state.choose_view(run)
 page.run()

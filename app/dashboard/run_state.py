@@ -1,39 +1,146 @@
-"""What the pages share: the run, its arrays, the chosen layer and head."""
+"""What the pages share: the run, its arrays, the chosen layer, head and positions."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import html
+import math
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Final, TypeVar
 
 import plotly.graph_objects as go
 import streamlit as st
 import xarray as xr
 
 import analysis
-from app import run_folder
-from app.dashboard import RUN_VARIABLE, theming
+from app import DEFAULT_RUN, run_folder
+from app.dashboard import ROOT_VARIABLE, RUN_VARIABLE, theming
 from app.run_folder import RunFolder
 from treekv import TreeKVError
 
 T = TypeVar("T")
 ALL = "all"
-_SHEET = (
-    "background:#ffffff;border:1px solid #d5d9e0;border-radius:8px;padding:16px 20px;max-height:28rem;overflow-y:auto"
+VIEWS = Path(__file__).with_name("views")
+VIEW = ("layer", "head", "positions")  # what the sidebar chooses, in the session and in the address
+LEAST_STRETCH: Final = 16  # positions; fewer show no band
+MOST_SHOWN: Final = 2048  # tokens of text at once
+_SHEET: Final = (
+    "background:#ffffff;color:#1f2430;border:1px solid #d5d9e0;border-radius:8px;padding:16px 20px;"
+    "max-height:28rem;overflow-y:auto"
 )
 
 
+def root() -> Path:
+    """The folder that all runs of this server lie in."""
+    return Path(os.environ.get(ROOT_VARIABLE) or DEFAULT_RUN.parent)
+
+
+def find_run() -> RunFolder | None:
+    """The run of this session, None without one; what is wrong with it is kept for the page to say.
+
+    An address names it (?run=demo), or the user has opened it, or the server was started on it.
+    """
+    name = st.query_params.get("run") or st.session_state.get("run") or os.environ.get(RUN_VARIABLE)
+    st.session_state["run"], st.session_state["run_error"] = name, None
+    if not name:
+        return None
+    st.query_params["run"] = name
+    try:
+        return run_folder.open_below(root(), name)
+    except TreeKVError as error:
+        st.session_state["run_error"] = str(error)
+        return None
+
+
+def open_run(name: str) -> None:
+    """Make a run the one of this session, from the next showing of the page on."""
+    st.session_state["run"] = st.query_params["run"] = name
+    for key in (*VIEW, "step", "playing"):
+        st.session_state.pop(key, None)
+
+
 def current_run() -> RunFolder:
-    """The run that the server was started on; without one the page says how to make it and stops."""
-    path = os.environ.get(RUN_VARIABLE)
-    if path is None:
+    """The run of this session; without one the page says so and stops."""
+    run = find_run()
+    if run is not None:
+        return run
+    error = st.session_state["run_error"]
+    if error:
+        st.error(plain(error))
+    else:
         st.title("No run yet")
-        st.markdown("Make one, then open the dashboard on it:")
-        st.code("treekv demo\ntreekv dashboard treekv-runs/demo", language="shell")
-        st.stop()
-    return or_stop(lambda: run_folder.open_run(path))
+        st.markdown("This page draws what a run has found. Open one, or make one, on the first page.")
+    st.page_link("views/start.py", label="Go to Start", icon=":material/arrow_back:")
+    st.stop()
+
+
+def describe(run: RunFolder) -> None:
+    """The run in the sidebar."""
+    text = run.manifest.get("text", {})
+    st.caption(
+        f"**{plain(run.path.name)}**  \n{plain(str(run.manifest.get('model', 'unknown model')))}  \n"
+        f"{plain(str(text.get('title', 'unknown text')))}, {text.get('tokens', 0):,} tokens"
+    )
+
+
+def choose_view(run: RunFolder) -> None:
+    """Selectors of layer, head and positions; the choice lives in the address, so that a link shows the same view."""
+    data = _any_record(run)
+    if data is None:
+        return
+    for name, hint in (
+        ("layer", "Pictures average over all layers unless one is chosen."),
+        ("head", "A query head. The eviction map shows the KV head that serves it."),
+    ):
+        options = [ALL, *(str(number) for number in data[name].values)]
+        if st.session_state.get(name, ALL) not in options:
+            del st.session_state[name]
+        st.selectbox(name.capitalize(), options, key=name, bind="query-params", persist_state="session", help=hint)
+    tokens = int(data["position"].values[-1]) + 1
+    first, last = st.session_state.get("positions") or (0, tokens)
+    if not 0 <= first < last <= tokens:
+        st.session_state.pop("positions", None)
+    st.slider(
+        "Positions",
+        0,
+        tokens,
+        (0, tokens),
+        key="positions",
+        bind="query-params",
+        persist_state="session",
+        help="The stretch of text that the pictures show; dragging over a picture chooses it too.",
+    )
+    if stretch(tokens) != (None, None):
+        st.button("Show the whole text", on_click=zoom, args=(0, tokens), width="stretch")
+
+
+def zoom(first: int, last: int) -> None:
+    """Choose a stretch of positions, first to last - 1. For callbacks, which run before the slider is made."""
+    st.session_state["positions"] = (first, last)
+
+
+def stretch(tokens: int) -> tuple[int | None, int | None]:
+    """The chosen positions as start and stop, each None where it is the text's own."""
+    first, last = st.session_state.get("positions") or (0, tokens)
+    return (first or None), (last if last < tokens else None)
+
+
+def query_heads(run: RunFolder) -> int:
+    """How many heads there are to choose from; where the spectrum is missing, KV heads."""
+    data = _any_record(run)
+    return 0 if data is None else int(data.sizes["head"])
+
+
+def _any_record(run: RunFolder) -> xr.Dataset | None:
+    """Whichever of the run's records knows its layers and heads; pages say what is missing."""
+    for name, kind in ((run_folder.SPECTRUM, "spectrum"), (run_folder.RETENTION, "retention")):
+        with contextlib.suppress(TreeKVError):
+            return _opened(*_version(run.file(name)), kind)
+    return None
 
 
 def spectrum(run: RunFolder) -> xr.Dataset:
@@ -48,16 +155,6 @@ def retention(run: RunFolder) -> xr.Dataset:
     return or_stop(lambda: _opened(*_version(run.file(run_folder.RETENTION)), "retention"))
 
 
-def choose_layer_and_head(data: xr.Dataset) -> None:
-    """The two selectors; the choice lives in the address, so that a link shows the same view."""
-    for name, hint in (
-        ("layer", "Pictures average over all layers unless one is chosen."),
-        ("head", "A query head. The eviction map shows the KV head that serves it."),
-    ):
-        options = [ALL, *(str(number) for number in data[name].values)]
-        st.selectbox(name.capitalize(), options, key=name, bind="query-params", help=hint)
-
-
 def chosen(name: str) -> int | None:
     """The chosen layer or head, None for all."""
     choice = st.session_state.get(name, ALL)
@@ -69,12 +166,50 @@ def kv_head(head: int | None, heads: int, kv_heads: int) -> int | None:
     return None if head is None else head * kv_heads // heads
 
 
-def draw(make: Callable[[], go.Figure], reading: str, key: str) -> None:
-    """A picture with its text alternative, and under it the sentence that says how to read it."""
+def draw(make: Callable[[], go.Figure], reading: str, key: str, zoomable: bool = False) -> None:
+    """A picture with its text alternative, and under it the sentence that says how to read it.
+
+    In a zoomable one, whose x axis is the position, dragging chooses the stretch that all pictures show.
+    """
     with st.spinner("Drawing"):
         figure = theming.themed(or_stop(make), theming.is_dark())
-    st.plotly_chart(figure, key=key, theme=None, alt=figure.layout.meta["alt"], config={"displaylogo": False})
+    options: dict[str, Any] = {}
+    key = f"picture-{key}"
+    if zoomable:
+        figure.update_layout(dragmode="select", selectdirection="h")
+        key = f"{key}-{st.session_state.get('positions')}"  # another stretch is another picture, with nothing selected
+        options = {"on_select": functools.partial(_zoom_to_selection, key), "selection_mode": "box"}
+    st.plotly_chart(
+        figure, key=key, theme=None, alt=figure.layout.meta["alt"], config={"displaylogo": False}, **options
+    )
     st.caption(reading)
+
+
+def _zoom_to_selection(key: str) -> None:
+    boxes = st.session_state[key]["selection"]["box"]
+    if boxes:
+        left, right = sorted(float(end) for end in boxes[0]["x"])
+        now_first, now_last = st.session_state.get("positions") or (0, math.inf)
+        first, last = max(math.floor(left), now_first, 0), min(math.ceil(right) + 1, now_last)
+        if last - first >= LEAST_STRETCH:
+            zoom(first, int(last))
+
+
+def show_stretch(data: xr.Dataset) -> None:
+    """The text of the chosen positions, or how to choose some."""
+    tokens = int(data["position"].values[-1]) + 1
+    start, stop = stretch(tokens)
+    if start is None and stop is None:
+        st.caption("Drag sideways over a picture to zoom all of them into a stretch, and to read its text here.")
+        return
+    first, last = start or 0, stop or tokens
+    if "token" not in data.coords:
+        st.caption("This record does not hold the text of its tokens.")
+        return
+    part = data["token"].sel(position=slice(first, last - 1)).values[:MOST_SHOWN]
+    cut = f", the first {MOST_SHOWN:,} of them" if last - first > MOST_SHOWN else ""
+    st.markdown(f"**The text of positions {first:,} to {last - 1:,}**{cut}")
+    st.html(f'<div style="{_SHEET};white-space:pre-wrap" tabindex="0">{html.escape("".join(map(str, part)))}</div>')
 
 
 def draw_text(make: Callable[[], str], reading: str) -> None:

@@ -23,6 +23,14 @@ _HOVER: Final = {"bgcolor": "#262d39", "font": {"color": "#e6e9f0"}}
 _COLOUR = re.compile(r"#[0-9a-f]{6}|rgba?\([^)]*\)|white|black", re.IGNORECASE)
 
 
+def dress() -> None:
+    """A ring around whatever the keyboard is at, in either theme, and less empty space above the title."""
+    st.html(
+        "<style>:focus-visible{outline: 3px solid #b8860b !important; outline-offset: 2px; border-radius: 4px} "
+        "[data-testid=stMainBlockContainer]{padding-top: 3.5rem}</style>"
+    )
+
+
 def is_dark() -> bool:
     """Whether the reader's browser shows the dark theme."""
     return st.context.theme.type == "dark"

@@ -27,6 +27,8 @@ FLAGS = [
     "--disable-sync",
 ]
 SETTLED = "[data-testid=stApp][data-test-script-state=notRunning]"
+# Below a page's own path Streamlit looks for its health and its settings once more, where they are not.
+UNFOUND = ["Failed to load resource: the server responded with a status of 404 (Not Found)"] * 2
 SECOND = 1000  # playwright counts milliseconds
 
 
@@ -102,7 +104,7 @@ def drawn(page: Page, number: int) -> list[str]:
     )
     inked = page.evaluate(
         """() => [...document.querySelectorAll('.js-plotly-plot')].map(
-            plot => plot.querySelectorAll('.scatterlayer path.js-line, .heatmaplayer image').length)"""
+            plot => plot.querySelectorAll('.scatterlayer path.js-line, .heatmaplayer image, .barlayer path').length)"""
     )
     assert len(inked) == number
     assert all(inked)
@@ -111,8 +113,8 @@ def drawn(page: Page, number: int) -> list[str]:
 
 def test_the_dashboard_draws_its_pictures(dashboard: str, watched: Watched) -> None:
     page = watched.page
-    page.goto(dashboard)
-    titles = drawn(page, 2)
+    page.goto(f"{dashboard}/wavelets")
+    titles = drawn(page, 5)
     assert titles[0].startswith("Token contributions")
     assert titles[1].startswith("Wavelet coefficients")
 
@@ -128,7 +130,7 @@ def test_the_dashboard_draws_its_pictures(dashboard: str, watched: Watched) -> N
     page.get_by_role("radio", name="StreamingLLM").click()
     page.get_by_text("streaming").first.wait_for(timeout=60 * SECOND)
 
-    assert watched.complaints == []
+    assert watched.complaints == UNFOUND
     assert watched.hosts - {""} == {"127.0.0.1"}
 
 

@@ -10,18 +10,23 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 import analysis
-from app.dashboard import LOOPBACK, RUN_VARIABLE, run_state, server_options
+from app.dashboard import LOOPBACK, ROOT_VARIABLE, RUN_VARIABLE, run_state, server_options
 from tests.app.conftest import EVIL
 
 MAIN = Path(run_state.__file__).with_name("main.py")
-EVICTION_MAP = "views/eviction_map.py"
+START, WAVELETS, EVICTION_MAP = "views/start.py", "views/wavelets.py", "views/eviction_map.py"
 
 
-def opened(run: Path | None, monkeypatch: pytest.MonkeyPatch, page: str | None = None, **query: str) -> AppTest:
+def opened(
+    run: Path | None, monkeypatch: pytest.MonkeyPatch, page: str | None = None, root: Path | None = None, **query: str
+) -> AppTest:
+    """A page (the first when None) of a dashboard that was started on `run`, or on no run and the folder `root`."""
     if run is None:
         monkeypatch.delenv(RUN_VARIABLE, raising=False)
+        monkeypatch.setenv(ROOT_VARIABLE, str(root or "no-such-folder"))
     else:
-        monkeypatch.setenv(RUN_VARIABLE, str(run))
+        monkeypatch.setenv(RUN_VARIABLE, run.name)
+        monkeypatch.setenv(ROOT_VARIABLE, str(run.parent))
     test = AppTest.from_file(str(MAIN), default_timeout=60)
     for name, value in query.items():
         test.query_params[name] = value
@@ -38,21 +43,22 @@ def alternatives(test: AppTest) -> list[str]:
     return [figure["layout"]["meta"]["alt"] for figure in figures(test)]
 
 
-def test_the_first_page_draws_both_wavelet_pictures(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    test = opened(small_run, monkeypatch)
-    spectrum = analysis.open_spectrum(small_run / "spectrum.nc")
-    expected = [analysis.plot.spectrum(spectrum), analysis.plot.coefficients(spectrum)]
+def test_the_wavelets_page_draws_its_pictures(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = opened(small_run, monkeypatch, WAVELETS)
+    spectrum, trends = analysis.open_spectrum(small_run / "spectrum.nc"), analysis.open_trends(small_run / "trends.nc")
+    plot = analysis.plot
+    drawn = (plot.spectrum, plot.coefficients, plot.sinks, plot.growth_grid)
+    expected = [*(make(spectrum) for make in drawn), plot.trends(trends)]
     assert alternatives(test) == [figure.layout.meta["alt"] for figure in expected]
-    claims = analysis.open_trends(small_run / "trends.nc").attrs
-    assert f"in every band: **{claims['claim_i']}**" in test.markdown[0].value
-    assert f"in the highest bands: **{claims['claim_ii']}**" in test.markdown[0].value
-    readings = [caption.value for caption in test.main.get("caption")]
-    assert len(readings) == 2
-    assert all(reading.startswith("Each ") for reading in readings)
+    assert f"in every band: **{trends.attrs['claim_i']}**" in test.markdown[0].value
+    assert f"in the highest bands: **{trends.attrs['claim_ii']}**" in test.markdown[0].value
+    captions = [caption.value for caption in test.main.get("caption")]
+    assert f"interval {trends.attrs['claim_ii_correlation_low']:+.2f} to" in captions[0]
+    assert len([caption for caption in captions if caption.startswith("Each ")]) == 5
 
 
 def test_the_choice_of_layer_and_head_is_drawn(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    test = opened(small_run, monkeypatch)
+    test = opened(small_run, monkeypatch, WAVELETS)
     before = alternatives(test)
     test.selectbox(key="layer").select("1").run()
     test.selectbox(key="head").select("2").run()
@@ -84,21 +90,22 @@ def test_the_eviction_map_starts_with_treekv_and_changes_with_the_policy(
     assert alternatives(test) == [analysis.plot.eviction_map(retention, "streaming").layout.meta["alt"]]
 
 
-def test_without_a_run_the_page_says_how_to_make_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    test = opened(None, monkeypatch)
+@pytest.mark.parametrize("page", [WAVELETS, EVICTION_MAP])
+def test_without_a_run_the_page_leads_to_the_first(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = opened(None, monkeypatch, page)
     assert not test.exception
     assert test.title[0].value == "No run yet"
-    assert "treekv demo" in test.code[0].value
+    assert test.get("page_link")[0].proto.label == "Go to Start"
     assert not test.get("plotly_chart")
 
 
-@pytest.mark.parametrize("page", [None, EVICTION_MAP])
+@pytest.mark.parametrize("page", [WAVELETS, EVICTION_MAP])
 @pytest.mark.parametrize("name", ["spectrum.nc", "retention.nc", "trends.nc", "run.json"])
 @pytest.mark.parametrize("damage", ["missing", "cut"])
 def test_a_damaged_run_is_one_sentence(
-    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str | None, name: str, damage: str
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str, name: str, damage: str
 ) -> None:
-    needed = {None: {"spectrum.nc", "trends.nc", "run.json"}, EVICTION_MAP: {"spectrum.nc", "retention.nc", "run.json"}}
+    needed = {WAVELETS: {"spectrum.nc", "trends.nc", "run.json"}, EVICTION_MAP: {"retention.nc", "run.json"}}
     run = tmp_path / "run"
     shutil.copytree(small_run, run)
     if damage == "missing":
@@ -120,7 +127,7 @@ def test_a_run_that_is_made_again_is_read_again(
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(small_run, run)
-    test = opened(run, monkeypatch)
+    test = opened(run, monkeypatch, WAVELETS)
     before = figures(test)[0]["data"][0]["y"]
     spectrum = analysis.open_spectrum(run / "spectrum.nc")
     spectrum["amplitude"] *= 2

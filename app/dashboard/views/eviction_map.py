@@ -14,7 +14,7 @@ MOST_TOKENS = 2048  # of the text at once: a page of 250 kB
 run = run_state.current_run()
 data = run_state.retention(run)
 layer, head = run_state.chosen("layer"), run_state.chosen("head")
-heads = run_state.spectrum(run).sizes["head"]
+heads = run_state.query_heads(run)
 kv_head = run_state.kv_head(head, heads, data.sizes["head"])
 steps = int(data.attrs["steps"])
 

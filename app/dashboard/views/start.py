@@ -1,0 +1,198 @@
+"""Where the work begins: open a run, or make one from a text and a model."""
+
+from __future__ import annotations
+
+import datetime
+
+import streamlit as st
+
+from app import run_folder, wording
+from app.dashboard import UPLOAD_MB, jobs, making, models, run_state
+from app.dashboard.making import Order
+from app.run_folder import RunFolder
+from app.sample_text import sample_text
+from treekv import TreeKVError
+
+SAMPLE, PASTE, UPLOAD = "Sample", "Paste", "Upload"
+SAMPLE_TITLE = "Python's own language reference"
+NEEDED = {
+    run_folder.SPECTRUM: "Wavelets",
+    run_folder.TRENDS: "the verdict on Wavelets",
+    run_folder.RETENTION: "Eviction map",
+    run_folder.CAPTURE: "Compare and other wavelets",
+}
+TOUR = (
+    ("wavelets", "**Wavelets**: how much each stretch of the text contributes, and at which scale. Where fine bands "
+     "grow towards the end, the far past can be kept coarsely."),
+    ("eviction_map", "**Eviction map**: which tokens a policy still holds at each step. Press Play and watch the past "
+     "thin out in the text itself."),
+    ("compare", "**Compare**: several settings side by side on the same text, and what the numbers recommend."),
+    ("generate", "**Generate**: the real model with the chosen settings beside the full cache, token by token."),
+    ("take_away", "**Take away**: the settings as a file, a snippet and a command line, and the pictures."),
+)  # fmt: skip
+
+
+def tour() -> None:
+    seen = st.session_state.setdefault("tour_first", run_state.find_run() is None or not st.query_params.get("layer"))
+    with st.expander("A tour in two minutes", expanded=seen, icon=":material/tour:"):
+        st.markdown(
+            "A language model remembers every token it has read, and that memory (the key-value cache) fills the "
+            "machine. A policy forgets some tokens to stay small. Here you see which, before you deploy it."
+        )
+        for number, (page, words) in enumerate(TOUR, start=1):
+            text, link = st.columns([5, 1.3], vertical_alignment="center")
+            text.markdown(f"{number}. {words}")
+            if (run_state.VIEWS / f"{page}.py").exists():
+                link.page_link(f"views/{page}.py", label=f"Look at {page.replace('_', ' ')}")
+
+
+def opened(run: RunFolder) -> None:
+    text, claims = run.manifest.get("text", {}), run.manifest.get("claims", {})
+    with st.container(border=True):
+        st.subheader(f"Open: {run_state.plain(run.path.name)}")
+        model, name, tokens = st.columns([2, 3, 1])
+        model.markdown(f"**Model**  \n{run_state.plain(str(run.manifest.get('model', 'unknown')))}")
+        name.markdown(f"**Text**  \n{run_state.plain(str(text.get('title', 'unknown')))}")
+        tokens.markdown(f"**Tokens**  \n{text.get('tokens', 0):,}")
+        if claims:
+            st.caption(
+                f"Contributions grow towards the end in every band: {run_state.plain(str(claims.get('i')))}; "
+                f"most in the highest bands: {run_state.plain(str(claims.get('ii')))}."
+            )
+        missing = [f"{name} (for {what})" for name, what in NEEDED.items() if not (run.path / name).is_file()]
+        if missing:
+            st.warning(f"This run lacks {run_state.plain(', '.join(missing))}; the other pages work.")
+        st.page_link("views/wavelets.py", label="Look at its wavelets", icon=":material/arrow_forward:")
+
+
+def recent() -> None:
+    runs = run_folder.recent(run_state.root())
+    if not runs:
+        st.info("There is no run yet. Make one beside: the sample text takes about half a minute.")
+    for run in runs:
+        text = run.manifest.get("text", {})
+        when = datetime.datetime.fromtimestamp((run.path / run_folder.MANIFEST).stat().st_mtime)
+        words, button = st.columns([5, 1.4], vertical_alignment="center")
+        words.markdown(
+            f"**{run_state.plain(run.path.name)}**  \n{run_state.plain(str(run.manifest.get('model', 'unknown')))} · "
+            f"{run_state.plain(str(text.get('title', 'unknown text')))} · {text.get('tokens', 0):,} tokens · "
+            f"{when:%d %b %Y, %H:%M}"
+        )
+        button.button(
+            "Open",
+            key=f"open-{run.path.name}",
+            on_click=run_state.open_run,
+            args=(run.path.name,),
+            width="stretch",
+            help=f"Open {run_state.plain(run.path.name)}",
+        )
+
+
+def chosen_text() -> tuple[str, str]:
+    """Title and text."""
+    source = st.segmented_control(
+        "Text", [SAMPLE, PASTE, UPLOAD], default=SAMPLE, required=True, key="source", persist_state="session"
+    )
+    if source == SAMPLE:
+        st.caption("English prose that every Python carries: its own language reference.")
+        return SAMPLE_TITLE, sample_text()
+    if source == PASTE:
+        return "Pasted text", st.text_area("Your text", key="pasted", height=180, persist_state="session") or ""
+    file = st.file_uploader(
+        f"A text file, at most {UPLOAD_MB} MB", type=["txt", "md"], key="uploaded", max_upload_size=UPLOAD_MB
+    )
+    if file is None:
+        return "", ""
+    try:
+        return file.name, file.getvalue().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise TreeKVError(f"{file.name!r} is not UTF-8 text (byte {error.start} cannot be read)") from error
+
+
+def order() -> Order:
+    model = st.selectbox(
+        "Model",
+        making.model_names(),
+        format_func=making.model_title,
+        accept_new_options=True,
+        key="model",
+        persist_state="session",
+        help="Models that are here; or type a local folder, a GGUF file or a hub id such as owner/model. Code from "
+        "model repositories is never run.",
+    )
+    title, text = run_state.or_stop(chosen_text)
+    left, right = st.columns(2)
+    tokens = left.number_input(
+        "Tokens",
+        value=1024,
+        step=256,
+        key="tokens",
+        persist_state="session",
+        help="How many tokens of the text to use at most.",
+    )
+    cache_size = right.number_input(
+        "Budget",
+        value=64,
+        step=16,
+        key="budget",
+        persist_state="session",
+        help="How many tokens each policy may keep, per layer and KV head.",
+    )
+    policies = st.multiselect(
+        "Policies",
+        making.POLICIES,
+        default=["tree", "streaming"],
+        format_func=wording.policy_title,
+        key="simulated",
+        persist_state="session",
+    )
+    with st.expander("More"):
+        layers = st.text_input("Layers", key="layers", placeholder="all; or 0,5,10-12", persist_state="session")
+        suggested = making.free_name(run_state.root(), model or "", title or "text", int(tokens))
+        name = st.text_input("Name of the run", key="run_name", placeholder=suggested, persist_state="session")
+    return Order(
+        name or suggested, model or "", title, text, int(tokens), layers or "", int(cache_size), tuple(policies)
+    )
+
+
+def make() -> None:
+    job = st.session_state.get("making")
+    if job is not None and job.state == "done":
+        del st.session_state["making"]
+        st.session_state["made"] = job.result
+        run_state.open_run(job.result)
+        st.rerun()
+    if job is not None:
+        jobs.show(job)
+        if not job.ended:
+            st.caption("You can look at other pages meanwhile; closing the tab stops it.")
+            return
+    wanted = order()
+    if st.button("Make the run", type="primary", width="stretch"):
+        run_state.or_stop(lambda: making.check(wanted, run_state.root()))
+        root = run_state.root()
+        st.session_state["making"] = run_state.or_stop(
+            lambda: jobs.submit(
+                jobs.owner(), f"Making {wanted.name}", lambda job: making.make(wanted, root, models.held_model, job)
+            )
+        )
+        st.rerun()
+
+
+st.title("TreeKV")
+st.markdown("See what a key-value cache forgets, choose its settings, and take them away.")
+if st.session_state.get("run_error"):
+    st.error(run_state.plain(st.session_state["run_error"]))
+run = run_state.find_run()
+if run is not None:
+    if st.session_state.pop("made", None) == run.path.name:
+        st.success("The run is made and open.")
+    opened(run)
+tour()
+existing, new = st.columns(2, gap="large")
+with existing:
+    st.subheader("Recent runs")
+    recent()
+with new:
+    st.subheader("Make a run")
+    make()
