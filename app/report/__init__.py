@@ -13,15 +13,15 @@ import xarray as xr
 from analysis import plot
 from app import wording
 
-_TEMPLATES = jinja2.Environment(
+TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("app.report", "."),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_TEMPLATES.filters["size"] = wording.size
-_TEMPLATES.globals.update(band_width=wording.band_width, number=wording.number)
+TEMPLATES.filters["size"] = wording.size
+TEMPLATES.globals.update(band_width=wording.band_width, number=wording.number)
 
 
 def write_report(
@@ -51,17 +51,18 @@ def write_report(
             "For comparison, a window of the same size: the first tokens and the last ones, and nothing between.",
         ),
     }
-    page = _TEMPLATES.get_template("report.html").render(
+    page = TEMPLATES.get_template("report.html").render(
         run=contents,
         sinks_apart=wording.SINKS_APART.format(count=spectrum.attrs["sink_count"]),
         settings=settings,
-        pictures={name: _picture(name, *picture) for name, picture in pictures.items()},
+        pictures={name: picture(name, *drawn) for name, drawn in pictures.items()},
         plotly=plotly.offline.get_plotlyjs(),
     )
     path.write_text(page, encoding="utf-8")
 
 
-def _picture(name: str, figure: go.Figure, reading: str) -> dict[str, str]:
+def picture(name: str, figure: go.Figure, reading: str) -> dict[str, str]:
+    """A figure as the templates want it; `name` is unique on its page."""
     html = figure.to_html(
         full_html=False,
         include_plotlyjs=False,

@@ -140,18 +140,18 @@ def scope() -> tuple[tuple[int, ...], int]:
     """The layers to simulate and how much of the text is the prompt."""
     left, right = st.columns(2)
     few = sorted({capture.layers[0], capture.layers[len(capture.layers) // 2], capture.layers[-1]})
-    if not set(st.session_state.get("layers", few)) <= set(capture.layers):  # of another run
-        del st.session_state["layers"]
-    if "layers" not in st.session_state and "layers" not in st.query_params:
-        st.session_state["layers"] = few
-    if st.session_state.get("prompt", 0) > capture.tokens:
-        del st.session_state["prompt"]
+    if not {*st.session_state.get("compare_layers", few)} <= set(capture.layers):  # of another run
+        del st.session_state["compare_layers"]
+    if "compare_layers" not in st.session_state and "compare_layers" not in st.query_params:
+        st.session_state["compare_layers"] = few
+    if st.session_state.get("compare_prompt", 0) > capture.tokens:
+        del st.session_state["compare_prompt"]
     with left:
-        layers = st.multiselect("Layers to simulate", capture.layers, key="layers", bind="query-params",
+        layers = st.multiselect("Layers to simulate", capture.layers, key="compare_layers", bind="query-params",
                                 help="A few answer within about a second, all of them take longer.")  # fmt: skip
     with right:
         prompt = st.slider("Of the text, so many tokens are the prompt", 0, capture.tokens, capture.tokens // 2,
-                           key="prompt", bind="query-params",
+                           key="compare_prompt", bind="query-params",
                            help="The rest comes token by token. Settings that read in blocks, as it comes, do not "
                            "tell the two apart.")  # fmt: skip
     layer = run_state.chosen("layer")
@@ -163,13 +163,20 @@ def context() -> tuple[int, int, str]:
     """For which context, batch and type memory is told."""
     columns = st.columns(3)
     with columns[0]:
-        length = st.select_slider("Context length (tokens)", CONTEXTS, 32768, key="context", bind="query-params",
+        length = st.select_slider("Context length (tokens)", CONTEXTS, 32768, key="memory_tokens", bind="query-params",
                                   format_func=lambda n: f"{n:,}")  # fmt: skip
     with columns[1]:
-        batch = st.select_slider("Batch (rows)", [1, 2, 4, 8, 16, 32, 64, 128], 1, key="batch", bind="query-params")
+        batch = st.select_slider(
+            "Batch (rows)", [1, 2, 4, 8, 16, 32, 64, 128], 1, key="memory_batch", bind="query-params"
+        )
     with columns[2]:
         dtype = st.segmented_control(
-            "Numbers kept as", comparing.DTYPES, default="bfloat16", required=True, key="dtype", bind="query-params"
+            "Numbers kept as",
+            comparing.DTYPES,
+            default="bfloat16",
+            required=True,
+            key="memory_dtype",
+            bind="query-params",
         )
     return int(length), int(batch), str(dtype)
 

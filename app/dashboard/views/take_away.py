@@ -1,0 +1,131 @@
+"""The chosen settings as files and commands, the pictures, a report, and what other engines would make of them."""
+
+from __future__ import annotations
+
+import re
+
+import streamlit as st
+
+from app import other_engines, pictures, run_folder, snippets, wording
+from app.dashboard import generating, run_state, settings_state, taking
+from app.run_folder import RunFolder
+from treekv import TreeKVConfig, TreeKVError
+
+run = run_state.find_run()
+st.title("Take away")
+if st.session_state.get("run_error"):
+    st.error(run_state.plain(st.session_state["run_error"]))
+config = settings_state.chosen(run)
+st.markdown(
+    "What you chose, ready to run elsewhere: a file, a script, a command, the pictures and a page for a colleague."
+)
+
+
+def settings() -> None:
+    st.subheader("Settings")
+    st.caption(f"{wording.policy_title(config.policy)}, {run_state.plain(settings_state.encode(config))}")
+    content = taking.settings_json(config)
+    st.download_button(
+        "Download settings.json", content, snippets.SETTINGS_FILE, "application/json", key="settings-file",
+        type="primary", on_click="ignore",
+    )  # fmt: skip
+    with st.expander("What is in it"):
+        st.code(content, language="json")
+
+
+def commands() -> None:
+    st.subheader("Run it")
+    named = "smollm2" if run is None else generating.model_of(str(run.manifest.get("model", "")))
+    model = st.text_input("Model", value=named, key="take-model",
+                          help="An alias such as smollm2, a local folder, or a hub id.")  # fmt: skip
+    prompt = st.text_input("Prompt", value=snippets.PROMPT, key="take-prompt")
+    if not model.strip() or not prompt.strip():
+        st.error("Give a model and a prompt; then the script and the command appear here.")
+        return
+    st.markdown("In Python, beside the file:")
+    st.code(snippets.python_snippet(model.strip(), prompt), language="python")
+    st.markdown("Or as a command:")
+    st.code(snippets.command_line(model.strip(), prompt), language="shell", wrap_lines=True)
+
+
+def figures(run: RunFolder) -> None:
+    st.subheader("Pictures")
+    there = taking.figures(run, config)
+    if not there:
+        st.info("This run has neither a spectrum nor a capture to draw from; make it again on the page Start.")
+        return
+    name = st.selectbox("Picture", list(there), key="figure")
+    make, reading = there[name]
+    with st.spinner("Drawing"):
+        figure = run_state.or_stop(make)
+    run_state.draw(lambda: figure, reading, key="take-figure")
+    file = re.sub(r"\W+", "-", name.lower()).strip("-")
+    row = st.columns(3)
+    with row[0]:
+        st.download_button("HTML", lambda: pictures.html(figure), f"{file}.html", "text/html", key="figure-html",
+                           on_click="ignore", width="stretch")  # fmt: skip
+    key = f"{file} {settings_state.encode(config)} {run.path.name}"
+    drawn = st.session_state.get("images")
+    if drawn is None or drawn[0] != key:
+        with row[1]:
+            if not st.button("Draw as SVG and PNG", key="draw-images", width="stretch"):
+                return
+        try:
+            with st.spinner("Drawing with a browser of its own"):
+                drawn = (key, {kind: pictures.image(figure, kind) for kind in pictures.SCALE})
+        except TreeKVError as error:
+            st.error(run_state.plain(str(error)))
+            return
+        st.session_state["images"] = drawn
+        st.rerun()
+    for column, (kind, mime) in zip(row[1:], (("svg", "image/svg+xml"), ("png", "image/png")), strict=True):
+        with column:
+            st.download_button(kind.upper(), drawn[1][kind], f"{file}.{kind}", mime, key=f"figure-{kind}",
+                               on_click="ignore", width="stretch")  # fmt: skip
+
+
+def report(run: RunFolder) -> None:
+    st.subheader("Report")
+    left, right = st.columns(2)
+    with left:
+        st.markdown("One page on the chosen settings: numbers, three pictures, how to run them.")
+        try:
+            taking.check(run, config)
+            st.download_button(
+                "One-page report", lambda: taking.report(run, config), "treekv-settings.html", "text/html",
+                key="report-one", on_click="ignore",
+            )  # fmt: skip
+        except TreeKVError as error:
+            st.caption(run_state.plain(str(error)))
+    with right:
+        st.markdown("The whole report of the run, as it was made.")
+        if (run.path / run_folder.REPORT).is_file():
+            st.download_button("Report of the run", (run.path / run_folder.REPORT).read_bytes, "treekv-run.html",
+                               "text/html", key="report-run", on_click="ignore")  # fmt: skip
+        else:
+            st.caption("This run was made without one.")
+
+
+def elsewhere(config: TreeKVConfig) -> None:
+    st.subheader("In other engines")
+    found = other_engines.translations(config)
+    if not found:
+        st.info("The chosen settings evict nothing, so there is nothing to translate.")
+        return
+    st.markdown("The nearest that each can do. None has the tree, so measure there before you rely on it.")
+    for tab, one in zip(st.tabs([one.engine for one in found]), found, strict=True):
+        with tab:
+            st.code(one.code, language="shell" if one.code.startswith("mlx") else "python", wrap_lines=True)
+            for note in one.notes:
+                st.markdown(f"- {run_state.plain(note)}")
+
+
+settings()
+commands()
+if run is None:
+    st.info("Pictures and a report need a run: open one on the page Start.")
+else:
+    opened = run
+    st.fragment(lambda: figures(opened))()
+    report(run)
+elsewhere(config)

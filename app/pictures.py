@@ -1,0 +1,46 @@
+"""Figures as files: a page that works offline, and SVG or PNG where kaleido and a Chrome are there to draw them."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Final
+
+import plotly.graph_objects as go
+
+from treekv.errors import TreeKVError
+
+WIDTH: Final = 1100  # pixels
+SCALE: Final = {"svg": 1, "png": 2}
+WITHOUT: Final = (
+    "SVG and PNG need the package kaleido and a Chrome or Chromium on this machine (pip install kaleido); without them "
+    "the camera in a picture's own toolbar saves it from your browser"
+)
+
+
+def html(figure: go.Figure) -> str:
+    """One file with everything in it; nothing is loaded from anywhere."""
+    return figure.to_html(full_html=True, include_plotlyjs=True, config={"responsive": True, "displaylogo": False})
+
+
+def image(figure: go.Figure, kind: str) -> bytes:
+    """The figure as "svg" or "png", the latter at twice its size on the screen.
+
+    Raises:
+        TreeKVError: another kind, or kaleido or its browser are missing or fail.
+    """
+    if kind not in SCALE:
+        raise TreeKVError(f"a picture can be 'svg' or 'png', not {kind!r}")
+    if importlib.util.find_spec("kaleido") is None:
+        raise TreeKVError(WITHOUT)
+    import kaleido
+    from kaleido import PageGenerator
+
+    options = {"format": kind, "width": WIDTH, "height": int(figure.layout.height or 480), "scale": SCALE[kind]}
+    # By itself kaleido's page would ask a network for MathJax.
+    try:
+        drawn = kaleido.calc_fig_sync(
+            figure.to_dict(), opts=options, kopts={"page_generator": PageGenerator(mathjax=False)}
+        )
+    except Exception as error:  # no browser, one that does not start, one that answers too late: all the same here
+        raise TreeKVError(f"the picture could not be drawn ({type(error).__name__}). {WITHOUT}") from error
+    return bytes(drawn)
