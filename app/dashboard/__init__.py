@@ -64,6 +64,7 @@ def server_options(host: str, port: int, browser: bool) -> dict[str, Any]:
         "server.fileWatcherType": "none",
         "browser.serverAddress": host,
         "browser.gatherUsageStats": False,
+        "global.disableWidgetStateDuplicationWarning": True,  # dragging and playing set what a slider shows
         "client.showErrorDetails": "type",
         "client.toolbarMode": "viewer",
         **THEME,

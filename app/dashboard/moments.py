@@ -16,13 +16,23 @@ def through_time(steps: int, show: Callable[[int], None]) -> None:
     Only this part of the page runs again while it plays. The step is kept in the address.
     """
     playing = bool(st.session_state.get("playing"))
+    if st.session_state.get("step", 1) > steps:
+        st.session_state.pop("step")  # of a longer record
 
     def part() -> None:
         if playing and _advance(steps):
             st.rerun()  # without the clock
         slider, button = st.columns([6, 1], vertical_alignment="bottom")
         with slider:
-            count = st.slider("After so many tokens were read", 1, steps, steps, key="step", bind="query-params")
+            count = st.slider(
+                "After so many tokens were read",
+                1,
+                steps,
+                steps,
+                key="step",
+                bind="query-params",
+                persist_state="session",
+            )
         with button:
             if st.button("Stop" if playing else "Play", key="play", width="stretch"):
                 st.session_state["playing"] = not playing

@@ -10,44 +10,77 @@ from app.dashboard import run_state
 from app.dashboard.moments import through_time
 
 MOST_TOKENS = 2048  # of the text at once: a page of 250 kB
+MOST_IN_TREE = 256
 
 run = run_state.current_run()
-data = run_state.retention(run)
+simulated, real = run_state.retention(run), st.session_state.get("real_trace")
 layer, head = run_state.chosen("layer"), run_state.chosen("head")
-heads = run_state.query_heads(run)
-kv_head = run_state.kv_head(head, heads, data.sizes["head"])
-steps = int(data.attrs["steps"])
 
 st.title("Eviction map")
-policies = sorted((str(name) for name in data["policy"].values), key=lambda name: name != "tree")
+names = sorted((str(name) for name in simulated["policy"].values), key=lambda name: name != "tree")
+from_run = [] if real is None else [str(name) for name in real["policy"].values if str(name) not in names]
+if st.session_state.get("policy", names[0]) not in names + from_run:
+    del st.session_state["policy"]
 policy = st.segmented_control(
     "Policy",
-    policies,
-    default=policies[0],
+    names + from_run,
+    default=names[0],
     required=True,
-    format_func=lambda name: wording.POLICY_TITLES.get(name, run_state.plain(name)),
+    format_func=lambda name: run_state.plain(wording.policy_title(name)),
     key="policy",
     bind="query-params",
+    persist_state="session",
 )
-run_state.draw(lambda: plot.eviction_map(data, policy, layer, kv_head), wording.READ_EVICTION_MAP, key="eviction-map")
+data = real if policy in from_run else simulated
+steps = int(data.attrs["steps"])
+if data is real:
+    st.caption(
+        f"The real cache of your last generation, {steps:,} tokens of prompt and answer; the "
+        "other policies are simulated on the run's text."
+    )
+    if layer is not None and layer not in data["layer"].values:
+        layer = None
+kv_head = run_state.kv_head(head, run_state.query_heads(run), data.sizes["head"])
+start, stop = run_state.stretch(steps) if data is simulated else (None, None)
+
+run_state.draw(
+    lambda: plot.eviction_map(data, policy, layer, kv_head, start, stop),
+    wording.READ_EVICTION_MAP,
+    key="eviction-map",
+    zoomable=data is simulated,
+)
 if kv_head is not None:
     st.caption(f"Query head {head} reads KV head {kv_head}, so that is the one shown.")
 
 
 def at(step: int) -> None:
     view = st.segmented_control(
-        "Show", ["Text", "Density", "Tree"], default="Text", required=True, key="view", bind="query-params"
+        "Show",
+        ["Text", "Density", "Tree"],
+        default="Text",
+        required=True,
+        key="view",
+        bind="query-params",
+        persist_state="session",
     )
-    if view == "Text":
-        first = max(step + 1 - MOST_TOKENS, 0)
+    first, last = start or 0, min(stop or steps, step + 1)
+    if first >= last:
+        st.info(f"Nothing of the positions from {first:,} on was read yet; move the slider to the right.")
+    elif view == "Text":
+        shown = max(first, last - MOST_TOKENS)
         run_state.draw_text(
-            lambda: plot.text_retention(data, policy, step=step, layer=layer, head=kv_head, start=first),
+            lambda: plot.text_retention(data, policy, step=step, layer=layer, head=kv_head, start=shown, stop=last),
             wording.READ_TEXT,
         )
     elif view == "Density":
-        run_state.draw(lambda: plot.density(data, step), wording.READ_DENSITY, key="density")
+        run_state.draw(lambda: plot.density(data, step, start, stop), wording.READ_DENSITY, key="density")
     else:
-        run_state.draw(lambda: plot.tree(data, policy, layer, kv_head, step=step), wording.READ_TREE, key="tree")
+        narrow = (first, last) if (start or stop) and last - first <= MOST_IN_TREE else (None, None)
+        run_state.draw(
+            lambda: plot.tree(data, policy, layer, kv_head, *narrow, step=step), wording.READ_TREE, key="tree"
+        )
+        if narrow == (None, None):
+            st.caption(f"To see another stretch, choose at most {MOST_IN_TREE} positions at the left.")
 
 
 st.subheader("Through time")
