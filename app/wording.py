@@ -70,8 +70,9 @@ READ_AGREEMENT: Final = (
     "cells are settings that could stand for each other, dark ones forget different things."
 )
 READ_BIAS: Final = (
-    "Left, how far the kept tokens lie from where an ideal tree would have them; right, how unevenly the tenths of "
-    "the text are kept, 0 when all alike: short bars beside the diamond are a tree's smooth fading."
+    "Left, how far the kept tokens lie from where an ideal tree would have them, short bars for a tree; right, how "
+    "unevenly the tenths of the text are kept, 0 when all alike and 0.9 when only one is: a tree's bar ends at its "
+    "diamond."
 )
 READ_MASS: Final = (
     "How much of the attention that the full cache pays still finds its token, layer by layer: higher is better, "
@@ -114,6 +115,22 @@ def verdict(claims: Mapping[str, Any]) -> str:
             else f"The first {claims['sink_count']} tokens were left in the transform and leak into the low bands."
         )
     )
+
+
+def settings_in_words(config: TreeKVConfig) -> str:
+    """One line on what a cache with these settings keeps, and what becomes of a prompt."""
+    title = policy_title(config.policy)
+    if config.policy == "full":
+        return f"{title}: every token is kept"
+    parts = [f"{config.sink_size} sinks", f"{config.recent_size:,} recent"]
+    if config.region_size:
+        parts.append(f"{config.region_size:,} {'in the tree' if config.policy.startswith('tree') else 'chosen by it'}")
+    prompt = {
+        "tree": "a prompt is read whole and reduced at its end",
+        "stream": f"a prompt is read in blocks of {config.block_size}, reduced as it comes",
+        "none": "a prompt is kept whole",
+    }[config.prefill]
+    return f"{title}: {config.cache_size:,} tokens ({', '.join(parts)}); {prompt}"
 
 
 def band_width(band: str, level: int) -> str:

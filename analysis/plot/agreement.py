@@ -66,5 +66,5 @@ def agreement(agreement: xr.DataArray, policy: str | None = None, layer: int | N
     )
     axis = {"showgrid": False, "title": between if between != "head" else "KV head", "type": "category"}
     figure.update_xaxes(**axis)
-    figure.update_yaxes(**axis, autorange="reversed")
+    figure.update_yaxes(**axis, autorange="reversed", automargin=True, title_standoff=12)
     return figure

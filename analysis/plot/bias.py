@@ -64,4 +64,5 @@ def bias(found: xr.Dataset) -> go.Figure:
     figure.update_xaxes(title="earth mover's distance (tokens)", rangemode="tozero", row=1, col=1)
     figure.update_xaxes(title="Gini coefficient (0: all tenths alike)", range=[0, 1], row=1, col=2)
     figure.update_yaxes(autorange="reversed", showgrid=False, automargin=True)
+    figure.update_yaxes(showticklabels=False, row=1, col=2)  # those on the left serve both
     return figure

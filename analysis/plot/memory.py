@@ -33,6 +33,7 @@ def memory(found: xr.DataArray, at: int | None = None) -> go.Figure:
         f"{contexts[-1]:,} tokens, {words}; at {there:,} tokens: {values}.",
         height=440,
     )
+    # Caches of one size lie on one line: the wider ones, drawn first, then show on both sides of the narrower.
     for number, (name, colour) in enumerate(zip(names, theme.ordered_colours(len(names)), strict=True)):
         row = found.sel(policy=name).values
         shown = theme.shown(name)
@@ -41,7 +42,11 @@ def memory(found: xr.DataArray, at: int | None = None) -> go.Figure:
             y=row,
             mode="lines",
             name=shown,
-            line={"color": colour, "width": 2.5, "dash": _DASHES[number % len(_DASHES)]},
+            line={
+                "color": colour,
+                "width": 2 + 1.5 * (len(names) - 1 - number),
+                "dash": _DASHES[number % len(_DASHES)],
+            },
             customdata=[_size(int(value)) for value in row],
             hovertemplate=f"{shown}, %{{x:,}} tokens: %{{customdata}}<extra></extra>",
         )
@@ -56,9 +61,11 @@ def memory(found: xr.DataArray, at: int | None = None) -> go.Figure:
     powers = range(3, 16)
     figure.update_yaxes(
         title="keys and values",
+        title_standoff=12,
+        automargin=True,
         type="log",
         tickvals=[10**power for power in powers],
-        ticktext=[_size(10**power) for power in powers],
+        ticktext=[_size(10**power).replace(".0", "") for power in powers],
     )
     figure.update_layout(showlegend=True)
     return figure

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.dashboard.settings_state import decode, encode, label, with_changes
+from app.wording import settings_in_words
 from treekv import TreeKVConfig, TreeKVError, policies
 
 
@@ -71,3 +72,26 @@ def test_a_change_derives_anew_what_no_longer_fits() -> None:
 def test_labels_name_letter_policy_and_size() -> None:
     assert label(0, TreeKVConfig()) == "A TreeKV 1,024"
     assert label(5, TreeKVConfig(policy="full")) == "F full cache"
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (TreeKVConfig(policy="full"), "full cache: every token is kept"),
+        (
+            TreeKVConfig(),
+            "TreeKV: 1,024 tokens (4 sinks, 508 recent, 512 in the tree); a prompt is read whole and reduced at its end",
+        ),
+        (
+            TreeKVConfig(policy="streaming", cache_size=64, prefill="stream", block_size=8),
+            "StreamingLLM: 64 tokens (4 sinks, 60 recent); a prompt is read in blocks of 8, reduced as it comes",
+        ),
+        (
+            TreeKVConfig(policy="h2o", cache_size=64, prefill="none"),
+            "H2O: 64 tokens (0 sinks, 32 recent, 32 chosen by it); a prompt is kept whole",
+        ),
+    ],
+    ids=lambda value: value.policy if isinstance(value, TreeKVConfig) else "",
+)
+def test_settings_in_words(config: TreeKVConfig, words: str) -> None:
+    assert settings_in_words(config) == words

@@ -20,10 +20,7 @@ config = settings_state.chosen(run)
 st.markdown(
     "A prompt, continued by the real model with the settings you chose, beside the same model with a full cache."
 )
-st.caption(
-    f"Chosen: {wording.policy_title(config.policy)}, {run_state.plain(settings_state.encode(config))}. "
-    "The page Compare changes this."
-)
+st.caption(f"Chosen: {run_state.plain(wording.settings_in_words(config))}. The page Compare changes this.")
 
 
 def asked() -> Request | None:

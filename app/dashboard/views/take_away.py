@@ -23,7 +23,7 @@ st.markdown(
 
 def settings() -> None:
     st.subheader("Settings")
-    st.caption(f"{wording.policy_title(config.policy)}, {run_state.plain(settings_state.encode(config))}")
+    st.markdown(f"{run_state.plain(wording.settings_in_words(config))}.")
     content = taking.settings_json(config)
     st.download_button(
         "Download settings.json", content, snippets.SETTINGS_FILE, "application/json", key="settings-file",
