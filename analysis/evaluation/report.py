@@ -12,8 +12,10 @@ from analysis.evaluation.table import Estimate, Row, lower_is_better
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text; the first `left` columns are words, the others numbers."""
+    """A table of text for one model and task; the first `left` columns are words, the others numbers."""
 
+    model: str
+    task: str
     title: str
     head: list[str]
     rows: list[list[str]]
@@ -108,7 +110,7 @@ def _table(rows: list[Row], baseline: str | None) -> Table:
     head += others
     body = [_cells(row, groups, others, compared, failed) for row in rows]
     title = f"{rows[0].task}, {rows[0].model}" + (f": {score}, {arrow}" if score else "")
-    return Table(title, head, body, left)
+    return Table(rows[0].model, rows[0].task, title, head, body, left)
 
 
 def _cells(row: Row, groups: list[str], others: list[str], compared: bool, failed: bool) -> list[str]:

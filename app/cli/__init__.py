@@ -14,6 +14,7 @@ from app.cli.evaluate import evaluate
 from app.cli.generate import generate
 from app.cli.models import models
 from app.cli.recommend import recommend
+from app.cli.report import report
 from app.cli.spectrum import spectrum
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ app = typer.Typer(
 for command in (demo, generate, models, capture, spectrum, compare, recommend, dashboard):
     app.command()(command)
 app.command("eval")(evaluate)
+app.command()(report)
 
 
 def main() -> None:

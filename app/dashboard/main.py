@@ -15,6 +15,7 @@ PAGES = {
     "compare": "Compare",
     "generate": "Generate",
     "take_away": "Take away",
+    "results": "Results",
 }
 pages = {
     name: st.Page(f"views/{name}.py", title=title, url_path=name.replace("_", "-"), default=name == "start")

@@ -1,0 +1,41 @@
+"""What treekv eval measured: tables with intervals, and the pictures of each task."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from analysis.evaluation import report
+from analysis.evaluation.records import MARKER
+from app import results
+from app.dashboard import run_state
+
+folders = sorted(marker.parent for marker in run_state.root().glob(f"*/{MARKER}"))
+if not folders:
+    st.title("No results yet")
+    st.markdown("Measure something, then come back; results are looked for beside the runs.")
+    st.code(f"treekv eval --task needle --output {run_state.root().name}/results", language="shell")
+    st.stop()
+
+st.title("Results")
+name = st.selectbox("Results folder", [folder.name for folder in folders], key="results", bind="query-params")
+folder = next(folder for folder in folders if folder.name == name)
+first = run_state.or_stop(lambda: results.read(folder))
+names = list(dict.fromkeys(row.name for row in first.rows))
+chosen = st.selectbox(
+    "Compare with",
+    names,
+    index=names.index(first.baseline) if first.baseline in names else 0,
+    key="baseline",
+    bind="query-params",
+    help="Differences to these settings are paired: over the documents that both have.",
+)
+made = run_state.or_stop(lambda: results.read(folder, chosen))
+st.caption(f"{made.records:,} records. Means over documents with 95 % bootstrap intervals.")
+for number, section in enumerate(made.sections):
+    st.html(f'<div style="overflow-x:auto" tabindex="0">{report.as_html(section.table)}</div>')
+    for place, (draw, reading) in enumerate(section.pictures):
+        run_state.draw(draw, reading, key=f"results-{number}-{place}")
+for heading, lines in (("Notes", made.notes), ("Failures", made.failures)):
+    if lines:
+        st.subheader(heading)
+        st.markdown("\n".join(f"- {run_state.plain(line)}" for line in lines))
