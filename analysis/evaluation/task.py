@@ -114,10 +114,11 @@ def options(name: str) -> dict[str, Any]:
     Raises:
         TreeKVError: no such task.
     """
-    return {
-        entry.name: entry.default if entry.default is not dataclasses.MISSING else None
-        for entry in dataclasses.fields(_find(name))
-    }
+    defaults = {}
+    for entry in dataclasses.fields(_find(name)):
+        made = entry.default_factory
+        defaults[entry.name] = entry.default if made is dataclasses.MISSING else made()
+    return defaults
 
 
 def create(name: str, **given: Any) -> Task:
