@@ -121,12 +121,12 @@ class LongBench(AnswerTask):
 
     def prompt(self, tokenizer: Any, data: dict[str, Any]) -> tuple[list[int], list[int]]:
         """Token ids of the context and of the rest; what is too long loses its middle."""
-        plain = SUBSETS[data["subset"]].plain
+        plain = SUBSETS[data["dataset"]].plain
         parts = prompt(tokenizer, data["context"], data["question"], chat=self.chat and not plain)
         return cut(*parts, self.longest)
 
     def score(self, data: dict[str, Any], answer: str) -> float:
-        subset = SUBSETS[data["subset"]]
+        subset = SUBSETS[data["dataset"]]
         if subset.few_shot:
             answer = answer.lstrip("\n").split("\n")[0]
         if subset.metric is None:
@@ -135,10 +135,10 @@ class LongBench(AnswerTask):
 
     def stop(self, tokenizer: Any, data: dict[str, Any]) -> list[int]:
         """Summaries of dialogues end at the line, as published: models go on with the next dialogue otherwise."""
-        return encode(tokenizer, "\n")[-1:] if data["subset"] == "samsum" else []
+        return encode(tokenizer, "\n")[-1:] if data["dataset"] == "samsum" else []
 
     def _document(self, tokenizer: Any, subset: str, number: int, row: dict[str, Any], wording: str) -> Document:
-        facts: dict[str, Any] = {"subset": subset, "sample": number}
+        facts: dict[str, Any] = {"dataset": subset, "sample": number}
         key = f"{subset}-{number}"
         try:
             texts.require(row, f"row {number}", COLUMNS)

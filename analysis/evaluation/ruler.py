@@ -123,7 +123,7 @@ class Ruler(AnswerTask):
         except TreeKVError as error:
             raise TreeKVError(f"ruler, kind {kind!r}, length {length}: {error}") from error
         data = {**vars(made), "new_tokens": tokens, "any": False}
-        facts = {"kind": kind, "length": length, "sample": sample}
+        facts = {"subtask": kind, "length": length, "sample": sample}
         return self._document(tokenizer, key, data, facts)
 
     def _read(self, tokenizer: Any, file: Path) -> list[Document]:
@@ -135,7 +135,7 @@ class Ruler(AnswerTask):
     def _row(self, tokenizer: Any, file: Path, number: int, row: dict[str, Any]) -> Document:
         kind = str(row.get("task") or (file.stem if file.stem not in ("validation", "test") else file.parent.name))
         key = f"{file.parent.name}-{file.stem}-{number}"
-        facts = {"kind": kind, "sample": number}
+        facts = {"subtask": kind, "sample": number}
         try:
             texts.require(row, f"line {number}", COLUMNS)
             text, expected = row["input"], row["outputs"]
@@ -181,7 +181,7 @@ def write(documents: Iterable[Document], folder: str | os.PathLike[str]) -> list
     kinds: dict[str, list[str]] = {}
     for document in documents:
         data = document.data
-        lines = kinds.setdefault(data["kind"], [])
+        lines = kinds.setdefault(data["subtask"], [])
         row = {
             "index": len(lines),
             "input": data["context"] + data["question"],
@@ -189,7 +189,7 @@ def write(documents: Iterable[Document], folder: str | os.PathLike[str]) -> list
             "length": data["length"],
             "answer_prefix": data["start"],
             "tokens_to_generate": data["new_tokens"],
-            "task": data["kind"],
+            "task": data["subtask"],
         }
         lines.append(json.dumps(row, ensure_ascii=False))
     files = []

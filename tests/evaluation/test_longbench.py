@@ -59,7 +59,7 @@ def test_documents(tmp_path):
     assert "{input} {x}" in braces["context"] and braces["question"].endswith("Question: {context}?\nAnswer:")
     assert code["question"] == "Next line of code:\n"
     assert (first["new_tokens"], code["new_tokens"]) == (32, 64)
-    assert first["words"] == 3 and first["subset"] == "hotpotqa" and first["wording"] == "own"
+    assert first["words"] == 3 and first["dataset"] == "hotpotqa" and first["wording"] == "own"
     context, rest = task.prompt(tokenizer, first)
     assert first["tokens"] == len(context) + len(rest)
     assert tokenizer.decode(context + rest) == "<begin>" + first["context"] + first["question"]

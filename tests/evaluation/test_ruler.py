@@ -133,7 +133,7 @@ def test_what_is_written_is_read_again(tmp_path):
     again = create("ruler", files=[str(file) for file in files]).documents(tokenizer)
     assert len(again) == len(documents)
     for document, read in zip(documents, again):
-        for field in ("question", "start", "answers", "new_tokens", "tokens", "length", "kind", "any"):
+        for field in ("question", "start", "answers", "new_tokens", "tokens", "length", "subtask", "any"):
             if field != "question":
                 assert read.data[field] == document.data[field], field
         assert read.data["context"] + read.data["question"] == document.data["context"] + document.data["question"]
@@ -153,7 +153,7 @@ def test_published_rows(tmp_path):
     (folder / "validation.jsonl").write_text("\n".join(map(json.dumps, rows)))
     task = create("ruler", files=[str(folder)])
     good, *bad = task.documents(Words())
-    assert good.key == "qa_1-validation-1" and good.data["kind"] == "qa_1" and good.data["length"] == 9
+    assert good.key == "qa_1-validation-1" and good.data["subtask"] == "qa_1" and good.data["length"] == 9
     assert good.data["context"] == "Documents.\n\nSome text.\n" and good.data["question"] == "\nQuestion: Who?"
     assert good.data["new_tokens"] == 128 and good.data["start"] == ""
     assert task.score(good.data, "It was bob.") == 1
