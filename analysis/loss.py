@@ -138,7 +138,8 @@ def open_loss(path: str | os.PathLike[str]) -> xr.Dataset:
 def _output(weights: Tensor, values: Tensor, projection: Tensor | None, total: Tensor | None = None) -> Tensor:
     """[query_heads, q, value_dim] from weights [query_heads, q, T], values [kv_heads, T, value_dim].
 
-    `total` [query_heads, q] divides weights that do not sum to 1. With `projection` [query_heads, value_dim, hidden] what the heads add together, [1, q, hidden].
+    `total` [query_heads, q] divides weights that do not sum to 1. With `projection` [query_heads, value_dim, hidden]
+    what the heads add together, [1, q, hidden].
     """
     grouped = weights.unflatten(0, (values.shape[0], -1))
     output = torch.einsum("hgqk,hkd->hgqd", grouped, values).flatten(0, 1)
