@@ -79,8 +79,8 @@ def test_labels_name_letter_policy_and_size() -> None:
     [
         (TreeKVConfig(policy="full"), "full cache: every token is kept"),
         (
-            TreeKVConfig(),
-            "TreeKV: 1,024 tokens (4 sinks, 508 recent, 512 in the tree); a prompt is read whole and reduced at its end",
+            TreeKVConfig(cache_size=64),
+            "TreeKV: 64 tokens (4 sinks, 28 recent, 32 in the tree); a prompt is read whole and reduced at its end",
         ),
         (
             TreeKVConfig(policy="streaming", cache_size=64, prefill="stream", block_size=8),
