@@ -17,7 +17,7 @@ from treekv.errors import TreeKVError
 
 T = TypeVar("T")
 MOST_WAITING: Final = 16
-GRACE: Final = 10.0  # seconds that a session may be away, as over a bad line, before its jobs are stopped
+GRACE: Final = 5.0  # seconds that a session may be away, as over a bad line, before its jobs are stopped
 EVERY: Final = 0.5  # seconds between two looks at a job
 ENDED: Final = ("done", "stopped", "failed")
 
@@ -183,10 +183,11 @@ def submit(owner: str, title: str, work: Callable[[Job[T]], T]) -> Job[T]:
     return _QUEUE.submit(owner, title, work)
 
 
-def show(job: Job[Any]) -> None:
+def show(job: Job[Any], below: Callable[[], None] | None = None) -> None:
     """Draw how far a job is, its place in the queue and a Stop button; when it ends, the page runs again.
 
-    Of a job that has ended, draw only what went wrong.
+    `below` draws what the work has given so far, again at every look. Of a job that has ended, draw only what went
+    wrong.
     """
     from app.dashboard.run_state import plain
 
@@ -208,6 +209,8 @@ def show(job: Job[Any]) -> None:
             if st.button("Stop", key=f"stop-{id(job)}", width="stretch", disabled=job._stop.is_set()):
                 job.stop()
                 st.rerun()
+        if below is not None:
+            below()
 
     st.fragment(part, run_every=EVERY)()
 

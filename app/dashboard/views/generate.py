@@ -10,7 +10,6 @@ from app.dashboard.generating import FULL, OURS, Outcome, Request
 from app.generation import Generation
 
 JOB = "generation-job"
-EVERY = 0.5
 
 run = run_state.find_run()
 st.title("Generate")
@@ -116,10 +115,8 @@ if request is not None:
     )
 job: jobs.Job[Outcome] | None = st.session_state.get(JOB)
 if job is not None:
-    jobs.show(job)
-    if not job.ended:
-        st.fragment(lambda: streaming(job), run_every=EVERY)()
-    elif job.result is not None:
+    jobs.show(job, lambda: streaming(job))
+    if job.ended and job.result is not None:
         outcome = job.result
         if outcome.real is not None:
             st.session_state["real_trace"] = outcome.real
