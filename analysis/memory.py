@@ -18,7 +18,7 @@ from analysis.capture import Capture
 from treekv import policies
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
-from treekv.ledger import GROWTH, Ledger
+from treekv.ledger import Ledger, room
 
 LONG: Final = 4  # times the cache: from there on a longer prompt fills no more
 DTYPES: Final = ("float32", "bfloat16", "float16")
@@ -97,26 +97,37 @@ def _slots(config: TreeKVConfig, layer: int, layers: int, tokens: int, prompt: i
     """Slots of one layer and KV head at the end."""
     ledger = Ledger(config, 1, 1, layer=layer, layers=layers)
     policy, capacity = ledger.policy, ledger.capacity[0]
-    if not (policy.evicts_prompt or policy.evicts_decoding) or config.prefill == "stream":
-        return _allocated(tokens if capacity is None else min(tokens, capacity), capacity)
-    held = prompt
-    if prompt > config.cache_size and config.prefill != "none":
-        # How many stay of a long prompt depends on its length only by what the last block lacks.
-        enough = LONG * config.cache_size
-        asked = min(prompt, enough + (prompt - enough) % config.block_size)
-        sums = torch.zeros(1, 1, asked) if policy.uses_attention else None
-        counts = None if sums is None else torch.ones(1, 1, asked)
-        selection = ledger.choose_prompt(asked, sums, counts)
-        held = prompt if selection is None else selection.kept.shape[2]
-    first = _allocated(held, max(held, config.cache_size))
-    if config.prefill == "none" and capacity is not None:
-        capacity = max(capacity, prompt)
-    held += tokens - prompt
-    last = held if capacity is None else min(held, capacity)
-    return first if tokens == prompt else max(first, _allocated(last, capacity))
+    if ledger.keeps_everything:
+        return room(tokens, None)
+    if config.prefill == "stream":
+        assert capacity is not None  # policies that do not evict while decoding do not stream
+        held, slots = min(prompt, capacity), _streamed(config, capacity, prompt)
+        if tokens > prompt:
+            slots = min(slots, capacity + 1)  # the last block counts as finished
+    else:
+        held = prompt
+        if prompt > config.cache_size and config.prefill != "none":
+            # How many stay of a long prompt depends on its length only by what the last block lacks.
+            enough = LONG * config.cache_size
+            asked = min(prompt, enough + (prompt - enough) % config.block_size)
+            sums = torch.zeros(1, 1, asked) if policy.uses_attention else None
+            counts = None if sums is None else torch.ones(1, 1, asked)
+            selection = ledger.choose_prompt(slice(0, 1), asked, sums, counts)
+            held = prompt if selection is None else selection.kept.shape[2]
+        if config.prefill == "none" and capacity is not None:
+            capacity = max(capacity, prompt)
+        slots = room(held, None) if capacity is None else room(held + 1, capacity + 1)
+    if tokens == prompt:
+        return slots
+    last = held + tokens - prompt
+    return max(slots, room(last, None) if capacity is None else room(min(last, capacity + 1), capacity + 1))
 
 
-def _allocated(held: int, most: int | None) -> int:
-    """Slots for `held` tokens, as `Ledger.reserve` makes them."""
-    target = -(-held // GROWTH) * GROWTH
-    return target if most is None else max(min(target, most), held)
+def _streamed(config: TreeKVConfig, capacity: int, prompt: int) -> int:
+    """Slots after a prompt that came in blocks; an unfinished one keeps what it evicted."""
+    slots, size = 0, config.block_size
+    for first in range(0, min(prompt, capacity + size), size):
+        q = min(size, prompt - first)
+        slots = min(max(slots, room(min(first, capacity) + q, capacity + q)), capacity + 1)
+    last = prompt % size
+    return capacity + last if last and prompt > capacity else slots

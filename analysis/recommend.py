@@ -103,11 +103,11 @@ def recommend(
     if target is not None:
         size = _smallest(search, dict(target))
     elif bytes is not None:
-        size = bytes // per_token
+        size = bytes // per_token - 1  # the token that is being read needs room beside those that are held
         if size < SMALLEST:
             raise TreeKVError(
-                f"{bytes} bytes hold {size} tokens of this model ({per_token} bytes each); at least "
-                f"{SMALLEST * per_token} are needed"
+                f"{bytes} bytes hold {max(size, 0)} tokens of this model and the one that is being read ({per_token} "
+                f"bytes each); at least {(SMALLEST + 1) * per_token} are needed"
             )
         size = size // 8 * 8
     else:
@@ -133,7 +133,7 @@ def recommend(
     reasons = search.table().assign(sink_mass=("first", sink_mass(run)))
     reasons.attrs |= {
         "projected": int(model is not None),
-        "bytes": size * per_token,
+        "bytes": (size + 1) * per_token,
         "tokens": run.tokens,
         "model": run.model,
     }
@@ -202,7 +202,7 @@ def _finished(best: TreeKVConfig, prefill: str, block: int | None) -> TreeKVConf
 def _summary(search: Search, start: float, size: int, per_token: int) -> str:
     return (
         f"Together: simulated output error {search.error:.4f}, paper's defaults {start:.4f}, at {size} tokens per "
-        f"layer and KV head ({size * per_token:,} bytes)."
+        f"layer and KV head ({(size + 1) * per_token:,} bytes)."
     )
 
 

@@ -20,7 +20,6 @@ from analysis import pooling, store
 from treekv import TreeKVCache
 from treekv.errors import TreeKVError
 from treekv.layer import TreeKVLayer
-from treekv.ledger import Ledger
 
 FORMAT = "treekv-retention"
 MAX_CELLS = 512
@@ -55,7 +54,7 @@ def retention_from_cache(
     if not 0 <= row < rows:
         raise TreeKVError(f"row must be between 0 and {rows - 1}, got {row}")
     # A row of a padded batch has seen fewer tokens than the trace is long.
-    steps = {layer: _ledger(cache, layer).seen[row] for layer in trace}
+    steps = {layer: _seen(cache, layer, row) for layer in trace}
     length = min(steps.values())
     if length != max(steps.values()):
         raise TreeKVError(
@@ -88,10 +87,10 @@ def retention_from_cache(
     return xr.Dataset(arrays, coords=coords, attrs=attrs)
 
 
-def _ledger(cache: TreeKVCache, layer: int) -> Ledger:
+def _seen(cache: TreeKVCache, layer: int, row: int) -> int:
     site = cache.layers[layer]
     assert isinstance(site, TreeKVLayer) and site.ledger is not None  # it has a trace
-    return site.ledger
+    return site.ledger.seen[site.at(slice(row, row + 1))][0]
 
 
 def combine(*records: xr.Dataset) -> xr.Dataset:

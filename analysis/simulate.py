@@ -17,14 +17,10 @@ from treekv import policies, prefill
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
 from treekv.layer import observers
-from treekv.ledger import Ledger
+from treekv.ledger import Ledger, Places
 from treekv.trace import LayerTrace
 
 QUERIES_AT_ONCE = 16  # attention logits exist for this many queries at a time
-
-# Policies that depend on the layer's number, but compute with a column of numbers as with one: 30 layers then take
-# hardly longer than one.
-_TAKES_MANY_LAYERS = ("random",)
 
 Progress = Callable[[int, int], None]
 
@@ -115,7 +111,8 @@ def simulate(
 def _groups(run: Capture, config: TreeKVConfig, layers: list[int]) -> list[tuple[TreeKVConfig, list[int]]]:
     """Layers that can be the rows of one ledger: the same settings, and a policy that can take them together."""
     by_layer = dict(zip(run.layers, config.per_layer(len(run.layers)), strict=True))
-    if policies.get(config.policy).depends_on_layer and config.policy not in _TAKES_MANY_LAYERS:
+    policy = policies.get(config.policy)
+    if policy.depends_on_layer and not policy.takes_layers_together:
         return [(by_layer[layer], [layer]) for layer in layers]
     groups: dict[TreeKVConfig, list[int]] = {}
     for layer in layers:
@@ -138,9 +135,7 @@ class _Watcher:
         self.config = config
         index = [run.layers.index(layer) for layer in layers]
         device = run.k[0].device
-        self.ledger = Ledger(config.replace(trace=True), len(index), run.kv_heads, device, index[0], len(run.layers))
-        if config.policy in _TAKES_MANY_LAYERS:
-            self.ledger.layer = torch.tensor(index, device=device)[:, None, None]  # type: ignore[assignment]
+        self.ledger = Ledger(config.replace(trace=True), len(index), run.kv_heads, device, index, len(run.layers))
         self.rows = slice(0, len(index))
         policy = self.ledger.policy
         self.norms: Tensor | None = None
@@ -162,7 +157,7 @@ class _Watcher:
         return self.ledger.trace
 
     def _admit(self, run: Capture, index: list[int], prompt: int) -> None:
-        sums = counts = None
+        sums, counts, window = None, None, 0
         if self.ledger.policy.uses_attention:
             # Layer by layer: a policy that looks at every query of a prompt needs room for no more.
             window = observers(self.config, prompt)
@@ -174,22 +169,19 @@ class _Watcher:
             sums = torch.cat(parts)
             if self.norms is not None:
                 sums = sums * self.norms[..., :prompt]
-        selection = self.ledger.choose_prompt(prompt, sums, counts)
-        held = prompt if selection is None else selection.kept.shape[-1]
-        self.ledger.reserve(held, max(held, self.config.cache_size))
-        self.ledger.admit_prompt(self.rows, prompt, selection, sums, counts)
+        selection = self.ledger.choose_prompt(self.rows, prompt, sums, counts)
+        self.ledger.admit_prompt(self.rows, prompt, selection, sums, window)
 
     def step(self, logits: Tensor | None, first: int, last: int) -> None:
         """Tokens first..last-1; `logits` [layers, kv_heads, group, last - first, last] or None."""
         ledger = self.ledger
         for begin in range(first, last, self.block):
             end = min(begin + self.block, last)
+            places = ledger.places(self.rows, end - begin)
             observed = None
             if logits is not None:
-                observed = _observe(ledger, logits[:, :, :, begin - first : end - first], begin, end, self.norms)
-            capacity, wanted = ledger.capacity[0], ledger.held[0] + end - begin
-            ledger.reserve(wanted if capacity is None else min(wanted, capacity), capacity)
-            ledger.step(self.rows, end - begin, observed)
+                observed = _observe(ledger, places, logits[:, :, :, begin - first : end - first], self.norms)
+            ledger.step(self.rows, places, observed)
 
 
 def _watch(run: Capture, layers: list[int], watchers: list[_Watcher], progress: Callable[[int], object]) -> None:
@@ -230,17 +222,16 @@ def _logits(queries: Tensor, keys: Tensor) -> Tensor:
     return (grouped @ keys.transpose(2, 3)).unflatten(2, (heads // kv_heads, q))
 
 
-def _observe(ledger: Ledger, logits: Tensor, begin: int, end: int, norms: Tensor | None) -> Tensor:
-    """Attention of tokens begin..end-1 to what is held and to themselves, as `Ledger.step` wants it."""
-    layers, kv_heads, group, q, _ = logits.shape
-    held = ledger.held[0]
-    newcomers = torch.arange(begin, end, device=logits.device).expand(layers, kv_heads, q)
-    visible = torch.cat([ledger.position[:, :, :held], newcomers], dim=2)
+def _observe(ledger: Ledger, places: Places, logits: Tensor, norms: Tensor | None) -> Tensor:
+    """Attention of newcomers to what is held and to themselves, as `Ledger.step` wants it."""
+    q, n = logits.shape[3], places.distance.shape[2]
+    newest = ledger.seen[0] + torch.arange(q, device=logits.device)
+    position = ledger.position[..., :n].scatter(2, places.slots, newest.expand(places.slots.shape))
     if not ledger.policy.accumulates:
         logits, q = logits[:, :, :, -1:], 1
-    index = visible[:, :, None, None].expand(layers, kv_heads, group, q, visible.shape[2])
-    seen = logits.gather(4, index)
-    if q > 1:
-        seen = seen.masked_fill(~prefill.causal_mask(q, held + q, logits.device), float("-inf"))
+    seen = logits.gather(4, position[:, :, None, None].expand(*logits.shape[:4], n))
+    visible = prefill.visible(places.distance, q, places.all_used)
+    if visible is not None:
+        seen = seen.masked_fill(~visible[:, :, None], float("-inf"))
     observed = seen.softmax(-1).mean(2).sum(2)
-    return observed if norms is None else observed * norms.gather(2, visible)
+    return observed if norms is None else observed * norms.gather(2, position)

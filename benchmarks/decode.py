@@ -97,14 +97,13 @@ def fill(cache: TreeKVCache, model: Any, held: int, batch: int) -> None:
     config = model.config
     shape = (batch, config.num_key_value_heads, held, config.head_dim)
     generator = torch.Generator(model.device).manual_seed(0)
-    rows = slice(0, batch)
     for layer in cache.layers:
         key = torch.randn(shape, generator=generator, device=model.device, dtype=model.dtype)
         layer.lazy_initialization(key, key)
-        layer._reserve(held, layer.config.cache_size)
-        layer.keys[:], layer.values[:] = key, key
+        layer._reserve(held + 1)
+        layer.keys[:, :, :held], layer.values[:, :, :held] = key, key
         scores = torch.rand(*shape[:3], generator=generator, device=model.device)
-        layer.ledger.admit_prompt(rows, held, None, scores, torch.ones(1, 1, held, device=model.device))
+        layer.ledger.admit_prompt(layer.rows, held, None, scores, 1)
         layer.tokens_seen = held
 
 

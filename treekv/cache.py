@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from transformers.cache_utils import (
 from treekv import families
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
+from treekv.group import Group
 from treekv.layer import TreeKVLayer
 from treekv.rotary import Rotary
 from treekv.trace import LayerTrace
@@ -68,6 +70,7 @@ class TreeKVCache(Cache):
             layers[index] = TreeKVLayer(own, rotary, number, len(compressed))
         super().__init__(layers=layers)
         self._compressed = compressed
+        _grouped([self._site(index) for index in compressed])
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -86,6 +89,24 @@ class TreeKVCache(Cache):
                     "again with the prompt"
                 )
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        self._select(beam_idx)
+        super().reorder_cache(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        self._select(indices)
+        super().batch_select_indices(indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        first = self._site(self._compressed[0])
+        if first.is_initialized:
+            self._select(torch.arange(first.keys.shape[0]).repeat_interleave(repeats))
+        super().batch_repeat_interleave(repeats)
+
+    def _select(self, index: Tensor) -> None:
+        for group in {id(layer.group): layer.group for layer in map(self._site, self._compressed)}.values():
+            group.select(index)
 
     def activate_past_recording(self) -> None:
         """Refuse assisted decoding, which begins with this call."""
@@ -118,15 +139,14 @@ class TreeKVCache(Cache):
             layer = self._site(index)
             if layer.ledger is not None:
                 per_token = sum(t.shape[1] * t.shape[3] * t.element_size() for t in (layer.keys, layer.values))
-                held = layer.keys.shape[0] * layer.ledger.slots
-                total += (layer.keys.shape[0] * layer.tokens_seen - held) * per_token
+                total += layer.keys.shape[0] * (layer.tokens_seen - layer.keys.shape[2]) * per_token
         return total
 
     @property
     def held_tokens(self) -> int:
         """The most tokens that a row of any compressed layer holds now."""
-        ledgers = [self._site(index).ledger for index in self._compressed]
-        return max((max(ledger.held) for ledger in ledgers if ledger is not None), default=0)
+        layers = [self._site(index) for index in self._compressed]
+        return max((max(layer.ledger.held[layer.rows]) for layer in layers if layer.ledger is not None), default=0)
 
     def kept_positions(self, layer: int) -> Tensor:
         """True positions of the tokens that `layer` holds, LongTensor [batch, kv_heads, kept], ascending.
@@ -137,13 +157,14 @@ class TreeKVCache(Cache):
         Raises:
             TreeKVError: there is no such layer, or it is not compressed.
         """
-        ledger = self._site(layer).ledger
+        site = self._site(layer)
+        ledger = site.ledger
         if ledger is None:
             return torch.empty((0, 0, 0), dtype=torch.long)
-        longest = max(ledger.held)
-        kept = torch.full((len(ledger.held), ledger.heads, longest), -1, device=ledger.device)
-        for row, held in enumerate(ledger.held):
-            kept[row, :, :held] = ledger.positions(slice(row, row + 1))[0]
+        each = ledger.held[site.rows]
+        kept = torch.full((len(each), ledger.heads, max(each)), -1, device=ledger.device)
+        for row, held in enumerate(each):
+            kept[row, :, :held] = ledger.positions(site.at(slice(row, row + 1)))[0]
         return kept
 
     @property
@@ -156,7 +177,7 @@ class TreeKVCache(Cache):
         if not self.config.trace:
             raise TreeKVError("evictions were not recorded: trace is false, use TreeKVConfig(..., trace=True)")
         return {
-            index: layer.ledger.trace
+            index: layer.ledger.trace.of(layer.rows)
             for index, layer in enumerate(self.layers)
             if isinstance(layer, TreeKVLayer) and layer.ledger is not None and layer.ledger.trace is not None
         }
@@ -168,6 +189,13 @@ class TreeKVCache(Cache):
         if not isinstance(site, TreeKVLayer):
             raise TreeKVError(f"layer {layer} has a sliding window of its own and is not compressed")
         return site
+
+
+def _grouped(layers: list[TreeKVLayer]) -> None:
+    """Put successive layers with the same settings together."""
+    for _, group in itertools.groupby(layers, key=lambda layer: layer.config):
+        same = list(group)
+        Group(same[0].config, same)
 
 
 def _full_layers(model_config: Any, layers: list[Any]) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,15 +11,19 @@ from transformers.cache_utils import CacheLayerMixin
 from treekv import attention, policies, prefill
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
-from treekv.ledger import Ledger
-from treekv.rotary import Rotary, Shift, turn
+from treekv.ledger import Ledger, Places, room
+from treekv.rotary import Rotary
+
+if TYPE_CHECKING:
+    from treekv.group import Group
 
 
 class TreeKVLayer(CacheLayerMixin):
-    """One full-attention layer: fixed slots of keys and values, and the ledger that says what is in them.
+    """One full-attention layer: fixed slots of keys and values; the ledger of its group says what is in them.
 
     Keys are stored as they arrive (positions="original") or unrotated (positions="rank"), [batch, kv_heads,
-    slots, head_dim]. An eviction moves nothing: the newcomer takes the slot that became free.
+    slots, head_dim]. A newcomer takes a free slot, is attended to there with all others, and then somebody's slot
+    becomes free; nothing moves.
     """
 
     keys: Tensor
@@ -30,9 +34,20 @@ class TreeKVLayer(CacheLayerMixin):
         self.config = config
         self.rotary = rotary
         self.layer, self.layers = layer, layers
-        self.ledger: Ledger | None = None
+        self.group: Group  # set by the group
+        self.place = 0  # in the group
         self.tokens_seen = 0  # columns of the input, padding included, as transformers counts
         self._awaiting_attention = False
+
+    @property
+    def ledger(self) -> Ledger | None:
+        """The books of this layer and of others; its own rows there are `rows`."""
+        return self.group.ledger if self.is_initialized else None
+
+    @property
+    def rows(self) -> slice:
+        batch = self.keys.shape[0]
+        return slice(self.place * batch, (self.place + 1) * batch)
 
     # ------------------------------------------------------------------ what transformers asks for
 
@@ -41,7 +56,7 @@ class TreeKVLayer(CacheLayerMixin):
         self.dtype, self.device = key_states.dtype, key_states.device
         self.keys = key_states.new_empty((batch, heads, 0, key_states.shape[3]))
         self.values = value_states.new_empty((batch, heads, 0, value_states.shape[3]))
-        self.ledger = Ledger(self.config, batch, heads, key_states.device, self.layer, self.layers)
+        self.group.open_books(self, batch, heads, key_states.device)
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -68,7 +83,7 @@ class TreeKVLayer(CacheLayerMixin):
         return self.tokens_seen
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        held = max(self.ledger.held) if self.ledger is not None else 0
+        held = max(self.ledger.held[self.rows]) if self.ledger is not None else 0
         return held + query_length, self.tokens_seen - held
 
     def get_max_length(self) -> int:
@@ -78,25 +93,25 @@ class TreeKVLayer(CacheLayerMixin):
         """Forget everything; memory is given back."""
         if self.is_initialized:
             self.keys, self.values = self.keys.new_empty(0), self.values.new_empty(0)
-        self.ledger = None
+        self.group.close_books()
         self.is_initialized = False
         self.tokens_seen = 0
         self._awaiting_attention = False
+
+    # The cache sees to it that the books follow, which belong to several layers.
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         self.batch_select_indices(beam_idx)
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        if self.ledger is not None:
+        if self.is_initialized:
             indices = indices.to(self.device)
             self.keys = self.keys.index_select(0, indices)
             self.values = self.values.index_select(0, indices)
-            self.ledger.select(indices)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        if self.ledger is not None:
-            batch = len(self.ledger.held)
-            self.batch_select_indices(torch.arange(batch).repeat_interleave(repeats))
+        if self.is_initialized:
+            self.batch_select_indices(torch.arange(self.keys.shape[0]).repeat_interleave(repeats))
 
     # ------------------------------------------------------------------ attention
 
@@ -112,122 +127,106 @@ class TreeKVLayer(CacheLayerMixin):
         position_ids: Tensor | None,
     ) -> Tensor:
         """Attend to what is held and to the newcomers, then keep and evict; see `AttentionSite`."""
-        assert self.ledger is not None
+        ledger = self.ledger
+        assert ledger is not None
         if self.layer == 0 and self.rotary is not None:
             self.rotary.forget()
         batch, q = key.shape[0], key.shape[2]
         pads = _left_padding(padding, batch, q)
-        if q == 1 and not any(pads) and not self.ledger.in_step(1) and self.ledger.has_room():
-            self.tokens_seen += 1
-            self._awaiting_attention = False
-            return self._append_one(query, key, value, scaling, position_ids)
-        if pads.count(pads[0]) == batch and self.ledger.in_step(q - pads[0]):
+        if q == 1 and not any(pads) and not ledger.keeps_everything:
+            places = self.group.begin(self)
+            if places is not None:
+                positions = _Positions(position_ids, slice(0, batch), 0, self)
+                output = self._block(slice(0, batch), query, key, value, scaling, positions, together=places)
+                self.tokens_seen += 1
+                self._awaiting_attention = False
+                return output
+        if pads.count(pads[0]) == batch and ledger.in_step(self.rows, q - pads[0]):
             groups = [slice(0, batch)]
         else:
             groups = [slice(row, row + 1) for row in range(batch)]
-        output = query.new_zeros((*query.shape[:3], value.shape[3])) if len(groups) > 1 or pads[0] else None
+        parts = query.new_zeros((*query.shape[:3], value.shape[3])) if len(groups) > 1 or pads[0] else None
         for rows in groups:
             pad = pads[rows.start]
             if pad == q:
                 continue
             whole = len(groups) == 1 and not pad
             new = [query, key, value] if whole else [t[rows, :, pad:] for t in (query, key, value)]
-            positions = _Positions(position_ids, rows, pad, self.ledger)
+            positions = _Positions(position_ids, rows, pad, self)
             result = self._attend_rows(rows, new[0], new[1], new[2], scaling, positions)
-            if output is None:
-                output = result
+            if parts is None:
+                parts = result
             else:
-                output[rows, :, pad:] = result
+                parts[rows, :, pad:] = result
+        self.compact()
         self.tokens_seen += q
         self._awaiting_attention = False
-        assert output is not None
-        if q > 1 and not torch.compiler.is_compiling() and not bool(output.isfinite().all()):
+        assert parts is not None
+        if q > 1 and not torch.compiler.is_compiling() and not bool(parts.isfinite().all()):
             raise TreeKVError(
                 f"the attention of layer {self.layer} is not made of finite numbers (the model computes in "
-                f"{output.dtype}); try torch.float32 or torch.bfloat16, and cache.reset() before going on"
+                f"{parts.dtype}); try torch.float32 or torch.bfloat16, and cache.reset() before going on"
             )
-        return output
+        return parts
 
     def _attend_rows(
         self, rows: slice, query: Tensor, key: Tensor, value: Tensor, scaling: float, positions: _Positions
     ) -> Tensor:
         """Rows in the same state, without padding."""
-        ledger, q = self.ledger, key.shape[2]
+        ledger, q, own = self.ledger, key.shape[2], self.at(rows)
         assert ledger is not None
-        if not (ledger.policy.evicts_prompt or ledger.policy.evicts_decoding):
+        if ledger.keeps_everything:
             return self._append(rows, query, key, value, scaling)
-        if ledger.seen[rows][0] == 0 and self.config.prefill != "stream":
+        if ledger.seen[own][0] == 0 and self.config.prefill != "stream":
             return self._prompt(rows, query, key, value, scaling, positions)
-        size = self.config.block_size
-        if q <= size:
+        if q == 1:
             return self._block(rows, query, key, value, scaling, positions)
-        outputs = []
-        for first in range(0, q, size):
-            block = slice(first, first + size)
+        outputs, first = [], 0
+        if ledger.open_tokens(own):
+            ledger.reopen(own)
+        while first < q:
+            last = min(first + self.config.block_size - ledger.open_tokens(own), q)
+            block = slice(first, last)
             new = (query[:, :, block], key[:, :, block], value[:, :, block])
-            outputs.append(self._block(rows, *new, scaling, positions.after(first)))
-        return torch.cat(outputs, dim=2)
+            unfinished = ledger.open_tokens(own) + last - first < self.config.block_size
+            if unfinished:  # what it evicts has to stay, so nothing can be given back afterwards
+                self.compact()
+            outputs.append(self._block(rows, *new, scaling, positions.after(first), unfinished=unfinished))
+            first = last
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
 
     def _append(self, rows: slice, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """Policy "full": keep everything."""
         assert self.ledger is not None
-        held, q = self.ledger.held[rows][0], key.shape[2]
-        self._reserve(held + q, None)
-        self.keys[rows, :, held : held + q] = key.detach()
-        self.values[rows, :, held : held + q] = value.detach()
-        self.ledger.step(rows, q, None)
-        keys, values = (t[rows, :, : held + q] for t in (self.keys, self.values))
-        if q > 1:
-            return prefill.causal_attention(query, keys, values, scaling)
-        return prefill.observed_attention(query, [keys], [values], scaling)[0]
+        own, q = self.at(rows), key.shape[2]
+        held = self.ledger.held[own]
+        longest = max(held)
+        self._reserve(room(longest + q, None))
+        keys, values = (self._part(t, rows)[:, :, : longest + q] for t in (self.keys, self.values))
+        visible = None
+        if min(held) < longest:  # one newcomer each
+            slot = torch.tensor(held, device=self.device)[:, None, None, None]
+            for target, new in ((keys, key.detach()), (values, value.detach())):
+                target.scatter_(2, slot.expand(new.shape), new)
+            visible = torch.arange(longest + 1, device=self.device) <= slot
+        else:
+            keys[:, :, longest:], values[:, :, longest:] = key.detach(), value.detach()
+        self.ledger.count(own, q)
+        return prefill.causal_attention(query, keys, values, scaling, visible)
 
-    def _append_one(
-        self, query: Tensor, key: Tensor, value: Tensor, scaling: float, position_ids: Tensor | None
-    ) -> Tensor:
-        """One newcomer for each of rows that hold different numbers of tokens, none of them full yet."""
-        ledger = self.ledger
-        assert ledger is not None
-        longest = max(ledger.held)
-        keys, values = self.keys[:, :, :longest], self.values[:, :, :longest]
-        stored = key
-        if self.rotary is not None:
-            rows = slice(0, len(ledger.held))
-            positions = _Positions(position_ids, rows, 0, ledger)
-            shift = self.rotary.shift(*positions.columns(1), tuple(ledger.held))
-            query, key, stored = self._turned(query, key, shift)
-            keys = self.rotary.in_order(keys)
-        held = torch.tensor([*ledger.held], device=self.device)[:, None]
-        slot = torch.arange(longest + 1, device=self.device)
-        visible = (slot < held) | (slot == longest)  # the newcomer stands behind the longest row
-        output, weights = prefill.observed_attention(query, [keys, key], [values, value], scaling, visible)
-        observed = self._observed(weights, values, value)
-        most = None if ledger.capacity[0] is None else max(c for c in ledger.capacity if c is not None)
-        self._reserve(longest + 1, most)
-        slots = ledger.append_one(observed)
-        for target, new in ((self.keys, stored.detach()), (self.values, value.detach())):
-            target.scatter_(2, slots[..., None].expand(-1, -1, -1, new.shape[3]), new)
-        return output
-
-    def _turned(self, query: Tensor, key: Tensor, shift: Shift) -> tuple[Tensor, Tensor, Tensor]:
-        """Newcomers' queries and keys at their ranks, and the keys in stored form."""
-        assert self.rotary is not None
-        heads = query.shape[1]
-        both = self.rotary.pairs(torch.cat([query, key], dim=1))
-        moved = turn(both, shift.move)
-        return moved[:, :heads], moved[:, heads:], turn(both[:, heads:], shift.undo)
-
-    def _observed(self, weights: Tensor, values: Tensor, value: Tensor) -> Tensor | None:
-        """What the ledger is told of `weights` [rows, kv_heads, group, q, n]; None if its policy does not look."""
+    def _observed(self, weights: Tensor, values: Tensor, q: int) -> Tensor | None:
+        """What the ledger is told of `weights` [rows, kv_heads, group * q, n]; None if its policy does not look."""
         assert self.ledger is not None
         policy = self.ledger.policy
         if not (policy.uses_attention and policy.evicts_decoding):
             return None
         if weights.requires_grad:
-            weights, values, value = weights.detach(), values.detach(), value.detach()
-        observed = (weights if policy.accumulates else weights[:, :, :, -1:]).sum((2, 3)) / weights.shape[2]
-        if self.config.importance == "contribution":
-            observed = observed * torch.cat([_norms(values), _norms(value)], dim=2)
-        return observed
+            weights, values = weights.detach(), values.detach()
+        if q > 1:
+            each = weights.unflatten(2, (-1, q))
+            weights = each.sum(3) if policy.accumulates else each[:, :, :, -1]
+        observed = weights.mean(2)
+        return observed * _norms(values) if self.config.importance == "contribution" else observed
 
     def _prompt(
         self, rows: slice, query: Tensor, key: Tensor, value: Tensor, scaling: float, positions: _Positions
@@ -236,17 +235,17 @@ class TreeKVLayer(CacheLayerMixin):
         ledger, length = self.ledger, key.shape[2]
         assert ledger is not None
         output = prefill.causal_attention(query, key, value, scaling)
-        sums = counts = None
+        sums, counts, window = None, None, 0
         if ledger.policy.uses_attention:
             window = observers(self.config, length)
             sums, counts = prefill.window_scores(query.detach(), key.detach(), scaling, window)
             if self.config.importance == "contribution":
                 sums = sums * _norms(value)
-        selection = ledger.choose_prompt(length, sums, counts)
-        held = length if selection is None else selection.kept.shape[-1]
-        # With prefill "none" a prompt may exceed the capacity, which then is the prompt's length.
-        self._reserve(held, max(held, self.config.cache_size))
-        kept = ledger.admit_prompt(rows, length, selection, sums, counts)
+        own = self.at(rows)
+        selection = ledger.choose_prompt(own, length, sums, counts)
+        kept = ledger.admit_prompt(own, length, selection, sums, window)
+        held, capacity = kept.shape[2], ledger.capacity[own][0]
+        self._reserve(room(held, None) if capacity is None else room(held + 1, capacity + 1))
         if self.rotary is not None:
             key = self.rotary.unrotated(key, positions.true(length))
         key, value = key.detach(), value.detach()
@@ -256,44 +255,81 @@ class TreeKVLayer(CacheLayerMixin):
         return output
 
     def _block(
-        self, rows: slice, query: Tensor, key: Tensor, value: Tensor, scaling: float, positions: _Positions
+        self,
+        rows: slice,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float,
+        positions: _Positions,
+        *,
+        together: Places | None = None,
+        unfinished: bool = False,
     ) -> Tensor:
-        """q tokens attend to the cache and, causally, to themselves; then as many go as are too many."""
-        ledger, q = self.ledger, key.shape[2]
+        """q tokens take free slots and attend to the cache and, causally, to themselves; then as many go as are too
+        many: at once, or, when layers decode `together`, after the last of them."""
+        ledger, q, own = self.ledger, key.shape[2], self.at(rows)
         assert ledger is not None
-        held = ledger.held[rows][0]
-        keys, values = ledger.part(self.keys, rows, held), ledger.part(self.values, rows, held)
-        stored = key
+        places = together or ledger.places(own, q)
+        n = places.distance.shape[2]
+        self._reserve(places.room)
         if self.rotary is not None:
-            shift = self.rotary.shift(*positions.columns(q), held)
-            query, key, stored = self._turned(query, key, shift)
-            keys = self.rotary.at_ranks(keys, ledger.ranks(rows), held + q)
-        output, weights = prefill.observed_attention(query, [keys, key], [values, value], scaling)
-        observed = self._observed(weights, values, value)
-        capacity = ledger.capacity[rows][0]
-        if held != capacity:
-            self._reserve(held + q if capacity is None else min(held + q, capacity), capacity)
-        slots, newcomers, stays = ledger.step(rows, q, observed)
-        for target, new in ((self.keys, stored.detach()), (self.values, value.detach())):
-            here = ledger.part(target, rows)
-            index = slots[..., None].expand(-1, -1, -1, new.shape[3])
-            if newcomers is not None:
-                assert stays is not None
-                new = new.gather(2, newcomers[..., None].expand_as(index))
-                new = torch.where(stays[..., None], new, here.gather(2, index))
-            here.scatter_(2, index, new)
+            query, key = self._turned(query, key, positions)
+        keys, values = self._part(self.keys, rows), self._part(self.values, rows)
+        slots = places.slots[..., None]
+        keys.scatter_(2, slots.expand(-1, -1, -1, key.shape[3]), key.detach())
+        values.scatter_(2, slots.expand(-1, -1, -1, value.shape[3]), value.detach())
+        if n < keys.shape[2]:
+            keys, values = keys[:, :, :n], values[:, :, :n]
+        if self.rotary is not None:
+            keys = self.rotary.at_distance(keys, places.distance, ledger.slots)
+        visible = prefill.visible(places.distance, q, places.all_used)
+        output, weights = prefill.observed_attention(query, keys, values, scaling, visible)
+        observed = self._observed(weights, values, q)
+        if together is not None:
+            self.group.hand_in(self, observed)
+        else:
+            ledger.step(own, places, observed, unfinished=unfinished)
         return output
+
+    def _turned(self, query: Tensor, key: Tensor, positions: _Positions) -> tuple[Tensor, Tensor]:
+        """Newcomers' queries, turned to their ranks, and keys in stored form."""
+        assert self.rotary is not None
+        shift = self.rotary.shift(*positions.columns(key.shape[2]))
+        if shift.move is not shift.undo:
+            return self.rotary.turned(query, shift.move), self.rotary.turned(key, shift.undo)
+        both = self.rotary.turned(torch.cat([query, key], dim=1), shift.undo)
+        return both[:, : query.shape[1]], both[:, query.shape[1] :]
+
+    # ------------------------------------------------------------------ slots
+
+    def at(self, rows: slice) -> slice:
+        """Rows of the batch in the ledger."""
+        first = self.place * self.keys.shape[0]
+        return slice(first + rows.start, first + rows.stop)
+
+    def compact(self) -> None:
+        """Give back the slots that the last block needed beyond the capacity."""
+        assert self.ledger is not None
+        old = self.ledger.compact(self.rows, self.keys.shape[2])
+        if old is not None:
+            index = old[..., None]
+            self.keys = self.keys.gather(2, index.expand(-1, -1, -1, self.keys.shape[3]))
+            self.values = self.values.gather(2, index.expand(-1, -1, -1, self.values.shape[3]))
+
+    def _part(self, tensor: Tensor, rows: slice) -> Tensor:
+        return tensor if rows.stop - rows.start == tensor.shape[0] else tensor[rows]
 
     def _leave_inference_mode(self) -> None:
         """Tensors made under torch.inference_mode cannot be changed outside of it; copies can."""
         assert self.ledger is not None
         self.keys, self.values = self.keys.clone(), self.values.clone()
-        self.ledger.copy_tensors()
+        if self.ledger.order.is_inference():
+            self.ledger.copy_tensors()
 
-    def _reserve(self, tokens: int, most: int | None) -> None:
-        assert self.ledger is not None
-        more = self.ledger.reserve(tokens, most) - self.keys.shape[2]
-        if more:
+    def _reserve(self, slots: int) -> None:
+        more = slots - self.keys.shape[2]
+        if more > 0:
             pad = (0, 0, 0, more)
             self.keys = nn.functional.pad(self.keys, pad)
             self.values = nn.functional.pad(self.values, pad)
@@ -332,23 +368,24 @@ class _Positions(NamedTuple):
     position_ids: Tensor | None  # [1 or batch, columns], or None where the model does not pass them on
     rows: slice
     first: int
-    ledger: Ledger
+    layer: TreeKVLayer
 
     def after(self, tokens: int) -> _Positions:
         """The same without the first `tokens` newcomers; the ledger has counted those already."""
         return self._replace(first=self.first + tokens)
 
     def columns(self, count: int) -> tuple[Tensor, slice, int, int]:
-        """The arguments that `Rotary.shift` wants, but the rank."""
+        """The arguments that `Rotary.shift` wants."""
         if self.position_ids is None:
-            return self.true(count), slice(0, len(self.ledger.seen[self.rows])), 0, count
+            return self.true(count), slice(0, self.rows.stop - self.rows.start), 0, count
         return self.position_ids, self.rows, self.first, count
 
     def true(self, count: int) -> Tensor:
         """LongTensor [1 or rows, count]."""
         if self.position_ids is None:
-            device = self.ledger.device
-            seen = torch.tensor(self.ledger.seen[self.rows], device=device)
-            return seen[:, None] + torch.arange(count, device=device)
+            ledger = self.layer.ledger
+            assert ledger is not None
+            seen = torch.tensor(ledger.seen[self.layer.at(self.rows)], device=ledger.device)
+            return seen[:, None] + torch.arange(count, device=ledger.device)
         rows = self.rows if self.position_ids.shape[0] > 1 else slice(0, 1)
         return self.position_ids[rows, self.first : self.first + count]

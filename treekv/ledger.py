@@ -1,132 +1,217 @@
-"""The books of one layer: which token sits in which slot, in what order, with what scores.
+"""The books of some layers: which token sits in which slot, in what order, with what scores.
 
 The ledger knows nothing of keys and values, so the cache and a simulation from captured attention run the very
-same code. Storage is by *slot*: an evicted token's slot is taken by a newcomer and nothing else moves. Order is
-by *rank* (0 is the oldest): `order[rank]` is a slot. Scores follow the paper: a sum of observed weights and a
-count of observations per token; a policy compares their quotient.
+same code. Storage is by *slot*: a newcomer takes a free slot, an evicted token's slot becomes free, and nothing else
+moves. Order is by *rank* (0 is the oldest): `order[rank]` is a slot, and the free slots follow after the last rank.
+Scores follow the paper: a sum of observed weights and a count of observations per token; a policy compares their
+quotient. A token has been observed by every query since it came, or since the first query that scored its prompt, so
+counts need not be stored.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 import torch
 from torch import Tensor
 
 from treekv import policies
 from treekv.config import TreeKVConfig
-from treekv.policies.base import Evictions, Prompt, Selection
+from treekv.policies.base import Prompt, Selection
 from treekv.policies.tree import without
-from treekv.trace import LayerTrace
+from treekv.trace import LayerTrace, Mark
 
-GROWTH = 64  # slots are added this many at a time until the capacity is reached
+T = TypeVar("T")
+GROWTH = 64  # slots are added this many at a time until there is room for the capacity and the newcomers
 
 
-class Placement(NamedTuple):
-    """Where newcomers go.
+class Places(NamedTuple):
+    """Where q newcomers go, and how far every slot is from them.
 
     Attributes:
-        slots: LongTensor [rows, heads, q], distinct slots, one for each newcomer listed in `newcomers`.
-        newcomers: LongTensor [rows, heads, q], which newcomer goes there.
-        stays: bool [rows, heads, q], False where that newcomer was itself evicted and the slot keeps what it
-            holds; None when all stay.
+        slots: LongTensor [rows, heads, q], one for each newcomer.
+        distance: LongTensor [rows, heads, n], of each of the first n slots, ranks before the last newcomer; negative
+            where a slot is free.
+        all_used: whether none of the n slots is free.
+        room: how many slots to have, n or more.
     """
 
     slots: Tensor
-    newcomers: Tensor | None
-    stays: Tensor | None
+    distance: Tensor
+    all_used: bool
+    room: int
+
+    def of(self, rows: slice) -> Places:
+        """The same for some of the rows."""
+        return self._replace(slots=self.slots[rows], distance=self.distance[rows])
+
+
+class PerRow(Generic[T]):
+    """A list with a value for each row, written once while all rows have the same: a compiled step then sees a single
+    number that changes, not one for each row."""
+
+    def __init__(self, value: T, rows: int) -> None:
+        self._values, self._rows = [value], rows
+
+    def __len__(self) -> int:
+        return self._rows
+
+    @overload
+    def __getitem__(self, rows: int) -> T: ...
+    @overload
+    def __getitem__(self, rows: slice) -> list[T]: ...
+    def __getitem__(self, rows: int | slice) -> T | list[T]:
+        if isinstance(rows, int):
+            return self._values[0 if len(self._values) == 1 else rows]
+        return self._values * len(range(self._rows)[rows]) if len(self._values) == 1 else self._values[rows]
+
+    def __setitem__(self, rows: slice, values: list[T]) -> None:
+        if len(values) == self._rows:
+            every = values
+        else:
+            every = self[:]
+            every[rows] = values
+        self._values = every[:1] if _same(every) else every
+
+    def more(self, rows: slice, q: int) -> None:
+        """Add to the numbers of some rows."""
+        values: list[Any] = self._values if len(range(self._rows)[rows]) == self._rows else self[rows]
+        added = [value + q for value in values]
+        self[rows] = added * len(range(self._rows)[rows]) if len(added) == 1 else added
+
+    def select(self, rows: list[int]) -> None:
+        every = [self[row] for row in rows]
+        self._rows = len(every)
+        self[:] = every
+
+
+class _Open(NamedTuple):
+    """What a row was like before it evicted after a block that is not full yet."""
+
+    tokens: int  # of the block
+    held: int
+    cursor: int
+    order: Tensor | None  # LongTensor [heads, slots]; None if nothing was evicted
+    mark: Mark | None
 
 
 class Ledger:
-    """Order and scores of `batch` rows and `heads` KV heads; every head of a row holds equally many tokens.
+    """Order and scores of rows of `heads` KV heads; every head of a row holds equally many tokens.
+
+    A row is a row of a batch in one layer. All rows have the same settings.
+
+    Args:
+        config: the settings.
+        rows: how many.
+        heads: KV heads.
+        device: where the books are kept.
+        layer: the number of the rows' layer, or one number for each row.
+        layers: how many layers the model has.
 
     Attributes:
-        order: LongTensor [batch, heads, slots], the slot at each rank (valid below `held[row]`).
-        position: LongTensor [batch, heads, slots], the true position of the token in each slot.
-        sums, counts: float32 [batch, heads, slots].
+        order: LongTensor [rows, heads, slots], a permutation: the slot at each rank, then the free ones.
+        position: LongTensor [rows, heads, slots], the true position of the token in each slot.
+        sums: float32 [rows, heads, slots].
         held, seen, cursor, capacity: per row, on the host: tokens held, real tokens seen, where the tree policy
             compares next, and how many may be held.
+        since: per row, the position of the first query whose weights count.
     """
 
     def __init__(
         self,
         config: TreeKVConfig,
-        batch: int,
+        rows: int,
         heads: int,
         device: torch.device | str = "cpu",
-        layer: int = 0,
+        layer: int | Sequence[int] = 0,
         layers: int = 1,
     ) -> None:
         self.config = config
-        self.layer, self.layers = layer, layers
         self.policy = policies.get(config.policy)
+        self.layers = layers
         self.heads = heads
         self.device = torch.device(device)
-        self.order = torch.empty((batch, heads, 0), dtype=torch.long, device=self.device)
+        self.order = torch.empty((rows, heads, 0), dtype=torch.long, device=self.device)
         self.position = self.order.clone()
-        self.sums = torch.empty((batch, heads, 0), dtype=torch.float32, device=self.device)
-        self.counts = self.sums.clone()
+        self.sums = torch.empty((rows, heads, 0), dtype=torch.float32, device=self.device)
         self._counting = torch.arange(0, device=self.device)
-        self.held = [0] * batch
-        self.seen = [0] * batch
-        self.cursor = [0] * batch
-        self.capacity: list[int | None] = [config.cache_size if self.policy.evicts_decoding else None] * batch
-        self.trace = LayerTrace(batch, heads, self.device) if config.trace else None
+        self._layer = [layer] * rows if isinstance(layer, int) else list(layer)
+        self.held, self.seen, self.since, self.cursor = (PerRow(0, rows) for _ in range(4))
+        self.capacity: PerRow[int | None] = PerRow(config.cache_size if self.policy.evicts_decoding else None, rows)
+        self.width = PerRow(0, rows)  # slots from here on have not been used yet and stand in their own order
+        self._open: list[_Open | None] = [None] * rows
+        self.trace = LayerTrace(rows, heads, self.device) if config.trace else None
 
     @property
     def slots(self) -> int:
         return self.order.shape[2]
 
-    def reserve(self, tokens: int, most: int | None) -> int:
-        """Have at least `tokens` slots, at most `most`; returns how many there are now."""
-        if tokens > self.slots:
-            target = -(-tokens // GROWTH) * GROWTH
-            if most is not None:
-                target = max(min(target, most), tokens)
-            pad = (0, target - self.slots)
-            self.order, self.position, self.sums, self.counts = (
-                torch.nn.functional.pad(t, pad) for t in (self.order, self.position, self.sums, self.counts)
+    @property
+    def keeps_everything(self) -> bool:
+        """Whether nothing is ever evicted; then there is nothing to write down but how many tokens there are."""
+        return not (self.policy.evicts_prompt or self.policy.evicts_decoding)
+
+    def reserve(self, tokens: int, most: int | None = None) -> None:
+        """Have at least `tokens` slots; some more at once, but not beyond `most`, unless `tokens` is."""
+        more = room(tokens, most) - self.slots
+        if tokens > self.slots and more:
+            self.order, self.position, self.sums = (
+                torch.nn.functional.pad(t, (0, more)) for t in (self.order, self.position, self.sums)
             )
-        return self.slots
+            self.order[..., -more:] = self._count(self.slots)[-more:]
 
-    def in_step(self, q: int) -> bool:
-        """Whether all rows can take q newcomers together.
+    def in_step(self, rows: slice, q: int) -> bool:
+        """Whether rows can take q newcomers together.
 
-        They can if they are in the same state, and also if they are all full and one token comes: then only the
-        cursor and the true positions differ, which is what a left-padded batch settles into.
+        They can if they are in the same state. One newcomer each can also be taken by rows that are all full (then only
+        cursors and true positions differ, which is what a left-padded batch settles into), and by rows that all have
+        room.
         """
-        if not (_same(self.held) and _same(self.capacity)):
-            return False
-        if _same(self.cursor) and _same(self.seen):
-            return True
-        return q == 1 and self.held[0] == self.capacity[0] and self.config.recent_size > 0
+        held, capacity = self.held[rows], self.capacity[rows]
+        if q == 1:
+            full = [most is not None and tokens >= most for tokens, most in zip(held, capacity, strict=True)]
+            if not any(full):
+                return True
+            return all(full) and _same(held) and _same(capacity)
+        same = (held, capacity, self.cursor[rows], self.seen[rows])
+        return all(_same(numbers) for numbers in same) and _same(
+            [block.tokens if block else 0 for block in self._open[rows]]
+        )
 
     def copy_tensors(self) -> None:
         """Replace every tensor by a copy."""
-        for name in ("order", "position", "sums", "counts", "_counting"):
+        for name in ("order", "position", "sums", "_counting"):
             setattr(self, name, getattr(self, name).clone())
         if self.trace is not None:
             self.trace.copy_tensors()
 
-    def has_room(self) -> bool:
-        """Whether every row can take another token without an eviction; then slots lie in the order of ranks."""
-        return all(most is None or held < most for held, most in zip(self.held, self.capacity, strict=True))
-
-    def part(self, tensor: Tensor, rows: slice, held: int | None = None) -> Tensor:
-        """A view of some rows and of the first `held` slots; the tensor itself if that is all of it."""
-        if len(self.held[rows]) < len(self.held):
-            tensor = tensor[rows]
-        return tensor if held is None or held == self.slots else tensor[:, :, :held]
+    def part(self, tensor: Tensor, rows: slice) -> Tensor:
+        """A view of some rows; the tensor itself if that is all of them."""
+        return tensor if len(self.held[rows]) == len(self.held) else tensor[rows]
 
     def ranks(self, rows: slice) -> Tensor:
-        """LongTensor [rows, heads, held]: the rank of each slot in use."""
-        order = self.part(self.order, rows, self.held[rows][0])
+        """LongTensor [rows, heads, slots]: the rank of each slot; those of free ones are `held` and more."""
+        order = self.part(self.order, rows)
         return torch.empty_like(order).scatter_(2, order, self._count(order.shape[2]).expand_as(order))
 
     def positions(self, rows: slice) -> Tensor:
-        """LongTensor [rows, heads, held]: true positions, ascending."""
-        order = self.part(self.order, rows, self.held[rows][0])
-        return self.part(self.position, rows).gather(2, order)
+        """LongTensor [rows, heads, held]: true positions, ascending, of rows that hold equally many."""
+        held = self.held[rows][0]
+        if self.keeps_everything:
+            return self._count(held).expand(len(self.held[rows]), self.heads, held)
+        return self.part(self.position, rows).gather(2, self.part(self.order, rows)[..., :held])
+
+    def counts(self, rows: slice) -> Tensor:
+        """LongTensor [rows, heads, slots]: how many queries have observed the token in each slot."""
+        return self._observations(rows, self.part(self.position, rows))
+
+    def _observations(self, rows: slice, position: Tensor) -> Tensor:
+        since = self.since[rows]
+        if any(since):
+            start = self._shared(since)
+            position = position.clamp(min=start) if isinstance(start, int) else position.maximum(start)
+        return self._shared(self.seen[rows]) - position
 
     def _count(self, n: int) -> Tensor:
         """LongTensor 0 ... n-1."""
@@ -136,39 +221,36 @@ class Ledger:
 
     # ------------------------------------------------------------------ a prompt
 
-    def choose_prompt(self, length: int, sums: Tensor | None, counts: Tensor | None) -> Selection | None:
+    def choose_prompt(self, rows: slice, length: int, sums: Tensor | None, counts: Tensor | None) -> Selection | None:
         """Which tokens of a prompt stay; None if all do. `sums` [rows, heads, length], `counts` [1, 1, length]."""
         kept_whole = not self.policy.evicts_prompt or self.config.prefill == "none"
         if kept_whole or length <= self.config.cache_size:
             return None
-        prompt = Prompt(length, sums, counts, self.heads, self.layer, self.layers, self.device)
+        layer = self._shared(self._layer[rows])
+        prompt = Prompt(length, sums, counts, self.heads, layer, self.layers, self.device)
         return self.policy.select_prompt(self.config, prompt)
 
     def admit_prompt(
-        self,
-        rows: slice,
-        length: int,
-        selection: Selection | None,
-        sums: Tensor | None,
-        counts: Tensor | None,
+        self, rows: slice, length: int, selection: Selection | None, sums: Tensor | None = None, observers: int = 0
     ) -> Tensor:
-        """Fill empty rows with (the selected part of) a prompt; returns the kept positions [rows, heads, k]."""
+        """Fill empty rows with (the selected part of) a prompt; returns the kept positions [rows, heads, k].
+
+        `sums` [rows, heads, length] are the weights that the last `observers` tokens gave to each.
+        """
         batch = len(self.held[rows])
         shape = (batch, self.heads, -1)
-        if selection is None:
-            kept = torch.arange(length, device=self.device).expand(shape)
-        else:
-            kept = selection.kept.expand(shape)
+        kept = self._count(length)[None, None] if selection is None else selection.kept
+        kept = kept.expand(shape)
         held = kept.shape[2]
-        self.order[rows, :, :held] = torch.arange(held, device=self.device)
+        if self.config.prefill == "none":
+            self.capacity[rows] = [None if most is None else max(most, length) for most in self.capacity[rows]]
+        most = self.capacity[rows][0]
+        self.reserve(held if most is None else held + 1, None if most is None else most + 1)
         self.position[rows, :, :held] = kept
-        if sums is not None and counts is not None:
+        if sums is not None:
             self.sums[rows, :, :held] = sums.expand(batch, self.heads, -1).gather(2, kept)
-            self.counts[rows, :, :held] = counts.expand(batch, self.heads, -1).gather(2, kept)
-        for row in range(len(self.held))[rows]:
-            self.held[row], self.seen[row] = held, length
-            if self.config.prefill == "none" and self.capacity[row] is not None:
-                self.capacity[row] = max(self.config.cache_size, length)
+        self.held[rows], self.seen[rows] = [held] * batch, [length] * batch
+        self.since[rows] = [length - observers if sums is not None else 0] * batch
         if self.trace is not None:
             self.trace.extend(rows, [length] * batch)
             if selection is not None:
@@ -177,142 +259,89 @@ class Ledger:
 
     # ------------------------------------------------------------------ a step
 
-    def step(self, rows: slice, q: int, observed: Tensor | None) -> Placement:
-        """Add q newcomers, note what their queries saw, evict down to the capacity.
+    def count(self, rows: slice, q: int) -> None:
+        """q newcomers of rows that keep everything."""
+        self.held.more(rows, q)
+        self.seen.more(rows, q)
+        if self.trace is not None:
+            self.trace.extend(rows, self.seen[rows])
+
+    def places(self, rows: slice, q: int) -> Places:
+        """Where q newcomers of each of `rows`, which are `in_step`, will go; see `step`."""
+        held = self.held[rows]
+        capacity = self.capacity[rows][0]
+        longest = max(held)
+        most = None if capacity is None else max(capacity, longest) + q
+        self.reserve(longest + q, most)
+        n = max(longest + q, *self.width[rows])
+        order = self.part(self.order, rows)
+        if n < self.slots:
+            order = order[..., :n]
+        if _same(held):
+            slots = order[..., held[0] : held[0] + q]
+            last: int | Tensor = held[0] + q - 1
+        else:  # one newcomer each
+            each = torch.tensor(held, device=self.device)[:, None, None]
+            slots, last = order.gather(2, each.expand(-1, self.heads, 1)), each
+        ranks = torch.empty_like(order).scatter_(2, order, self._count(n).expand_as(order))
+        return Places(slots, last - ranks, _same(held) and n == held[0] + q, max(room(longest + q, most), n))
+
+    def step(self, rows: slice, places: Places, observed: Tensor | None, *, unfinished: bool = False) -> None:
+        """Add newcomers at `places`, note what their queries saw, evict down to the capacity.
 
         Args:
-            rows: one row, or all if they are `in_step`.
-            q: number of newcomers, the same for each row.
-            observed: float32 [rows, heads, held + q], attention weights summed over the q queries (of the last
-                one, for a policy that does not accumulate), by slot, the newcomers last; None if the policy does
-                not look at attention.
+            rows: they are `in_step`.
+            places: what `self.places` said.
+            observed: float32 [rows, heads, n], attention weights by slot, summed over the queries of the q newcomers
+                (of the last one, for a policy that does not accumulate); None if the policy does not look.
+            unfinished: the newcomers are part of a block of which more may come; then `reopen` can take the
+                evictions back.
         """
-        held, capacity = self.held[rows][0], self.capacity[rows][0]
-        excess = 0 if capacity is None else max(held + q - capacity, 0)
-        if self.trace is not None:
-            self.trace.extend(rows, [seen + q for seen in self.seen[rows]])
+        q = places.slots.shape[2]
+        self.width[rows] = [places.distance.shape[2]] * len(self.held[rows])
+        start = self._shared(self.seen[rows])
+        positions = self._count(q) + start
+        self.part(self.position, rows).scatter_(2, places.slots, positions.expand(places.slots.shape))
         if observed is not None:
-            sums = self.part(self.sums, rows, held)
+            sums = self.part(self.sums, rows)[..., : observed.shape[2]]
             if self.policy.accumulates:
-                sums.add_(observed[..., :held])
-                self.part(self.counts, rows, held).add_(q)
+                sums.scatter_(2, places.slots, 0.0)
+                sums.add_(observed)
             else:
-                sums.copy_(observed[..., :held])
-        if not excess:
-            placement = self._append(rows, held, q, observed)
-        elif q == 1 == excess and self.config.recent_size:
-            placement = self._replace_one(rows, held, observed)
+                sums.copy_(observed)
+        block = [block.tokens if block else 0 for block in self._open[rows]]
+        self.count(rows, q)
+        held, capacity = self.held[rows][0], self.capacity[rows][0]
+        excess = 0 if capacity is None else max(held - capacity, 0)
+        if unfinished:
+            self._remember(rows, block[0] + q, bool(excess))
         else:
-            placement = self._replace_many(rows, held, q, excess, observed)
-        for row in range(len(self.held))[rows]:
-            self.held[row] = held + q - excess
-            self.seen[row] += q
-        return placement
+            self._open[rows] = [None] * len(block)
+        if excess:
+            self._evict(rows, held, excess)
 
-    def append_one(self, observed: Tensor | None) -> Tensor:
-        """Add one newcomer to every row, however many each holds, if there `has_room`.
-
-        `observed` float32 [batch, heads, n + 1] is what the newcomers' queries saw by slot, n the most that a row
-        holds, themselves last. Returns the slots that they take, LongTensor [batch, heads, 1].
-        """
-        shape = (len(self.held), self.heads, 1)
-        slots = torch.tensor(self.held, device=self.device)[:, None, None].expand(shape)
-        seen = torch.tensor(self.seen, device=self.device)[:, None, None].expand(shape)
-        self.order.scatter_(2, slots, slots)
-        self.position.scatter_(2, slots, seen)
-        if observed is not None:
-            longest = observed.shape[2] - 1
-            if self.policy.accumulates:
-                self.sums[:, :, :longest] += observed[..., :longest]
-                self.counts[:, :, :longest] += 1
-            self.sums.scatter_(2, slots, observed[..., longest:])
-            self.counts.scatter_(2, slots, 1.0)
-        self.held = [held + 1 for held in self.held]
-        self.seen = [seen + 1 for seen in self.seen]
-        if self.trace is not None:
-            self.trace.extend(slice(0, len(self.seen)), self.seen)
-        return slots
-
-    def _append(self, rows: slice, held: int, q: int, observed: Tensor | None) -> Placement:
-        new = slice(held, held + q)
-        slots = torch.arange(held, held + q, device=self.device)
-        self.order[rows, :, new] = slots
-        start = self.seen[rows][0]
-        self.position[rows, :, new] = torch.arange(start, start + q, device=self.device)
-        if observed is not None:
-            self.sums[rows, :, new] = observed[..., held:]
-            self.counts[rows, :, new] = torch.arange(q, 0, -1, device=self.device).float()
-        return Placement(slots.expand(len(self.held[rows]), self.heads, q), None, None)
-
-    def _replace_one(self, rows: slice, held: int, observed: Tensor | None) -> Placement:
-        """One in, one out, the newcomer protected: what happens at every step once the cache is full."""
-        now = self._shared(self.seen[rows])
-        order = self.part(self.order, rows, held)
-        sums, counts, position = (self.part(t, rows) for t in (self.sums, self.counts, self.position))
-        view = _View(self, rows, order, sums, counts, held + 1, now)
-        evictions = self.policy.evict(self.config, view, 1)
-        slot = order.gather(2, evictions.losers)
-        if self.trace is not None:
-            self._record(rows, evictions, order, position, now)
-        self._set_cursor(rows, evictions.cursor)
-        # Whoever stands right of the loser moves one rank down, and the newcomer comes last, in the loser's slot.
-        index = self._count(held)
-        moved = torch.cat([order, slot], dim=2).gather(2, index + (index >= evictions.losers))
-        if moved.shape == self.order.shape:
-            self.order = moved
-        else:
-            self.order[rows, :, :held] = moved
-        position.scatter_(2, slot, now.expand_as(slot) if isinstance(now, Tensor) else now)
-        if observed is not None:
-            sums.scatter_(2, slot, observed[..., held:])
-            counts.scatter_(2, slot, 1.0)
-        return Placement(slot, None, None)
-
-    def _replace_many(self, rows: slice, held: int, q: int, excess: int, observed: Tensor | None) -> Placement:
-        """q in, `excess` out; a newcomer may itself be evicted. Newcomers are given slots from `held` on for the
-        time being; those that stay then move into the slots that became free."""
-        batch, device = len(self.held[rows]), self.device
-        start = self.seen[rows][0]
-        shape = (batch, self.heads, q)
-        newcomers = torch.arange(q, device=device).expand(shape)
-        order = torch.cat([self.order[rows, :, :held], newcomers + held], dim=2)
-        position = torch.cat([self.position[rows, :, :held], newcomers + start], dim=2)
-        sums, counts = self.sums[rows, :, :held], self.counts[rows, :, :held]
-        if observed is not None:
-            sums = torch.cat([sums, observed[..., held:]], dim=2)
-            counts = torch.cat([counts, (q - newcomers).float()], dim=2)
-        remaining = excess
-        while remaining:
-            view = _View(self, rows, order, sums, counts, held + q - (excess - remaining), start + q - 1)
-            evictions = self.policy.evict(self.config, view, remaining)
+    def _evict(self, rows: slice, held: int, excess: int) -> None:
+        order = self.part(self.order, rows)
+        now = self._now(rows)
+        while excess:
+            used = order[..., :held]
+            view = _View(self, rows, used, now)
+            evictions = self.policy.evict(self.config, view, excess)
+            losers = evictions.losers
+            freed = used.gather(2, losers)
             if self.trace is not None:
-                self._record(rows, evictions, order, position, start + q - 1)
-            self._set_cursor(rows, evictions.cursor)
-            order = without(order, evictions.losers)
-            remaining -= evictions.losers.shape[2]
+                self._record(rows, freed, evictions.winners, used, now)
+            cursor = evictions.cursor
+            each = cursor.flatten().tolist() if isinstance(cursor, Tensor) else [cursor] * len(self.held[rows])
+            self.cursor[rows] = each
+            used.copy_(without(torch.cat([used, freed], dim=2), losers))
+            excess -= losers.shape[2]
+            held -= losers.shape[2]
+        self.held[rows] = [held] * len(self.held[rows])
 
-        final = order.shape[2]
-        kept = torch.zeros((batch, self.heads, held + q), dtype=torch.bool, device=device)
-        kept.scatter_(2, order, True)
-        # Free slots first, oldest newcomers that stay first: the i-th of these goes to the i-th of those. Where
-        # there are more newcomers than free slots the rest are paired with slots that keep what they hold.
-        occupied = kept[..., :final].clone()
-        occupied[..., held:] = False  # slots that are added only now
-        slots = occupied.to(torch.uint8).argsort(dim=2, stable=True)[..., :q]
-        arrivals = (~kept[..., held:]).to(torch.uint8).argsort(dim=2, stable=True)[..., : slots.shape[2]]
-        stays = kept[..., held:].gather(2, arrivals)
-        home = torch.arange(held + q, device=device).expand(batch, self.heads, -1).clone()
-        home.scatter_(2, arrivals + held, torch.where(stays, slots, 0))
-        self.order[rows, :, :final] = home.gather(2, order)
-        self._write(self.position, rows, slots, position, arrivals + held, stays)
-        if observed is not None:
-            self._write(self.sums, rows, slots, sums, arrivals + held, stays)
-            self._write(self.counts, rows, slots, counts, arrivals + held, stays)
-        return Placement(slots, arrivals, stays)
-
-    def _write(self, target: Tensor, rows: slice, slots: Tensor, source: Tensor, index: Tensor, stays: Tensor) -> None:
-        old = target[rows].gather(2, slots)
-        target[rows].scatter_(2, slots, torch.where(stays, source.gather(2, index), old))
+    def _now(self, rows: slice) -> int | Tensor:
+        """The position of the newest token."""
+        return self._shared(self.seen[rows]) - 1
 
     def _shared(self, per_row: list[int]) -> int | Tensor:
         """The number that all rows have, or LongTensor [rows, 1, 1] if they differ."""
@@ -320,32 +349,92 @@ class Ledger:
             return per_row[0]
         return torch.tensor(per_row, device=self.device)[:, None, None]
 
-    def _record(self, rows: slice, evictions: Evictions, order: Tensor, position: Tensor, step: int | Tensor) -> None:
+    def _record(self, rows: slice, losers: Tensor, winners: Tensor | None, used: Tensor, step: int | Tensor) -> None:
         assert self.trace is not None
-        losers = position.gather(2, order.gather(2, evictions.losers))
-        winners = evictions.winners
+        position = self.part(self.position, rows)
         if winners is not None:
-            winners = position.gather(2, order.gather(2, winners))
-        self.trace.record(rows, losers, winners, step)
+            winners = position.gather(2, used.gather(2, winners))
+        self.trace.record(rows, position.gather(2, losers), winners, step)
 
-    def _set_cursor(self, rows: slice, cursor: int | Tensor) -> None:
-        count = len(self.cursor[rows])
-        self.cursor[rows] = cursor.flatten().tolist() if isinstance(cursor, Tensor) else [cursor] * count
+    # ------------------------------------------------------------------ a block in several pieces
 
-    # ------------------------------------------------------------------ batch rows
+    def open_tokens(self, rows: slice) -> int:
+        """How many tokens the unfinished block of rows that are `in_step` has."""
+        block = self._open[rows][0]
+        return block.tokens if block else 0
+
+    def _remember(self, rows: slice, tokens: int, evicts: bool) -> None:
+        blocks: list[_Open | None] = []
+        for row in range(len(self.held))[rows]:
+            order = self.order[row].clone() if evicts else None
+            mark = self.trace.mark(row) if self.trace is not None else None
+            blocks.append(_Open(tokens, self.held[row], self.cursor[row], order, mark))
+        self._open[rows] = blocks
+
+    def reopen(self, rows: slice) -> None:
+        """Take back what was evicted after an unfinished block: slots that became free still hold their tokens."""
+        for row in range(len(self.held))[rows]:
+            block = self._open[row]
+            if block is None or block.order is None:
+                continue
+            self.order[row, :, : block.order.shape[1]] = block.order
+            one = slice(row, row + 1)
+            self.held[one], self.cursor[one] = [block.held], [block.cursor]
+            if self.trace is not None and block.mark is not None:
+                self.trace.take_back(row, block.mark)
+
+    def close(self) -> None:
+        """No block is unfinished any more."""
+        self._open = [None] * len(self.held)
+
+    def compact(self, rows: slice, slots: int) -> Tensor | None:
+        """Give back what blocks needed of `slots` slots, if single newcomers need less.
+
+        Returns LongTensor [rows, heads, fewer slots], for each slot that stays the one it was; None if all stay.
+        What an unfinished block evicted has to stay.
+        """
+        if any(most is None for most in self.capacity[rows]) or any(
+            b and b.order is not None for b in self._open[rows]
+        ):
+            return None
+        needed = max(max(most or 0, held) + 1 for most, held in zip(self.capacity[rows], self.held[rows], strict=True))
+        if slots <= needed:
+            return None
+        order, position, sums = (self.part(t, rows) for t in (self.order, self.position, self.sums))
+        old = order[..., :needed].clone()
+        for tensor in (position, sums):
+            tensor[..., :needed] = tensor.gather(2, old)
+        order.copy_(self._count(self.slots).expand_as(order))
+        self.width[rows] = self.held[rows]
+        return old
+
+    def trim(self, slots: int) -> None:
+        """Keep the books of this many slots; the others are free."""
+        self.order, self.position, self.sums = (
+            t[..., :slots].contiguous() for t in (self.order, self.position, self.sums)
+        )
+
+    # ------------------------------------------------------------------ rows
 
     def select(self, index: Tensor) -> None:
         """Keep, repeat or reorder rows: `index` LongTensor, for each new row the old one."""
         index = index.to(self.device)
-        self.order, self.position, self.sums, self.counts = (
-            t.index_select(0, index) for t in (self.order, self.position, self.sums, self.counts)
+        self.order, self.position, self.sums = (
+            t.index_select(0, index) for t in (self.order, self.position, self.sums)
         )
         chosen = index.tolist()
-        for name in ("held", "seen", "cursor", "capacity"):
-            per_row = getattr(self, name)
-            setattr(self, name, [per_row[row] for row in chosen])
+        for per_row in (self.held, self.seen, self.since, self.cursor, self.capacity, self.width):
+            per_row.select(chosen)
+        self._open = [self._open[row] for row in chosen]
+        self._layer = [self._layer[row] for row in chosen]
         if self.trace is not None:
             self.trace.select(index)
+
+
+def room(tokens: int, most: int | None) -> int:
+    """How many slots to have for `tokens`: some more at once, but not beyond `most`, unless `tokens` is."""
+    target = -(-tokens // GROWTH) * GROWTH
+    return target if most is None else max(min(target, most), tokens)
 
 
 def _same(per_row: list) -> bool:
@@ -356,30 +445,29 @@ def _same(per_row: list) -> bool:
 class _View:
     """The scores of some rows, by rank, as a policy sees them."""
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        rows: slice,
-        order: Tensor,
-        sums: Tensor,
-        counts: Tensor,
-        held: int,
-        step: int | Tensor,
-    ) -> None:
-        self.held, self.step, self.layer = held, step, ledger.layer
+    def __init__(self, ledger: Ledger, rows: slice, order: Tensor, step: int | Tensor) -> None:
+        self.step, self.layer = step, ledger._shared(ledger._layer[rows])
         self.traced = ledger.trace is not None
         self.capacity: int = ledger.capacity[rows][0]  # type: ignore[assignment]  # a number, or nobody asks
         self.cursor = ledger._shared(ledger.cursor[rows])
         self.shape = (order.shape[0], order.shape[1])
         self.device = ledger.device
-        self._order, self._sums, self._counts = order, sums, counts
+        self._ledger, self._rows, self._order = ledger, rows, order
+
+    @property
+    def held(self) -> int:
+        return self._order.shape[2]
 
     def average(self, ranks: slice | Tensor) -> Tensor:
         slots = self._slots(ranks)
-        return self._sums.gather(2, slots) / self._counts.gather(2, slots)
+        position = self._ledger.part(self._ledger.position, self._rows).gather(2, slots)
+        return self._sums(slots) / self._ledger._observations(self._rows, position)
 
     def total(self, ranks: slice | Tensor) -> Tensor:
-        return self._sums.gather(2, self._slots(ranks))
+        return self._sums(self._slots(ranks))
+
+    def _sums(self, slots: Tensor) -> Tensor:
+        return self._ledger.part(self._ledger.sums, self._rows).gather(2, slots)
 
     def _slots(self, ranks: slice | Tensor) -> Tensor:
         if isinstance(ranks, slice):

@@ -8,26 +8,30 @@ from torch import Tensor
 QUERIES_AT_ONCE = 256  # bounds the masks and weights that exist at one time to this many rows
 
 
-def causal_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+def causal_attention(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, visible: Tensor | None = None
+) -> Tensor:
     """Attention of the last q of T tokens to all T, causally: [batch, query_heads, q, head_dim].
 
-    `query` [batch, query_heads, q, head_dim]; `key`, `value` [batch, kv_heads, T, head_dim], q <= T.
+    `query` [batch, query_heads, q, head_dim]; `key`, `value` [batch, kv_heads, T, head_dim], q <= T; `visible` bool,
+    broadcast to [batch, kv_heads, 1, T], says for single queries what they see.
     """
     q, length = query.shape[2], key.shape[2]
-    if q == length:
+    if q == length or q == 1:
+        gqa = query.shape[1] != key.shape[1]
         return torch.nn.functional.scaled_dot_product_attention(
-            query, key, value, is_causal=True, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
+            query, key, value, attn_mask=visible, is_causal=q > 1, scale=scaling, enable_gqa=gqa
         )
     outputs = []
     for first in range(0, q, QUERIES_AT_ONCE):
         part = query[:, :, first : first + QUERIES_AT_ONCE]
-        visible = length - q + first + part.shape[2]
+        seen = length - q + first + part.shape[2]
         outputs.append(
             torch.nn.functional.scaled_dot_product_attention(
                 part,
-                key[:, :, :visible],
-                value[:, :, :visible],
-                attn_mask=causal_mask(part.shape[2], visible, query.device),
+                key[:, :, :seen],
+                value[:, :, :seen],
+                attn_mask=causal_mask(part.shape[2], seen, query.device),
                 scale=scaling,
                 enable_gqa=query.shape[1] != key.shape[1],
             )
@@ -40,45 +44,38 @@ def causal_mask(q: int, length: int, device: torch.device) -> Tensor:
     return torch.ones(q, length, dtype=torch.bool, device=device).tril(length - q)
 
 
+def visible(distance: Tensor, q: int, all_used: bool) -> Tensor | None:
+    """What q newcomers see: bool [rows, heads, q, n], themselves and what came before, but no free slot; None if that
+    is all. `distance` [rows, heads, n] and `all_used` are those of `treekv.ledger.Places`."""
+    if q == 1:
+        return None if all_used else distance[:, :, None] >= 0
+    later = torch.arange(q - 1, -1, -1, device=distance.device)  # newcomers that come after each
+    return distance[:, :, None] >= later[:, None]
+
+
 def observed_attention(
-    query: Tensor, keys: list[Tensor], values: list[Tensor], scaling: float, visible: Tensor | None = None
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, visible: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Attention with its weights, over keys and values that lie in several places.
+    """Attention with its weights.
 
-    `query` [batch, query_heads, q, head_dim] with query_heads = kv_heads * group; each of `keys`, `values` [batch,
-    kv_heads, n_i, head_dim]. The queries are the last q of all n tokens and see them causally; `visible` bool [batch,
-    n] says for single queries which tokens there are.
+    `query` [batch, query_heads, q, head_dim] with query_heads = kv_heads * group; `key`, `value` [batch, kv_heads, n,
+    head_dim]; `visible` bool, broadcast to [batch, kv_heads, q, n], says what each query sees, all by default.
 
-    Returns the output [batch, query_heads, q, value_dim] and float32 weights [batch, kv_heads, group, q, n].
+    Returns the output [batch, query_heads, q, value_dim] and float32 weights [batch, kv_heads, group * q, n].
     """
-    batch, heads, q, _ = query.shape
-    weights = attention_weights(query, keys, scaling, visible)
-    flat = weights.view(batch, weights.shape[1], -1, weights.shape[4])
-    output, first = None, 0
-    for value in values:
-        share = flat[..., first : first + value.shape[2]].to(value.dtype)
-        share = share * value if value.shape[2] == 1 else share @ value
-        output = share if output is None else output.add_(share)
-        first += value.shape[2]
-    assert output is not None
-    return output.view(batch, heads, q, output.shape[3]), weights
+    weights = attention_weights(query, key, scaling, visible)
+    output = weights.to(value.dtype) @ value
+    return output.view(*query.shape[:3], value.shape[3]), weights
 
 
-def attention_weights(query: Tensor, keys: list[Tensor], scaling: float, visible: Tensor | None = None) -> Tensor:
-    """float32 weights [batch, kv_heads, group, q, n] of the last q of n tokens, causal; see `observed_attention`."""
+def attention_weights(query: Tensor, key: Tensor, scaling: float, visible: Tensor | None = None) -> Tensor:
+    """float32 weights [batch, kv_heads, group * q, n]; see `observed_attention`."""
     batch, heads, q, dim = query.shape
-    kv_heads = keys[0].shape[1]
-    group = heads // kv_heads
-    grouped = query.reshape(batch, kv_heads, group * q, dim) * scaling
-    # Of one key or value a product by elements is the same and costs less than starting a matrix product.
-    parts = [
-        (grouped * key).sum(-1, keepdim=True) if key.shape[2] == 1 else grouped @ key.transpose(2, 3) for key in keys
-    ]
-    logits = (parts[0] if len(parts) == 1 else torch.cat(parts, dim=3)).view(batch, kv_heads, group, q, -1)
-    if q > 1:
-        logits = logits.masked_fill(~causal_mask(q, logits.shape[4], logits.device), float("-inf"))
+    kv_heads, n = key.shape[1:3]
+    logits = (query * scaling).reshape(batch, kv_heads, heads // kv_heads * q, dim) @ key.transpose(2, 3)
     if visible is not None:
-        logits = logits.masked_fill(~visible[:, None, None, None], float("-inf"))
+        grouped = logits.view(batch, kv_heads, heads // kv_heads, q, n)
+        logits = grouped.masked_fill(~visible.unsqueeze(-3), float("-inf")).view(logits.shape)
     return logits.softmax(-1, dtype=torch.float32)
 
 
@@ -93,8 +90,9 @@ def window_scores(query: Tensor, key: Tensor, scaling: float, window: int) -> tu
     sums = key.new_zeros((*key.shape[:2], length), dtype=torch.float32)
     for first in range(length - window, length, QUERIES_AT_ONCE):
         last = min(first + QUERIES_AT_ONCE, length)
-        weights = attention_weights(query[:, :, first:last], [key[:, :, :last]], scaling)
-        sums[..., :last] += weights.mean(2).sum(2)
+        visible = causal_mask(last - first, last, key.device)
+        weights = attention_weights(query[:, :, first:last], key[:, :, :last], scaling, visible)
+        sums[..., :last] += weights.sum(2) * (key.shape[1] / query.shape[1])
     position = torch.arange(length, device=key.device)
     counts = torch.minimum(length - position, torch.tensor(window, device=key.device)).float()
     return sums, counts[None, None]

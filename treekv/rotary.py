@@ -1,8 +1,9 @@
 """Moving keys and queries from one rotary position to another.
 
 A key arrives rotated by the angle of its true position. Renumbering needs it at its rank, which changes while it
-is cached, so the key is stored unrotated and turned by the angle of its rank whenever it is used: one rotation,
-never a chain of them, so nothing drifts.
+is cached, so the key is stored unrotated and turned whenever it is used: one rotation, never a chain of them, so
+nothing drifts. Products see differences of angles only, so ranks are counted back from the newest token: with a
+single newcomer its query needs no turn beyond undoing the model's own.
 
 Rotation is a product of complex numbers. Models keep the two parts of a number far apart in a head (dimension i and
 i + rotary_dim / 2); stored keys have them side by side, so that turning all of them is one multiplication. The
@@ -43,7 +44,8 @@ class Shift(NamedTuple):
 
     Attributes:
         undo: from the true positions back to no rotation.
-        move: from the true positions to the ranks.
+        move: from the true positions to the ranks, counted back from the last newcomer's; `undo` itself if there is
+            one newcomer.
     """
 
     undo: Tensor
@@ -110,47 +112,47 @@ class Rotary:
             return rotated
         return torch.cat([rotated, x[..., self.rotary_dim :]], dim=-1)
 
+    def turned(self, x: Tensor, phases: Tensor) -> Tensor:
+        """Stored form of `x` [..., head_dim], which comes in the model's order, turned by `phases`."""
+        half = self.rotary_dim // 2
+        if torch.compiler.is_compiling() or self.rotary_dim < x.shape[-1]:
+            return turn(self.pairs(x), phases)
+        parts = x.float()
+        numbers = torch.complex(parts[..., :half], parts[..., half:]) * torch.view_as_complex(phases)
+        return torch.view_as_real(numbers).flatten(-2).to(x.dtype)
+
     def unrotated(self, x: Tensor, positions: Tensor) -> Tensor:
         """Stored form of `x` [batch, heads, n, head_dim], which the model rotated to `positions` [1 or batch, n]."""
-        return turn(self.pairs(x), _polar(-self._angles(positions[:, None])))
+        return self.turned(x, _polar(-self._angles(positions[:, None])))
 
-    def in_order(self, stored: Tensor) -> Tensor:
-        """Stored keys [batch, heads, n, head_dim] whose ranks are 0 ... n-1."""
-        count = stored.shape[2]
-        return turn(stored, self._table(count, stored.device)[:count])
-
-    def at_ranks(self, stored: Tensor, ranks: Tensor, limit: int) -> Tensor:
-        """Stored keys [batch, heads, n, head_dim] at `ranks` [batch, heads, n], all below `limit`."""
+    def at_distance(self, stored: Tensor, distance: Tensor, limit: int) -> Tensor:
+        """Stored keys [batch, heads, n, head_dim], each `distance` [batch, heads, n] ranks before the last newcomer,
+        all below `limit`; what is not before it is taken to be there."""
         table = self._table(limit, stored.device)
-        phases = table.index_select(0, ranks.reshape(-1))
-        return turn(stored, phases.view(*ranks.shape, *table.shape[1:]))
+        phases = table.index_select(0, distance.clamp(min=0).reshape(-1))
+        phases = phases.view(*stored.shape[:-1], stored.shape[-1] // 2, 2)
+        if torch.compiler.is_compiling():
+            return turn(stored, phases)
+        # In place: the phases are fresh, and fresh memory is what this step would pay for most.
+        torch.view_as_complex(phases).mul_(torch.view_as_complex(stored.float().view(phases.shape)))
+        return phases.flatten(-2).to(stored.dtype)
 
-    def shift(
-        self,
-        position_ids: Tensor,
-        rows: slice,
-        first: int,
-        count: int,
-        rank: int | tuple[int, ...],
-    ) -> Shift:
-        """Phases for `count` newcomers, columns `first` and on of `position_ids` [1 or batch, columns], whose
-        ranks are `rank` (one number, or one for each row) and following.
+    def shift(self, position_ids: Tensor, rows: slice, first: int, count: int) -> Shift:
+        """Phases for `count` newcomers, columns `first` and on of `position_ids` [1 or batch, columns].
 
         All layers of a forward pass ask the same questions of the same tensor, so answers are kept until `forget`.
         """
-        asked = (rows.start, rows.stop, first, count, rank)
+        asked = (rows.start, rows.stop, first, count)
         if self._asked_of is position_ids and asked in self._answers:
             return self._answers[asked]
         chosen = position_ids[rows if position_ids.shape[0] > 1 else slice(0, 1), first : first + count]
         angle = self._angles(chosen[:, None])
-        ranks = torch.arange(count, device=position_ids.device)
-        if isinstance(rank, tuple):
-            ranks = ranks + torch.tensor(rank, device=position_ids.device)[:, None, None]
-        else:
-            ranks = ranks + rank
-        # The difference of the model's own rounded angles, so that its rounding cancels.
-        move = self._angles(ranks).double() - angle.double()
-        shift = Shift(_polar(-angle), _polar(move).float())
+        undo = move = _polar(-angle)
+        if count > 1:
+            # The difference of the model's own rounded angles, so that its rounding cancels.
+            back = self._angles(torch.arange(1 - count, 1, device=position_ids.device))
+            move = _polar(back.double() - angle.double()).float()
+        shift = Shift(undo, move)
         if not torch.compiler.is_compiling():
             if self._asked_of is not position_ids:
                 self._asked_of, self._answers = position_ids, {}
@@ -162,10 +164,11 @@ class Rotary:
         return positions[..., None].float() * self.inverse_frequencies.to(positions.device)
 
     def _table(self, limit: int, device: torch.device) -> Tensor:
-        """float32 [at least limit, head_dim / 2, 2], the phases of all ranks."""
+        """float32 [at least limit, head_dim], the phases of all distances."""
         table = self._tables.get(device)
         if table is None or table.shape[0] < limit:
-            table = _polar(self._angles(torch.arange(-(-limit // TABLE_STEP) * TABLE_STEP, device=device)))
+            distances = torch.arange(-(-limit // TABLE_STEP) * TABLE_STEP, device=device)
+            table = _polar(-self._angles(distances)).flatten(-2)
             self._tables[device] = table
         return table
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -74,6 +75,26 @@ class LayerTrace:
             survivors = survivors.expand(*kept.shape[:2], -1).gather(2, losers)
         self.record(rows, losers, survivors, length - 1)
 
+    def of(self, rows: slice) -> LayerTrace:
+        """The part of some rows, as it is now."""
+        part = LayerTrace(len(self._count[rows]), self.heads, self.device)
+        part._losers = [chunk[rows] for chunk in self._losers]
+        part._winners = [chunk[rows] for chunk in self._winners]
+        part._count, part._tokens = self._count[rows], self._tokens[rows]
+        part._runs = [[replace(run) for run in runs] for runs in self._runs[rows]]
+        return part
+
+    def mark(self, row: int) -> Mark:
+        """How far the log of a row has come."""
+        return Mark(self._count[row], tuple(replace(run) for run in self._runs[row][-1:]), len(self._runs[row]))
+
+    def take_back(self, row: int, mark: Mark) -> None:
+        """Forget what was recorded of a row since then."""
+        self._count[row] = mark.logged
+        runs = self._runs[row]
+        del runs[mark.runs :]
+        runs[len(runs) - len(mark.last) :] = [replace(run) for run in mark.last]
+
     def copy_tensors(self) -> None:
         """Replace every tensor by a copy."""
         self._losers = [chunk.clone() for chunk in self._losers]
@@ -136,6 +157,14 @@ class LayerTrace:
                 index = losers[row, :, : self._count[row]].long()
                 result[row].scatter_(1, index, value.expand_as(index))
         return result
+
+
+class Mark(NamedTuple):
+    """A place in the log of a row."""
+
+    logged: int
+    last: tuple[_Run, ...]  # as it was: a run grows in place
+    runs: int
 
 
 @dataclass

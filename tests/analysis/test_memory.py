@@ -49,11 +49,11 @@ def test_memory_is_what_a_real_cache_holds(llama, run, config: TreeKVConfig) -> 
 
 def test_the_type_and_the_batch_count(run) -> None:
     config = TreeKVConfig(cache_size=64)
-    one = memory(run, config, 1000)
-    assert one == 64 * 2 * 2 * (8 + 8) * 2  # slots, layers, KV heads, channels of key and value, bytes
-    assert memory(run, config, 1000, batch=3) == 3 * one
-    assert memory(run, config, 1000, dtype="float32") == 2 * one
-    assert memory(run, config, 1000, dtype="float16") == one
+    one = memory(run, config, 1000, prompt=900)
+    assert one == 65 * 2 * 2 * (8 + 8) * 2  # slots, layers, KV heads, channels of key and value, bytes
+    assert memory(run, config, 1000, prompt=900, batch=3) == 3 * one
+    assert memory(run, config, 1000, prompt=900, dtype="float32") == 2 * one
+    assert memory(run, config, 1000, prompt=900, dtype="float16") == one
 
 
 def test_a_bounded_cache_does_not_grow_with_the_context_and_a_full_one_does(run) -> None:

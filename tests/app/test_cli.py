@@ -102,12 +102,12 @@ def test_generate_continues_as_the_cache_says(words: Path, tiny_model: Path) -> 
     printed = json.loads(result.stdout)
     assert TreeKVConfig.from_dict(printed["settings"]) == config
     assert printed["prompt_tokens"] == 400
-    assert printed["cache_bytes"] == 16 * 2 * 2 * 2 * 8 * 4
+    assert printed["cache_bytes"] == (16 + 1) * 2 * 2 * 2 * 8 * 4
     assert 1 <= printed["new_tokens"] <= 12
 
     shown = invoke(*base, "--settings", "settings.json")
     assert shown.stdout.strip() == printed["text"].strip()
-    assert "cache 4.1 kB" in shown.stderr
+    assert "cache 4.4 kB" in shown.stderr
 
     full = json.loads(invoke(*base, "--policy", "full", "--json").stdout)
     assert full["settings"]["policy"] == "full"
@@ -141,7 +141,7 @@ def test_the_demo_writes_a_run_of_the_real_model(real_demo: tuple[Path, subproce
     assert manifest["model"] == "SmolLM2-135M-Instruct"
     caches = {cache["policy"]: cache for cache in manifest["streaming"]["caches"]}
     entry = 30 * 2 * 3 * 64 * 4  # layers, keys and values, KV heads, head dim, bytes
-    assert caches["tree"]["cache_bytes"] == caches["streaming"]["cache_bytes"] == 16 * entry
+    assert caches["tree"]["cache_bytes"] == caches["streaming"]["cache_bytes"] == (16 + 1) * entry
     assert caches["full"]["cache_bytes"] >= 256 * entry
     # The text is English and the model knows some: far from the 49,152 of a guess, and forgetting costs.
     assert 3 < caches["full"]["perplexity_once_full"] < caches["tree"]["perplexity_once_full"] < 100

@@ -46,7 +46,7 @@ def test_streaming_compares_the_three_caches(small_chain: dict) -> None:
     caches = {cache["policy"]: cache for cache in small_chain["summary"]["streaming"]["caches"]}
     entry = 2 * 2 * 2 * 8 * 4  # layers, keys and values, KV heads, head dim, bytes
     assert caches["full"]["cache_bytes"] >= TOKENS * entry
-    assert caches["streaming"]["cache_bytes"] == caches["tree"]["cache_bytes"] == 20 * entry
+    assert caches["streaming"]["cache_bytes"] == caches["tree"]["cache_bytes"] == (20 + 1) * entry
     nll = {policy: result.nll for policy, result in small_chain["streamed"].items()}
     torch.testing.assert_close(nll["full"][:19], nll["tree"][:19], atol=1e-4, rtol=1e-4)
     assert caches["tree"]["perplexity_once_full"] == pytest.approx(nll["tree"][19:].mean().exp().item(), rel=1e-5)

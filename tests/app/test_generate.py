@@ -46,7 +46,7 @@ def test_what_is_recorded_is_what_was_generated(llama):
     assert "".join(pieces) == result.text == Words().decode(expected)
     assert result.prompt_tokens == 30 and result.kept_tokens == 12 and not result.stopped
     entry = 2 * 2 * 2 * 8 * 4  # layers, key and value, KV heads, channels, bytes
-    assert result.cache_bytes == 12 * entry == cache.nbytes
+    assert result.cache_bytes == (12 + 1) * entry == cache.nbytes
     assert result.full_bytes == 39 * entry
     assert result.prompt_seconds > 0 and result.tokens_per_second > 0
 

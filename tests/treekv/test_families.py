@@ -126,7 +126,7 @@ def test_sliding_layers_of_a_hybrid_model_stay_as_they_are():
     with pytest.raises(TreeKVError, match="layer 0 has a sliding window"):
         cache.kept_positions(0)
     row = 2 * 16 * 4  # key and value of 16 channels in float32
-    assert cache.nbytes == (16 + 2 * 7) * row
+    assert cache.nbytes == (16 + 1 + 2 * 7) * row
 
 
 @pytest.mark.parametrize("family", ["gpt2", "opt"])

@@ -20,7 +20,7 @@ HEADS = 2
 def run_both(config: TreeKVConfig, calls: list[int], seed: int, ties: bool) -> None:
     """Feed random weights to the ledger and to lists, in blocks of the given lengths."""
     generator = torch.Generator().manual_seed(seed)
-    ledger = Ledger(config, batch=1, heads=HEADS)
+    ledger = Ledger(config, rows=1, heads=HEADS)
     rule = make_rule(config)
     heads: list[list[Entry]] = [[] for _ in range(HEADS)]
     evictions: list[list] = [[] for _ in range(HEADS)]
@@ -31,34 +31,36 @@ def run_both(config: TreeKVConfig, calls: list[int], seed: int, ties: bool) -> N
         if ties:
             weights = (weights * 3).round() / 2  # sums of halves are exact, so ties are ties
         weights = weights.masked_fill(~torch.ones(q, held + q).tril(held).bool(), 0.0)
-        slot_of = torch.cat([ledger.order[0, :, :held], torch.arange(held, held + q).expand(HEADS, q)], 1)
-        if config.policy == "tova":  # its heads hold the same tokens in the same slots
-            slot_of = slot_of[:1].expand(HEADS, -1)
+        by_rank = weights[0]
+        if config.policy == "tova":  # its heads hold the same tokens
+            by_rank = by_rank[:1].expand(HEADS, -1, -1)
         for h, entries in enumerate(heads):
             entries.extend(Entry(seen + i) for i in range(q))
             for i in range(q):
                 for rank in range(held + i + 1):
-                    entries[rank].last = weights[0, h, i, slot_of[h, rank]].item()
+                    entries[rank].last = by_rank[h, i, rank].item()
                     entries[rank].total += entries[rank].last
                     entries[rank].count += 1
         while len(heads[0]) > config.cache_size:
             for past, eviction in zip(evictions, rule.evict(heads, seen + q - 1)):
                 past.append(eviction)
-        final = min(held + q, config.cache_size)
-        ledger.reserve(final, config.cache_size)
+        places = ledger.places(row, q)
+        used = places.distance >= 0
+        assert used.sum() == HEADS * (held + q) and places.all_used == bool(used.all())
         observed = None
         if ledger.policy.uses_attention:
-            observed = weights.sum(2) if ledger.policy.accumulates else weights[:, :, -1]
-        placement = ledger.step(row, q, observed)
+            ranks = (held + q - 1 - places.distance).clamp(max=held + q - 1)
+            observed = by_rank.sum(1) if ledger.policy.accumulates else by_rank[:, -1]
+            observed = observed[None].gather(2, ranks).masked_fill(~used, 0.0)
+        ledger.step(row, places, observed)
         seen += q
         check_invariants(ledger, config, seen)
-        assert placement.slots.shape[2] == min(q, final)
         for h, entries in enumerate(heads):
             assert ledger.positions(row)[0, h].tolist() == [e.position for e in entries]
             if observed is not None and ledger.policy.accumulates:
                 slots = ledger.order[0, h, : len(entries)]
                 assert torch.allclose(ledger.sums[0, h, slots], torch.tensor([e.total for e in entries]))
-                assert ledger.counts[0, h, slots].tolist() == [e.count for e in entries]
+                assert ledger.counts(row)[0, h, slots].tolist() == [e.count for e in entries]
     for h, past in enumerate(evictions):
         for eviction in past:
             assert ledger.trace.evicted_at[0, h, eviction.loser] == eviction.step
@@ -71,8 +73,7 @@ def check_invariants(ledger: Ledger, config: TreeKVConfig, seen: int) -> None:
     held = ledger.held[0]
     assert held == min(seen, config.cache_size)
     for h in range(HEADS):
-        order = ledger.order[0, h, :held]
-        assert sorted(order.tolist()) == list(range(held))  # ranks are a permutation of the slots in use
+        assert sorted(ledger.order[0, h].tolist()) == list(range(ledger.slots))  # no slot twice, none lost
         positions = ledger.positions(slice(0, 1))[0, h].tolist()
         assert positions == sorted(set(positions))  # in order, none twice
         sinks = list(range(min(config.sink_size, seen)))
@@ -127,13 +128,11 @@ def test_prompt_selection_equals_the_rule_on_lists(policy, block, blocks, data):
     if data.draw(st.booleans()):
         sums = (sums * 3).round()  # many ties
     counts = torch.full((1, 1, length), 1.0)
-    ledger = Ledger(config, batch=1, heads=HEADS)
+    ledger = Ledger(config, rows=1, heads=HEADS)
     row = slice(0, 1)
     given_scores = (sums, counts) if ledger.policy.uses_attention else (None, None)
-    selection = ledger.choose_prompt(length, *given_scores)
-    held = length if selection is None else selection.kept.shape[-1]
-    ledger.reserve(held, cache_size)
-    kept = ledger.admit_prompt(row, length, selection, *given_scores)
+    selection = ledger.choose_prompt(row, length, *given_scores)
+    kept = ledger.admit_prompt(row, length, selection, given_scores[0], 1)
     assert kept.shape[2] <= cache_size
     entries = [[Entry(p, w, 1, last=w) for p, w in enumerate(head)] for head in sums[0].tolist()]
     expected = select_prompt(config, entries)
@@ -173,11 +172,10 @@ def test_without_removes_just_these_ranks(m):
 
 def test_a_trace_costs_less_than_eight_bytes_per_token_and_head():
     config = TreeKVConfig(cache_size=64, trace=True)
-    ledger = Ledger(config, batch=2, heads=HEADS)
-    ledger.reserve(64, 64)
+    ledger = Ledger(config, rows=2, heads=HEADS)
     for step in range(4000):
-        held = ledger.held[0]
-        ledger.step(slice(0, 2), 1, torch.rand(2, HEADS, held + 1))
+        places = ledger.places(slice(0, 2), 1)
+        ledger.step(slice(0, 2), places, torch.rand(places.distance.shape))
         if step == 1000:
             ledger.select(torch.tensor([1, 0]))
     assert ledger.trace.nbytes < 8 * 4000 * 2 * HEADS
@@ -192,13 +190,13 @@ def test_selecting_rows_takes_all_their_books_along():
 
     def fill(ledger: Ledger, row: int, seed: int, length: int) -> None:
         weights = torch.rand(1, HEADS, length, generator=torch.Generator().manual_seed(seed))
-        ledger.reserve(max(length, 8), max(length, 8))
-        ledger.admit_prompt(slice(row, row + 1), length, None, weights, torch.ones(1, 1, length))
+        ledger.admit_prompt(slice(row, row + 1), length, None, weights, 1)
 
     def step(ledger: Ledger, row: int, weights: torch.Tensor) -> None:
-        held, most = ledger.held[row], ledger.capacity[row]
-        ledger.reserve(min(held + 1, most), max(ledger.slots, most))
-        ledger.step(slice(row, row + 1), 1, weights[..., -(held + 1) :])
+        one = slice(row, row + 1)
+        places = ledger.places(one, 1)
+        by_slot = weights.gather(2, (12 - places.distance).clamp(max=12))  # the newest token is the last
+        ledger.step(one, places, by_slot.masked_fill(places.distance < 0, 0.0))
 
     together = Ledger(config, 2, HEADS)
     for row, length in enumerate((12, 5)):
@@ -207,10 +205,10 @@ def test_selecting_rows_takes_all_their_books_along():
     for weights in first:
         for row in range(2):
             step(together, row, weights)
-    before = (list(together.cursor), list(together.capacity))
+    before = (together.cursor[:], together.capacity[:])
     assert before[0][0] != before[0][1] and before[1] == [12, 8]
     together.select(torch.tensor([1, 0]))
-    assert (together.cursor, together.capacity) == (before[0][::-1], before[1][::-1])
+    assert (together.cursor[:], together.capacity[:]) == (before[0][::-1], before[1][::-1])
     then = [torch.rand(1, HEADS, 13, generator=generator) for _ in range(9)]
     for row, (origin, length) in enumerate(((1, 5), (0, 12))):
         alone = Ledger(config, 1, HEADS)

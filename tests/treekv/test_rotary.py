@@ -8,7 +8,7 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 from treekv import TreeKVError
-from treekv.rotary import Rotary, turn
+from treekv.rotary import Rotary
 
 SCALINGS = {
     "default": {"rope_type": "default", "rope_theta": 10000.0},
@@ -59,40 +59,44 @@ def test_undoing_what_the_model_did(scaling):
 
 
 @pytest.mark.parametrize("scaling", SCALINGS)
-def test_a_rank_is_the_models_own_rotation_at_that_position(scaling):
+def test_a_distance_is_the_models_own_rotation_to_before_position_zero(scaling):
     rotary, factor, model_rotation = make(scaling)
     x = torch.randn(1, 2, 6, 32, generator=torch.Generator().manual_seed(0))
-    ranks = torch.tensor([[[3, 0, 5, 1, 4, 2], [0, 1, 2, 3, 4, 5]]])
-    turned = rotary.at_ranks(rotary.pairs(x), ranks, 6)
+    distance = torch.tensor([[[3, 0, 5, 1, 4, 2], [0, 1, 2, 3, 4, 5]]])
+    turned = rotary.at_distance(rotary.pairs(x), distance, 6)
     for head in range(2):
-        expected = model_rotation(x[:, head : head + 1], ranks[0, head])
+        expected = model_rotation(x[:, head : head + 1], -distance[0, head])
         assert torch.allclose(turned[:, head : head + 1] * factor, rotary.pairs(expected), atol=2e-6)
+    free = distance.masked_fill(distance > 3, -2)  # slots that hold nothing are turned by nothing
+    same = distance.masked_fill(distance > 3, 0)
+    assert torch.equal(*(rotary.at_distance(rotary.pairs(x), d, 6) for d in (free, same)))
 
 
 def test_newcomers_move_from_their_true_positions_to_their_ranks():
     rotary, _, model_rotation = make("default")
     x = torch.randn(2, 2, 3, 32, generator=torch.Generator().manual_seed(0))
     position_ids = torch.tensor([[7, 90_000, 90_001, 90_002], [7, 500, 501, 502]])
-    shift = rotary.shift(position_ids, slice(0, 2), 1, 3, 10)
+    shift = rotary.shift(position_ids, slice(0, 2), 1, 3)
     for row in range(2):
-        arrived = rotary.pairs(model_rotation(x[row : row + 1], position_ids[row, 1:]))
-        expected = rotary.pairs(model_rotation(x[row : row + 1], torch.tensor([10, 11, 12])))
-        assert torch.allclose(turn(arrived, shift.move[row : row + 1]), expected, atol=2e-6)
-        undone = turn(arrived, shift.undo[row : row + 1])
+        arrived = model_rotation(x[row : row + 1], position_ids[row, 1:])
+        expected = rotary.pairs(model_rotation(x[row : row + 1], torch.tensor([-2, -1, 0])))
+        assert torch.allclose(rotary.turned(arrived, shift.move[row : row + 1]), expected, atol=2e-6)
+        undone = rotary.turned(arrived, shift.undo[row : row + 1])
         assert torch.allclose(undone, rotary.pairs(x[row : row + 1]), atol=2e-6)
-    assert rotary.shift(position_ids, slice(0, 2), 1, 3, 10) is shift
-    assert rotary.shift(position_ids, slice(0, 2), 1, 3, 11) is not shift
+    assert rotary.shift(position_ids, slice(0, 2), 1, 3) is shift
+    one = rotary.shift(position_ids, slice(0, 2), 1, 1)
+    assert one is not shift and one.move is one.undo  # its rank is the end that distances are counted from
     position_ids += 1  # changed in place before the next pass
     rotary.forget()
-    assert not torch.equal(rotary.shift(position_ids, slice(0, 2), 1, 3, 10).move, shift.move)
+    assert not torch.equal(rotary.shift(position_ids, slice(0, 2), 1, 3).move, shift.move)
 
 
 def test_the_table_grows_with_the_capacity():
     rotary, _, model_rotation = make("default")
     x = torch.randn(1, 1, 1, 32)
-    for rank in (3, 300, 70_000):
-        turned = rotary.at_ranks(rotary.pairs(x), torch.tensor([[[rank]]]), rank + 1)
-        assert torch.allclose(turned, rotary.pairs(model_rotation(x, torch.tensor([rank]))), atol=2e-6)
+    for distance in (3, 300, 70_000):
+        turned = rotary.at_distance(rotary.pairs(x), torch.tensor([[[distance]]]), distance + 1)
+        assert torch.allclose(turned, rotary.pairs(model_rotation(x, torch.tensor([-distance]))), atol=2e-6)
 
 
 def test_dimensions_that_are_not_rotated_stay():
@@ -106,10 +110,12 @@ def test_dimensions_that_are_not_rotated_stay():
 def test_half_precision_is_turned_in_float32(dtype):
     rotary, _, _ = make("default")
     x = torch.randn(1, 1, 4, 32).to(dtype)
-    ranks = torch.arange(4)[None, None]
-    turned = rotary.at_ranks(x, ranks, 4)
+    distance = torch.arange(4)[None, None]
+    turned = rotary.at_distance(x, distance, 4)
     assert turned.dtype == dtype
-    assert torch.equal(turned, rotary.at_ranks(x.float(), ranks, 4).to(dtype))
+    assert torch.equal(turned, rotary.at_distance(x.float(), distance, 4).to(dtype))
+    phases = rotary.shift(distance[0], slice(0, 1), 0, 4).undo
+    assert torch.equal(rotary.turned(x, phases), rotary.turned(x.float(), phases).to(dtype))
 
 
 @pytest.mark.parametrize(

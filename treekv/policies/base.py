@@ -23,7 +23,8 @@ class Scores(Protocol):
         cursor: where policy "tree" compares next, counted from the end of the sinks: one number for all rows,
             or a LongTensor [batch, 1, 1].
         step: true position of the newest token: one number, or a LongTensor [batch, 1, 1].
-        layer: the layer's number in the model.
+        layer: the layer's number in the model: one number, or LongTensor [batch, 1, 1] if rows belong to several
+            layers, which a policy with `depends_on_layer` sees only if it `takes_layers_together`.
         traced: whether anybody wants to know the winners; a policy may leave them out otherwise.
         shape: (batch, kv_heads).
         device: where the tensors live.
@@ -32,7 +33,7 @@ class Scores(Protocol):
     capacity: int
     cursor: int | Tensor
     step: int | Tensor
-    layer: int
+    layer: int | Tensor
     traced: bool
     shape: tuple[int, int]
     device: torch.device
@@ -73,7 +74,8 @@ class Prompt(NamedTuple):
             does not use attention.
         counts: float32 [1, 1, T], how many observing queries could see the token; None likewise.
         heads: KV heads.
-        layer, layers: the layer's number and how many the model has.
+        layer: the layer's number, as in `Scores`.
+        layers: how many the model has.
         device: where the tensors live.
     """
 
@@ -81,7 +83,7 @@ class Prompt(NamedTuple):
     sums: Tensor | None
     counts: Tensor | None
     heads: int
-    layer: int
+    layer: int | Tensor
     layers: int
     device: torch.device
 
@@ -110,6 +112,7 @@ class Policy(ABC):
         accumulates: whether scores are sums over queries, or just what the last query saw.
         observes_whole_prompt: whether all queries of a prompt score it, or those of the observation window.
         depends_on_layer: whether layers are treated differently.
+        takes_layers_together: whether rows of several layers may be given at once all the same.
     """
 
     name: str
@@ -119,6 +122,7 @@ class Policy(ABC):
     accumulates: bool = True
     observes_whole_prompt: bool = False
     depends_on_layer: bool = False
+    takes_layers_together: bool = False
 
     def default_sink_size(self) -> int:
         """The paper's 4."""

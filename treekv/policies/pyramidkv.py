@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from treekv.policies.snapkv import SnapKV
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from treekv.config import TreeKVConfig
 
 BETA = 20  # the last layer keeps about a twentieth of the mean prefix budget
@@ -24,10 +26,11 @@ class PyramidKV(SnapKV):
     name = "pyramidkv"
     depends_on_layer = True
 
-    def prefix_budget(self, config: TreeKVConfig, layer: int, layers: int) -> int:
+    def prefix_budget(self, config: TreeKVConfig, layer: int | Tensor, layers: int) -> int:
         mean = config.cache_size - config.window_size
         if layers == 1:
             return mean
         least = mean // BETA
         most = 2 * mean - least
+        assert isinstance(layer, int)  # its layers come one by one, for they keep different numbers
         return most - layer * ((most - least) // (layers - 1))

@@ -23,6 +23,7 @@ class Random(Policy):
     name = "random"
     uses_attention = False
     depends_on_layer = True
+    takes_layers_together = True  # a column of layers is hashed as one is
 
     def evict(self, config: TreeKVConfig, scores: Scores, count: int) -> Evictions:
         candidates = scores.held - config.recent_size - config.sink_size
@@ -39,7 +40,9 @@ class Random(Policy):
         return Selection(with_protected(chosen, first, last, prompt.length), None)
 
 
-def hashed(seed: int, layer: int, heads: int, step: int | Tensor, held: int, device: torch.device | str) -> Tensor:
+def hashed(
+    seed: int, layer: int | Tensor, heads: int, step: int | Tensor, held: int, device: torch.device | str
+) -> Tensor:
     """Numbers from 0 to 2**31 - 1, LongTensor [1 or batch, heads, 1 or as many as `step` has].
 
     The finalizer of SplitMix64, once for each input; int64 arithmetic wraps around on every device.
