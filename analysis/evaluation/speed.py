@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
+import gc
 import statistics
 import sys
 import time
@@ -129,6 +131,10 @@ class _Gauge:
                 torch.cuda.reset_peak_memory_stats(gpu)
             self._before = sum(torch.cuda.memory_allocated(gpu) for gpu in self._gpus)
         elif sys.platform == "linux":
+            gc.collect()
+            # Otherwise memory that was freed, but kept for later by the C library, would hide what is taken anew.
+            with contextlib.suppress(OSError, AttributeError):
+                ctypes.CDLL(None).malloc_trim(0)
             with contextlib.suppress(OSError):  # sets the peak of this process back to what it has now
                 Path("/proc/self/clear_refs").write_text("5")
             self._before = _status("VmRSS")
