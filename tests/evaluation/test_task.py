@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import pickle
+from pathlib import Path
 
 import pytest
 
 from analysis.evaluation import BatchTask, create, task
 from analysis.evaluation.records import digest
+from analysis.evaluation.sweep_grid import grid, read_grid
 from tests.evaluation.words import Words
 from treekv import TreeKVError
 
@@ -66,3 +68,15 @@ def test_an_unknown_task():
         TreeKVError, match="there is no task 'sums'; tasks are ppl, needle, passkey, ruler, longbench, speed"
     ):
         create("sums")
+
+
+GRIDS = sorted((Path(__file__).parents[2] / "benchmarks" / "grids").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", GRIDS, ids=[path.stem for path in GRIDS])
+def test_the_published_sweeps_can_be_run(path):
+    content = grid(read_grid(path))
+    for spec in content.tasks:
+        assert create(spec.name, **spec.options).name == spec.name
+    assert f"treekv eval benchmarks/grids/{path.name}" in path.read_text()
+    assert len(GRIDS) >= 8
