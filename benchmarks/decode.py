@@ -2,6 +2,8 @@
 
     python benchmarks/decode.py                    # SmolLM2, all tables
     python benchmarks/decode.py --quick            # fewer steps and lengths, for a look
+    python benchmarks/decode.py --model tiny
+    python benchmarks/decode.py --memory           # also what the caches take, and a step on top of them
     python benchmarks/decode.py --device cuda --dtype bfloat16
 
 Every comparison alternates single steps (A B A B ...) and prints medians and the median of the ratios of neighbouring
@@ -20,11 +22,12 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
+from measure import model_of, raised
 from rich.console import Console
 from rich.table import Table
 from transformers import DynamicCache
 
-from treekv import TreeKVCache, TreeKVConfig, load_model
+from treekv import TreeKVCache, TreeKVConfig
 
 
 class Step(NamedTuple):
@@ -32,6 +35,7 @@ class Step(NamedTuple):
 
     prepare: Callable[[], Any]
     run: Callable[[], Any]
+    nbytes: Callable[[], int]
 
 
 def main() -> None:
@@ -42,8 +46,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40, help="steps of each side per comparison")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--compile", action="store_true", help="torch.compile the decode step of both sides")
+    parser.add_argument("--memory", action="store_true", help="also measure the memory of each side")
     arguments = parser.parse_args()
-    model, _ = load_model(arguments.model, dtype=getattr(torch, arguments.dtype), device=arguments.device)
+    model = model_of(arguments.model, dtype=getattr(torch, arguments.dtype), device=arguments.device)
     steps = 12 if arguments.quick else arguments.steps
     console = Console(width=110)
     console.print(
@@ -80,6 +85,18 @@ def main() -> None:
         add_row(table, f"{capacity}", alternate(traced, plain, 2 * steps))
     console.print(table)
 
+    if arguments.memory:
+        table = Table("cache", "bytes it says, MB", "a step on top, peak MB", title="Memory", title_justify="left")
+        cases = [("treekv", 512), *(("plain", held) for held in (512, 4096, 8192, 16384))]
+        for kind, held in cases:
+            step = ready(arguments.model, kind, held)
+            table.add_row(
+                f"{'TreeKV' if kind == 'treekv' else 'DynamicCache'}, {held} tokens",
+                f"{step.nbytes() / 1e6:.1f}",
+                f"{raised(ready, some_steps, arguments.model, kind, held):.1f}",
+            )
+        console.print(table)
+
 
 def treekv_step(model: Any, forward: Any, config: TreeKVConfig, held: int, batch: int) -> Step:
     """One decode step of a cache that is full: it evicts at every step."""
@@ -89,7 +106,7 @@ def treekv_step(model: Any, forward: Any, config: TreeKVConfig, held: int, batch
     fill(cache, model, held, batch)
     token = torch.full((batch, 1), 42, device=model.device)
 
-    return Step(prepare, lambda: forward(input_ids=token, past_key_values=cache))
+    return Step(prepare, lambda: forward(input_ids=token, past_key_values=cache), lambda: cache.nbytes)
 
 
 def fill(cache: TreeKVCache, model: Any, held: int, batch: int) -> None:
@@ -121,7 +138,25 @@ def held_step(model: Any, forward: Any, length: int, batch: int) -> Step:
         for layer in cache.layers:
             layer.keys, layer.values = layer.keys[:, :, :-1], layer.values[:, :, :-1]
 
-    return Step(partial(model.set_attn_implementation, "sdpa"), step)
+    def nbytes() -> int:
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+
+    return Step(partial(model.set_attn_implementation, "sdpa"), step, nbytes)
+
+
+def ready(name: str, kind: str, held: int) -> Step:
+    """A step of batch 1, made in this process and taken twice, so that what a first step takes is there."""
+    model = model_of(name)
+    made = treekv_step(model, model, TreeKVConfig(cache_size=held), held, 1) if kind == "treekv" else None
+    made = made or held_step(model, model, held, 1)
+    for _ in range(2):
+        timed(made)
+    return made
+
+
+def some_steps(step: Step) -> None:
+    for _ in range(3):
+        timed(step)
 
 
 def alternate(one: Step, other: Step, steps: int) -> tuple[float, float, float]:

@@ -1,7 +1,8 @@
 """Reading a prompt with compression against plain transformers, in turn in one process.
 
     python benchmarks/prefill.py
-    python benchmarks/prefill.py --lengths 2048 --rounds 3
+    python benchmarks/prefill.py --lengths 2048 --rounds 3 --memory
+    python benchmarks/prefill.py --model tiny
 
 Prints medians, the median of the ratios of neighbouring runs, and how far each side raises the process' memory above
 what it held before (a fresh process measures each, since a peak never falls).
@@ -10,17 +11,16 @@ what it held before (a fresh process measures each, since a peak never falls).
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
+from measure import model_of, raised
 from rich.console import Console
 from rich.table import Table
 
-from treekv import TreeKVCache, TreeKVConfig, load_model
+from treekv import TreeKVCache, TreeKVConfig
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory", action="store_true", help="also measure the peak memory of each side")
     arguments = parser.parse_args()
-    model, _ = load_model(arguments.model)
+    model = model_of(arguments.model)
     table = Table("tokens", "cache", "TreeKV s", "plain s", "time ratio", title="Prefill", title_justify="left")
     if arguments.memory:
         table.add_column("TreeKV peak MB")
@@ -46,7 +46,7 @@ def main() -> None:
             f"{statistics.median(a / b for a, b in pairs):.3f}",
         ]
         if arguments.memory:
-            row += [f"{peak(arguments.model, length, c):.0f}" for c in (config.cache_size, None)]
+            row += [f"{raised(ready, read, arguments.model, length, each):.0f}" for each in (config, None)]
         table.add_row(*row)
     Console(width=110).print(table)
 
@@ -55,32 +55,21 @@ def timed(model: Any, length: int, config: TreeKVConfig | None) -> float:
     """Seconds to read `length` tokens and score the next one; without a config by transformers' own cache."""
     model.set_attn_implementation("sdpa" if config is None else "treekv")
     cache = None if config is None else TreeKVCache(config, model.config)
-    ids = torch.randint(1000, 20000, (1, length), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(model.config.vocab_size, (1, length), generator=torch.Generator().manual_seed(0))
     start = time.perf_counter()
     with torch.inference_mode():
         model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
     return time.perf_counter() - start
 
 
-def peak(name: str, length: int, cache_size: int | None) -> float:
-    """MB by which reading the prompt raises a fresh process' memory."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak, (name, length, cache_size))
-
-
-def _peak(name: str, length: int, cache_size: int | None) -> float:
-    model, _ = load_model(name)
+def ready(name: str, length: int, config: TreeKVConfig | None) -> tuple[Any, int, TreeKVConfig | None]:
+    model = model_of(name)
     timed(model, 32, None)
-    Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts again from what is held now
-    before = _status("VmHWM")
-    timed(model, length, None if cache_size is None else TreeKVConfig(cache_size=cache_size))
-    return (_status("VmHWM") - before) / 1024
+    return model, length, config
 
 
-def _status(field: str) -> int:
-    """kB from /proc/self/status."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field))
+def read(prepared: tuple[Any, int, TreeKVConfig | None]) -> None:
+    timed(*prepared)
 
 
 if __name__ == "__main__":

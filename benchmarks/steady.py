@@ -10,13 +10,12 @@ compare. The model has random weights, so only time and memory mean anything.
 from __future__ import annotations
 
 import argparse
-import os
 import time
 
 import torch
+from measure import TINY, kilobytes, model_of
 from rich.console import Console
 from rich.table import Table
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from treekv import TreeKVCache, TreeKVConfig
 
@@ -26,18 +25,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--cache-size", type=int, default=128)
     arguments = parser.parse_args()
-    torch.manual_seed(0)
     torch.set_num_threads(1)
-    shape = LlamaConfig(
-        vocab_size=256,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        attn_implementation="treekv",
-    )
-    model = LlamaForCausalLM(shape).eval()
+    model = model_of(TINY)
+    model.set_attn_implementation("treekv")
     cache = TreeKVCache(TreeKVConfig(cache_size=arguments.cache_size), model.config)
     token = torch.ones(1, 1, dtype=torch.long)
     table = Table("steps", "ms per step", "resident MB", "cache bytes", title_justify="left")
@@ -53,16 +43,10 @@ def main() -> None:
             table.add_row(
                 f"{tenth * part:,} - {(tenth + 1) * part:,}",
                 f"{seconds / part * 1e3:.3f}",
-                f"{resident():.1f}",
+                f"{kilobytes('VmRSS') / 1024:.1f}",
                 f"{cache.nbytes:,}",
             )
     Console(width=100).print(table)
-
-
-def resident() -> float:
-    """Resident memory of this process in MB (Linux)."""
-    with open("/proc/self/statm") as statm:
-        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 if __name__ == "__main__":

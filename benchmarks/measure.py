@@ -1,0 +1,53 @@
+"""What the benchmarks share: the models they run on, and how much memory something takes."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from treekv import load_model
+
+TINY = "tiny"
+
+
+def model_of(name: str, **options: Any) -> Any:
+    """A model by its name; "tiny" is one with random weights, of which only time and memory mean anything."""
+    if name != TINY:
+        return load_model(name, **options)[0]
+    torch.manual_seed(0)
+    shape = LlamaConfig(
+        vocab_size=256,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=131_072,
+    )
+    return LlamaForCausalLM(shape).to(dtype=options.get("dtype"), device=options.get("device")).eval()
+
+
+def raised(prepare: Callable[..., Any], work: Callable[[Any], Any], *arguments: Any) -> float:
+    """MB by which `work(prepare(*arguments))` raises the peak memory of a fresh process above what it held before
+    `work` (Linux). A peak never falls, so each measurement needs a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_raised, (prepare, work, arguments))
+
+
+def _raised(prepare: Callable[..., Any], work: Callable[[Any], Any], arguments: tuple[Any, ...]) -> float:
+    prepared = prepare(*arguments)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is held now
+    before = kilobytes("VmHWM")
+    work(prepared)
+    return (kilobytes("VmHWM") - before) / 1024
+
+
+def kilobytes(field: str) -> int:
+    """A field of /proc/self/status (Linux), such as VmRSS, what the process holds now."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field))
