@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from analysis.evaluation.records import Record, Results
 from analysis.evaluation.sweep_grid import Grid, Model, TaskSpec
-from analysis.evaluation.sweep_runner import Job, OneProcess, Report, outline, sentence
+from analysis.evaluation.sweep_runner import Job, OneProcess, Report, batches, outline, sentence
 from treekv.errors import TreeKVError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ class Workers(Protocol):
 
     def documents(self, model: Model, task: Task) -> list[Document]: ...
 
-    def records(self, jobs: Iterable[Job], progress: Report | None = None) -> Iterator[Record]: ...
+    def records(self, batches: Iterable[list[Job]], progress: Report | None = None) -> Iterator[Record]: ...
 
     def close(self) -> None: ...
 
@@ -86,7 +86,7 @@ def run(
     try:
         for model in grid.models:
             jobs = sweep.wanted(model, tasks)
-            for record in workers.records(jobs, progress):
+            for record in workers.records(batches(jobs, grid.batch), progress):
                 sweep.keep(record)
     except KeyboardInterrupt:
         sweep.outcome.interrupted = True

@@ -21,7 +21,7 @@ DEFAULTS: Final[dict[str, list[Any]]] = {
     "budgets": [128],
     "seeds": [0],
 }
-KEYS: Final = (*DEFAULTS, "tasks", "settings")
+KEYS: Final = (*DEFAULTS, "tasks", "settings", "batch")
 _UNIT: Final = 16  # shares of a document are rounded to a multiple of it, so that prompts divide into blocks
 _SETTINGS: Final = tuple(
     field.name for field in dataclasses.fields(TreeKVConfig) if field.name not in ("seed", "trace")
@@ -71,13 +71,17 @@ class TaskSpec:
 
 @dataclass(frozen=True)
 class Grid:
-    """A sweep: every model with every setting at every budget on every task with every seed."""
+    """A sweep: every model with every setting at every budget on every task with every seed.
+
+    `batch` documents of one length go through together where a task can do that; their scores are the same.
+    """
 
     models: list[Model]
     settings: list[Setting]
     budgets: list[int | str]
     tasks: list[TaskSpec]
     seeds: list[int]
+    batch: int = 1
 
 
 def read_grid(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -118,7 +122,7 @@ def grid(content: Mapping[str, Any]) -> Grid:
         content: lists under `models` (names, or mappings with name, dtype, device), `policies` (names, or mappings
             with fields of TreeKVConfig and a name, or with `file`, a settings file), `budgets` (tokens, or shares of
             the document such as "6.25%"), `tasks` (names, or mappings with task and its options) and `seeds`; and
-            `settings`, a mapping of fields that hold for every policy that does not say otherwise.
+            `settings`, a mapping of fields that hold for every policy that does not say otherwise; and `batch`.
 
     Raises:
         TreeKVError: naming the key or value that is wrong, and what would be right.
@@ -136,6 +140,7 @@ def grid(content: Mapping[str, Any]) -> Grid:
         budgets=[_budget(item) for item in _list(content, "budgets")],
         tasks=[_task(item) for item in _list(content, "tasks")],
         seeds=[_seed(item) for item in _list(content, "seeds")],
+        batch=_batch(content.get("batch", 1)),
     )
     names = [setting.name for setting in made.settings]
     for what, values in (
@@ -253,6 +258,12 @@ def _seed(item: Any) -> int:
     if isinstance(item, int) and not isinstance(item, bool) and 0 <= item < 2**63:
         return item
     raise TreeKVError(f"a seed must be a whole number of at least 0, got {item!r}")
+
+
+def _batch(value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return value
+    raise TreeKVError(f"batch must be a number of documents of at least 1, got {value!r}")
 
 
 def _mapping(item: Any, key: str, right: str) -> dict[str, Any]:

@@ -76,29 +76,30 @@ class RayWorkers:
                 break
         raise fault
 
-    def records(self, jobs: Iterable[Job], progress: Report | None = None) -> Iterator[Record]:
+    def records(self, batches: Iterable[list[Job]], progress: Report | None = None) -> Iterator[Record]:
         """Records in the order they come. `progress` is not called: several are made at once."""
-        waiting = collections.deque((job, 1) for job in jobs)
+        waiting = collections.deque((jobs, 1) for jobs in batches)
         idle = list(range(len(self._actors)))
-        busy: dict[Any, tuple[int, Job, int]] = {}
+        busy: dict[Any, tuple[int, list[Job], int]] = {}
         while waiting or busy:
             while waiting and idle:
-                job, attempt = waiting.popleft()
+                jobs, attempt = waiting.popleft()
                 place = idle.pop()
-                busy[self._actors[place].measure.remote(job)] = (place, job, attempt)
+                busy[self._actors[place].measure.remote(jobs)] = (place, jobs, attempt)
             ready, _ = self._ray.wait(list(busy), num_returns=1, timeout=_WAIT)
             for made in ready:
-                place, job, attempt = busy.pop(made)
+                place, jobs, attempt = busy.pop(made)
                 try:
-                    yield self._ray.get(made)
+                    yield from self._ray.get(made)
                 except self._ray.exceptions.RayActorError as error:
                     self._actors[place] = self._new()
-                    if attempt < _ATTEMPTS:
-                        waiting.appendleft((job, attempt + 1))
-                    else:
-                        yield job.failed(f"the worker process died {attempt} times: {_cause(error)}")
+                    if attempt == _ATTEMPTS and len(jobs) == 1:
+                        yield jobs[0].failed(f"the worker process died {attempt} times: {_cause(error)}")
+                    else:  # one by one, so that each document answers for itself
+                        again = attempt + 1 if len(jobs) == 1 else 1
+                        waiting.extendleft(([job], again) for job in reversed(jobs))
                 except self._ray.exceptions.RayError as error:
-                    yield job.failed(sentence(error))
+                    yield from (job.failed(sentence(error)) for job in jobs)
                 idle.append(place)
 
     def close(self) -> None:

@@ -80,6 +80,22 @@ class Job:
         )
 
 
+def batches(jobs: Iterable[Job], size: int) -> list[list[Job]]:
+    """Jobs that can go through together: of one cell and one length, where the task can do that; in their order."""
+    if size == 1:
+        return [[job] for job in jobs]
+    open_batches: dict[tuple[Any, ...], list[Job]] = {}
+    made: list[list[Job]] = []
+    for job in jobs:
+        cell = (id(job.task), job.setting.name, job.budget, job.seed, job.document.data.get("tokens"))
+        batch = open_batches.get(cell)
+        if batch is None or len(batch) == size or not hasattr(job.task, "run_many"):
+            batch = open_batches[cell] = []
+            made.append(batch)
+        batch.append(job)
+    return made
+
+
 def outline(model: Model, task: Task, seed: int) -> Definition:
     """The part of a definition that all documents of a task share; of a record that says why it has none."""
     return Definition(
@@ -113,36 +129,50 @@ class Runner:
         """The task's documents, in the task's order. Raises what loading and the task raise."""
         return list(task.documents(self._get(model)[1]))
 
-    def measure(self, job: Job, progress: Report | None = None) -> Record:
-        """Measure one document; whatever goes wrong is in the record. Only a stop by the user is raised."""
+    def measure(self, jobs: list[Job], progress: Report | None = None) -> list[Record]:
+        """Measure documents of one cell, together where there are several.
+
+        Whatever goes wrong is in the records; only a stop by the user is raised. Documents that cannot go through
+        together are measured one by one, so that each has the fault that is its own.
+        """
         start = time.perf_counter()
         about = {"date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), **surroundings()}
         try:
-            of = job.definition()
-            network, tokenizer = self._get(job.model)
-            # From the record's own key, so that neither order nor interruption changes what is drawn.
-            number = int(of.key[:8], 16)
-            random.seed(number)
-            np.random.seed(number)
-            torch.manual_seed(number)
-            measured = job.task.run(network, tokenizer, job.config(), job.document, progress)
-            record = Record(
-                of=of,
-                scores={name: _finite(name, value) for name, value in measured.scores.items()},
-                detail=dict(measured.detail),
-                facts=job.facts(),
-                seconds=time.perf_counter() - start,
-                about=about,
-            )
-            if not record.scores:
-                raise TreeKVError("the task gave no score")
-            record.to_json()  # what cannot be written is found here, where the record can still say so
-            return record
+            made = self._measured(jobs, progress)
         except Exception as error:
-            about["traceback"] = traceback.format_exc()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            return job.failed(sentence(error), time.perf_counter() - start, about)
+            if len(jobs) > 1:
+                return [record for job in jobs for record in self.measure([job], progress)]
+            about["traceback"] = traceback.format_exc()
+            return [jobs[0].failed(sentence(error), time.perf_counter() - start, about)]
+        seconds = (time.perf_counter() - start) / len(jobs)
+        return [replace(record, seconds=seconds, about=about) for record in made]
+
+    def _measured(self, jobs: list[Job], progress: Report | None) -> list[Record]:
+        first = jobs[0]
+        definitions = [job.definition() for job in jobs]
+        network, tokenizer = self._get(first.model)
+        # From the record's own key, so that neither order nor interruption changes what is drawn.
+        number = int(definitions[0].key[:8], 16)
+        random.seed(number)
+        np.random.seed(number)
+        torch.manual_seed(number)
+        if len(jobs) == 1:
+            found = [first.task.run(network, tokenizer, first.config(), first.document, progress)]
+        else:
+            task: Any = first.task
+            documents = [job.document for job in jobs]
+            found = task.run_many(network, tokenizer, first.config(), documents, progress)
+        records = []
+        for job, of, measured in zip(jobs, definitions, found, strict=True):
+            scores = {name: _finite(name, value) for name, value in measured.scores.items()}
+            if not scores:
+                raise TreeKVError("the task gave no score")
+            record = Record(of=of, scores=scores, detail=dict(measured.detail), facts=job.facts())
+            record.to_json()  # what cannot be written is found here, where the record can still say so
+            records.append(record)
+        return records
 
     def _get(self, model: Model) -> tuple[Any, Any]:
         if self._held is None or self._held[0] != model:
@@ -153,7 +183,7 @@ class Runner:
 
 
 class OneProcess:
-    """Measures in this process, one after the other."""
+    """Measures in this process, one batch after the other."""
 
     def __init__(self, load: Load = load) -> None:
         self._runner = Runner(load)
@@ -161,9 +191,9 @@ class OneProcess:
     def documents(self, model: Model, task: Task) -> list[Document]:
         return self._runner.documents(model, task)
 
-    def records(self, jobs: Iterable[Job], progress: Report | None = None) -> Iterator[Record]:
-        for job in jobs:
-            yield self._runner.measure(job, progress)
+    def records(self, batches: Iterable[list[Job]], progress: Report | None = None) -> Iterator[Record]:
+        for jobs in batches:
+            yield from self._runner.measure(jobs, progress)
 
     def close(self) -> None:
         self._runner = Runner()

@@ -14,7 +14,7 @@ from scipy import stats
 from analysis.evaluation.records import Record
 from treekv.errors import TreeKVError
 
-FACTS: Final = ("dataset", "subtask", "length", "batch")  # of a document: each value has rows of its own
+FACTS: Final = ("subset", "kind", "length")  # of a document: each value has rows of its own
 CONFIDENCE: Final = 0.95
 FLOOR, CEILING = 5.0, 95.0  # per cent: the full cache's score there says nothing about compression
 _RESAMPLES: Final = 5000

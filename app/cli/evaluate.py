@@ -52,6 +52,10 @@ def evaluate(
     setting: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting for every policy; repeatable.")
     ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=1, show_default=False, help="Documents at once, where the task can; default 1."),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, show_default=False, help="Processes on this machine, through Ray.")
     ] = None,
@@ -75,7 +79,7 @@ def evaluate(
         from analysis.evaluation import sweep as sweeps
         from analysis.evaluation.records import Results
 
-        grid = _grid(sweep, given, setting or [])
+        grid = _grid(sweep, given, setting or [], batch)
     start = _workers(grid, workers, ray, gpus)
     # Standard output is for the outcome alone, whatever tasks, libraries or Ray print.
     with _progress() as (told, overall, within), contextlib.redirect_stdout(sys.stderr):
@@ -87,7 +91,7 @@ def evaluate(
         raise typer.Exit(1)
 
 
-def _grid(file: Path | None, given: dict[str, list[Any] | None], common: list[str]) -> Grid:
+def _grid(file: Path | None, given: dict[str, list[Any] | None], common: list[str], batch: int | None) -> Grid:
     from analysis.evaluation.sweep_grid import grid, read_grid, read_item
     from treekv import TreeKVError
 
@@ -102,6 +106,8 @@ def _grid(file: Path | None, given: dict[str, list[Any] | None], common: list[st
         if not equals:
             raise TreeKVError(f"--set takes NAME=VALUE, such as prefill=stream, got {word!r}")
         content["settings"] = {**(content.get("settings") or {}), name.strip(): read_item(value)}
+    if batch is not None:
+        content["batch"] = batch
     return grid(content)
 
 

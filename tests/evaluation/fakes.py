@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from analysis.evaluation.task import Document, Measurement
 from treekv import TreeKVError
@@ -22,6 +22,7 @@ class FakeTask:
     pause: float = 0.0
     faults: dict[str, str] = dataclasses.field(default_factory=dict)  # document key -> what happens
     once: str | None = None  # a file: "kill once" does so until it exists
+    tokens: int | None = None
     name: str = "fake"
 
     @property
@@ -33,7 +34,10 @@ class FakeTask:
         if self.faults.get("all") == "columns":
             raise TreeKVError("the file 'x.jsonl' lacks the column 'input'")
         return [
-            Document(f"d{i}", {"tokens": 160 * (i + 1), "seed": self.seed, "length": 100 * (i % 2 + 1), "depth": i})
+            Document(
+                f"d{i}",
+                {"tokens": self.tokens or 160 * (i + 1), "seed": self.seed, "length": 100 * (i % 2 + 1), "depth": i},
+            )
             for i in range(self.documents_wanted)
         ]
 
@@ -58,7 +62,8 @@ class FakeTask:
             progress(1, 1)
         size = 0 if config is None else config.cache_size
         number = int(document.key[1:])
-        score = number - size / 1000 + float(torch.rand(1)) / 10
+        chance = 0.0 if isinstance(self, TogetherTask) else float(torch.rand(1))
+        score = number - size / 1000 + chance / 10
         return Measurement({"score": score, "cache_bytes": float(size)}, {"size": size})
 
 
@@ -76,3 +81,15 @@ def load(model: Any) -> tuple[str, str]:
     if model.name == "broken":
         raise TreeKVError("there is no model 'broken'")
     return "model", "tokenizer"
+
+
+class TogetherTask(FakeTask):
+    """One that can also measure several documents at once, unless one of them is at fault."""
+
+    together: ClassVar[list[list[str]]] = []
+
+    def run_many(
+        self, model: Any, tokenizer: Any, config: Any, documents: Any, progress: Any = None
+    ) -> list[Measurement]:
+        self.together.append([document.key for document in documents])
+        return [self.run(model, tokenizer, config, document, progress) for document in documents]

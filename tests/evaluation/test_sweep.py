@@ -101,6 +101,34 @@ def test_shares_of_a_document_become_tokens(tmp_path: Path) -> None:
         cache_size("5%", None)
 
 
+def test_documents_of_one_length_go_through_together_with_the_same_records(tmp_path: Path) -> None:
+    def together(path: Path, batch: int, **options) -> tuple[sweep.Outcome, list[list[str]]]:
+        fakes.TogetherTask.together.clear()
+        content = GRID | {"batch": batch, "policies": ["full", "tree"], "budgets": [16]}
+        outcome = sweep.run(
+            grid(content | {"tasks": [{"task": "fake", "documents_wanted": 5, **options}]}),
+            Results(path),
+            lambda: OneProcess(fakes.load),
+            create=lambda name, **given: fakes.TogetherTask(**given),
+        )
+        return outcome, list(fakes.TogetherTask.together)
+
+    _, alone = together(tmp_path / "one", 1, tokens=160)
+    assert alone == []
+    outcome, batches = together(tmp_path / "three", 3, tokens=160)
+    assert outcome.measured == 10
+    assert batches == [["d0", "d1", "d2"]] * 2 + [["d3", "d4"]] * 2
+    assert contents(tmp_path / "three") == contents(tmp_path / "one")
+    _, batches = together(tmp_path / "lengths", 3)
+    assert batches == []  # every document has its own length
+    outcome, _ = together(tmp_path / "fault", 5, tokens=160, faults={"d1": "raise"})
+    assert outcome.measured == 8
+    assert outcome.failed == [
+        "m, fake, document d1, full: RuntimeError: no such kernel",
+        "m, fake, document d1, tree, budget 16: RuntimeError: no such kernel",
+    ]
+
+
 # ---------------------------------------------------------------------- faults
 
 
@@ -291,6 +319,7 @@ def test_what_is_left_out_has_defaults() -> None:
         ({"budgets": ["110%"]}, "got '110%'"),
         ({"budgets": [0.06]}, "got 0.06"),
         ({"budgets": [True]}, "got True"),
+        ({"batch": 0}, "batch must be a number of documents of at least 1, got 0"),
         ({"seeds": [-1]}, "a seed must be a whole number of at least 0, got -1"),
         ({"tasks": ["fak"]}, "there is no task 'fak'"),
         ({"tasks": [{"task": "fake", "lenth": 3}]}, "unknown option 'lenth' of task 'fake'"),
