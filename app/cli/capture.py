@@ -10,6 +10,16 @@ import typer
 from rich.markup import escape
 
 from app.cli.console import one_sentence, out, print_json, stage
+from app.cli.wavelet_options import (
+    LevelOption,
+    ModeOption,
+    SinkCountOption,
+    Sinks,
+    SinksOption,
+    Transform,
+    TransformOption,
+    WaveletOption,
+)
 from app.wording import size
 
 
@@ -39,6 +49,15 @@ def capture(
     keep: Annotated[
         Keep, typer.Option(help="Queries, keys and values, or only the spectrum, for models too large for the rest.")
     ] = Keep.qkv,
+    wavelet: WaveletOption = "haar",
+    level: LevelOption = None,
+    mode: ModeOption = "symmetric",
+    transform: TransformOption = Transform.dwt,
+    sinks: SinksOption = Sinks.separate,
+    sink_count: SinkCountOption = 4,
+    projected: Annotated[
+        bool, typer.Option("--projected", help="Contributions after the output projection.", rich_help_panel="Wavelets")
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Replace the output file; in a folder, texts that are there are kept.")
     ] = False,
@@ -47,6 +66,7 @@ def capture(
     """Record queries, keys and values of texts, from which everything else is computed.
 
     Several texts become one file each in a folder; interrupted, the same command goes on with the first missing one.
+    The options of wavelets are for --keep spectrum, which takes the spectrum while the model runs.
 
     Example: [bold]treekv capture novel.txt --tokens 4096 --output novel.nc[/]
     """
@@ -55,6 +75,11 @@ def capture(
     wanted: dict[str, Any] = {
         "max_tokens": tokens, "queries": queries, "layers": read_layers(layers), "keep": keep.value,
     }  # fmt: skip
+    settings = {
+        "wavelet": wavelet, "level": level, "mode": mode, "transform": transform.value,
+        "sinks": sinks.value, "sink_count": sink_count, "projected": projected,
+    }  # fmt: skip
+    wanted |= _settings(settings, keep)
     contents = {name: read_text(text) for name, text in _named(texts).items()}
     several = len(contents) > 1
     names = ("captures", "spectra") if several else ("capture.nc", "spectrum.nc")
@@ -95,6 +120,24 @@ def capture(
         line = f"{result['tokens']:,} tokens, {len(result['layers'])} layers, {heads} of {result['model']}"
         console.print(escape(line), soft_wrap=True)
         console.print(escape(f"written to {result['file']} ({size(result['bytes'])})"), soft_wrap=True)
+
+
+_DEFAULTS = {
+    "wavelet": "haar", "level": None, "mode": "symmetric", "transform": "dwt",
+    "sinks": "separate", "sink_count": 4, "projected": False,
+}  # fmt: skip
+
+
+def _settings(settings: dict[str, Any], keep: Keep) -> dict[str, Any]:
+    """What differs from the defaults, so that a file made without options is found again as the same."""
+    changed = {name: value for name, value in settings.items() if value != _DEFAULTS[name]}
+    if changed and keep is not Keep.spectrum:
+        from treekv import TreeKVError
+
+        raise TreeKVError(
+            f"--{next(iter(changed)).replace('_', '-')} needs --keep spectrum; a capture can be split later"
+        )
+    return changed
 
 
 def check_output(output: Path, force: bool) -> None:

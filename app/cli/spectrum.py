@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import math
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,25 +13,20 @@ from rich.table import Table
 
 from app.cli.capture import check_output
 from app.cli.console import one_sentence, out, print_json, stage
+from app.cli.wavelet_options import (
+    LevelOption,
+    ModeOption,
+    SinkCountOption,
+    Sinks,
+    SinksOption,
+    Transform,
+    TransformOption,
+    WaveletOption,
+)
 from app.wording import number
 
 if TYPE_CHECKING:
     import xarray as xr
-
-
-class Sinks(str, Enum):
-    """What becomes of the first tokens."""
-
-    separate = "separate"
-    include = "include"
-
-
-class Transform(str, Enum):
-    """Which wavelet transform."""
-
-    dwt = "dwt"
-    swt = "swt"
-    packet = "packet"
 
 
 @one_sentence
@@ -47,18 +41,12 @@ def spectrum(
         Path | None, typer.Option(show_default=False, help="Write the paper's figure and that of the trends (HTML).")
     ] = None,
     spread: Annotated[bool, typer.Option("--spread", help="Shade the figure's spread over texts or queries.")] = False,
-    wavelet: Annotated[str, typer.Option(help="Any discrete wavelet of PyWavelets: haar, db2, sym4 ...")] = "haar",
-    level: Annotated[
-        int | None, typer.Option(min=1, show_default=False, help="Depth; 8 (packet: 3) or as deep as possible.")
-    ] = None,
-    mode: Annotated[str, typer.Option(help="Boundary: symmetric, zero, periodization ...")] = "symmetric",
-    transform: Annotated[
-        Transform, typer.Option(help="Decimated, stationary, or packets of equal width.")
-    ] = Transform.dwt,
-    sinks: Annotated[
-        Sinks, typer.Option(help="Take the first tokens out before the transform, or leave them in.")
-    ] = Sinks.separate,
-    sink_count: Annotated[int, typer.Option(min=0, help="How many first tokens are sinks.")] = 4,
+    wavelet: WaveletOption = "haar",
+    level: LevelOption = None,
+    mode: ModeOption = "symmetric",
+    transform: TransformOption = Transform.dwt,
+    sinks: SinksOption = Sinks.separate,
+    sink_count: SinkCountOption = 4,
     force: Annotated[bool, typer.Option("--force", help="Replace the files to write.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:

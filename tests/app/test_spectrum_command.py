@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -66,6 +67,24 @@ def test_chosen_layers(tiny_model: Path) -> None:
     assert "layer 2 cannot be captured" in refused(
         "capture", "a.txt", "--model", tiny_model, "--tokens", 100, "--layers", "0-2", "--output", "other.nc"
     )
+
+
+def test_the_spectrum_with_its_own_options(tiny_model: Path) -> None:
+    model, common = tiny.llama(), ("capture", "a.txt", "--model", tiny_model, "--tokens", 150, "--queries", 4)
+    assert "--sink-count needs --keep spectrum" in refused(*common, "--sink-count", 2)
+    options = ("--wavelet", "db2", "--level", 2, "--mode", "zero", "--transform", "packet", "--sinks", "include")
+    result = invoke(*common, "--keep", "spectrum", *options, "--sink-count", 2, "--projected", "--output", "lean.nc")
+    assert result.exit_code == 0, result.output
+    found = analysis.open_spectrum("lean.nc")
+    run = analysis.capture(model, words_tokenizer(), Path("a.txt").read_text(), max_tokens=150, queries=4)
+    expected = analysis.spectrum(
+        run, "db2", 2, mode="zero", transform="packet", sinks="include", sink_count=2, model=model
+    )
+    for name in ("amplitude", "coefficient", "energy"):
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=1e-7)
+    for name in ("wavelet", "mode", "transform", "sinks", "sink_count", "projected"):
+        assert found.attrs[name] == expected.attrs[name]
+    assert "level is 40" in refused(*common, "--keep", "spectrum", "--level", 40, "--output", "other.nc")
 
 
 def test_only_the_spectrum(tiny_model: Path, captured: Path) -> None:
