@@ -158,7 +158,6 @@ PICTURES: Final[dict[str, tuple[Callable[[Comparison, View], go.Figure], str]]] 
         lambda found, view: plot.density(found.retention, None, view.start, view.stop),
         wording.READ_DENSITY,
     ),
-    "Memory": (lambda found, view: go.Figure(), wording.READ_MEMORY),  # drawn by `memory_figure`, from more than this
 }
 
 

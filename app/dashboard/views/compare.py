@@ -15,6 +15,7 @@ PREFILLS = {
     "stream": "in blocks, as it comes",
     "none": "not at all",
 }
+MEMORY = "Memory"  # drawn from sizes alone, the other pictures from a simulation
 CONTEXTS = [2**power for power in range(9, 21)]
 
 run = run_state.current_run()
@@ -196,9 +197,9 @@ def side_by_side() -> None:
     found = run_state.or_stop(lambda: comparing.compare(run, configs, layers, prompt))
     table(found, length, batch, dtype)
     picture = st.segmented_control(
-        "Picture", list(PICTURES), default="Maps", required=True, key="picture", bind="query-params"
+        "Picture", [*PICTURES, MEMORY], default="Maps", required=True, key="picture", bind="query-params"
     )
-    if picture == "Memory":
+    if picture == MEMORY:
         run_state.draw(
             lambda: comparing.memory_figure(capture, configs, length, batch, dtype), wording.READ_MEMORY, key="memory"
         )
