@@ -2,6 +2,8 @@
 
     python benchmarks/simulate.py                          # 4,096 tokens of SmolLM2, all layers
     python benchmarks/simulate.py --closeness --tokens 1024 --cache-size 128 --text novel.txt
+    python benchmarks/simulate.py --closeness --policies tree --tokens 1024 --cache-size 128 --text novel.txt \
+        --figure docs/simulation.svg
 
 The ratios are against the time of the model's own forward pass over the same tokens in the same process.
 """
@@ -9,11 +11,16 @@ The ratios are against the time of the model's own forward pass over the same to
 from __future__ import annotations
 
 import argparse
+import json
 import platform
+import shutil
 import time
 from pathlib import Path
+from urllib.parse import unquote
 
+import plotly.graph_objects as go
 import torch
+from plotly.offline import get_plotlyjs
 
 import analysis
 from analysis.retention import combine, retention_from_cache
@@ -30,7 +37,10 @@ def main() -> None:
     parser.add_argument("--cache-size", type=int, default=512)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--closeness", action="store_true", help="compare with real runs instead of timing")
-    parser.add_argument("--figure", type=Path, help="with --closeness: write the figure to this HTML file")
+    parser.add_argument("--policies", default=",".join(POLICIES))
+    parser.add_argument(
+        "--figure", type=Path, help="with --closeness: the densities of tree, to this .html or .svg file"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     model, tokenizer = load_model(arguments.model)
@@ -48,7 +58,9 @@ def main() -> None:
         f"{arguments.model}, {len(run.layers)} layers, cache of {arguments.cache_size}"
     )
     base = TreeKVConfig(cache_size=arguments.cache_size, prefill="stream", block_size=16)
-    configs = {name: base.replace(policy=name, prefill="stream", block_size=16) for name in POLICIES}
+    configs = {
+        name: base.replace(policy=name, prefill="stream", block_size=16) for name in arguments.policies.split(",")
+    }
     if arguments.closeness:
         closeness(model, run, ids, configs, arguments.figure)
     else:
@@ -97,7 +109,25 @@ def closeness(
                 f"  {name}, {positions}: {between.mean():.3f} (first layer, rest of first, second, last third: {words})"
             )
             if figure is not None and name == "tree" and positions == "rank":
-                analysis.plot.density(both).write_html(figure)
+                draw(analysis.plot.density(both), figure)
+
+
+def draw(figure: go.Figure, path: Path) -> None:
+    """As a page, or as a picture, which a browser draws without a window (playwright and Debian's chromium)."""
+    if path.suffix != ".svg":
+        figure.write_html(path)
+        return
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page()
+        page.set_content(f"<script>{get_plotlyjs()}</script>")
+        address = page.evaluate(
+            "figure => Plotly.toImage(figure, {format: 'svg', width: 860, height: 460})", json.loads(figure.to_json())
+        )
+        browser.close()
+    path.write_text(unquote(address.partition(",")[2]) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
