@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
+import huggingface_hub
+import huggingface_hub.errors
+
 from analysis.evaluation import metrics, options, texts
 from analysis.evaluation.answering import AnswerTask, encode, prompt
 from analysis.evaluation.longbench_prompts import PROMPTS
@@ -226,17 +229,15 @@ def _published(folder: Path, subsets: list[str]) -> dict[str, str]:
 
 def _archive(subsets: list[str]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """The rows of the archive of the hub, which is fetched once and kept in the hub's own cache."""
-    import huggingface_hub
-
     repository, name = HUB
     try:
-        path = huggingface_hub.hf_hub_download(repository, name, repo_type="dataset")
-    except Exception as error:  # the hub's client and the libraries below raise no common kind
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise TreeKVError(
-            f"{name} of the data set {repository!r} cannot be loaded from the hub: {reason}; give files with the "
-            ".jsonl of each task instead"
-        ) from error
+        path = huggingface_hub.hf_hub_download(repository, name, repo_type="dataset", local_files_only=True)
+    except huggingface_hub.errors.LocalEntryNotFoundError:
+        texts.reach(repository)
+        try:
+            path = huggingface_hub.hf_hub_download(repository, name, repo_type="dataset")
+        except Exception as error:  # the hub's client and the libraries below raise no common kind
+            raise texts.unloaded(repr(repository), error) from error
     try:
         with zipfile.ZipFile(path) as archive:
             inside = {Path(entry).name: entry for entry in archive.namelist()}

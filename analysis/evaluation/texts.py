@@ -8,7 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
+
 from treekv.errors import TreeKVError
+from treekv.models import HUB_TIMEOUT
 
 
 def find(paths: Sequence[str], suffixes: Sequence[str]) -> list[Path]:
@@ -103,6 +106,7 @@ def from_hub(name: str, split: str, column: str) -> Iterator[str]:
         import datasets
     except ImportError as error:
         raise TreeKVError("data sets of the hub need the package datasets: pip install 'treekv[eval]'") from error
+    reach(name)
     try:
         for row in datasets.load_dataset(name, split=split, streaming=True):
             require(row, f"the data set {name!r}", [column])
@@ -110,7 +114,22 @@ def from_hub(name: str, split: str, column: str) -> Iterator[str]:
     except TreeKVError:
         raise
     except Exception as error:  # what datasets, the hub's client and their libraries raise is no common kind
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise TreeKVError(
-            f"the data set {name!r} (split {split}) cannot be loaded from the hub: {reason}; give local files instead"
-        ) from error
+        raise unloaded(f"{name!r} (split {split})", error) from error
+
+
+def reach(name: str) -> None:
+    """Ask the hub once for a data set, with a short time limit: loading itself would try an unreachable hub for long.
+
+    Raises:
+        TreeKVError: no answer, or there is no such data set.
+    """
+    try:
+        huggingface_hub.HfApi().dataset_info(name, timeout=HUB_TIMEOUT)
+    except Exception as error:  # as above
+        raise unloaded(repr(name), error) from error
+
+
+def unloaded(what: str, error: Exception) -> TreeKVError:
+    """The sentence for a data set that did not come."""
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+    return TreeKVError(f"the data set {what} cannot be loaded from the hub: {reason}; give local files instead")

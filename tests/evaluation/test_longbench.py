@@ -6,7 +6,9 @@ import json
 import re
 import zipfile
 
+import huggingface_hub
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from analysis.evaluation import answering, create, longbench
 from analysis.evaluation.longbench import SUBSETS, cut
@@ -155,20 +157,25 @@ def test_a_file_that_is_no_task_s(tmp_path):
 
 
 def test_the_archive_of_the_hub(tmp_path, monkeypatch):
-    import huggingface_hub
-
     path = tmp_path / "data.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("data/hotpotqa.jsonl", json.dumps(row()) + "\n" + json.dumps(row(input="Where?")) + "\n")
         archive.writestr("data/hotpotqa_e.jsonl", json.dumps(row()))
 
-    def fetch(repository, name, repo_type):
+    asked = []
+
+    def fetch(repository, name, repo_type, local_files_only=False):
         assert (repository, name, repo_type) == (*longbench.HUB, "dataset")
+        asked.append(local_files_only)
+        if local_files_only and len(asked) == 1:  # the first time it is not there yet
+            raise LocalEntryNotFoundError("not there")
         return str(path)
 
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *_, **__: None)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
     keys = [document.key for document in create("longbench", subsets=["hotpotqa"]).documents(Words())]
     assert keys == ["hotpotqa-0", "hotpotqa-1"]
+    assert asked == [True, False]
     with pytest.raises(TreeKVError, match=r"has no lcc\.jsonl"):
         create("longbench", subsets=["lcc"]).documents(Words())
     path.write_bytes(b"damaged")
@@ -176,18 +183,17 @@ def test_the_archive_of_the_hub(tmp_path, monkeypatch):
         create("longbench", subsets=["lcc"]).documents(Words())
 
 
-def test_a_hub_that_cannot_be_reached_is_one_sentence(monkeypatch):
-    import huggingface_hub
-
-    def refuse(*_, **__):
+def test_a_hub_that_cannot_be_reached_is_one_sentence(tmp_path, monkeypatch):
+    def refuse(self, name, timeout):
+        assert name == longbench.HUB[0] and timeout < 60
         raise OSError("no route\nto host")
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", refuse)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(TreeKVError) as caught:
         create("longbench").documents(Words())
     assert str(caught.value) == (
-        "data.zip of the data set 'THUDM/LongBench' cannot be loaded from the hub: no route; give files with the "
-        ".jsonl of each task instead"
+        "the data set 'THUDM/LongBench' cannot be loaded from the hub: no route; give local files instead"
     )
 
 

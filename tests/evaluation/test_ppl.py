@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 
+import datasets
+import huggingface_hub
 import pytest
 import torch
 
@@ -121,7 +123,7 @@ def test_settings_for_prompts_are_replaced_by_the_stream_s(llama, block):
     found = task.run(llama, Numbers(), CONFIG, document)
     assert found.scores["perplexity"] == pytest.approx(expected.perplexity, rel=1e-6)
     assert found.detail["prefill"] == "stream" and found.detail["block_size"] == block
-    assert found.scores["cache_bytes"] == 2 * 2 * 16 * 2 * 8 * 4  # layers, k and v, tokens, heads, channels, bytes
+    assert found.scores["cache_bytes"] == expected.cache_bytes
 
 
 def test_documents_together_score_as_alone(llama):
@@ -177,23 +179,30 @@ def test_loss_by_position_is_pooled():
 
 
 def test_a_hub_that_cannot_be_reached_is_one_sentence(monkeypatch):
-    import datasets
+    def refuse(self, name, timeout):
+        assert timeout < 60
+        raise ConnectionError("no route to host.\nmore")
 
-    def refuse(*_, **__):
-        raise ConnectionError("no route to host\nmore")
-
-    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", refuse)
     with pytest.raises(TreeKVError) as caught:
         create("ppl", dataset="pg19").documents(Words())
     assert str(caught.value) == (
-        "the data set 'emozilla/pg19' (split test) cannot be loaded from the hub: no route to host; give local files "
-        "instead"
+        "the data set 'emozilla/pg19' cannot be loaded from the hub: no route to host; give local files instead"
     )
 
 
-def test_only_as_much_of_a_data_set_is_taken_as_is_needed(monkeypatch):
-    import datasets
+def test_a_data_set_that_breaks_off_is_one_sentence(monkeypatch):
+    def rows(*_, **__):
+        yield {"text": "w"}
+        raise ValueError("Bad split: tset")
 
+    monkeypatch.setattr(datasets, "load_dataset", rows)
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *_, **__: None)
+    with pytest.raises(TreeKVError, match=r"'emozilla/pg19' \(split tset\) cannot be loaded .*: Bad split: tset; give"):
+        create("ppl", dataset="pg19", split="tset").documents(Words())
+
+
+def test_only_as_much_of_a_data_set_is_taken_as_is_needed(monkeypatch):
     taken = []
 
     def rows(name, split, streaming):
@@ -203,6 +212,7 @@ def test_only_as_much_of_a_data_set_is_taken_as_is_needed(monkeypatch):
             yield {"text": "w " * (5 if number % 2 else 50)}
 
     monkeypatch.setattr(datasets, "load_dataset", rows)
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *_, **__: None)
     task = create("ppl", dataset="someone/books", split="train", lengths=[20], count=3)
     assert [d.key for d in task.documents(Words())] == ["20-books-0-0", "20-books-2-0", "20-books-4-0"]
     assert len(taken) == 5

@@ -21,7 +21,8 @@ def test_cache_bytes_are_those_of_the_capacity(llama, batch):
         length = document.data["length"] + 4
         small = task.run(llama, None, CONFIG, document)
         assert next(iter(small.scores)) == "tokens_per_second"
-        assert small.scores["cache_bytes"] == batch * 16 * BYTES
+        # At least what is held, at most one slot more for the next token.
+        assert batch * 16 * BYTES <= small.scores["cache_bytes"] <= batch * 17 * BYTES
         assert small.scores["full_bytes"] == batch * length * BYTES
         whole = task.run(llama, None, None, document)
         assert whole.scores["cache_bytes"] == whole.scores["full_bytes"] >= batch * length * BYTES
