@@ -94,9 +94,10 @@ def check(order: Order, root: Path) -> None:
         )
     configs(order)
     read_layers(order.layers)
+    place = run_folder.place_below(root, order.name)
     if order.name.startswith("."):
         raise TreeKVError(f"the run's name {order.name[:80]!r} begins with a dot; give another")
-    if run_folder.place_below(root, order.name).exists():
+    if place.exists():
         raise TreeKVError(f"there is a run {order.name!r} already; give another name")
 
 

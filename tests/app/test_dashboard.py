@@ -18,7 +18,12 @@ START, WAVELETS, EVICTION_MAP = "views/start.py", "views/wavelets.py", "views/ev
 
 
 def opened(
-    run: Path | None, monkeypatch: pytest.MonkeyPatch, page: str | None = None, root: Path | None = None, **query: str
+    run: Path | None,
+    monkeypatch: pytest.MonkeyPatch,
+    page: str | None = None,
+    /,
+    root: Path | None = None,
+    **query: str,
 ) -> AppTest:
     """A page (the first when None) of a dashboard that was started on `run`, or on no run and the folder `root`."""
     if run is None:
