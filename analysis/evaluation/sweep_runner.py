@@ -114,8 +114,17 @@ def outline(model: Model, task: Task, seed: int) -> Definition:
 
 
 def load(model: Model) -> tuple[Any, Any]:
-    """The model and its tokenizer."""
-    return load_model(model.name, dtype=model.dtype, device=model.device)
+    """The model and its tokenizer; device "auto" spreads the layers over the GPUs that there are, and the processor."""
+    if model.device != "auto":
+        return load_model(model.name, dtype=model.dtype, device=model.device)
+    from accelerate import dispatch_model, infer_auto_device_map
+    from accelerate.utils import get_balanced_memory
+
+    network, tokenizer = load_model(model.name, dtype=model.dtype or ("auto" if torch.cuda.is_available() else None))
+    whole = list(getattr(network, "_no_split_modules", None) or [])  # layers stay on one device
+    memory = get_balanced_memory(network, no_split_module_classes=whole)
+    places = infer_auto_device_map(network, max_memory=memory, no_split_module_classes=whole)
+    return dispatch_model(network, places), tokenizer
 
 
 class Runner:

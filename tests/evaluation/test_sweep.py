@@ -10,13 +10,16 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 
 from analysis.evaluation import sweep
 from analysis.evaluation.records import Record, Results
-from analysis.evaluation.sweep_grid import cache_size, grid, read_grid, read_item
-from analysis.evaluation.sweep_runner import OneProcess
+from analysis.evaluation.sweep_grid import Model, cache_size, grid, read_grid, read_item
+from analysis.evaluation.sweep_runner import OneProcess, load
+from tests import tiny
+from tests.app.conftest import words_tokenizer
 from tests.evaluation import fakes
-from treekv import TreeKVConfig, TreeKVError
+from treekv import TreeKVCache, TreeKVConfig, TreeKVError
 
 GRID = {"models": ["m"], "policies": ["full", "tree", "streaming"], "budgets": [16, 32], "tasks": ["fake"]}
 
@@ -345,3 +348,15 @@ def test_files_that_are_no_grid_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(TreeKVError, match=r"'\{task' is not YAML"):
         read_item("{task")
     assert read_item("{task: needle, lengths: [1]}") == {"task": "needle", "lengths": [1]}
+
+
+def test_device_auto_spreads_a_model_over_what_there_is(tmp_path: Path) -> None:
+    tiny.llama().save_pretrained(tmp_path)
+    words_tokenizer().save_pretrained(tmp_path)
+    spread, _ = load(Model(str(tmp_path), device="auto"))
+    plain, _ = load(Model(str(tmp_path)))
+    ids = tiny.tokens(20)
+    assert set(spread.hf_device_map.values()) <= {"cpu", *range(torch.cuda.device_count())}
+    cache, other = (TreeKVCache(TreeKVConfig(cache_size=8), model.config) for model in (spread, plain))
+    found = spread(input_ids=ids, past_key_values=cache).logits.cpu()
+    torch.testing.assert_close(found, plain(input_ids=ids, past_key_values=other).logits, rtol=1e-4, atol=1e-4)
