@@ -11,6 +11,7 @@ from rich.table import Table
 
 from app.cli.capture import check_output
 from app.cli.console import one_sentence, out, print_json, stage
+from app.cli.page import write_page
 from app.wording import number
 
 if TYPE_CHECKING:
@@ -36,15 +37,20 @@ def compare(
     ] = None,
     prompt: Annotated[int, typer.Option(min=0, help="Treat so many tokens as a prompt; 0 streams everything.")] = 0,
     output: Annotated[Path | None, typer.Option(help="Write the retention record to this file.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the output file.")] = False,
+    figure: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.html", help="Also write maps, density, losses by layer and bias as one page."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the output files.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
 ) -> None:
     """Simulate several settings on a captured text: tokens kept, attention retained, output error, bias.
 
     Example: [bold]treekv compare capture.nc --policy tree --policy h2o --cache-size 128[/]
     """
-    if output is not None:
-        check_output(output, force)
+    for file in (output, figure):
+        if file is not None:
+            check_output(file, force)
     with stage("Reading the capture"):
         import analysis
 
@@ -53,10 +59,20 @@ def compare(
     with stage("Simulating what each setting keeps") as progress:
         retention = analysis.simulate(run, configs, prompt=prompt, progress=progress)
     with stage("Measuring what each setting loses") as progress:
-        rows = _rows(run, retention, progress)
+        lost = analysis.loss(run, retention, progress=progress)
+        bias = analysis.bias(retention)
+        rows = _rows(run, retention, lost, bias)
     if output is not None:
         with stage("Writing the record"):
             analysis.save_retention(retention, output)
+    if figure is not None:
+        from analysis import plot
+
+        drawn = (
+            plot.eviction_maps(retention), plot.density(retention), plot.mass_retained(lost), plot.output_error(lost),
+            plot.bias(bias),
+        )  # fmt: skip
+        write_page(figure, "Settings compared", drawn)
     if as_json:
         written = None if output is None else str(output)
         print_json({"model": run.model, "tokens": run.tokens, "prompt": prompt, "settings": rows, "file": written})
@@ -86,11 +102,9 @@ def _configs(
     return configs
 
 
-def _rows(run: Any, retention: Any, progress: Any) -> list[dict[str, Any]]:
+def _rows(run: Any, retention: Any, lost: Any, bias: Any) -> list[dict[str, Any]]:
     import analysis
 
-    lost = analysis.loss(run, retention, progress=progress)
-    bias = analysis.bias(retention)
     held = analysis.held(retention, run.tokens - 1).sum("position")
     rows = []
     for name in retention["policy"].values:

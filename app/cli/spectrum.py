@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +12,7 @@ from rich.table import Table
 
 from app.cli.capture import check_output
 from app.cli.console import one_sentence, out, print_json, stage
+from app.cli.page import write_page
 from app.cli.wavelet_options import (
     LevelOption,
     ModeOption,
@@ -78,7 +78,9 @@ def spectrum(
     if output is not None:
         analysis.save_spectrum(found, output)
     if figure is not None:
-        _draw(found, trends, spread, figure)
+        from analysis import plot
+
+        write_page(figure, "Wavelet bands", (plot.spectrum(found, spread=spread), plot.trends(trends)))
     if as_json:
         print_json(_summary(files, trends))
     else:
@@ -116,24 +118,6 @@ def _spectrum(file: Path, settings: dict[str, Any]) -> xr.Dataset:
                 ) from None
         return found
     return analysis.spectrum(run, **settings)
-
-
-def _draw(found: xr.Dataset, trends: xr.Dataset, spread: bool, figure: Path) -> None:
-    from analysis import plot
-    from treekv import TreeKVError
-
-    figures = (plot.spectrum(found, spread=spread), plot.trends(trends))
-    parts = [drawn.to_html(full_html=False, include_plotlyjs=number == 0) for number, drawn in enumerate(figures)]
-    page = '<!doctype html><html lang="en"><meta charset="utf-8"><title>Wavelet bands</title>' + "".join(
-        f'<div role="img" aria-label="{html.escape(drawn.layout.meta["alt"])}">{part}</div>'
-        for drawn, part in zip(figures, parts, strict=True)
-    )
-    try:
-        temporary = figure.with_name(f".{figure.name}.tmp")
-        temporary.write_text(page, encoding="utf-8")
-        temporary.replace(figure)
-    except OSError as error:
-        raise TreeKVError(f"cannot write {str(figure)!r}: {error.strerror or error}") from error
 
 
 def _summary(files: list[Path], trends: xr.Dataset) -> dict[str, Any]:

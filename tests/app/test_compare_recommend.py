@@ -60,9 +60,13 @@ def test_compare_prints_the_numbers_of_the_analysis(captured: Path) -> None:
 
 
 def test_compare_prints_a_table_of_the_policies(captured: Path) -> None:
-    result = invoke("compare", captured, "--prompt", 100)
+    result = invoke("compare", captured, "--prompt", 100, "--figure", "policies.html")
     assert result.exit_code == 0, result.output
     assert all(name in result.stdout for name in ("tree", "streaming", "h2o", "tova", "Gini", "error"))
+    page = Path("policies.html").read_text(encoding="utf-8")
+    for title in ("Tokens kept, by policy", "How densely", "Attention retained", "Error of the", "How unevenly"):
+        assert title in page
+    assert page.count('role="img"') == 5
 
 
 def test_recommend_writes_settings_and_reasons(captured: Path) -> None:

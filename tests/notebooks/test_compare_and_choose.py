@@ -37,7 +37,7 @@ def executed(name: str, report: str, folder: Path, monkeypatch: pytest.MonkeyPat
 def test_compare_policies_on_your_text(smollm2, tmp_path, monkeypatch) -> None:
     report = '{"error": table["error"].values.tolist(), "close": closeness.values.tolist(), "size": size}'
     figures, report = executed("compare_policies_on_your_text", report, tmp_path, monkeypatch)
-    assert figures == 5
+    assert figures == 9
     model, tokenizer = smollm2
     run = analysis.capture(model, tokenizer, sample_text()[:20_000], max_tokens=TOKENS)
     configs = {
