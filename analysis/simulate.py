@@ -125,7 +125,7 @@ class _Watcher:
 
     Attributes:
         start: the first position that is decoded; what comes before is the prompt.
-        block: tokens that are processed together.
+        block: tokens that are processed together, up to position `blocks_end`; from there on it is one at a time.
         chunk: tokens for which attention logits are wanted at one time, whole blocks.
         reads: whether they are wanted at all.
     """
@@ -145,6 +145,7 @@ class _Watcher:
         self.block = config.block_size if config.prefill == "stream" else 1
         self.chunk = self.block * max(QUERIES_AT_ONCE // self.block, 1)
         self.start = prompt if config.prefill != "stream" else 0
+        self.blocks_end = prompt or run.tokens
         if not policy.evicts_prompt:  # nothing is ever evicted
             self.start = run.tokens
             self.trace.extend(self.rows, [run.tokens] * len(index))
@@ -175,13 +176,15 @@ class _Watcher:
     def step(self, logits: Tensor | None, first: int, last: int) -> None:
         """Tokens first..last-1; `logits` [layers, kv_heads, group, last - first, last] or None."""
         ledger = self.ledger
-        for begin in range(first, last, self.block):
-            end = min(begin + self.block, last)
+        begin = first
+        while begin < last:
+            end = min(begin + self.block, self.blocks_end, last) if begin < self.blocks_end else begin + 1
             places = ledger.places(self.rows, end - begin)
             observed = None
             if logits is not None:
                 observed = _observe(ledger, places, logits[:, :, :, begin - first : end - first], self.norms)
             ledger.step(self.rows, places, observed)
+            begin = end
 
 
 def _watch(run: Capture, layers: list[int], watchers: list[_Watcher], progress: Callable[[int], object]) -> None:

@@ -1,0 +1,27 @@
+"""A prompt read in blocks, then one token at a time: the simulation against a real cache."""
+
+from __future__ import annotations
+
+import pytest
+
+from analysis import capture, retention_from_cache, simulate
+from tests import tiny
+from treekv import TreeKVCache, TreeKVConfig
+
+
+@pytest.mark.parametrize("policy", ["tree", "h2o", "tova", "streaming", "random"])
+@pytest.mark.parametrize("prompt", [40, 64, 77, 120])
+def test_what_follows_a_streamed_prompt_is_decoded_one_by_one(llama, policy: str, prompt: int) -> None:
+    config = TreeKVConfig(
+        policy=policy, cache_size=32, prefill="stream", block_size=8, positions="original", trace=True
+    )
+    ids = tiny.tokens(120)
+    cache = TreeKVCache(config, llama.config)
+    llama(ids[:, :prompt], past_key_values=cache)
+    for t in range(prompt, 120):
+        llama(ids[:, t : t + 1], past_key_values=cache)
+    real = retention_from_cache(cache)
+    simulated = simulate(capture(llama, None, ids[0], queries=1), {policy: config}, prompt=prompt)
+    # The first layer of a real run sees the same queries and keys as the capture.
+    for field in ("evicted_at", "survivor"):
+        assert (simulated[field].sel(layer=0).values == real[field].sel(layer=0).values).all()
