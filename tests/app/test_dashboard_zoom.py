@@ -1,0 +1,172 @@
+"""A stretch of positions in all pictures, other wavelets, the real run as a policy, and the weight of a page."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import streamlit as st
+import xarray as xr
+from streamlit.testing.v1 import AppTest
+
+import analysis
+from app.dashboard import run_state, transforms
+from tests.app.conftest import EVIL
+from tests.app.test_dashboard import EVICTION_MAP, WAVELETS, alternatives, figures, opened
+from tests.app.test_dashboard_eviction import sheets
+
+MOST_BYTES = 3_000_000
+
+
+def zoomed(run: Path, monkeypatch: pytest.MonkeyPatch, page: str, first: int, last: int, **query: str) -> AppTest:
+    test = opened(run, monkeypatch, **query)
+    test.session_state["positions"] = (first, last)
+    return test.switch_page(page).run()
+
+
+def test_the_wavelet_pictures_and_the_text_show_the_stretch(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = zoomed(small_run, monkeypatch, WAVELETS, 200, 320)
+    spectrum = analysis.open_spectrum(small_run / "spectrum.nc")
+    expected = [make(spectrum, start=200) for make in (analysis.plot.spectrum, analysis.plot.coefficients)]
+    assert alternatives(test)[:2] == [figure.layout.meta["alt"] for figure in expected]
+    sheet = sheets(test)[0]
+    assert "&lt;/script&gt;&lt;img/src=" in sheet  # the token that tries to break out is number 315
+    assert EVIL not in sheet
+    next(button for button in test.button if button.label == "Show the whole text").click().run()
+    assert alternatives(test)[0] == analysis.plot.spectrum(spectrum).layout.meta["alt"]
+    assert sheets(test) == []
+
+
+def test_the_eviction_map_its_text_and_its_tree_show_the_stretch(
+    small_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test = zoomed(small_run, monkeypatch, EVICTION_MAP, 100, 150, step="200")
+    retention = analysis.open_retention(small_run / "retention.nc")
+    assert alternatives(test) == [
+        analysis.plot.eviction_map(retention, "tree", None, None, 100, 150).layout.meta["alt"]
+    ]
+    assert analysis.plot.text_retention(retention, "tree", step=199, start=100, stop=150) in sheets(test)[0]
+    test.segmented_control(key="view").set_value("Tree").run()
+    tree = analysis.plot.tree(retention, "tree", None, None, 100, 150, step=199)
+    assert alternatives(test)[1] == tree.layout.meta["alt"]
+    test.slider(key="step").set_value(90).run()
+    assert "Nothing of the positions from 100 on was read yet" in test.info[0].value
+
+
+@pytest.mark.parametrize(
+    ("box", "before", "after"),
+    [
+        ([100.4, 180.2], None, (100, 182)),
+        ([180.2, 100.4], None, (100, 182)),
+        ([-40.0, 90.0], (20, 200), (20, 91)),
+        ([150.0, 900.0], (20, 200), (150, 200)),
+        ([100.0, 101.0], (20, 200), (20, 200)),
+        (None, (20, 200), (20, 200)),
+    ],
+)
+def test_a_drag_chooses_whole_positions_within_what_is_shown(
+    monkeypatch: pytest.MonkeyPatch, box: list | None, before: tuple | None, after: tuple
+) -> None:
+    state = {"picture": {"selection": {"box": [] if box is None else [{"x": box}]}}}
+    if before:
+        state["positions"] = before
+    monkeypatch.setattr(st, "session_state", state)
+    run_state._zoom_to_selection("picture")
+    assert state["positions"] == after
+
+
+def test_another_wavelet_is_computed_from_the_capture(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    transforms._results.clear()
+    test = opened(small_run, monkeypatch, WAVELETS)
+    test.selectbox(key="wavelet").select("db2").run()
+    job = test.session_state["transforming"][1]
+    while not job.ended:
+        job._stop.wait(0.02)
+    test.run()
+    run = analysis.open_capture(small_run / "capture.nc")
+    expected = analysis.spectrum(run, "db2")
+    assert alternatives(test)[0] == analysis.plot.spectrum(expected).layout.meta["alt"]
+    assert alternatives(test)[4] == analysis.plot.trends(analysis.trends(expected)).layout.meta["alt"]
+    test.selectbox(key="wavelet").select("haar").run()
+    assert (
+        alternatives(test)[0]
+        == analysis.plot.spectrum(analysis.open_spectrum(small_run / "spectrum.nc")).layout.meta["alt"]
+    )
+
+
+def test_another_wavelet_without_a_capture_is_a_sentence(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    shutil.copytree(small_run, tmp_path / "run")
+    (tmp_path / "run" / "capture.nc").unlink()
+    test = opened(tmp_path / "run", monkeypatch, WAVELETS)
+    assert not test.error
+    test.selectbox(key="wavelet").select("db4").run()
+    assert "lacks capture.nc" in test.error[0].value.replace("\\", "")
+
+
+def test_another_band_draws_the_grid_of_heads(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = opened(small_run, monkeypatch, WAVELETS)
+    test.segmented_control(key="band").set_value("D2").run()
+    spectrum = analysis.open_spectrum(small_run / "spectrum.nc")
+    assert analysis.plot.growth_grid(spectrum, "D2").layout.meta["alt"] in alternatives(test)
+
+
+def test_the_trace_of_a_real_run_is_one_more_policy(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    retention = analysis.open_retention(small_run / "retention.nc")
+    real = retention.sel(policy=["streaming"]).isel(position=slice(0, 100))
+    real = real.assign_coords(policy=["tree (real run)"]).assign_attrs(steps=100)
+    real["evicted_at"] = real["evicted_at"].where(real["evicted_at"] < 100, -1)
+    test = opened(small_run, monkeypatch, step="300")
+    test.session_state["real_trace"] = real
+    test.switch_page(EVICTION_MAP).run()
+    test.segmented_control(key="policy").set_value("tree (real run)").run()
+    assert alternatives(test) == [analysis.plot.eviction_map(real, "tree (real run)").layout.meta["alt"]]
+    assert test.slider(key="step").value == test.slider(key="step").max == 100
+
+
+def test_a_page_of_4096_tokens_and_many_heads_stays_light(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    run = tmp_path / "run"
+    shutil.copytree(small_run, run)
+    generator = np.random.default_rng(0)
+    small = analysis.open_retention(run / "retention.nc")
+    shape, tokens = (3, 8, 8, 4096), 4096
+    gone = np.minimum(np.arange(tokens) + generator.integers(1, 2000, shape), tokens)
+    values = {
+        "evicted_at": np.where(gone == tokens, -1, gone).astype(np.int32),
+        "survivor": np.full(shape, -1, np.int32),
+    }
+    dims = ("policy", "layer", "head", "position")
+    large = xr.Dataset(
+        {name: (dims, value) for name, value in values.items()},
+        coords={
+            "policy": ["tree", "streaming", "h2o"],
+            "layer": np.arange(8, dtype=np.int32),
+            "head": np.arange(8, dtype=np.int32),
+            "position": np.arange(tokens, dtype=np.int32),
+            "token": ("position", np.array([f" token{n}" for n in range(tokens)])),
+        },
+        attrs=small.attrs | {"steps": tokens},
+    )
+    analysis.save_retention(large, run / "retention.nc")
+    spectrum = analysis.open_spectrum(run / "spectrum.nc")
+    index = np.arange(tokens - 4) % spectrum.sizes["position"]
+    wide = spectrum.isel(position=index, head=np.arange(32) % 4, layer=np.arange(32) % 2)
+    wide = wide.assign_coords(
+        position=np.arange(4, tokens, dtype=np.int32),
+        head=np.arange(32, dtype=np.int32),
+        layer=np.arange(32, dtype=np.int32),
+    )
+    analysis.save_spectrum(wide, run / "spectrum.nc")
+    for page in (WAVELETS, EVICTION_MAP):
+        test = opened(run, monkeypatch, page)
+        weight = sum(len(json.dumps(figure)) for figure in figures(test)) + sum(map(len, sheets(test)))
+        print(f"{page}: {weight:,} bytes of pictures and text")
+        assert 10_000 < weight < MOST_BYTES
