@@ -20,7 +20,8 @@ import xarray as xr
 from torch import nn
 
 from analysis import store
-from analysis.capture import FORMAT, Capture, Job, Progress, Text, open_capture, prepare, run_job
+from analysis.capture import FORMAT, Capture, Progress, open_capture, run_job
+from analysis.capture_job import Job, Text, prepare
 from analysis.spectrum import FORMAT as SPECTRUM_FORMAT
 from analysis.spectrum import open_spectrum, save_spectrum
 from treekv.errors import TreeKVError
