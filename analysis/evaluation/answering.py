@@ -77,7 +77,7 @@ def prompt(
     if begin < 0:
         raise TreeKVError("the chat template changes the text, so the context cannot be told from the question")
     end = begin + len(context)
-    return encode(tokenizer, text[:end]), encode(tokenizer, text[end:] + start)
+    return encode(tokenizer, text[:end]), encode(tokenizer, text[end:] + start.lstrip())
 
 
 def window(model: Any) -> int | None:

@@ -187,7 +187,7 @@ def test_the_parts_of_a_prompt_are_tokenized_alike_with_and_without_the_template
     tokenizer.chat_template = "set"
     context, question = prompt(tokenizer, "some context", "\nWhat?", " It is", chat=True)
     assert tokenizer.decode(context) == "[user]some context"
-    assert tokenizer.decode(question) == "\nWhat?[/][answer] It is"
+    assert tokenizer.decode(question) == "\nWhat?[/][answer]It is", "the answer begins where the template ends"
 
 
 def test_a_run_is_scored_in_percent(llama, monkeypatch):
