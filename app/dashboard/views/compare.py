@@ -153,8 +153,7 @@ def scope() -> tuple[tuple[int, ...], int]:
     with right:
         prompt = st.slider("Of the text, so many tokens are the prompt", 0, capture.tokens, capture.tokens // 2,
                            key="compare_prompt", bind="query-params",
-                           help="The rest comes token by token. Settings that read in blocks, as it comes, do not "
-                           "tell the two apart.")  # fmt: skip
+                           help="The rest comes one token at a time, as when text is generated.")  # fmt: skip
     layer = run_state.chosen("layer")
     also = {layer} & set(capture.layers)  # the one that the sidebar asks for
     return tuple(sorted({*layers} | also)), int(prompt)

@@ -66,6 +66,8 @@ def finished(outcome: Outcome) -> None:
         with column:
             st.markdown(f"**{name.capitalize()}**")
             st.code(result.text or "…", language=None, wrap_lines=True)
+    for column, result in zip(st.columns(len(outcome.results)), outcome.results.values(), strict=True):
+        with column:  # a row of their own, so that they stand side by side whatever the texts' lengths
             numbers(result)
     if len(outcome.results) == 2:
         parting(outcome)
