@@ -8,7 +8,7 @@ import xarray as xr
 
 from analysis import retention as records
 from analysis.plot import theme
-from analysis.plot.eviction_map import hide_future, view_of, whole_steps
+from analysis.plot.eviction_map import hide_future, mark_arrivals, view_of, whole_steps
 
 _SCALE = [[0.0, "#a06500"], [0.25, "#e0b93c"], [0.5, "#f7f7f7"], [0.75, "#5b6d9a"], [1.0, "#00224e"]]
 
@@ -69,6 +69,7 @@ def retention_difference(
     )
     view = view_of(part, steps)
     hide_future(figure, view, int(retention.attrs["steps"]))
+    mark_arrivals(figure, part, position_size)
     figure.update_xaxes(title=theme.position_title(position_size, "mean"), showgrid=False, range=view[:2])
     figure.update_yaxes(title="step: tokens processed so far, downwards", showgrid=False, range=view[:1:-1])
     return figure

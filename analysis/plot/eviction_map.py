@@ -52,7 +52,7 @@ def eviction_map(
     figure.data[0].colorbar = _colorbar(single)
     view = view_of(part, steps)
     hide_future(figure, view, total)
-    _mark_arrivals(figure, part, position_size)
+    mark_arrivals(figure, part, position_size)
     figure.update_xaxes(title=theme.position_title(position_size, "mean"), showgrid=False, range=view[:2])
     figure.update_yaxes(title="step: tokens processed so far, downwards", showgrid=False, range=view[:1:-1])
     return figure
@@ -103,6 +103,7 @@ def eviction_maps(
         heatmap.update(coloraxis="coloraxis")
         figure.add_trace(heatmap, **place)
         hide_future(figure, view, total, **place)
+        mark_arrivals(figure, part, cells.attrs["position_size"], **place)
     bar = _colorbar(single=False)
     figure.update_layout(coloraxis={"colorscale": "Cividis", "cmin": 0, "cmax": 100, "colorbar": bar})
     figure.update_xaxes(showgrid=False, range=view[:2], matches="x")
@@ -182,13 +183,13 @@ def hide_future(figure: go.Figure, view: tuple[float, float, float, float], tota
         figure.add_annotation(x=x, y=y, text="not read yet", showarrow=False, **place)
 
 
-def _mark_arrivals(figure: go.Figure, retention: xr.Dataset, size: int) -> None:
+def mark_arrivals(figure: go.Figure, retention: xr.Dataset, size: int, **place: int) -> None:
     """The token's text in the hover box where it enters; a text in every cell would be megabytes."""
     if "token" not in retention.coords:
         return
     position = retention["position"].values
     borders = np.append(np.arange(0, len(position), size), len(position))
-    figure.add_scatter(
+    arrivals = go.Scatter(
         x=position[borders[:-1]],
         y=position[borders[:-1]],
         mode="markers",
@@ -197,6 +198,7 @@ def _mark_arrivals(figure: go.Figure, retention: xr.Dataset, size: int) -> None:
         hovertemplate="position %{x} enters: %{text}<extra></extra>",
         showlegend=False,
     )
+    figure.add_trace(arrivals, **place)
 
 
 def _quarters(part: xr.Dataset, policy: str, layer: int | None, head: int | None, steps: tuple[int, int]) -> str:
