@@ -70,7 +70,7 @@ def test_maps_of_several_policies_share_one_scale(made_record):
         assert heatmap.coloraxis == "coloraxis"
     assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (0, 100)
     assert {axis.matches for axis in figure.select_xaxes()} == {"x"}
-    arrivals = [trace for trace in figure.select_traces({"mode": "markers"})]
+    arrivals = list(figure.select_traces({"mode": "markers"}))
     assert [trace.text[7] for trace in arrivals] == [" w7", " w7"]
     assert [trace.xaxis for trace in arrivals] == [heatmap.xaxis for heatmap in maps]
     titles = [note.text for note in figure.layout.annotations]
