@@ -60,7 +60,9 @@ class Speed:
     def documents(self, tokenizer: Any) -> list[Document]:
         """One for each length; the tokens are drawn when it is run, from the model's vocabulary."""
         return [
-            Document(str(length), {"tokens": length, "length": length, "batch": self.batch, "new_tokens": self.new_tokens})
+            Document(
+                str(length), {"tokens": length, "length": length, "batch": self.batch, "new_tokens": self.new_tokens}
+            )
             for length in self.lengths
         ]
 
