@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import analysis
+from app import wording
 from app.dashboard import generating, models, settings_state
 from app.dashboard.generating import FULL, OURS
 from app.generation import generate
@@ -54,7 +55,7 @@ def test_both_texts_and_their_figures_are_those_of_real_runs(tiny_model, opened)
     loaded, _ = tiny_model
     test = ended(submitted(opened()), JOB)
     assert not test.exception
-    ours, _ = expected(loaded, SETTINGS)
+    ours, cache = expected(loaded, SETTINGS)
     full, _ = expected(loaded, SETTINGS.for_policy("full"))
     outcome = test.session_state[JOB].result
     assert outcome.results[OURS].token_ids == ours.token_ids
@@ -62,7 +63,7 @@ def test_both_texts_and_their_figures_are_those_of_real_runs(tiny_model, opened)
     assert [code.value for code in test.code[:2]] == [ours.text, full.text]
     shown = {metric.label: metric.value for metric in test.metric[:4]}
     assert shown["Tokens held"] == "32"
-    assert shown["Keys and values"] == "8.2 kB"  # 32 slots, 2 layers, 2 heads, 16 channels, 4 bytes
+    assert shown["Keys and values"] == wording.size(cache.nbytes)
     assert [metric.value for metric in test.metric[4:] if metric.label == "Tokens held"] == ["83"]
 
 
