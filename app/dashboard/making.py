@@ -126,7 +126,7 @@ def make(order: Order, root: Path, held_model: Callable[[str], tuple[Any, Any]],
     found = analysed.analyse(model, tokenizer, ids, settings, stage, read_layers(order.layers))
     with stage("Writing the run"), run_folder.new_run(run_folder.place_below(root, order.name)) as folder:
         analysed.save(folder, found, next(iter(settings.values())))
-        run_folder.write_manifest(folder, analysed.described(order.title, found))
+        run_folder.write_manifest(folder, analysed.described(order.title, found) | {"load": order.model})
         job.step(500, 500)
     return order.name
 

@@ -44,6 +44,7 @@ def find_run() -> RunFolder | None:
 
     An address names it (?run=demo), or the user has opened it, or the server was started on it.
     """
+    st.session_state.setdefault("by_link", "run" in st.query_params)
     name = st.query_params.get("run") or st.session_state.get("run") or os.environ.get(RUN_VARIABLE)
     st.session_state["run"], st.session_state["run_error"] = name, None
     if not name:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -13,6 +16,11 @@ from transformers import PreTrainedTokenizerFast
 from app import analysed as first_half
 from app import demo, run_folder
 from tests import tiny
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+    from tests.app.browsing import Watched
 
 EVIL = "</script><img/src=http://example.invalid/x.png><b>"
 TOKENS = 320
@@ -54,3 +62,31 @@ def small_run(small_chain: dict, tmp_path_factory: pytest.TempPathFactory) -> Pa
     with run_folder.new_run(path) as folder:
         demo.write(folder, small_chain["analysed"], small_chain["configs"]["tree"], small_chain["summary"])
     return path
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    from tests.app.browsing import chromium
+
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def watched(browser: Browser) -> Iterator[Watched]:
+    from tests.app.browsing import Watched
+
+    new = Watched(browser)
+    yield new
+    new.context.close()
+
+
+@pytest.fixture(scope="session")
+def dashboard(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a dashboard that runs on a copy of the small run."""
+    from tests.app.browsing import served
+
+    root = tmp_path_factory.mktemp("served")
+    shutil.copytree(small_run, root / "small")
+    with served(root / "small", tmp_path_factory.mktemp("server")) as address:
+        yield address

@@ -2,113 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser
 
-ROOT = Path(__file__).resolve().parents[2]
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-SETTLED = "[data-testid=stApp][data-test-script-state=notRunning]"
-# Below a page's own path Streamlit looks for its health and its settings once more, where they are not.
-UNFOUND = ["Failed to load resource: the server responded with a status of 404 (Not Found)"] * 2
-SECOND = 1000  # playwright counts milliseconds
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        if os.environ.get("CI"):
-            pytest.fail("no Chromium on the PATH: CI has to install one")
-        pytest.skip("no Chromium on the PATH, so the pages cannot be looked at; install the package chromium")
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield running
-        running.close()
-
-
-class Watched:
-    """A page that keeps what it asked for and what it complained about."""
-
-    def __init__(self, browser: Browser, javascript: bool = True) -> None:
-        self.context = browser.new_context(viewport={"width": 1300, "height": 1600}, java_script_enabled=javascript)
-        self.page: Page = self.context.new_page()
-        self.hosts: set[str] = set()
-        self.complaints: list[str] = []
-        self.page.on("request", lambda request: self.hosts.add(urlsplit(request.url).hostname or ""))
-        self.page.on("websocket", lambda opened: self.hosts.add(urlsplit(opened.url).hostname or ""))
-        self.page.on("console", lambda said: said.type == "error" and self.complaints.append(said.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-
-
-@pytest.fixture
-def watched(browser: Browser) -> Iterator[Watched]:
-    new = Watched(browser)
-    yield new
-    new.context.close()
-
-
-@pytest.fixture(scope="module")
-def dashboard(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a running `treekv dashboard`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    address = f"http://127.0.0.1:{port}"
-    folder = tmp_path_factory.mktemp("server")
-    command = [sys.executable, "-m", "app.cli", "dashboard", str(small_run), "--port", str(port), "--no-browser"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    with (folder / "log").open("w") as log:
-        server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            for _ in range(240):
-                if server.poll() is not None:
-                    break
-                try:
-                    with urllib.request.urlopen(f"{address}/_stcore/health", timeout=5):
-                        break
-                except OSError:
-                    time.sleep(0.5)
-            assert server.poll() is None, (folder / "log").read_text()
-            yield address
-        finally:
-            server.terminate()
-            server.wait(timeout=60)
-
-
-def drawn(page: Page, number: int) -> list[str]:
-    """Wait until the page is at rest with so many pictures that have ink; their titles."""
-    page.wait_for_selector(SETTLED, timeout=120 * SECOND)
-    page.wait_for_function(
-        "number => document.querySelectorAll('.js-plotly-plot .gtitle').length === number",
-        arg=number,
-        timeout=120 * SECOND,
-    )
-    inked = page.evaluate(
-        """() => [...document.querySelectorAll('.js-plotly-plot')].map(
-            plot => plot.querySelectorAll('.scatterlayer path.js-line, .heatmaplayer image, .barlayer path').length)"""
-    )
-    assert len(inked) == number
-    assert all(inked)
-    return page.locator(".js-plotly-plot .gtitle").all_text_contents()
+from tests.app.browsing import SECOND, UNFOUND, Watched, drawn
 
 
 def test_the_dashboard_draws_its_pictures(dashboard: str, watched: Watched) -> None:

@@ -83,6 +83,9 @@ def test_a_run_is_made_opened_and_drawn(tiny_model: None, tmp_path: Path, monkey
     assert run.tokens == 300
     config = TreeKVConfig(policy="tree", cache_size=32, prefill="stream")
     assert TreeKVConfig.load(tmp_path / "new" / "settings.json") == config
+    manifest = run_folder.open_run(tmp_path / "new").manifest
+    assert manifest["load"] == making.model_names()[0]  # what the other pages load again
+    assert manifest["text"] == {"title": "Pasted text", "tokens": 300, "end": "".join(run.token_text[-64:])}
     retention = analysis.open_retention(tmp_path / "new" / "retention.nc")
     assert retention["policy"].values.tolist() == ["tree", "streaming"]
     expected = analysis.plot.eviction_map(retention, "tree").layout.meta["alt"]

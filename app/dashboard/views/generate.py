@@ -30,7 +30,11 @@ def asked() -> Request | None:
         )
         columns = st.columns(3)
         with columns[0]:
-            named = "smollm2" if run is None else generating.model_of(str(run.manifest.get("model", "")))
+            named = (
+                "smollm2"
+                if run is None
+                else generating.model_of(str(run.manifest.get("load") or run.manifest.get("model", "")))
+            )
             model = st.text_input("Model", value=named, key="generate-model",
                                   help="An alias such as smollm2, a local folder, or a hub id.")  # fmt: skip
         with columns[1]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from pathlib import Path
 
 import streamlit as st
 
@@ -33,8 +34,8 @@ TOUR = (
 
 
 def tour() -> None:
-    seen = st.session_state.setdefault("tour_first", run_state.find_run() is None or not st.query_params.get("layer"))
-    with st.expander("A tour in two minutes", expanded=seen, icon=":material/tour:"):
+    # Who comes by a colleague's link wants to see what it shows.
+    with st.expander("A tour in two minutes", expanded=not st.session_state["by_link"], icon=":material/tour:"):
         st.markdown(
             "A language model remembers every token it has read, and that memory (the key-value cache) fills the "
             "machine. A policy forgets some tokens to stay small. Here you see which, before you deploy it."
@@ -43,7 +44,9 @@ def tour() -> None:
             text, link = st.columns([5, 1.3], vertical_alignment="center")
             text.markdown(f"{number}. {words}")
             if (run_state.VIEWS / f"{page}.py").exists():
-                link.page_link(f"views/{page}.py", label=f"Look at {page.replace('_', ' ')}")
+                link.page_link(
+                    f"views/{page}.py", label=page.replace("_", " ").capitalize(), icon=":material/arrow_forward:"
+                )
 
 
 def opened(run: RunFolder) -> None:
@@ -148,7 +151,8 @@ def order() -> Order:
     )
     with st.expander("More"):
         layers = st.text_input("Layers", key="layers", placeholder="all; or 0,5,10-12", persist_state="session")
-        suggested = making.free_name(run_state.root(), model or "", title or "text", int(tokens))
+        short = "sample" if title == SAMPLE_TITLE else Path(title).stem or "text"
+        suggested = making.free_name(run_state.root(), model or "", short, int(tokens))
         name = st.text_input("Name of the run", key="run_name", placeholder=suggested, persist_state="session")
     return Order(
         name or suggested, model or "", title, text, int(tokens), layers or "", int(cache_size), tuple(policies)

@@ -35,7 +35,11 @@ def settings() -> None:
 
 def commands() -> None:
     st.subheader("Run it")
-    named = "smollm2" if run is None else generating.model_of(str(run.manifest.get("model", "")))
+    named = (
+        "smollm2"
+        if run is None
+        else generating.model_of(str(run.manifest.get("load") or run.manifest.get("model", "")))
+    )
     model = st.text_input("Model", value=named, key="take-model",
                           help="An alias such as smollm2, a local folder, or a hub id.")  # fmt: skip
     prompt = st.text_input("Prompt", value=snippets.PROMPT, key="take-prompt")

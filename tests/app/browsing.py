@@ -1,0 +1,131 @@
+"""What the tests in a real browser share: the browser, a served dashboard, and how to tell that a page is at rest."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, Page, WebSocket, sync_playwright
+
+ROOT = Path(__file__).resolve().parents[2]
+ARTIFACTS = ROOT / "artifacts"  # screenshots, one a page; git leaves them out
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+SETTLED = "[data-testid=stApp][data-test-script-state=notRunning]"
+# Below a page's own path Streamlit looks for its health and its settings once more, where they are not.
+UNFOUND = ["Failed to load resource: the server responded with a status of 404 (Not Found)"] * 2
+SECOND = 1000  # playwright counts milliseconds
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Browser]:
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        if os.environ.get("CI"):
+            pytest.fail("no Chromium on the PATH: CI has to install one")
+        pytest.skip("no Chromium on the PATH, so the pages cannot be looked at; install the package chromium")
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield running
+        running.close()
+
+
+class Watched:
+    """A page in a profile of its own that keeps what it asked for, what it was sent and what it complained about."""
+
+    def __init__(self, browser: Browser, javascript: bool = True, scheme: str = "light") -> None:
+        self.context = browser.new_context(
+            viewport={"width": 1300, "height": 1600}, java_script_enabled=javascript, color_scheme=scheme
+        )
+        self.context.set_default_timeout(120 * SECOND)
+        self.page: Page = self.context.new_page()
+        self.hosts: set[str] = set()
+        self.complaints: list[str] = []
+        self.bytes = 0
+        self.page.on("request", lambda request: self.hosts.add(urlsplit(request.url).hostname or ""))
+        self.page.on("websocket", self._opened)
+        self.page.on("console", lambda said: said.type == "error" and self.complaints.append(said.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+    def _opened(self, socket: WebSocket) -> None:
+        self.hosts.add(urlsplit(socket.url).hostname or "")
+        socket.on("framereceived", self._received)
+
+    def _received(self, payload: str | bytes) -> None:
+        self.bytes += len(payload)
+
+    def settle(self) -> None:
+        """Wait until the page is at rest."""
+        self.page.wait_for_timeout(300)
+        self.page.wait_for_selector(SETTLED, timeout=120 * SECOND)
+
+    def keep(self, name: str) -> None:
+        """A screenshot for people to look at."""
+        ARTIFACTS.mkdir(exist_ok=True)
+        content = self.page.get_by_test_id("stMainBlockContainer").bounding_box()
+        height = 1600 if content is None else max(1600, round(content["height"]))
+        self.page.set_viewport_size({"width": 1300, "height": height})
+        self.page.wait_for_timeout(700)
+        self.page.screenshot(path=ARTIFACTS / f"{name}.png")
+        self.page.set_viewport_size({"width": 1300, "height": 1600})
+
+
+@contextlib.contextmanager
+def served(run: Path, folder: Path) -> Iterator[str]:
+    """The address of a running `treekv dashboard`, which does not look for models in the network."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "app.cli", "dashboard", str(run), "--port", str(port), "--no-browser"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            for _ in range(240):
+                if server.poll() is not None:
+                    break
+                try:
+                    with urllib.request.urlopen(f"{address}/_stcore/health", timeout=5):
+                        break
+                except OSError:
+                    time.sleep(0.5)
+            assert server.poll() is None, (folder / "log").read_text()
+            yield address
+        finally:
+            server.terminate()
+            server.wait(timeout=60)
+
+
+def drawn(page: Page, number: int) -> list[str]:
+    """Wait until the page is at rest with so many pictures that have ink; their titles."""
+    page.wait_for_selector(SETTLED, timeout=120 * SECOND)
+    page.wait_for_function(
+        "number => document.querySelectorAll('.js-plotly-plot .gtitle').length === number",
+        arg=number,
+        timeout=120 * SECOND,
+    )
+    inked = page.evaluate(
+        """() => [...document.querySelectorAll('.js-plotly-plot')].map(
+            plot => plot.querySelectorAll('.scatterlayer path.js-line, .heatmaplayer image, .barlayer path').length)"""
+    )
+    assert len(inked) == number
+    assert all(inked)
+    return page.locator(".js-plotly-plot .gtitle").all_text_contents()

@@ -1,0 +1,183 @@
+"""The dashboard in a real browser as a user goes through it, with what can go wrong on the way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.app.browsing import SECOND, UNFOUND, Watched, drawn
+
+PAGES = ("Start", "Wavelets", "Eviction map", "Compare", "Generate", "Take away")
+MOST_BYTES = 3_000_000
+expect.set_options(timeout=120 * SECOND)
+
+
+def number(watched: Watched, label: str, value: int) -> None:
+    field = watched.page.get_by_label(label, exact=True)
+    field.fill(str(value))
+    field.press("Enter")
+    watched.settle()
+
+
+def drag(page: Page, picture: int, first: float, last: float) -> None:
+    """Over the middle of a picture, from one share of its width to another."""
+    area = page.locator(".js-plotly-plot .nsewdrag").nth(picture)
+    area.scroll_into_view_if_needed()
+    box = area.bounding_box()
+    assert box is not None
+    y = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + first * box["width"], y)
+    page.mouse.down()
+    for share in (0.3, 0.7, 1.0):
+        page.mouse.move(box["x"] + (first + share * (last - first)) * box["width"], y, steps=3)
+    page.mouse.up()
+
+
+def test_from_start_to_take_away_on_the_real_model(dashboard: str, watched: Watched) -> None:
+    page = watched.page
+    page.goto(dashboard)
+    watched.settle()
+    assert page.get_by_test_id("stSidebarNavLink").all_text_contents()[: len(PAGES)] == list(PAGES)
+    weights = {}
+
+    def weigh(name: str) -> None:
+        watched.settle()
+        weights[name], watched.bytes = watched.bytes, 0
+        watched.keep(name.lower().replace(" ", "-"))
+
+    def go(name: str) -> None:
+        watched.bytes = 0
+        page.get_by_test_id("stSidebarNavLink").filter(has_text=name).click()
+        page.get_by_role("heading", name=name, exact=True, level=1).wait_for(timeout=120 * SECOND)
+
+    number(watched, "Tokens", 256)
+    number(watched, "Budget", 32)
+    page.get_by_role("button", name="Make the run").click()
+    page.get_by_text("The run is made and open.").wait_for(timeout=400 * SECOND)
+    assert "run=smollm2-sample-256" in page.url
+    weigh("Start")
+
+    go("Wavelets")
+    drawn(page, 5)
+    weigh("Wavelets")
+    drag(page, 0, 0.5, 0.75)
+    page.get_by_text("The text of positions").wait_for(timeout=120 * SECOND)
+    assert "positions=" in page.url
+    page.get_by_role("button", name="Show the whole text").click()
+    page.get_by_text("The text of positions").wait_for(state="detached", timeout=120 * SECOND)
+
+    go("Eviction map")
+    drawn(page, 1)
+    weigh("Eviction map")
+    page.get_by_role("button", name="Play").click()
+    slider = page.get_by_role("slider", name="After so many tokens were read")
+    expect(slider).not_to_have_value("256")
+    expect(slider).not_to_have_value(slider.input_value())
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_role("button", name="Play").wait_for(timeout=120 * SECOND)
+
+    go("Compare")
+    drawn(page, 1)
+    weigh("Compare")
+    page.get_by_role("button", name="Take these settings").click()
+    watched.settle()
+
+    go("Generate")
+    page.get_by_role("button", name="Generate", exact=True).click()
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_text("Stopped").first.wait_for(timeout=120 * SECOND)
+    weigh("Generate")
+
+    go("Take away")
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name="Download settings.json").click()
+    settings = json.loads(Path(waiting.value.path()).read_text())
+    assert (settings["policy"], settings["cache_size"]) == ("tree", 32)
+    weigh("Take away")
+
+    assert watched.complaints == []
+    assert watched.hosts - {""} == {"127.0.0.1"}
+    print("\nbytes sent by page:", weights)
+    assert max(weights.values()) < MOST_BYTES
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_link_shows_a_colleague_the_same_view_in_either_theme(dashboard: str, browser: Browser, scheme: str) -> None:
+    watched = Watched(browser, scheme=scheme)
+    page = watched.page
+    page.goto(
+        f"{dashboard}/eviction-map?run=small&layer=1&head=3&policy=StreamingLLM&step=200&positions=50&positions=150"
+    )
+    assert drawn(page, 1) == ["Tokens kept by the policy “streaming”"]
+    page.get_by_text("layer 1, KV head 1").first.wait_for(timeout=120 * SECOND)
+    page.get_by_text("positions 50 to 149").first.wait_for(timeout=120 * SECOND)
+    expect(page.get_by_role("slider", name="After so many tokens were read")).to_have_value("200")
+    ground = page.evaluate("() => getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor")
+    ink = page.evaluate("() => getComputedStyle(document.querySelector('.gtitle')).fill")
+    light = [sum(int(part) for part in colour[4:-1].split(",")) for colour in (ground, ink)]
+    assert (light[0] > 600 > 300 > light[1]) if scheme == "light" else (light[0] < 150 < 600 < light[1])
+    paint = page.evaluate("() => performance.getEntriesByName('first-contentful-paint')[0]?.startTime")
+    print(f"\nfirst paint, {scheme}: {paint:.0f} ms; {watched.bytes:,} bytes over the socket")
+    watched.keep(f"shared-link-{scheme}")
+    assert watched.complaints == UNFOUND
+    watched.context.close()
+
+
+def test_bad_input_is_a_sentence_and_the_page_goes_on(
+    dashboard: str, watched: Watched, small_run: Path, tmp_path: Path
+) -> None:
+    page = watched.page
+    page.goto(dashboard)
+    watched.settle()
+
+    def refused(words: str) -> None:
+        page.get_by_role("button", name="Make the run").click()
+        page.get_by_test_id("stAlert").filter(has_text=words).wait_for(timeout=120 * SECOND)
+
+    number(watched, "Budget", 5000)
+    refused("forgets nothing of 1,024")
+    number(watched, "Budget", 3)
+    refused("cache_size 3 minus sink_size 4")
+    number(watched, "Budget", 64)
+    page.get_by_role("radio", name="Paste").click()
+    watched.settle()
+    refused("the text is empty")
+    page.get_by_role("radio", name="Upload").click()
+    watched.settle()
+    large = tmp_path / "large.txt"
+    with large.open("wb") as file:
+        file.truncate(50_000_000)
+    page.locator("input[type=file]").set_input_files(large)
+    page.get_by_text("File must be 5.0MB or smaller").wait_for(timeout=120 * SECOND)
+    page.get_by_role("radio", name="Sample").click()
+    watched.settle()
+    model = page.get_by_role("combobox", name="Model")
+    model.fill("nobody/no-such-model")
+    model.press("Enter")
+    watched.settle()
+    refused("'nobody/no-such-model' is no alias")
+    assert watched.hosts - {""} == {"127.0.0.1"}
+
+    page.goto(f"{dashboard}/wavelets?run=..")
+    page.get_by_text("'..' cannot be the name of a run").wait_for(timeout=120 * SECOND)
+    page.goto(f"{dashboard}/wavelets?run=gone")
+    page.get_by_text("there is no run 'gone' here").wait_for(timeout=120 * SECOND)
+
+
+def test_a_closed_tab_stops_its_job_and_the_next_in_the_queue_runs(dashboard: str, browser: Browser) -> None:
+    one, two = Watched(browser), Watched(browser)
+    for watched, tokens in ((one, 4096), (two, 256)):
+        watched.page.goto(dashboard)
+        watched.settle()
+        number(watched, "Tokens", tokens)
+        number(watched, "Budget", 32)
+        watched.page.get_by_role("button", name="Make the run").click()
+        watched.page.get_by_role("button", name="Stop").wait_for(timeout=120 * SECOND)
+    two.page.get_by_text("number 1 in the queue").wait_for(timeout=120 * SECOND)
+    one.context.close()
+    two.page.get_by_text("The run is made and open.").wait_for(timeout=400 * SECOND)
+    assert two.page.get_by_text("sample-4096").count() == 0  # nothing half-made among the recent runs
+    two.context.close()
