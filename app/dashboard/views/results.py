@@ -9,6 +9,15 @@ from analysis.evaluation.records import MARKER
 from app import results
 from app.dashboard import run_state
 
+STYLE = """<style>
+.results { overflow-x: auto }
+.results table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem }
+.results caption { caption-side: top; text-align: left; font-weight: 600; font-size: 1.1rem }
+.results th, .results td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #8884 }
+.results th { white-space: normal; vertical-align: bottom }
+.results .left { text-align: left }
+</style>"""
+
 folders = sorted(marker.parent for marker in run_state.root().glob(f"*/{MARKER}"))
 if not folders:
     st.title("No results yet")
@@ -32,7 +41,7 @@ chosen = st.selectbox(
 made = run_state.or_stop(lambda: results.read(folder, chosen))
 st.caption(f"{made.records:,} records. Means over documents with 95 % bootstrap intervals.")
 for number, section in enumerate(made.sections):
-    st.html(f'<div style="overflow-x:auto" tabindex="0">{report.as_html(section.table)}</div>')
+    st.html(f'<div class="results" tabindex="0">{report.as_html(section.table)}</div>{STYLE}')
     for place, (draw, reading) in enumerate(section.pictures):
         run_state.draw(draw, reading, key=f"results-{number}-{place}")
 for heading, lines in (("Notes", made.notes), ("Failures", made.failures)):
