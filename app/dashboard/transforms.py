@@ -81,7 +81,7 @@ def _compute(job: Job[None], path: str, chosen: Transform, results: dict[str, xr
 
 
 def _select(label: str, options: list[str], key: str, hint: str, titles: dict[str, str] | None = None) -> str:
-    return st.selectbox(
+    chosen = st.selectbox(
         label,
         options,
         key=key,
@@ -90,6 +90,7 @@ def _select(label: str, options: list[str], key: str, hint: str, titles: dict[st
         help=hint,
         format_func=lambda name: (titles or {}).get(name, name),
     )
+    return chosen or options[0]
 
 
 @st.cache_resource(max_entries=3, show_spinner=False)
