@@ -64,8 +64,8 @@ eviction = CacheEvictionConfig(
         )
     notes.append(_SCORING.get(config.policy, _BLIND))
     notes.append(
-        "It evicts whole blocks, where TreeKV evicts token by token and for each KV head on its own: the budget is the "
-        "same, but the tokens are not."
+        "It evicts whole blocks, where TreeKV evicts token by token and for each KV head on its own, so it keeps other "
+        "tokens."
     )
     return Translation("OpenVINO GenAI", code, tuple(notes))
 
