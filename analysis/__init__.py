@@ -12,6 +12,7 @@ from analysis.captures import capture_many, open_captures
 from analysis.growth import growth
 from analysis.loss import loss, open_loss, save_loss
 from analysis.memory import memory, memory_by_context
+from analysis.pool import pool
 from analysis.recommend import Recommendation, recommend
 from analysis.retention import (
     combine,
@@ -23,7 +24,7 @@ from analysis.retention import (
     save_retention,
 )
 from analysis.simulate import simulate
-from analysis.spectrum import coefficients, open_spectrum, pool, save_spectrum, spectrum
+from analysis.spectrum import coefficients, open_spectrum, save_spectrum, spectrum
 from analysis.tree import tree
 from analysis.trends import open_trends, save_trends, trends
 

@@ -31,7 +31,7 @@ FORMAT = "treekv-spectrum"
 SINKS = ("separate", "include")
 
 _AT_ONCE = 1 << 19  # numbers of the contributions that exist at a time, unless one head alone has more
-_UNITS = "units of the values"
+UNITS = "units of the values"
 
 
 def spectrum(
@@ -199,19 +199,19 @@ class SpectrumBuilder:
             row[:, t + 1 - self.sink_count :] = np.nan
         return xr.Dataset(
             {
-                "amplitude": (full, arrays["amplitude"], {"long_name": "mean |component|", "units": _UNITS}),
-                "query_std": (full, arrays["query_std"], {"long_name": "spread over queries", "units": _UNITS}),
-                "coefficient": (full, arrays["coefficient"], {"long_name": "mean |coefficient|", "units": _UNITS}),
-                "energy": (full[:3], arrays["energy"], {"long_name": "energy", "units": f"{_UNITS}, squared"}),
+                "amplitude": (full, arrays["amplitude"], {"long_name": "mean |component|", "units": UNITS}),
+                "query_std": (full, arrays["query_std"], {"long_name": "spread over queries", "units": UNITS}),
+                "coefficient": (full, arrays["coefficient"], {"long_name": "mean |coefficient|", "units": UNITS}),
+                "energy": (full[:3], arrays["energy"], {"long_name": "energy", "units": f"{UNITS}, squared"}),
                 "query_amplitude": (
                     ("query", "band", "position"),
                     by_query.astype(np.float32),
-                    {"long_name": "mean |component| of one query", "units": _UNITS},
+                    {"long_name": "mean |component| of one query", "units": UNITS},
                 ),
                 "sink_amplitude": (
                     ("layer", "head", "sink"),
                     arrays["sink_amplitude"],
-                    {"long_name": "mean |contribution|", "units": _UNITS},
+                    {"long_name": "mean |contribution|", "units": UNITS},
                 ),
             },
             coords={
@@ -244,50 +244,6 @@ class SpectrumBuilder:
                 **store.versions(),
             },
         )
-
-
-def pool(spectra: Sequence[xr.Dataset]) -> xr.Dataset:
-    """Several texts as one spectrum: means over the texts, and how far the texts differ.
-
-    `amplitude`, `coefficient`, `energy`, `sink_amplitude` and `query_std` become means over the texts, `text_std`
-    (layer, head, band, position) is the standard deviation of amplitude between them, and `query_amplitude`
-    holds all queries of all texts, coordinate `text` saying whose they are. Tokens differ, so their text is
-    dropped. Raises TreeKVError for no spectrum, or for spectra of different shape or settings: positions must be
-    the same, so capture all texts with one `max_tokens`.
-    """
-    if not spectra:
-        raise TreeKVError("there is no spectrum to pool; give at least one")
-    first = spectra[0]
-    for number, other in enumerate(spectra):
-        for name in ("model", "wavelet", "mode", "transform", "sinks", "sink_count", "projected"):
-            if other.attrs.get(name) != first.attrs.get(name):
-                raise TreeKVError(
-                    f"spectrum {number} has {name} {other.attrs.get(name)!r}, the first {first.attrs.get(name)!r}; "
-                    "only spectra with the same settings can be pooled"
-                )
-        for name in ("layer", "head", "band", "position"):
-            if not np.array_equal(other[name].values, first[name].values):
-                raise TreeKVError(
-                    f"spectrum {number} has other {name}s than the first ({_span(other, name)}, not "
-                    f"{_span(first, name)}); capture all texts with the same layers and number of tokens"
-                )
-    parts = [item.drop_vars("token", errors="ignore").drop_vars("text_std", errors="ignore") for item in spectra]
-    counts = [int(part["text"].max()) + 1 for part in parts]
-    if len(parts) == 1 or any(count > 1 for count in counts):
-        if len(parts) == 1:
-            return first
-        raise TreeKVError("one of the spectra is pooled already; pool all single texts at once")
-    stacked = xr.concat(
-        [part.drop_dims("query") for part in parts], "each_text", data_vars="all", coords="minimal", compat="override",
-        combine_attrs="override",
-    )  # fmt: skip
-    pooled = stacked.mean("each_text", keep_attrs=True)
-    pooled["text_std"] = stacked["amplitude"].std("each_text")
-    pooled["text_std"].attrs = {"long_name": "spread over texts", "units": _UNITS}
-    by_query = xr.concat([part["query_amplitude"] for part in parts], "query", coords="minimal", compat="override")
-    owner = np.repeat(np.arange(len(parts)), [part.sizes["query"] for part in parts]).astype(np.int32)
-    pooled["query_amplitude"] = by_query.assign_coords(text=("query", owner))
-    return pooled.assign_attrs(texts=len(parts))
 
 
 def save_spectrum(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
@@ -329,8 +285,3 @@ def coefficients(
     }
     attrs = {"wavelet": wavelet, "mode": mode, "transform": transform, "start": builder.start, "layer": layer}
     return xr.Dataset(arrays, attrs={**attrs, "query_position": query_position, "model": run.model})
-
-
-def _span(dataset: xr.Dataset, name: str) -> str:
-    values = dataset[name].values
-    return f"{values[0]} to {values[-1]}" if len(values) else "none"
