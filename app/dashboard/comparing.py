@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -112,6 +112,12 @@ def _compared(path: str, changed: int, settings: str, layers: tuple[int, ...], p
     configs = {name: TreeKVConfig.from_dict(fields) for name, fields in json.loads(settings).items()}
     retention = analysis.simulate(seen, configs, layers=layers, prompt=prompt)
     return Comparison(retention, analysis.loss(seen, retention), configs)
+
+
+def usual_prompt(configs: Mapping[str, TreeKVConfig], tokens: int) -> int:
+    """How much of a text to treat as a prompt: none where all settings read it in blocks anyway, which is quick, else
+    half, so that what is reduced at a prompt's end is followed by as much decoding."""
+    return 0 if all(config.prefill == "stream" for config in configs.values()) else tokens // 2
 
 
 def rows(

@@ -56,9 +56,9 @@ def figures(run: RunFolder, config: TreeKVConfig) -> dict[str, Figure]:
 
 def simulated(run: RunFolder, config: TreeKVConfig) -> comparing.Comparison:
     """The chosen settings beside a window of the same size, on a few layers of the run's capture."""
-    seen = comparing.capture(run)
+    seen, configs = comparing.capture(run), _configs(config)
     layers = sorted({seen.layers[0], seen.layers[len(seen.layers) // 2], seen.layers[-1]})
-    return comparing.compare(run, _configs(config), tuple(layers), seen.tokens // 2)
+    return comparing.compare(run, configs, tuple(layers), comparing.usual_prompt(configs, seen.tokens))
 
 
 def check(run: RunFolder, config: TreeKVConfig) -> None:

@@ -26,7 +26,7 @@ def configs(test) -> list[TreeKVConfig]:
     return test.session_state[settings_state.COMPARED]
 
 
-def simulated(run: Path, names: dict[str, TreeKVConfig], layers=(0, 1), prompt: int = TOKENS // 2):
+def simulated(run: Path, names: dict[str, TreeKVConfig], layers=(0, 1), prompt: int = 0):
     return analysis.simulate(analysis.open_capture(run / "capture.nc"), names, layers=list(layers), prompt=prompt)
 
 
@@ -158,6 +158,13 @@ def test_layers_and_prompt_are_simulated_as_chosen(small_run: Path, compare) -> 
     test.multiselect(key="compare_layers").set_value([]).run()
     assert "at least one layer" in test.info[0].value
     assert not alternatives(test)
+
+
+def test_half_of_the_text_is_the_prompt_where_settings_reduce_it_at_its_end(compare) -> None:
+    assert compare(compare=TWO).slider(key="compare_prompt").value == 0
+    mixed = compare(compare="tree,cache_size=64;streaming,cache_size=64,prefill=stream")
+    assert mixed.slider(key="compare_prompt").value == TOKENS // 2
+    assert compare(compare=TWO, compare_prompt="100").slider(key="compare_prompt").value == 100
 
 
 def test_a_setting_is_taken_with_one_click(compare) -> None:

@@ -137,7 +137,7 @@ def _take() -> None:
     st.session_state["taken"] = True
 
 
-def scope() -> tuple[tuple[int, ...], int]:
+def scope(configs: dict[str, TreeKVConfig]) -> tuple[tuple[int, ...], int]:
     """The layers to simulate and how much of the text is the prompt."""
     left, right = st.columns(2)
     few = sorted({capture.layers[0], capture.layers[len(capture.layers) // 2], capture.layers[-1]})
@@ -147,11 +147,13 @@ def scope() -> tuple[tuple[int, ...], int]:
         st.session_state["compare_layers"] = few
     if st.session_state.get("compare_prompt", 0) > capture.tokens:
         del st.session_state["compare_prompt"]
+    if "compare_prompt" not in st.session_state and "compare_prompt" not in st.query_params:
+        st.session_state["compare_prompt"] = comparing.usual_prompt(configs, capture.tokens)
     with left:
         layers = st.multiselect("Layers to simulate", capture.layers, key="compare_layers", bind="query-params",
                                 help="A few answer within about a second, all of them take longer.")  # fmt: skip
     with right:
-        prompt = st.slider("Of the text, so many tokens are the prompt", 0, capture.tokens, capture.tokens // 2,
+        prompt = st.slider("Of the text, so many tokens are the prompt", 0, capture.tokens,
                            key="compare_prompt", bind="query-params",
                            help="The rest comes one token at a time, as when text is generated.")  # fmt: skip
     layer = run_state.chosen("layer")
@@ -188,7 +190,7 @@ def side_by_side() -> None:
     if st.session_state.pop("taken", False):
         st.toast("Taken: Generate and Take away use these settings now.")
     with st.expander("What is simulated, and for what memory is told"):
-        layers, prompt = scope()
+        layers, prompt = scope(configs)
         length, batch, dtype = context()
     if not layers:
         st.info("Choose at least one layer to simulate.")
