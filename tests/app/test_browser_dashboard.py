@@ -169,7 +169,7 @@ def test_bad_input_is_a_sentence_and_the_page_goes_on(
 
 def test_a_closed_tab_stops_its_job_and_the_next_in_the_queue_runs(dashboard: str, browser: Browser) -> None:
     one, two = Watched(browser), Watched(browser)
-    for watched, tokens in ((one, 4096), (two, 256)):
+    for watched, tokens in ((one, 2048), (two, 256)):
         watched.page.goto(dashboard)
         watched.settle()
         number(watched, "Tokens", tokens)
@@ -179,5 +179,5 @@ def test_a_closed_tab_stops_its_job_and_the_next_in_the_queue_runs(dashboard: st
     two.page.get_by_text("number 1 in the queue").wait_for(timeout=120 * SECOND)
     one.context.close()
     two.page.get_by_text("The run is made and open.").wait_for(timeout=400 * SECOND)
-    assert two.page.get_by_text("sample-4096").count() == 0  # nothing half-made among the recent runs
+    assert two.page.get_by_text("sample-2048").count() == 0  # nothing half-made among the recent runs
     two.context.close()
