@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 import xarray as xr
 
+from treekv import files
 from treekv.errors import TreeKVError
 
 FORMAT_VERSION = 1
@@ -44,7 +45,6 @@ def write(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
         raise TreeKVError(f"cannot write {str(target)!r}: the folder {str(target.parent)!r} does not exist")
     if target.is_dir():
         raise TreeKVError(f"cannot write {str(target)!r}: it is a folder; give the name of a file")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     encoding = {
         # Half-precision states are close to noise: zlib would save an eighth of them and take most of the
         # time.
@@ -54,13 +54,8 @@ def write(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
         for name, variable in dataset.variables.items()
         if variable.ndim and np.issubdtype(variable.dtype, np.number)
     }
-    try:
+    with files.whole(target) as temporary:
         dataset.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
-        os.replace(temporary, target)
-    except OSError as error:
-        raise TreeKVError(f"cannot write {str(target)!r}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return target
 
 

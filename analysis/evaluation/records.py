@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from treekv.errors import TreeKVError
+from treekv.files import whole
 
 FORMAT: Final = "treekv-results"
 VERSION: Final = 1
@@ -154,7 +155,7 @@ class Results:
         """
         try:
             _write(self._file(record.of.key), record.to_json() + "\n")
-        except OSError as error:
+        except OSError as error:  # of the folder; that of the file says so itself
             raise TreeKVError(f"cannot write to {str(self.path)!r}: {error.strerror or error}") from error
 
     def remove(self, key: str) -> None:
@@ -216,15 +217,10 @@ def _write(file: Path, text: str) -> None:
 
     The bytes are on the disk before the name points to them, and the name is on the disk before this returns.
     """
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole(file) as temporary, open(temporary, "w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
     folder = os.open(file.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

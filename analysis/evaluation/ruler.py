@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
@@ -16,6 +15,7 @@ from analysis.evaluation.answering import AnswerTask
 from analysis.evaluation.ruler_generators import GENERATORS, Sizes
 from analysis.evaluation.task import Document
 from treekv.errors import TreeKVError
+from treekv.files import whole
 
 COLUMNS = ("input", "outputs")
 _FILE_TOKENS = 128  # of an answer to a published document, which does not say
@@ -195,15 +195,8 @@ def write(documents: Iterable[Document], folder: str | os.PathLike[str]) -> list
     files = []
     for kind, lines in kinds.items():
         file = Path(folder) / f"{kind}.jsonl"
-        temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-        try:
+        with whole(file) as temporary:
             file.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-            os.replace(temporary, file)
-        except OSError as error:
-            raise TreeKVError(f"cannot write {str(file)!r}: {error.strerror or error}") from error
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
         files.append(file)
     return files

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
 
 def write_page(path: Path, title: str, figures: Sequence[go.Figure]) -> None:
     """Write the figures one below the other, each with its text alternative; TreeKVError when that is not possible."""
-    from treekv import TreeKVError
+    from treekv import files
 
     parts = [
         f'<div role="img" aria-label="{html.escape(figure.layout.meta["alt"])}">'
@@ -22,11 +21,5 @@ def write_page(path: Path, title: str, figures: Sequence[go.Figure]) -> None:
         for number, figure in enumerate(figures)
     ]
     page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with files.whole(path) as temporary:
         temporary.write_text(f"{page}\n{''.join(parts)}\n", encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise TreeKVError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -68,16 +67,10 @@ def _check(file: Path, force: bool) -> None:
 
 
 def _write(file: Path, text: str) -> None:
-    from treekv import TreeKVError
+    from treekv import files
 
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
+    with files.whole(file) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, file)
-    except OSError as error:
-        raise TreeKVError(f"cannot write {str(file)!r}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _content(made: Any) -> dict[str, Any]:

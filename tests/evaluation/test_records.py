@@ -149,7 +149,7 @@ def test_a_full_disk_is_one_sentence_and_what_was_there_stays(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(TreeKVError, match=r"cannot write to .*: No space left on device"):
+    with pytest.raises(TreeKVError, match=r"cannot write .*: No space left on device"):
         results.write(made(2.5))
     assert results.read() == [made()]
     assert [file.suffix for file in (results.path / "records").iterdir()] == [".json"]
