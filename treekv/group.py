@@ -69,13 +69,14 @@ class Group:
                 self._places = self.ledger.places(every, 1)
         return None if self._places is None else self._places.of(layer.rows)
 
-    def hand_in(self, layer: TreeKVLayer, observed: Tensor | None) -> None:
-        """What a layer's queries saw; with the last layer's the ledger makes its step."""
+    def hand_in(self, layer: TreeKVLayer, observed: Tensor | None, queries: int) -> None:
+        """What a layer's queries saw, summed over the `queries` of a KV head; with the last layer's the ledger makes
+        its step."""
         assert self.ledger is not None and self._places is not None
         if observed is not None:
             self._observed.append(observed)
         if layer.place == len(self.layers) - 1:
-            seen = torch.cat(self._observed) if self._observed else None
+            seen = torch.cat(self._observed) / queries if self._observed else None
             self.ledger.step(slice(0, len(self.ledger.held)), self._places, seen)
             self._places, self._observed = None, []
 

@@ -215,7 +215,8 @@ class TreeKVLayer(CacheLayerMixin):
         return prefill.causal_attention(query, keys, values, scaling, visible)
 
     def _observed(self, weights: Tensor, values: Tensor, q: int) -> Tensor | None:
-        """What the ledger is told of `weights` [rows, kv_heads, group * q, n]; None if its policy does not look."""
+        """What the ledger is told of `weights` [rows, kv_heads, group * q, n], as a sum over the group; None if its
+        policy does not look."""
         assert self.ledger is not None
         policy = self.ledger.policy
         if not (policy.uses_attention and policy.evicts_decoding):
@@ -225,7 +226,7 @@ class TreeKVLayer(CacheLayerMixin):
         if q > 1:
             each = weights.unflatten(2, (-1, q))
             weights = each.sum(3) if policy.accumulates else each[:, :, :, -1]
-        observed = weights.mean(2)
+        observed = weights.sum(2)
         return observed * _norms(values) if self.config.importance == "contribution" else observed
 
     def _prompt(
@@ -282,13 +283,16 @@ class TreeKVLayer(CacheLayerMixin):
         if n < keys.shape[2]:
             keys, values = keys[:, :, :n], values[:, :, :n]
         if self.rotary is not None:
-            keys = self.rotary.at_distance(keys, places.distance, ledger.slots)
+            distance = places.distance if places.all_used else places.distance.clamp(min=0)
+            keys = self.rotary.at_distance(keys, distance, ledger.slots)
         visible = prefill.visible(places.distance, q, places.all_used)
         output, weights = prefill.observed_attention(query, keys, values, scaling, visible)
         observed = self._observed(weights, values, q)
+        group = query.shape[1] // key.shape[1]
         if together is not None:
-            self.group.hand_in(self, observed)
+            self.group.hand_in(self, observed, group)
         else:
+            observed = None if observed is None else observed / group
             ledger.step(own, places, observed, unfinished=unfinished)
         return output
 

@@ -127,9 +127,9 @@ class Rotary:
 
     def at_distance(self, stored: Tensor, distance: Tensor, limit: int) -> Tensor:
         """Stored keys [batch, heads, n, head_dim], each `distance` [batch, heads, n] ranks before the last newcomer,
-        all below `limit`; what is not before it is taken to be there."""
+        0 or more and below `limit`."""
         table = self._table(limit, stored.device)
-        phases = table.index_select(0, distance.clamp(min=0).reshape(-1))
+        phases = table.index_select(0, distance.reshape(-1))
         phases = phases.view(*stored.shape[:-1], stored.shape[-1] // 2, 2)
         if torch.compiler.is_compiling():
             return turn(stored, phases)
