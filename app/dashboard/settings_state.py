@@ -157,7 +157,7 @@ def _to_begin_with(config: TreeKVConfig, tokens: int) -> list[TreeKVConfig]:
     if config.policy == "full" or config.cache_size >= tokens:
         config = TreeKVConfig(cache_size=max(tokens // 128 * 16, 32))
     others = [name for name in ("tree", "streaming", "h2o") if name != config.policy]
-    return [config, *(config.for_policy(name) for name in others)]
+    return [config, *(with_changes(config, policy=name) for name in others)]
 
 
 def with_changes(config: TreeKVConfig, **changes: Any) -> TreeKVConfig:
@@ -166,12 +166,14 @@ def with_changes(config: TreeKVConfig, **changes: Any) -> TreeKVConfig:
     Raises:
         TreeKVError: the first refusal, if nothing of this helps.
     """
+    # The same block for every policy: up to a block more is held while it is read, so larger ones look better.
+    same = {"block_size": config.block_size}
     if "policy" in changes:
         config = config.for_policy(changes.pop("policy"))
     refused = None
-    for relaxed in ({}, {"block_size": None}, {"block_size": None, "recent_size": None}):
+    for relaxed in (same, {"block_size": None}, {"block_size": None, "recent_size": None}):
         try:
-            return config.replace(**({**relaxed, **changes}))
+            return config.replace(**(relaxed | changes))
         except TreeKVError as error:
             refused = refused or error
     assert refused is not None
