@@ -82,7 +82,13 @@ def markdown(results: Path) -> str:
 def started(*arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "app.cli", *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, **pipes)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    # Tests that run in the background of a shell inherit that Ctrl-C is ignored.
+    return subprocess.Popen(command, cwd=ROOT, env=environment, preexec_fn=heed_ctrl_c, **pipes)
+
+
+def heed_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for_records(results: Path, more_than: int, process: subprocess.Popen[str]) -> int:
