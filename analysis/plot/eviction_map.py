@@ -106,7 +106,8 @@ def eviction_maps(
         mark_arrivals(figure, part, cells.attrs["position_size"], **place)
     bar = _colorbar(single=False)
     figure.update_layout(coloraxis={"colorscale": "Cividis", "cmin": 0, "cmax": 100, "colorbar": bar})
-    figure.update_xaxes(showgrid=False, range=view[:2], matches="x")
+    # Few numbers, so that those of neighbouring maps do not run into each other.
+    figure.update_xaxes(showgrid=False, range=view[:2], matches="x", nticks=4)
     figure.update_yaxes(showgrid=False, range=view[:1:-1], matches="y")
     position_size = maps[0].attrs["position_size"]
     figure.update_xaxes(title=theme.position_title(position_size, "mean"), row=rows, col=1)

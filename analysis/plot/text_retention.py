@@ -103,7 +103,8 @@ def _kept(value: float) -> str:
 
 def _grounds() -> list[tuple[str, str]]:
     """Ground and ink for 0 to 100 per cent: nearly white where nothing is left, darker the more is kept."""
-    colours = sample_colorscale("Cividis_r", np.linspace(0.0, 1.0, 100).tolist())
+    # One hue from pale to dark: a scale of two hues has its brightest colour where hardly anything is left.
+    colours = sample_colorscale("Blues", np.linspace(0.1, 1.0, 100).tolist())
     grounds = [(_GONE, _QUIET)]
     for colour in colours:
         red, green, blue = (int(part) for part in colour[4:-1].split(","))

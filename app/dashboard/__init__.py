@@ -20,7 +20,7 @@ THEME: Final = {
     "theme.light.primaryColor": "#0b5394",
     "theme.light.secondaryBackgroundColor": "#f5f6f8",
     "theme.light.textColor": "#1f2430",
-    "theme.dark.primaryColor": "#7ab3ef",
+    "theme.dark.primaryColor": "#3b7cc0",
     "theme.dark.backgroundColor": "#12161d",
     "theme.dark.secondaryBackgroundColor": "#1a202a",
     "theme.dark.textColor": "#e6e9f0",
