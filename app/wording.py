@@ -100,8 +100,9 @@ READ_DIFFERENCE: Final = (
 
 
 def policy_title(policy: str) -> str:
-    """What people call a policy."""
-    return POLICY_TITLES.get(policy) or OTHER_TITLES.get(policy, policy)
+    """What people call a policy, such as "tree" or "tree (real run)"."""
+    name, bracket, rest = policy.partition(" (")
+    return (POLICY_TITLES.get(name) or OTHER_TITLES.get(name, name)) + bracket + rest
 
 
 def verdict(claims: Mapping[str, Any]) -> str:

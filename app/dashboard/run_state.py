@@ -156,6 +156,15 @@ def retention(run: RunFolder) -> xr.Dataset:
     return or_stop(lambda: _opened(*_version(run.file(run_folder.RETENTION)), "retention"))
 
 
+def end_of_text(run: RunFolder, tokens: int) -> str:
+    """The last tokens of the run's text, as far as its files tell."""
+    try:
+        read = _opened(*_version(run.file(run_folder.RETENTION)), "retention")
+        return "".join(str(token) for token in read["token"].values[-tokens:])
+    except (TreeKVError, KeyError):
+        return str(run.manifest.get("text", {}).get("end", ""))
+
+
 def chosen(name: str) -> int | None:
     """The chosen layer or head, None for all."""
     choice = st.session_state.get(name, ALL)

@@ -67,6 +67,16 @@ def test_both_texts_and_their_figures_are_those_of_real_runs(tiny_model, opened)
     assert [metric.value for metric in test.metric[4:] if metric.label == "Tokens held"] == ["83"]
 
 
+def test_the_first_prompt_is_the_end_of_the_text_and_longer_than_the_cache(opened, small_run) -> None:
+    words = analysis.open_retention(small_run / "retention.nc")["token"].values
+    assert opened().text_area(key="generate-prompt").value == "".join(words[-3 * 32 :])
+
+
+def test_a_real_run_is_called_by_its_policy() -> None:
+    assert wording.policy_title("tree (real run)") == "TreeKV (real run)"
+    assert wording.policy_title("mine") == "mine"
+
+
 def test_where_the_texts_part_is_shown(tiny_model, opened) -> None:
     loaded, _ = tiny_model
     test = ended(submitted(opened()), JOB)

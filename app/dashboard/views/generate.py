@@ -10,6 +10,7 @@ from app.dashboard.generating import FULL, OURS, Outcome, Request
 from app.generation import Generation
 
 JOB = "generation-job"
+TIMES, MOST_TOKENS = 3, 768  # the first prompt in cache sizes, and what a reader waits for
 
 run = run_state.find_run()
 st.title("Generate")
@@ -50,8 +51,9 @@ def asked() -> Request | None:
 
 
 def _beginning() -> str:
-    """The end of the run's text, as a prompt to begin with."""
-    return "" if run is None else str(run.manifest.get("text", {}).get("end", ""))
+    """The end of the run's text as a prompt to begin with, where it can be longer than the cache: something has to
+    go if there is to be something to see."""
+    return "" if run is None else run_state.end_of_text(run, min(TIMES * config.cache_size, MOST_TOKENS))
 
 
 def streaming(job: jobs.Job[Outcome]) -> None:
