@@ -37,7 +37,7 @@ def grid(
         subplot_titles=names,
         shared_xaxes="all" if shared else False,
         shared_yaxes="all" if shared else False,
-        horizontal_spacing=0.08 / columns if shared else 0.2 / columns,
+        horizontal_spacing=0.18 / columns if shared else 0.2 / columns,
         vertical_spacing=0.22 / rows,
     )
     figure.update_annotations(font={"size": 14})
