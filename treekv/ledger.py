@@ -11,18 +11,18 @@ counts need not be stored.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Generic, NamedTuple, TypeVar, overload
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from treekv import policies
 from treekv.config import TreeKVConfig
+from treekv.per_row import PerRow, same
 from treekv.policies.base import Prompt, Selection
 from treekv.policies.tree import without
 from treekv.trace import LayerTrace, Mark
 
-T = TypeVar("T")
 GROWTH = 64  # slots are added this many at a time until there is room for the capacity and the newcomers
 
 
@@ -45,45 +45,6 @@ class Places(NamedTuple):
     def of(self, rows: slice) -> Places:
         """The same for some of the rows."""
         return self._replace(slots=self.slots[rows], distance=self.distance[rows])
-
-
-class PerRow(Generic[T]):
-    """A list with a value for each row, written once while all rows have the same: a compiled step then sees a single
-    number that changes, not one for each row."""
-
-    def __init__(self, value: T, rows: int) -> None:
-        self._values, self._rows = [value], rows
-
-    def __len__(self) -> int:
-        return self._rows
-
-    @overload
-    def __getitem__(self, rows: int) -> T: ...
-    @overload
-    def __getitem__(self, rows: slice) -> list[T]: ...
-    def __getitem__(self, rows: int | slice) -> T | list[T]:
-        if isinstance(rows, int):
-            return self._values[0 if len(self._values) == 1 else rows]
-        return self._values * len(range(self._rows)[rows]) if len(self._values) == 1 else self._values[rows]
-
-    def __setitem__(self, rows: slice, values: list[T]) -> None:
-        if len(values) == self._rows:
-            every = values
-        else:
-            every = self[:]
-            every[rows] = values
-        self._values = every[:1] if _same(every) else every
-
-    def more(self, rows: slice, q: int) -> None:
-        """Add to the numbers of some rows."""
-        values: list[Any] = self._values if len(range(self._rows)[rows]) == self._rows else self[rows]
-        added = [value + q for value in values]
-        self[rows] = added * len(range(self._rows)[rows]) if len(added) == 1 else added
-
-    def select(self, rows: list[int]) -> None:
-        every = [self[row] for row in rows]
-        self._rows = len(every)
-        self[:] = every
 
 
 class _Open(NamedTuple):
@@ -173,11 +134,10 @@ class Ledger:
             full = [most is not None and tokens >= most for tokens, most in zip(held, capacity, strict=True)]
             if not any(full):
                 return True
-            return all(full) and _same(held) and _same(capacity)
-        same = (held, capacity, self.cursor[rows], self.seen[rows])
-        return all(_same(numbers) for numbers in same) and _same(
-            [block.tokens if block else 0 for block in self._open[rows]]
-        )
+            return all(full) and same(held) and same(capacity)
+        alike = (held, capacity, self.cursor[rows], self.seen[rows])
+        opened = [block.tokens if block else 0 for block in self._open[rows]]
+        return all(same(numbers) for numbers in (*alike, opened))
 
     def copy_tensors(self) -> None:
         """Replace every tensor by a copy."""
@@ -277,14 +237,14 @@ class Ledger:
         order = self.part(self.order, rows)
         if n < self.slots:
             order = order[..., :n]
-        if _same(held):
+        if same(held):
             slots = order[..., held[0] : held[0] + q]
             last: int | Tensor = held[0] + q - 1
         else:  # one newcomer each
             each = torch.tensor(held, device=self.device)[:, None, None]
             slots, last = order.gather(2, each.expand(-1, self.heads, 1)), each
         ranks = torch.empty_like(order).scatter_(2, order, self._count(n).expand_as(order))
-        return Places(slots, last - ranks, _same(held) and n == held[0] + q, max(room(longest + q, most), n))
+        return Places(slots, last - ranks, same(held) and n == held[0] + q, max(room(longest + q, most), n))
 
     def step(self, rows: slice, places: Places, observed: Tensor | None, *, unfinished: bool = False) -> None:
         """Add newcomers at `places`, note what their queries saw, evict down to the capacity.
@@ -345,7 +305,7 @@ class Ledger:
 
     def _shared(self, per_row: list[int]) -> int | Tensor:
         """The number that all rows have, or LongTensor [rows, 1, 1] if they differ."""
-        if _same(per_row):
+        if same(per_row):
             return per_row[0]
         return torch.tensor(per_row, device=self.device)[:, None, None]
 
@@ -435,11 +395,6 @@ def room(tokens: int, most: int | None) -> int:
     """How many slots to have for `tokens`: some more at once, but not beyond `most`, unless `tokens` is."""
     target = -(-tokens // GROWTH) * GROWTH
     return target if most is None else max(min(target, most), tokens)
-
-
-def _same(per_row: list) -> bool:
-    """Whether all rows have the same number; written so that torch.compile need not know which."""
-    return all(value == per_row[0] for value in per_row[1:])
 
 
 class _View:

@@ -1,0 +1,51 @@
+"""Numbers that rows have each, and nearly always all the same."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, TypeVar, overload
+
+T = TypeVar("T")
+
+
+class PerRow(Generic[T]):
+    """A list with a value for each row, written once while all rows have the same: a compiled step then sees a single
+    number that changes, not one for each row."""
+
+    def __init__(self, value: T, rows: int) -> None:
+        self._values, self._rows = [value], rows
+
+    def __len__(self) -> int:
+        return self._rows
+
+    @overload
+    def __getitem__(self, rows: int) -> T: ...
+    @overload
+    def __getitem__(self, rows: slice) -> list[T]: ...
+    def __getitem__(self, rows: int | slice) -> T | list[T]:
+        if isinstance(rows, int):
+            return self._values[0 if len(self._values) == 1 else rows]
+        return self._values * len(range(self._rows)[rows]) if len(self._values) == 1 else self._values[rows]
+
+    def __setitem__(self, rows: slice, values: list[T]) -> None:
+        if len(values) == self._rows:
+            every = values
+        else:
+            every = self[:]
+            every[rows] = values
+        self._values = every[:1] if same(every) else every
+
+    def more(self, rows: slice, q: int) -> None:
+        """Add to the numbers of some rows."""
+        values: list[Any] = self._values if len(range(self._rows)[rows]) == self._rows else self[rows]
+        added = [value + q for value in values]
+        self[rows] = added * len(range(self._rows)[rows]) if len(added) == 1 else added
+
+    def select(self, rows: list[int]) -> None:
+        every = [self[row] for row in rows]
+        self._rows = len(every)
+        self[:] = every
+
+
+def same(per_row: list) -> bool:
+    """Whether all rows have the same number; written so that torch.compile need not know which."""
+    return all(value == per_row[0] for value in per_row[1:])
