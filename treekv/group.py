@@ -83,8 +83,8 @@ class Group:
     def _tidy(self) -> None:
         """Blocks need more slots than single newcomers; give those back."""
         assert self.ledger is not None
-        capacity = self.ledger.capacity[0]
-        if capacity is None or self.ledger.slots <= max(capacity, self.ledger.held[0]) + 1:
+        capacity = [most for most in self.ledger.capacity[:] if most is not None]
+        if not capacity or self.ledger.slots <= max(*capacity, *self.ledger.held[:]) + 1:
             return
         self.ledger.close()
         for layer in self.layers:

@@ -150,11 +150,6 @@ class Ledger:
         """A view of some rows; the tensor itself if that is all of them."""
         return tensor if len(self.held[rows]) == len(self.held) else tensor[rows]
 
-    def ranks(self, rows: slice) -> Tensor:
-        """LongTensor [rows, heads, slots]: the rank of each slot; those of free ones are `held` and more."""
-        order = self.part(self.order, rows)
-        return torch.empty_like(order).scatter_(2, order, self._count(order.shape[2]).expand_as(order))
-
     def positions(self, rows: slice) -> Tensor:
         """LongTensor [rows, heads, held]: true positions, ascending, of rows that hold equally many."""
         held = self.held[rows][0]

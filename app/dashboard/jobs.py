@@ -109,7 +109,7 @@ class Job(Generic[T]):
         except MemoryError:
             self.error = "There is not enough memory; take fewer tokens, fewer layers or a smaller model."
             self.state = "failed"
-        except Exception as error:
+        except BaseException as error:  # whatever it is: a thread that ended here would leave the queue standing
             _log.exception("the job %r failed", self.title)
             kind = type(error).__name__
             self.error = f"This did not work because of an unexpected error ({kind}); the server's log says more."
