@@ -24,6 +24,7 @@ DATASETS: Final = {
     "pg19": ("emozilla/pg19", "test", "text"),
     "openwebtext2": ("Geralt-Targaryen/openwebtext2", "train", "text"),
 }
+PASS_TOKENS: Final = 512  # of all rows in one pass: enough to keep a processor busy, logits of a few hundred MB
 CELLS: Final = 256  # of loss by position, whatever the length
 _LOOKED_AT: Final = 50  # texts of a hub data set for each document wanted, at most
 
@@ -126,10 +127,17 @@ class Perplexity:
         used = self._settings(config)
         ids = torch.tensor([document.data["ids"] for document in documents])
         cache = TreeKVCache(used, model.config)
-        result = stream_perplexity(model, ids, cache, self.decode_block, progress, self.prompt)
+        result = stream_perplexity(model, ids, cache, self._chunk(len(documents)), progress, self.prompt)
         return [
             self._measurement(model, tokenizer, used, result, row, document) for row, document in enumerate(documents)
         ]
+
+    def _chunk(self, rows: int) -> int:
+        """Tokens of a row in one pass. A stream is evicted block by block in passes of any length, so several blocks go
+        together; after a prompt, what goes together is evicted together."""
+        if self.prompt:
+            return self.decode_block
+        return self.decode_block * max(1, PASS_TOKENS // (rows * self.decode_block))
 
     def _settings(self, config: TreeKVConfig | None) -> TreeKVConfig:
         if config is None or config.policy == "full":
