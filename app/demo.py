@@ -32,8 +32,7 @@ class Generated:
 def settings(tokens: int) -> dict[str, TreeKVConfig]:
     """The settings to compare, by policy; "tree" is the object that is saved and that generation uses."""
     tree = TreeKVConfig(policy="tree", cache_size=tokens // SHARE, prefill="stream", block_size=CHUNK)
-    # The same blocks for all: up to a block more is held while it is read.
-    return {policy: tree.replace(policy=policy, block_size=CHUNK) for policy in TITLES}
+    return {policy: tree.replace(policy=policy) for policy in TITLES}
 
 
 def stream(model: Any, ids: torch.Tensor, configs: dict[str, TreeKVConfig], stage: Stage) -> dict[str, StreamResult]:

@@ -74,7 +74,7 @@ def main() -> None:
         f"{arguments.cache_size}, {arguments.block} tokens at a time; perplexity once the cache is full"
     )
     full = score(run(TreeKVConfig(policy="full")))
-    window = score(run(base.replace(policy="streaming", block_size=base.block_size)))
+    window = score(run(base.replace(policy="streaming")))
     table = Table("setting", "perplexity", "gap")
     table.add_row("full cache", f"{full:.2f}", "100 %")
     table.add_row("StreamingLLM", f"{window:.2f}", "0 %")
@@ -85,7 +85,7 @@ def main() -> None:
     for group, settings in (("policies", POLICIES), ("options", OPTIONS)):
         if arguments.only in (None, group):
             for name, changes in settings.items():
-                add(name, score(run(base.replace(**{"block_size": base.block_size, **changes}))))
+                add(name, score(run(base.replace(**changes))))
     if arguments.only in (None, "blocks"):
         for block in BLOCKS:
             add(f"TreeKV, {block} at a time", score(run(base.replace(block_size=block), block)))

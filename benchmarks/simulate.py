@@ -58,9 +58,7 @@ def main() -> None:
         f"{arguments.model}, {len(run.layers)} layers, cache of {arguments.cache_size}"
     )
     base = TreeKVConfig(cache_size=arguments.cache_size, prefill="stream", block_size=16)
-    configs = {
-        name: base.replace(policy=name, prefill="stream", block_size=16) for name in arguments.policies.split(",")
-    }
+    configs = {name: base.replace(policy=name) for name in arguments.policies.split(",")}
     if arguments.closeness:
         closeness(model, run, ids, configs, arguments.figure)
     else:

@@ -136,7 +136,9 @@ class TreeKVConfig:
 
         Sizes that have the value they would have by default (`sink_size`, `recent_size`, `block_size`,
         `window_size`) are derived again from the changed fields, so `config.replace(cache_size=64)` and
-        `config.replace(policy=...)` mean what they say. Other sizes stay, and may then not fit.
+        `config.replace(policy=...)` mean what they say. Other sizes stay, and may then not fit. With the same
+        `cache_size`, `block_size` changes only if it no longer fits: up to a block more is held while it is read, so
+        settings are compared fairly only with equal blocks.
         """
         _check_fields(changes)
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -149,7 +151,10 @@ class TreeKVConfig:
             fields["window_size"] = None
         if self.block_size == self._default_block_size():
             fields["block_size"] = None
-        return TreeKVConfig(**(fields | changes))
+        new = TreeKVConfig(**(fields | changes))
+        if not changes.keys() & {"cache_size", "block_size"} and new._can_use(self.block_size):
+            return TreeKVConfig(**(fields | {"block_size": self.block_size} | changes))
+        return new
 
     def for_policy(self, policy: str) -> TreeKVConfig:
         """The same budget under another policy, for comparison.
@@ -262,6 +267,13 @@ class TreeKVConfig:
 
     def _default_block_size(self) -> int:
         """The largest power of two up to 64 that divides the cache and that the policy can use (1 always can)."""
+        block = LARGEST_DEFAULT_BLOCK
+        while block > 1 and not self._can_use(block):
+            block //= 2
+        return block
+
+    def _can_use(self, block: int) -> bool:
+        """Whether blocks of this size divide the cache, of every layer, and suit the policy."""
         policy = policies.get(self.policy)
         sizes = [self.cache_size]
         if isinstance(self.budgets, tuple):
@@ -269,10 +281,7 @@ class TreeKVConfig:
         elif self.budgets in SHAPES:
             sizes = [self.cache_size, self.cache_size // 2]
         variants = [self] if sizes == [self.cache_size] else [self._resized(size) for size in sizes]
-        block = LARGEST_DEFAULT_BLOCK
-        while block > 1 and any(c.cache_size % block or not policy.fits_blocks(c, block) for c in variants):
-            block //= 2
-        return block
+        return all(c.cache_size % block == 0 and policy.fits_blocks(c, block) for c in variants)
 
     def _resized(self, size: int) -> TreeKVConfig:
         """A copy with another capacity and one-token blocks, to ask a policy about."""

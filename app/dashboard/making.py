@@ -69,8 +69,8 @@ def configs(order: Order) -> dict[str, TreeKVConfig]:
     """The settings to simulate, by policy. Raises TreeKVError for a budget that they cannot have."""
     if not order.policies:
         raise TreeKVError("no policy is chosen; choose at least one")
-    tree = TreeKVConfig(cache_size=order.cache_size, prefill="stream")  # the same blocks for all
-    return {policy: tree.replace(policy=policy, block_size=tree.block_size) for policy in order.policies}
+    tree = TreeKVConfig(cache_size=order.cache_size, prefill="stream")
+    return {policy: tree.replace(policy=policy) for policy in order.policies}
 
 
 def check(order: Order, root: Path) -> None:

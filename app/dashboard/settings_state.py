@@ -166,12 +166,10 @@ def with_changes(config: TreeKVConfig, **changes: Any) -> TreeKVConfig:
     Raises:
         TreeKVError: the first refusal, if nothing of this helps.
     """
-    # The same block for every policy: up to a block more is held while it is read, so larger ones look better.
-    same = {"block_size": config.block_size}
     if "policy" in changes:
         config = config.for_policy(changes.pop("policy"))
     refused = None
-    for relaxed in (same, {"block_size": None}, {"block_size": None, "recent_size": None}):
+    for relaxed in ({}, {"block_size": None}, {"block_size": None, "recent_size": None}):
         try:
             return config.replace(**(relaxed | changes))
         except TreeKVError as error:

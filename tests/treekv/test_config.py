@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from treekv import TreeKVConfig, TreeKVError
+from treekv import TreeKVConfig, TreeKVError, policies
 
 
 def test_defaults_are_the_papers():
@@ -131,3 +131,26 @@ def test_replace_derives_again_what_was_derived():
     assert TreeKVConfig(recent_size=100).replace(cache_size=512).recent_size == 100
     with pytest.raises(TreeKVError, match="'cachesize'"):
         config.replace(cachesize=3)
+
+
+@pytest.mark.parametrize("policy", policies.names())
+def test_settings_to_compare_read_a_prompt_in_equal_blocks(policy):
+    tree = TreeKVConfig(cache_size=128, prefill="stream")
+    assert tree.block_size == 16 and TreeKVConfig(policy="streaming", cache_size=128).block_size == 64
+    if policies.get(policy).evicts_decoding:  # the others refuse prefill "stream"
+        assert tree.replace(policy=policy).block_size == 16
+    assert tree.for_policy(policy).block_size == 16
+
+
+def test_a_block_stays_where_it_fits():
+    tree = TreeKVConfig(cache_size=128, prefill="stream")
+    assert TreeKVConfig(cache_size=128, sink_size=0, recent_size=0).block_size == 64
+    assert tree.replace(sink_size=0, recent_size=0).block_size == 16
+
+
+def test_a_block_that_no_longer_fits_is_derived_anew():
+    window = TreeKVConfig(policy="streaming", cache_size=128)
+    assert window.block_size == 64
+    assert window.replace(policy="tree") == TreeKVConfig(cache_size=128)
+    assert TreeKVConfig(cache_size=128).replace(recent_size=80).block_size == 16
+    assert TreeKVConfig(cache_size=128).replace(recent_size=88).block_size == 8
