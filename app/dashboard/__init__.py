@@ -25,6 +25,16 @@ THEME: Final = {
     "theme.dark.secondaryBackgroundColor": "#1a202a",
     "theme.dark.textColor": "#e6e9f0",
 }
+# The pages in the order of the work: the name of the file in `views/` (with - for _ the address), and the title.
+PAGES: Final = {
+    "start": "Start",
+    "wavelets": "Wavelets",
+    "eviction_map": "Eviction map",
+    "compare": "Compare",
+    "generate": "Generate",
+    "take_away": "Take away",
+    "results": "Results",
+}
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
 
@@ -47,8 +57,12 @@ def serve(run: Path | None, *, host: str = "127.0.0.1", port: int = 8501, browse
         os.environ[RUN_VARIABLE] = run.resolve().name
 
     import streamlit as st
+    from starlette.middleware import Middleware
 
-    st.App(Path(__file__).with_name("main.py")).run(config=server_options(host, port, browser))
+    from app.dashboard.addressing import KnownAddress
+
+    app = st.App(Path(__file__).with_name("main.py"), middleware=[Middleware(KnownAddress)])
+    app.run(config=server_options(host, port, browser))
 
 
 def server_options(host: str, port: int, browser: bool) -> dict[str, Any]:

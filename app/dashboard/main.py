@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app.dashboard import run_state, theming
+from app.dashboard import PAGES, run_state, theming
 
 st.set_page_config(page_title="TreeKV", page_icon="🌲", layout="wide")
 theming.dress()
-PAGES = {
-    "start": "Start",
-    "wavelets": "Wavelets",
-    "eviction_map": "Eviction map",
-    "compare": "Compare",
-    "generate": "Generate",
-    "take_away": "Take away",
-    "results": "Results",
-}
 pages = {
     name: st.Page(f"views/{name}.py", title=title, url_path=name.replace("_", "-"), default=name == "start")
     for name, title in PAGES.items()
-    if (run_state.VIEWS / f"{name}.py").exists()
 }
 page = st.navigation(list(pages.values()))
 run = run_state.find_run()
 with st.sidebar:
     if run is not None:
         run_state.describe(run)
-        if page in [pages.get(name) for name in ("wavelets", "eviction_map", "compare")]:
+        if page in [pages[name] for name in ("wavelets", "eviction_map", "compare")]:
             run_state.choose_view(run)
 page.run()

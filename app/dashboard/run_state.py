@@ -24,7 +24,6 @@ from treekv import TreeKVError
 
 T = TypeVar("T")
 ALL = "all"
-VIEWS = Path(__file__).with_name("views")
 VIEW = ("layer", "head", "positions")  # what the sidebar chooses, in the session and in the address
 LEAST_STRETCH: Final = 16  # positions; fewer show no band
 MOST_SHOWN: Final = 2048  # tokens of text at once

@@ -29,8 +29,6 @@ FLAGS = [
     "--disable-sync",
 ]
 SETTLED = "[data-testid=stApp][data-test-script-state=notRunning]"
-# Below a page's own path Streamlit looks for its health and its settings once more, where they are not.
-UNFOUND = ["Failed to load resource: the server responded with a status of 404 (Not Found)"] * 2
 SECOND = 1000  # playwright counts milliseconds
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import streamlit as st
 
 from app import run_folder, wording
-from app.dashboard import UPLOAD_MB, jobs, making, models, run_state
+from app.dashboard import PAGES, UPLOAD_MB, jobs, making, models, run_state
 from app.dashboard.making import Order
 from app.run_folder import RunFolder
 from app.sample_text import sample_text
@@ -43,10 +43,7 @@ def tour() -> None:
         for number, (page, words) in enumerate(TOUR, start=1):
             text, link = st.columns([5, 1.3], vertical_alignment="center")
             text.markdown(f"{number}. {words}")
-            if (run_state.VIEWS / f"{page}.py").exists():
-                link.page_link(
-                    f"views/{page}.py", label=page.replace("_", " ").capitalize(), icon=":material/arrow_forward:"
-                )
+            link.page_link(f"views/{page}.py", label=PAGES[page], icon=":material/arrow_forward:")
 
 
 def opened(run: RunFolder) -> None:
