@@ -20,9 +20,13 @@ READ_QUALITY: Final = (
     "Each line is one policy: the higher its line stays (or the lower, where less is better) towards small "
     "budgets, the less it loses; where bars overlap widely, look at the paired difference in the table."
 )
+READ_RANKING: Final = (
+    "Each dot is one policy, the best on top: bars overlap widely where documents differ much, so for who is better "
+    "look at the paired difference in the table."
+)
 READ_LOSS: Final = (
-    "Each line is one cache along the text: the gap to the full cache is what forgetting costs there, and a gap that "
-    "widens to the right is a cache that degrades with length."
+    "Each line is one cache along the text, measured from the dashed line: how high it lies is what forgetting costs "
+    "there, and one that rises to the right degrades with length."
 )
 READ_NEEDLES: Final = (
     "Each small grid is one cache: a dark cell is a length and depth at which what was hidden there is not found; the "
@@ -105,7 +109,8 @@ def _section(made: Table, rows: list[Row], cells: list[Cell]) -> Section:
     for together in places.values():
         of = [row for row in rows if row.group == together[0].group and row.estimate is not None]
         if len(of) > 1:
-            pictures.append((_later(plots.quality, of), READ_QUALITY))
+            several = len({row.budget for row in of if row.budget is not None}) > 1
+            pictures.append((_later(plots.quality, of), READ_QUALITY if several else READ_RANKING))
         if any("by_position" in record.detail for cell in together for record in cell.records):
             pictures.append((_later(plots.loss_by_position, together), READ_LOSS))
     if any("depth" in record.facts and record.error is None for cell in own for record in cell.records):

@@ -33,7 +33,7 @@ def bias(found: xr.Dataset) -> go.Figure:
         f"after {int(found.attrs['step']) + 1:,} tokens · {heads}, whiskers: standard deviation",
         "Bars of two numbers a policy, distance of the kept tokens from the tree's ideal density and Gini coefficient "
         f"over tenths of the text, {heads}: {'; '.join(words)}.",
-        ["distance to the tree's ideal", "unevenness over tenths of the text (\u25c6 the ideal's)"],
+        ["distance to the tree's ideal", "over tenths of the text (\u25c6 ideal)"],
         2,
         210 + 34 * len(names),
         shared=False,

@@ -65,6 +65,8 @@ def growth_grid(spectrum: xr.Dataset, band: str | None = None) -> go.Figure:
 
 
 def _written(value: float) -> str:
+    if value >= 1e4:
+        return f"{value / 1e3:.0f}k" if value < 1e6 else f"{value:.0e}"
     return f"{value:,.0f}" if value >= 10 else f"{value:.1f}" if value >= 0.95 else f"{value:.2g}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
@@ -17,12 +17,14 @@ _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 _FULL = "#5b6372"
 _ACROSS = 4  # small grids in a row
+_POOLS = 16  # points of a line of losses
 
 
 def quality(rows: Sequence[Row]) -> go.Figure:
     """Draw the mean score (y) of each settings against the budget (x), with its bootstrap interval.
 
-    What has no budget, the full cache, is a dashed line across. The text alternative is in `layout.meta["alt"]`.
+    What has no budget, the full cache, is a dashed line across. With a single budget settings stand below each other
+    instead, the best on top. The text alternative is in `layout.meta["alt"]`.
 
     Args:
         rows: of `analysis.evaluation.table.table`, of one model, task and group.
@@ -39,13 +41,17 @@ def quality(rows: Sequence[Row]) -> go.Figure:
     budgets = sorted({row.budget for row in rows if row.budget is not None}, key=budget_order)
     labels = [f"{budget:,}" if isinstance(budget, int) else str(budget) for budget in budgets]
     told = [f"{row.name} at {row.budget or 'all'} {_told(row)}" for row in rows]
-    arrow = "lower" if lower_is_better(first.score) else "higher"
-    figure = theme.figure(
-        f"{theme.shown(first.task)}: {theme.shown(first.score)} against budget",
-        f"{theme.shown(first.model)}{theme.shown(described(first.group), 80)} · {arrow} is better · bars are 95 % "
-        "bootstrap intervals",
-        f"Mean {first.score} by settings and budget: {'; '.join(told)}.",
+    alt = f"Mean {first.score} by settings and budget: {'; '.join(told)}."
+    less = lower_is_better(first.score)
+    subtitle = (
+        f"{theme.shown(first.model)}{theme.shown(described(first.group), 80)} · {'lower' if less else 'higher'} is "
+        "better · bars are 95 % bootstrap intervals"
     )
+    task, score = theme.shown(first.task), theme.shown(first.score)
+    if len(budgets) < 2:
+        held = f" with {labels[0]} held" if labels else ""
+        return _ranking(rows, f"{task}: {score}{held}", subtitle, alt)
+    figure = theme.figure(f"{task}: {score} against budget", subtitle, alt)
     names = list(dict.fromkeys(row.name for row in rows if row.budget is not None))
     for number, (name, colour) in enumerate(zip(names, theme.ordered_colours(len(names)), strict=True)):
         own = [row for row in rows if row.name == name and row.budget is not None]
@@ -79,14 +85,48 @@ def quality(rows: Sequence[Row]) -> go.Figure:
                 hovertemplate=f"{theme.shown(row.name)}: %{{y:.4g}}<extra></extra>",
             )
     figure.update_xaxes(title="budget (tokens, or share of the document)", type="category")
-    figure.update_yaxes(title=theme.shown(first.score))
+    figure.update_yaxes(title=score)
     return figure.update_layout(showlegend=True)
 
 
-def loss_by_position(cells: Sequence[Cell]) -> go.Figure:
-    """Draw the mean loss (y, nats a token) against the position in the text (x), one line for each cell.
+def _ranking(rows: Sequence[Row], title: str, subtitle: str, alt: str) -> go.Figure:
+    """Settings of one budget below each other, the best on top; the full cache is grey and its mean a line."""
+    less = lower_is_better(rows[0].score)
+    ranked = sorted(rows, key=_mean, reverse=less)  # from below
+    figure = theme.figure(title, subtitle, alt, height=190 + 30 * len(ranked))
+    means = [_mean(row) for row in ranked]
+    ends = [
+        (e.low, e.high) if (e := row.estimate) and e.low is not None and e.high is not None else None for row in ranked
+    ]
+    figure.add_scatter(
+        x=means,
+        y=[_name(row) for row in ranked],
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": [end[1] - mean if end else 0.0 for mean, end in zip(means, ends, strict=True)],
+            "arrayminus": [mean - end[0] if end else 0.0 for mean, end in zip(means, ends, strict=True)],
+            "thickness": 1.2,
+            "color": _FULL,
+        },
+        mode="markers",
+        marker={"size": 11, "color": [_FULL if row.budget is None else theme.ordered_colours(1)[0] for row in ranked]},
+        hovertemplate="%{y}: %{x:.4g}<extra></extra>",
+    )
+    for row in rows:
+        if row.budget is None:
+            figure.add_vline(x=_mean(row), line={"color": _FULL, "width": 1.5, "dash": "dash"})
+    figure.update_xaxes(title=theme.shown(rows[0].score))
+    figure.update_yaxes(type="category", showgrid=False, automargin=True)
+    return figure.update_layout(showlegend=False)
 
-    The text alternative is in `layout.meta["alt"]`.
+
+def loss_by_position(cells: Sequence[Cell]) -> go.Figure:
+    """Draw how much more loss (y, nats a token) each cell has than the full cache along the text (x).
+
+    Where no cell is the full cache they are compared with the mean of all; a single one is drawn as it is. Losses are
+    those of the documents that all cells have, pooled to at most 16 stretches: the text's own ups and downs are far
+    larger than what settings differ by. The text alternative is in `layout.meta["alt"]`.
 
     Args:
         cells: of `analysis.evaluation.table.cells`, of one model, task and group; records without
@@ -95,37 +135,50 @@ def loss_by_position(cells: Sequence[Cell]) -> go.Figure:
     Raises:
         TreeKVError: no record has losses by position.
     """
-    lines = [(cell, line) for cell in cells if (line := _mean_loss(cell)) is not None]
-    if not lines:
+    found = {_label(cell): (cell, losses) for cell in cells if (losses := _losses(cell))}
+    if not found:
         raise TreeKVError("no record has losses by position; the task ppl gives them")
-    first = lines[0][0]
-    if any(cell.place != first.place for cell, _ in lines):
+    first = next(cell for cell, _ in found.values())
+    if any(cell.place != first.place for cell, _ in found.values()):
         raise TreeKVError("cells of several models, tasks or lengths cannot be one figure")
+    documents = set.intersection(*(set(losses) for _, losses in found.values()))
+    of = {name: {d: losses[d] for d in documents or losses} for name, (_, losses) in found.items()}
+    where = sorted(set.intersection(*(set(one) for losses in of.values() for one in losses.values())))
+    pools = [pool for pool in np.array_split(np.array(where), min(_POOLS, len(where)) or 1) if len(pool)]
+    lines = {name: np.array([_pooled(losses.values(), pool) for pool in pools]) for name, losses in of.items()}
+    full = next((name for name, (cell, _) in found.items() if cell.budget is None), None)
+    reference = np.zeros(len(pools))
+    title, axis = "loss against position", "loss (nats a token)"
+    if len(lines) > 1 and documents:
+        reference = np.mean(list(lines.values()), axis=0) if full is None else lines[full]
+        compared = "the mean of all" if full is None else "the full cache"
+        title, axis = f"loss above {compared}, by position", f"loss above {compared} (nats a token)"
     told = []
-    for cell, (_, loss, _) in lines:
+    for name, loss in lines.items():
         quarters = [part.mean() for part in np.array_split(loss, min(4, len(loss)))]
-        told.append(f"{_label(cell)} {', '.join(f'{value:.3f}' for value in quarters)}")
-    documents = max(count for _, (_, _, count) in lines)
+        told.append(f"{name} {', '.join(f'{value:.3f}' for value in quarters)}")
     figure = theme.figure(
-        f"{theme.shown(first.task)}: loss against position",
-        f"{theme.shown(first.model)}{theme.shown(described(first.group), 80)} · mean of {documents} documents · lower "
-        "is better",
+        f"{theme.shown(first.task)}: {title}",
+        f"{theme.shown(first.model)}{theme.shown(described(first.group), 80)} · mean of "
+        f"{max(len(losses) for losses in of.values())} documents · lower is better",
         f"Mean loss in nats in the quarters of the text, from the first to the last: {'; '.join(told)}.",
     )
-    for number, ((cell, (position, loss, _)), colour) in enumerate(
-        zip(lines, theme.ordered_colours(len(lines)), strict=True)
-    ):
-        label = theme.shown(_label(cell))
+    drawn = {name: loss - reference for name, loss in lines.items() if name != full or not reference.any()}
+    for number, ((name, loss), colour) in enumerate(zip(drawn.items(), theme.ordered_colours(len(drawn)), strict=True)):
+        label = theme.shown(name)
         figure.add_scatter(
-            x=position,
+            x=[int(pool[0]) for pool in pools],
             y=loss,
-            mode="lines" if len(position) > 1 else "markers",
+            mode="lines+markers" if len(pools) > 1 else "markers",
             name=label,
             line={"color": colour, "width": 2, "dash": _DASHES[number % len(_DASHES)]},
+            marker={"symbol": _SYMBOLS[number % len(_SYMBOLS)], "size": 6},
             hovertemplate=f"{label}, from token %{{x:,}}: %{{y:.3f}}<extra></extra>",
         )
+    if reference.any():
+        figure.add_hline(y=0, line={"color": _FULL, "width": 1.5, "dash": "dash"})
     figure.update_xaxes(title="position in the text (tokens)")
-    figure.update_yaxes(title="loss (nats a token)")
+    figure.update_yaxes(title=axis)
     return figure.update_layout(showlegend=True)
 
 
@@ -206,6 +259,14 @@ def _place(row: Row) -> tuple[str, str, dict[str, object], str]:
     return row.model, row.task, row.group, row.score
 
 
+def _mean(row: Row) -> float:
+    return row.estimate.mean if row.estimate else math.nan
+
+
+def _name(row: Row) -> str:
+    return theme.shown(f"{row.name} (all tokens)" if row.budget is None else row.name)
+
+
 def _told(row: Row) -> str:
     estimate = row.estimate
     if estimate is None:
@@ -219,21 +280,24 @@ def _label(cell: Cell) -> str:
     return cell.name if cell.budget is None else f"{cell.name} at {cell.budget}"
 
 
-def _mean_loss(cell: Cell) -> tuple[np.ndarray, np.ndarray, int] | None:
-    """Positions, the mean loss there over the documents that reach them, and how many documents there are."""
-    sums: dict[int, list[float]] = {}
-    documents = 0
+def _losses(cell: Cell) -> dict[str, dict[int, tuple[float, int]]]:
+    """Of every document that has them: the mean loss and the number of tokens by the first position of each stretch."""
+    found = {}
     for record in cell.records:
-        found = record.detail.get("by_position")
-        if record.error is not None or not found:
-            continue
-        documents += 1
-        for position, loss in zip(found["position"], found["loss"], strict=True):
-            sums.setdefault(int(position), []).append(float(loss))
-    if not sums:
-        return None
-    positions = sorted(sums)
-    return np.array(positions), np.array([np.mean(sums[position]) for position in positions]), documents
+        by = record.detail.get("by_position")
+        if record.error is None and by:
+            each = zip(by["position"], by["loss"], by["tokens"], strict=True)
+            found[str(record.of.document)] = {int(position): (float(loss), int(n)) for position, loss, n in each}
+    return found
+
+
+def _pooled(documents: Iterable[dict[int, tuple[float, int]]], pool: np.ndarray) -> float:
+    """The mean over documents of the loss of a token in a stretch."""
+    means = []
+    for losses in documents:
+        loss, tokens = zip(*(losses[position] for position in pool.tolist()), strict=True)
+        means.append(np.average(loss, weights=tokens))
+    return float(np.mean(means))
 
 
 def _percent(scores: list[float] | None) -> int | None:

@@ -16,6 +16,8 @@ from plotly.subplots import make_subplots
 from treekv.errors import TreeKVError
 
 MAX_CELLS = 512
+LINE = 96  # characters of a second line that fit a narrow page
+LINE_HEIGHT = 18
 
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif"
 _INK, _QUIET, _GRID = "#1f2430", "#5b6372", "#e6e8ec"
@@ -41,10 +43,12 @@ def grid(
         vertical_spacing=0.22 / rows,
     )
     figure.update_annotations(font={"size": 14})
-    return _dressed(figure, title, subtitle, alt, height).update_layout(margin={"t": 115})
+    return _dressed(figure, title, subtitle, alt, height, top=115)
 
 
-def _dressed(figure: go.Figure, title: str, subtitle: str, alt: str, height: int) -> go.Figure:
+def _dressed(figure: go.Figure, title: str, subtitle: str, alt: str, height: int, top: int = 90) -> go.Figure:
+    lines = _wrapped(subtitle)
+    more = LINE_HEIGHT * (len(lines) - 1)
     axis = {
         "gridcolor": _GRID,
         "linecolor": _QUIET,
@@ -57,18 +61,22 @@ def _dressed(figure: go.Figure, title: str, subtitle: str, alt: str, height: int
         {
             "title": {
                 "text": title,
-                "subtitle": {"text": subtitle, "font": {"size": 13, "color": _QUIET}},
+                "subtitle": {"text": "<br>".join(lines), "font": {"size": 13, "color": _QUIET}},
                 "font": {"size": 18},
                 "x": 0.01,
                 "xanchor": "left",
+                "y": 1,
+                "yanchor": "top",
+                "yref": "container",
+                "pad": {"t": 24},
             },
             "font": {"family": _FONT, "size": 13, "color": _INK},
             "paper_bgcolor": "white",
             "plot_bgcolor": "white",
             "xaxis": axis,
             "yaxis": axis,
-            "height": height,
-            "margin": {"l": 80, "r": 30, "t": 90, "b": 60},
+            "height": height + more,
+            "margin": {"l": 80, "r": 30, "t": top + more, "b": 60},
             "hoverlabel": {"font": {"family": _FONT, "size": 12}},
             "meta": {"alt": alt},
         }
@@ -76,6 +84,18 @@ def _dressed(figure: go.Figure, title: str, subtitle: str, alt: str, height: int
     figure.update_xaxes(axis)
     figure.update_yaxes(axis)
     return figure
+
+
+def _wrapped(subtitle: str) -> list[str]:
+    """Its parts, which dots separate, in as few lines as fit."""
+    lines = [""]
+    for part in subtitle.split(" · "):
+        longer = f"{lines[-1]} · {part}" if lines[-1] else part
+        if len(longer) > LINE and lines[-1]:
+            lines.append(part)
+        else:
+            lines[-1] = longer
+    return lines
 
 
 def ordered_colours(count: int) -> list[str]:

@@ -10,9 +10,9 @@ from analysis.plot import theme
 
 # Variable, title, axis, no trend
 _PANELS = (
-    ("growth", "growth", "end over start (logarithmic)", 1.0),
-    ("slope", "Theil-Sen slope", "log, per 1,000 positions", 0.0),
-    ("rank_correlation", "rank correlation", "Spearman, with position", 0.0),
+    ("growth", "growth", "end over start (log scale)", 1.0),
+    ("slope", "Theil-Sen slope", "log per 1,000 tokens", 0.0),
+    ("rank_correlation", "rank correlation", "Spearman", 0.0),
 )
 _LOOKS = {
     "holds": {"symbol": "circle", "color": "#00224e"},

@@ -17,6 +17,7 @@ _ON_DARK: Final = {
     "#5b6372": "#aab2c0",
     "#e6e8ec": "#2c3340",
     "#f2f3f5": "#1d232e",
+    "#c9ced6": "#3d4656",
 }
 _PAPER: Final = {"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)"}
 _HOVER: Final = {"bgcolor": "#262d39", "font": {"color": "#e6e9f0"}}
@@ -59,7 +60,7 @@ def _relit(value: Any, data: bool, named_colour: bool = False) -> Any:
             key: inner if key == "colorscale" else _relit(inner, data, key.lower().endswith("color"))
             for key, inner in value.items()
         }
-    if isinstance(value, list) and value and isinstance(value[0], dict):
+    if isinstance(value, (list, tuple)) and value and (named_colour or isinstance(value[0], dict)):
         return [_relit(inner, data, named_colour) for inner in value]
     if named_colour and isinstance(value, str) and _COLOUR.fullmatch(value):
         return _ON_DARK.get(value.lower()) or (_lighter(value) if data else value)

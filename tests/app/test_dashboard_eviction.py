@@ -76,6 +76,7 @@ def test_a_dark_page_gets_light_ink_and_the_same_data() -> None:
     figure = analysis.plot.theme.figure("a", "b", "words")
     figure.add_scatter(x=[1], y=[2], line={"color": "#440154"})
     figure.add_scatter(x=[1], y=[2], line={"color": "#fde725"})
+    figure.add_scatter(x=[1, 2], y=[1, 2], text=["#440154", "white"], marker={"color": ["#440154", "#c9ced6"]})
     dark, light = theming.themed(figure, True), theming.themed(figure, False)
     assert dark.layout.font.color == "#e6e9f0"
     assert light.layout.font.color == "#1f2430"
@@ -83,8 +84,10 @@ def test_a_dark_page_gets_light_ink_and_the_same_data() -> None:
     assert light.data == figure.data
     assert dark.layout.meta == figure.layout.meta
     assert [trace.x for trace in dark.data] == [trace.x for trace in figure.data]
-    low, high = (brightness(trace.line.color) for trace in dark.data)
+    low, high = (brightness(trace.line.color) for trace in dark.data[:2])
     assert 90 < low < high
+    assert dark.data[2].text == ("#440154", "white")
+    assert brightness(dark.data[2].marker.color[0]) == low  # a list of colours too
 
 
 @pytest.mark.parametrize("make", ["eviction_map", "density", "tree"])

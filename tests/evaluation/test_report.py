@@ -6,6 +6,7 @@ import dataclasses
 import html.parser
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -272,18 +273,61 @@ def test_quality_is_drawn_with_its_intervals(records: list[Record]) -> None:
         plots.quality([])
 
 
-def test_loss_by_position_is_the_mean_over_documents() -> None:
-    def streamed(name: str, document: int, losses: list[float]) -> Record:
-        cells = {"position": [1, 5, 9][: len(losses)], "loss": losses, "tokens": [4] * len(losses)}
-        return record(name, document, 1.0, detail={"by_position": cells})
+def test_a_single_budget_is_drawn_as_a_ranking() -> None:
+    made = [record(name, d, score, budget=None if name == "full" else 64)
+            for name, scores in (("full", (9.0, 7.0)), ("tree", (6.0, 6.0)), ("streaming", (1.0, 4.0)))
+            for d, score in enumerate(scores)]  # fmt: skip
+    rows = table.table(made)
+    figure = plots.quality(rows)
+    [dots] = figure.data
+    assert list(dots.y) == ["streaming", "tree", "full (all tokens)"]  # the best on top
+    assert list(dots.x) == [2.5, 6.0, 8.0]
+    of = {row.name: row.estimate for row in rows}
+    assert list(dots.error_x.array) == pytest.approx([of[n].high - of[n].mean for n in ("streaming", "tree", "full")])
+    assert figure.layout.shapes[0].x0 == 8.0
+    assert "with 64 held" in figure.layout.title.text
 
-    made = [streamed("full", 0, [3.0, 2.0, 1.0]), streamed("full", 1, [5.0, 4.0]), streamed("tree", 0, [3.0, 2.5, 2.0])]
+
+def streamed(name: str, document: int, losses: list[float], budget: int | None = 64) -> Record:
+    cells = {"position": [1, 5, 9][: len(losses)], "loss": losses, "tokens": [4, 4, 2][: len(losses)]}
+    return record(name, document, 1.0, budget=budget, detail={"by_position": cells})
+
+
+def lines_of(figure: Any) -> dict[str, tuple[list[int], list[float]]]:
+    return {trace.name: (list(trace.x), pytest.approx(list(trace.y))) for trace in figure.data}
+
+
+def test_loss_by_position_is_drawn_above_that_of_the_full_cache() -> None:
+    made = [
+        streamed("full", 0, [3.0, 2.0, 1.0], None),
+        streamed("full", 1, [5.0, 4.0, 3.0], None),
+        streamed("full", 2, [9.0, 9.0, 9.0], None),  # the tree has not read this one
+        streamed("tree", 0, [3.0, 2.5, 2.0]),
+        streamed("tree", 1, [5.0, 4.0, 3.5]),
+    ]
     figure = plots.loss_by_position(table.cells(made))
-    lines = {trace.name: (list(trace.x), list(trace.y)) for trace in figure.data}
-    assert lines == {"full": ([1, 5, 9], [4.0, 3.0, 1.0]), "tree at 64": ([1, 5, 9], [3.0, 2.5, 2.0])}
-    assert "full 4.000, 3.000, 1.000" in figure.layout.meta["alt"]
+    assert lines_of(figure) == {"tree at 64": ([1, 5, 9], [0.0, 0.25, 0.75])}
+    assert "full 4.000, 3.000, 2.000" in figure.layout.meta["alt"]
+    assert "mean of 2 documents" in figure.layout.title.subtitle.text
+
+
+def test_loss_by_position_without_a_full_cache_is_drawn_above_the_mean() -> None:
+    made = [streamed("tree", 0, [3.0, 2.0, 1.0]), streamed("streaming", 0, [3.0, 4.0, 2.0])]
+    found = lines_of(plots.loss_by_position(table.cells(made)))
+    assert found == {"tree at 64": ([1, 5, 9], [0, -1, -0.5]), "streaming at 64": ([1, 5, 9], [0, 1, 0.5])}
+
+
+def test_one_line_of_losses_is_drawn_as_it_is() -> None:
+    figure = plots.loss_by_position(table.cells([streamed("tree", 0, [3.0, 2.0, 1.0])]))
+    assert lines_of(figure) == {"tree at 64": ([1, 5, 9], [3, 2, 1])}
     with pytest.raises(TreeKVError, match="no record has losses by position"):
         plots.loss_by_position(table.cells([record()]))
+
+
+def test_losses_are_pooled_by_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plots, "_POOLS", 1)
+    figure = plots.loss_by_position(table.cells([streamed("tree", 0, [3.0, 2.0, 1.0])]))
+    assert lines_of(figure) == {"tree at 64": ([1], [(3 * 4 + 2 * 4 + 1 * 2) / 10])}
 
 
 def test_the_needle_grid_is_the_mean_of_each_cell() -> None:

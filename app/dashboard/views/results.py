@@ -13,7 +13,8 @@ STYLE = """<style>
 .results { overflow-x: auto }
 .results table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem }
 .results caption { caption-side: top; text-align: left; font-weight: 600; font-size: 1.1rem }
-.results th, .results td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #8884 }
+.results th, .results td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #8884 }
+.results td { white-space: nowrap }
 .results th { white-space: normal; vertical-align: bottom }
 .results .left { text-align: left }
 </style>"""
