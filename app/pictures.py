@@ -12,8 +12,8 @@ from treekv.errors import TreeKVError
 WIDTH: Final = 1100  # pixels
 SCALE: Final = {"svg": 1, "png": 2}
 WITHOUT: Final = (
-    "SVG and PNG need the package kaleido and a Chrome or Chromium on this machine (pip install kaleido); without them "
-    "the camera in a picture's own toolbar saves it from your browser"
+    "SVG and PNG need the package kaleido (pip install 'treekv[pictures]') and a Chrome or Chromium on this machine; "
+    "without them the camera in a picture's own toolbar saves it from your browser"
 )
 
 

@@ -84,7 +84,12 @@ def tree(
     if stop - start <= _WORDS:
         ticks = [f"{tokens[position].strip() or '␣'}" for position in positions]
         figure.update_xaxes(tickvals=positions.tolist(), ticktext=ticks, tickangle=-60)
-    figure.update_xaxes(title="token, by its position in the text", showgrid=False, range=[start - 1, stop])
+    figure.update_xaxes(
+        title={"text": "token, by its position in the text", "standoff": 14},
+        showgrid=False,
+        range=[start - 1, stop],
+        automargin=True,
+    )
     figure.update_yaxes(
         title="step (tokens processed)", range=[start - 0.03 * (top - start), top + 0.05 * (top - start)]
     )

@@ -119,7 +119,6 @@ def test_pictures_are_files_that_ask_for_nothing() -> None:
 
 
 def test_svg_and_png_are_drawn_where_a_browser_is(opened) -> None:
-    pytest.importorskip("kaleido", reason="kaleido is not installed, so SVG and PNG cannot be drawn here")
     if not any(shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")):
         pytest.skip("no Chromium on the PATH, so SVG and PNG cannot be drawn; install the package chromium")
     test = opened()
