@@ -54,6 +54,11 @@ def at_site(key: Tensor, site: AttentionSite) -> Tensor:
     return key
 
 
+def site_of(key: Tensor) -> AttentionSite | None:
+    """Who answers the attention call that receives this key; None for PyTorch's own."""
+    return getattr(key, _SITE, None)
+
+
 def treekv_attention(
     module: nn.Module,
     query: Tensor,
@@ -68,7 +73,7 @@ def treekv_attention(
 
     Returns the attention output [batch, q, query_heads, head_dim] and None for the weights.
     """
-    site: AttentionSite | None = getattr(key, _SITE, None)
+    site = site_of(key)
     if site is None:
         mask = _materialized(attention_mask)
         return sdpa_attention_forward(module, query, key, value, mask, dropout=dropout, scaling=scaling, **kwargs)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from analysis.evaluation import options, texts
+from analysis.evaluation import options, reading, texts
 from analysis.evaluation.task import Document, Measurement, Progress
 from treekv import TreeKVCache, TreeKVConfig
 from treekv.errors import TreeKVError
@@ -97,7 +97,7 @@ def answer(
     withheld: bool = False,
     stop: Sequence[int] = (),
 ) -> Answer:
-    """Generate greedily after context and question.
+    """Generate greedily after context and question: always the token with the highest logit, nothing else weighed in.
 
     Args:
         model, tokenizer: of transformers, the model with the attention implementation "treekv".
@@ -116,27 +116,21 @@ def answer(
     config = TreeKVConfig(policy="full") if config is None else config
     length = len(context) + len(question)
     _check_window(model, config, length, tokens)
-    device = model.get_input_embeddings().weight.device
-    ids = torch.tensor([[*context, *question]], device=device)
     cache = TreeKVCache(config, model.config)
     ends = model.generation_config.eos_token_id
-    ends = [] if ends is None else list(ends) if isinstance(ends, (list, tuple)) else [ends]
+    ends = {*stop, *([] if ends is None else ends if isinstance(ends, (list, tuple)) else [ends])}
+    new: list[int] = []
     with torch.inference_mode():
-        if withheld:  # the model without its head: the context's logits are not needed
-            model.base_model(input_ids=ids[:, : len(context)], past_key_values=cache, use_cache=True)
-        output = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            past_key_values=cache,
-            max_new_tokens=tokens,
-            eos_token_id=[*ends, *stop] or None,
-            pad_token_id=next(iter([*ends, *stop]), 0),
-            do_sample=False,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-        )
-    new = output[0, length:].tolist()
+        if withheld:
+            reading.read(model, context, cache)
+            logits = reading.next_logits(model, question, cache)
+        else:
+            logits = reading.read(model, [*context, *question], cache)
+        while True:
+            new.append(int(logits.argmax()))
+            if len(new) == tokens or new[-1] in ends:
+                break
+            logits = reading.next_logits(model, new[-1:], cache)
     return Answer(
         text=tokenizer.decode(new, skip_special_tokens=True),
         tokens=len(new),
