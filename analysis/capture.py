@@ -11,6 +11,7 @@ The model runs once, with its ordinary output; no attention matrix is ever built
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from analysis import store
 from analysis.capture_job import Job, Text, prepare
 from analysis.contributions import attention_weights, output_weights, weighted_values
-from analysis.recording import record
+from analysis.recording import CacheLayer, record
 from analysis.spectrum import SpectrumBuilder
 from treekv.errors import TreeKVError
 
@@ -51,7 +52,7 @@ class Capture:
     token_text: list[str]
     query_positions: list[int]  # the observed queries, ascending
     model: str
-    attrs: dict[str, Any] = field(default_factory=dict)  # settings and library versions
+    attrs: dict[str, Any] = field(default_factory=dict)  # settings, library versions, what the model is
 
     @property
     def tokens(self) -> int:
@@ -65,6 +66,24 @@ class Capture:
     @property
     def kv_heads(self) -> int:
         return self.k[0].shape[0]
+
+    @property
+    def model_layers(self) -> list[CacheLayer]:
+        """What a cache of the model keeps, by layer: of all its layers, whichever were captured.
+
+        A file from before captures recorded this knows only its own layers, and then these are all.
+        """
+        recorded = self.attrs.get("model_layers")
+        if recorded is not None:
+            return [CacheLayer(*layer) for layer in json.loads(recorded)]
+        each = zip(self.layers, self.k, self.v, strict=True)
+        return [CacheLayer(n, k.shape[0] * k.shape[2] + v.shape[0] * v.shape[2], None) for n, k, v in each]
+
+    @property
+    def full_layers(self) -> list[int]:
+        """The numbers of the model's full-attention layers, those that a `TreeKVCache` compresses and that budgets by
+        layer are for; as `model_layers`, the captured ones where a file does not say."""
+        return [layer.number for layer in self.model_layers if layer.window is None]
 
     def weights(self, layer: int, query_positions: Sequence[int]) -> Tensor:
         """Softmax weights of these queries, float32 [query_heads, queries, T], zero beyond each query.
@@ -215,16 +234,17 @@ def run_job(model: nn.Module, job: Job, progress: Progress | None = None) -> Cap
             done = len(builder.layers if builder is not None else kept["layers"])
             progress(done, len(job.layers))
 
-    record(model, job.ids, job.layers, consume)
+    layers = record(model, job.ids, job.layers, consume)
+    attrs = {**job.attrs, "fingerprint": job.fingerprint, "model_layers": json.dumps(layers)}
     if builder is not None:
-        return builder.dataset(job.token_text, job.model).assign_attrs(**job.attrs, fingerprint=job.fingerprint)
+        return builder.dataset(job.token_text, job.model).assign_attrs(attrs)
     return Capture(
         **kept,
         token_ids=torch.tensor(job.ids),
         token_text=job.token_text,
         query_positions=job.queries,
         model=job.model,
-        attrs={**job.attrs, "fingerprint": job.fingerprint},
+        attrs=attrs,
     )
 
 

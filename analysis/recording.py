@@ -6,12 +6,12 @@ A cache whose layers answer the attention call themselves: no hook, no patch, no
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from treekv.attention import NAME, at_site
 from treekv.errors import TreeKVError
@@ -21,8 +21,24 @@ from treekv.errors import TreeKVError
 Consumer = Callable[[int, Tensor, Tensor, Tensor, float], None]
 
 
-def record(model: nn.Module, ids: Sequence[int], layers: Sequence[int], consume: Consumer) -> None:
+class CacheLayer(NamedTuple):
+    """What a cache of a model keeps in one layer.
+
+    Attributes:
+        number: the layer's, in the model.
+        channels: numbers that one token takes: keys and values of all KV heads.
+        window: of a layer with a sliding window, which keeps one token less than that; None with full attention.
+    """
+
+    number: int
+    channels: int
+    window: int | None
+
+
+def record(model: nn.Module, ids: Sequence[int], layers: Sequence[int], consume: Consumer) -> list[CacheLayer]:
     """Run `model` once over `ids`; `consume` is called for each of `layers` when its turn comes.
+
+    Returns what a cache of this model has to keep, layer by layer, of layers that were not asked for too.
 
     Raises TreeKVError for a layer that the model never asked for attention. An exception of `consume` ends the
     pass; the model is then as it was.
@@ -50,6 +66,19 @@ def record(model: nn.Module, ids: Sequence[int], layers: Sequence[int], consume:
     silent = sorted(set(layers) - set(seen))
     if silent:
         raise TreeKVError(f"the model never asked layers {silent} for attention; it cannot be captured")
+    return [found for number, layer in enumerate(cache.layers) if (found := _kept(number, layer)) is not None]
+
+
+def _kept(number: int, layer: Any) -> CacheLayer | None:
+    if isinstance(layer, _Layer):
+        return None if layer.channels is None else CacheLayer(number, layer.channels, None)
+    if isinstance(layer, DynamicSlidingWindowLayer) and layer.keys is not None and layer.values is not None:
+        return CacheLayer(number, _channels(layer.keys, layer.values), int(layer.sliding_window))
+    return None
+
+
+def _channels(key: Tensor, value: Tensor) -> int:
+    return key.shape[1] * key.shape[3] + value.shape[1] * value.shape[3]
 
 
 def full_attention_layers(config: Any) -> list[int]:
@@ -76,8 +105,10 @@ class _Layer(DynamicLayer):
         super().__init__()
         self.number = number
         self.consume = consume
+        self.channels: int | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        self.channels = _channels(key_states, value_states)
         return at_site(key_states, self), value_states
 
     def attend(

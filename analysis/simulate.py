@@ -39,6 +39,7 @@ def simulate(
     and keys come from a model that saw the full cache, while in a real run every layer sees what the layer
     below made of a compressed one. And attention is computed at the true positions, also where the
     settings say positions="rank". Weights are taken over the tokens that the policy still holds, as in a real run.
+    A layer gets what it would get in the model, whichever others were captured: its own share of `config.budgets`.
 
     Args:
         run: the captured text.
@@ -54,7 +55,8 @@ def simulate(
         `survivor` the position of the token that won the comparison, -1 if nothing was compared.
 
     Raises:
-        TreeKVError: no settings, a layer that was not captured, or a prompt longer than the text.
+        TreeKVError: no settings, a layer that was not captured, a prompt longer than the text, or budgets for another
+            number of layers than the model has with full attention.
     """
     if not configs:
         raise TreeKVError("no settings to simulate; pass a dictionary such as {'tree': TreeKVConfig()}")
@@ -110,7 +112,7 @@ def simulate(
 
 def _groups(run: Capture, config: TreeKVConfig, layers: list[int]) -> list[tuple[TreeKVConfig, list[int]]]:
     """Layers that can be the rows of one ledger: the same settings, and a policy that can take them together."""
-    by_layer = dict(zip(run.layers, config.per_layer(len(run.layers)), strict=True))
+    by_layer = dict(zip(run.full_layers, config.per_layer(len(run.full_layers)), strict=True))
     policy = policies.get(config.policy)
     if policy.depends_on_layer and not policy.takes_layers_together:
         return [(by_layer[layer], [layer]) for layer in layers]
@@ -135,7 +137,10 @@ class _Watcher:
         self.config = config
         index = [run.layers.index(layer) for layer in layers]
         device = run.k[0].device
-        self.ledger = Ledger(config.replace(trace=True), len(index), run.kv_heads, device, index, len(run.layers))
+        # The ledger counts as the cache does: among all the layers that the model has compressed.
+        every = run.full_layers
+        places = [every.index(layer) for layer in layers]
+        self.ledger = Ledger(config.replace(trace=True), len(index), run.kv_heads, device, places, len(every))
         self.rows = slice(0, len(index))
         policy = self.ledger.policy
         self.norms: Tensor | None = None

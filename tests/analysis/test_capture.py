@@ -150,6 +150,7 @@ def test_the_lean_mode_gives_the_same_spectrum(sharp_llama, token_ids, run, sett
     assert set(lean.data_vars) == set(usual.data_vars)
     xr.testing.assert_allclose(lean, usual, rtol=1e-4)
     assert {name: lean.attrs[name] for name in usual.attrs} == usual.attrs
+    assert lean.attrs["model_layers"] == run.attrs["model_layers"]
 
 
 def test_the_lean_mode_after_the_output_projection(sharp_llama, token_ids, run):

@@ -97,6 +97,56 @@ def test_a_random_draw_is_the_same_whatever_layers_are_simulated(run, prefill, p
     assert (together.sel(layer=0) != together.sel(layer=1)).any()
 
 
+@pytest.fixture(scope="module")
+def four():
+    """A model of four layers, captured whole and one layer of it alone."""
+    model = tiny.llama(num_hidden_layers=4)
+    ids = tiny.tokens(TOKENS)[0]
+    whole, part = (analysis.capture(model, None, ids, queries=4, layers=layers) for layers in (None, [3]))
+    return whole, part
+
+
+SHARES = [
+    dict(policy="tree", budgets="rising"),
+    dict(policy="tree", budgets="falling"),
+    dict(policy="h2o", budgets=(16, 16, 24, 40)),
+    dict(policy="random"),
+    dict(policy="pyramidkv", window_size=4),
+]
+
+
+@pytest.mark.parametrize("settings", SHARES, ids=str)
+@pytest.mark.parametrize("prompt", [0, 61])
+def test_a_captured_layer_gets_what_it_gets_in_the_model(four, settings, prompt):
+    whole, part = four
+    config = TreeKVConfig(cache_size=24, **settings)
+    expected = simulate(whole, {"it": config}, layers=[3], prompt=prompt)
+    found = simulate(part, {"it": config}, prompt=prompt)
+    assert found["evicted_at"].equals(expected["evicted_at"]) and found["survivor"].equals(expected["survivor"])
+    if "budgets" in settings:
+        held = (found["evicted_at"].sel(policy="it", layer=3) < 0).sum("position").values
+        assert (held == {"rising": 36, "falling": 12}.get(settings["budgets"], 40)).all()
+
+
+def test_the_layers_of_the_model_survive_files(four, tmp_path):
+    whole, part = four
+    assert part.layers == [3] and part.full_layers == [0, 1, 2, 3]
+    config = TreeKVConfig(cache_size=24, budgets="rising")
+    again = analysis.open_capture(part.save(tmp_path / "part.nc"))
+    assert again.full_layers == [0, 1, 2, 3] and again.model_layers == part.model_layers == whole.model_layers
+    assert ((simulate(again, {"it": config})["evicted_at"] < 0).sum("position") == 36).all()
+    with pytest.raises(TreeKVError, match="each of the model's 4 compressed layers, got 1"):
+        simulate(again, {"it": TreeKVConfig(cache_size=24, budgets=(24,))})
+
+
+def test_a_file_that_does_not_say_is_read_as_before(four):
+    _, part = four
+    old = analysis.Capture(**{**vars(part), "attrs": {}})
+    assert old.full_layers == [3]
+    found = simulate(old, {"it": TreeKVConfig(cache_size=24, budgets=(24,))})
+    assert ((found["evicted_at"] < 0).sum("position") == 24).all()
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [
