@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from analysis.evaluation import options, reading, texts
+from analysis.evaluation import options, texts
+from analysis.evaluation.reading import Prompts, next_logits
 from analysis.evaluation.task import Document, Measurement, Progress
 from treekv import TreeKVCache, TreeKVConfig
 from treekv.errors import TreeKVError
@@ -96,6 +97,8 @@ def answer(
     *,
     withheld: bool = False,
     stop: Sequence[int] = (),
+    least: int = 0,
+    prompts: Prompts | None = None,
 ) -> Answer:
     """Generate greedily after context and question: always the token with the highest logit, nothing else weighed in.
 
@@ -107,6 +110,8 @@ def answer(
         withheld: let the cache compress the context before the question is there, as in a second turn of a
             conversation; otherwise both are one prompt.
         stop: token ids that end the answer, beside the model's own.
+        least: so many tokens come before one that ends the answer may.
+        prompts: the last prompt, kept for the next settings.
 
     Raises:
         TreeKVError: no context or question, or more tokens than the model has positions for under these settings.
@@ -118,19 +123,22 @@ def answer(
     _check_window(model, config, length, tokens)
     cache = TreeKVCache(config, model.config)
     ends = model.generation_config.eos_token_id
-    ends = {*stop, *([] if ends is None else ends if isinstance(ends, (list, tuple)) else [ends])}
+    ends = sorted({*stop, *([] if ends is None else ends if isinstance(ends, (list, tuple)) else [ends])})
     new: list[int] = []
+    prompts = prompts or Prompts()
     with torch.inference_mode():
         if withheld:
-            reading.read(model, context, cache)
-            logits = reading.next_logits(model, question, cache)
+            prompts.read(model, context, cache)
+            logits = next_logits(model, question, cache)
         else:
-            logits = reading.read(model, [*context, *question], cache)
+            logits = prompts.read(model, [*context, *question], cache)
         while True:
+            if len(new) < least:
+                logits = logits.index_fill(0, torch.tensor(ends, device=logits.device, dtype=torch.long), -torch.inf)
             new.append(int(logits.argmax()))
             if len(new) == tokens or new[-1] in ends:
                 break
-            logits = reading.next_logits(model, new[-1:], cache)
+            logits = next_logits(model, new[-1:], cache)
     return Answer(
         text=tokenizer.decode(new, skip_special_tokens=True),
         tokens=len(new),
@@ -162,11 +170,15 @@ class AnswerTask:
     Args:
         question: "given", or "withheld": the context is compressed before the question is there.
         chat: use the tokenizer's chat template.
+
+    Attributes:
+        shared_prompts: holds the last prompt for the next settings, where several are measured on the same documents.
     """
 
     question: str = "given"
     chat: bool = False
     name: ClassVar[str]
+    shared_prompts: ClassVar[Prompts | None] = None
     _paths: ClassVar[tuple[str, ...]] = ()  # options that are paths: settings have only their names
 
     def __post_init__(self) -> None:
@@ -192,6 +204,10 @@ class AnswerTask:
         """Token ids that end an answer, beside the model's own."""
         return []
 
+    def least(self, data: dict[str, Any]) -> int:
+        """Tokens of an answer before it may end."""
+        return 0
+
     def run(
         self,
         model: Any,
@@ -214,6 +230,8 @@ class AnswerTask:
             data["new_tokens"],
             withheld=self.question == "withheld",
             stop=self.stop(tokenizer, data),
+            least=self.least(data),
+            prompts=self.shared_prompts,
         )
         if progress is not None:
             progress(1, 1)

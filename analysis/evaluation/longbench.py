@@ -116,6 +116,9 @@ class LongBench(AnswerTask):
         wording = PROMPTS if self.prompts is None else _published(Path(self.prompts), self.subsets)
         found = []
         for subset, rows in self._rows():
+            if isinstance(rows, TreeKVError):
+                found.append(Document(subset, {"dataset": subset, "error": str(rows)}))
+                continue
             for number, row in enumerate(rows):
                 if self.samples and number >= self.samples:
                     break
@@ -139,6 +142,10 @@ class LongBench(AnswerTask):
     def stop(self, tokenizer: Any, data: dict[str, Any]) -> list[int]:
         """Summaries of dialogues end at the line, as published: models go on with the next dialogue otherwise."""
         return encode(tokenizer, "\n")[-1:] if data["dataset"] == "samsum" else []
+
+    def least(self, data: dict[str, Any]) -> int:
+        """As published, a summary of a dialogue does not end before it begins."""
+        return 1 if data["dataset"] == "samsum" else 0
 
     def _document(self, tokenizer: Any, subset: str, number: int, row: dict[str, Any], wording: str) -> Document:
         facts: dict[str, Any] = {"dataset": subset, "sample": number}
@@ -171,7 +178,8 @@ class LongBench(AnswerTask):
             data["words"] = row["length"]
         return Document(key, {"tokens": len(context) + len(rest), **data})
 
-    def _rows(self) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    def _rows(self) -> Iterator[tuple[str, list[dict[str, Any]] | TreeKVError]]:
+        """Each task's rows, or what is wrong with its file."""
         if not self.files:
             yield from _archive(self.subsets)
             return
@@ -182,7 +190,10 @@ class LongBench(AnswerTask):
                     f"there is no file {subset}.jsonl among {', '.join(texts.names(self.files))}; name the subsets "
                     "that are there"
                 )
-            yield subset, texts.read_rows(files[subset], COLUMNS)
+            try:
+                yield subset, texts.read_rows(files[subset], COLUMNS)
+            except TreeKVError as error:
+                yield subset, error
 
 
 def cut(context: list[int], question: list[int], longest: int) -> tuple[list[int], list[int]]:

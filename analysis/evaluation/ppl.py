@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,12 +19,14 @@ from analysis.evaluation.task import Document, Measurement, Progress
 from treekv import TreeKVCache, TreeKVConfig, policies
 from treekv.errors import TreeKVError
 
+T = TypeVar("T")
 #: Copies of the paper's data sets that need no code of their own to load: hub name, split, column.
 DATASETS: Final = {
     "pg19": ("emozilla/pg19", "test", "text"),
     "openwebtext2": ("Geralt-Targaryen/openwebtext2", "train", "text"),
 }
-PASS_TOKENS: Final = 512  # of all rows in one pass: enough to keep a processor busy, logits of a few hundred MB
+PASS_TOKENS: Final = 512  # of all rows in one pass: enough to keep a processor busy
+PASS_LOGITS: Final = 2**26  # in one pass, 256 MB
 CELLS: Final = 256  # of loss by position, whatever the length
 _LOOKED_AT: Final = 50  # texts of a hub data set for each document wanted, at most
 
@@ -90,13 +92,23 @@ class Perplexity:
         """Stretches of all lengths.
 
         Raises:
-            TreeKVError: a file or data set cannot be read, or no text is long enough for a length.
+            TreeKVError: a data set or none of the files can be read, or no text is long enough for a length. A file
+                among others that cannot be read is a document that fails.
         """
         before = opening(tokenizer)
-        read = [(name, encode(tokenizer, text)[self.skip :]) for name, text in self._texts(tokenizer)]
+        found = list(self._texts(tokenizer))
+        faults = [(name, text) for name, text in found if isinstance(text, TreeKVError)]
+        read = [(name, encode(tokenizer, text)[self.skip :]) for name, text in found if isinstance(text, str)]
+        if not read:
+            raise faults[0][1]
         if self.join:
             read = [("joined", [token for _, ids in read for token in ids])]
-        return [document for length in self.lengths for document in self._stretches(read, before, length)]
+        documents = [document for length in self.lengths for document in self._stretches(read, before, length)]
+        for length in self.lengths:
+            for name, error in faults:
+                facts = {"tokens": length, "length": length, "text": name, "error": str(error)}
+                documents.append(Document(f"{length}-{name}-0", facts))
+        return documents
 
     def run(
         self,
@@ -127,17 +139,18 @@ class Perplexity:
         used = self._settings(config)
         ids = torch.tensor([document.data["ids"] for document in documents])
         cache = TreeKVCache(used, model.config)
-        result = stream_perplexity(model, ids, cache, self._chunk(len(documents)), progress, self.prompt)
+        result = stream_perplexity(model, ids, cache, self._chunk(model, len(documents)), progress, self.prompt)
         return [
             self._measurement(model, tokenizer, used, result, row, document) for row, document in enumerate(documents)
         ]
 
-    def _chunk(self, rows: int) -> int:
+    def _chunk(self, model: Any, rows: int) -> int:
         """Tokens of a row in one pass. A stream is evicted block by block in passes of any length, so several blocks go
         together; after a prompt, what goes together is evicted together."""
         if self.prompt:
             return self.decode_block
-        return self.decode_block * max(1, PASS_TOKENS // (rows * self.decode_block))
+        most = min(PASS_TOKENS, PASS_LOGITS // model.config.get_text_config(decoder=True).vocab_size)
+        return self.decode_block * max(1, most // (rows * self.decode_block))
 
     def _settings(self, config: TreeKVConfig | None) -> TreeKVConfig:
         if config is None or config.policy == "full":
@@ -197,20 +210,26 @@ class Perplexity:
             found.append(Document(f"{length}-{name}-0", data))
         return found
 
-    def _texts(self, tokenizer: Any) -> Iterator[tuple[str, str]]:
+    def _texts(self, tokenizer: Any) -> Iterator[tuple[str, str | TreeKVError]]:
+        """Named texts, or what is wrong with a file."""
         if self.dataset is None:
             return _unique(self._local())
         name, split, column = DATASETS.get(self.dataset, (self.dataset, "test", "text"))
         rows = texts.from_hub(name, self.split or split, self.column or column)
         return self._enough(tokenizer, rows)
 
-    def _local(self) -> Iterator[tuple[str, str]]:
+    def _local(self) -> Iterator[tuple[str, str | TreeKVError]]:
         column = self.column or "text"
         for file in texts.find(self.files, [".txt", ".md", ".jsonl"]):
-            if file.suffix != ".jsonl":
-                yield file.stem, texts.read(file)
+            try:
+                if file.suffix != ".jsonl":
+                    yield file.stem, texts.read(file)
+                    continue
+                rows = texts.read_rows(file, [column])
+            except TreeKVError as error:
+                yield file.stem, error
                 continue
-            for number, row in enumerate(texts.read_rows(file, [column])):
+            for number, row in enumerate(rows):
                 text = row.get(column)
                 yield f"{file.stem}-{number}", text if isinstance(text, str) else ""
 
@@ -241,7 +260,7 @@ def by_position(nll: Tensor, first: int) -> dict[str, list[float]]:
     }
 
 
-def _unique(named: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+def _unique(named: Iterable[tuple[str, T]]) -> Iterator[tuple[str, T]]:
     """The same texts, where two of one name get different ones."""
     seen: dict[str, int] = {}
     for name, text in named:

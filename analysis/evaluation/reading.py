@@ -6,8 +6,7 @@ kept, and further settings get them straight into their caches.
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -40,38 +39,40 @@ class _Reading:
     calls: list[_Call]
     logits: Tensor
 
-    @property
-    def nbytes(self) -> int:
-        tensors = (t for call in self.calls for t in (call.query, call.key, call.value) if t is not None)
-        return sum(t.numel() * t.element_size() for t in tensors)
 
+class Prompts:
+    """The prompt that was read last. Its model must not change while it is held."""
 
-# The last prompt of each model, as long as the model lives.
-_readings: weakref.WeakKeyDictionary[nn.Module, _Reading] = weakref.WeakKeyDictionary()
+    def __init__(self) -> None:
+        self._model: nn.Module | None = None
+        self._held: _Reading | None = None
 
+    def clear(self) -> None:
+        """Give the memory back."""
+        self._model = self._held = None
 
-def read(model: nn.Module, ids: Sequence[int], cache: TreeKVCache) -> Tensor:
-    """Take a prompt into an empty cache; the logits [vocabulary] of what follows it.
+    def read(self, model: nn.Module, ids: Sequence[int], cache: TreeKVCache) -> Tensor:
+        """Take a prompt into an empty cache; the logits [vocabulary] of what follows it.
 
-    A prompt that is attended in full goes through the model only if it is another one than the last.
-    """
-    if not attended_in_full(cache.config):
-        return next_logits(model, ids, cache)
-    prompt = tuple(ids)
-    held = _readings.get(model)
-    if held is None or held.ids != prompt:
-        _readings.pop(model, None)  # before the next one comes
-        heard = _Heard(cache)
-        held = _Reading(prompt, heard.calls, next_logits(model, ids, heard))
-        if held.nbytes <= MOST_BYTES:
-            _readings[model] = held
-        return held.logits
-    for layer, call in enumerate(held.calls):
-        key, value = cache.update(call.key, call.value, layer)
-        site = site_of(key)
-        if site is not None and call.query is not None and call.module is not None:
-            site.attend(call.module, call.query, key, value, **call.options)
-    return held.logits
+        A prompt that is attended in full goes through the model only if it is another one than the last.
+        """
+        if not attended_in_full(cache.config):
+            self.clear()
+            return next_logits(model, ids, cache)
+        prompt = tuple(ids)
+        if self._held is None or self._model is not model or self._held.ids != prompt:
+            self.clear()  # before the next one comes
+            heard = _Heard(cache)
+            logits = next_logits(model, ids, heard)
+            if heard.calls is not None:
+                self._model, self._held = model, _Reading(prompt, heard.calls, logits)
+            return logits
+        for layer, call in enumerate(self._held.calls):
+            key, value = cache.update(call.key, call.value, layer)
+            site = site_of(key)
+            if site is not None and call.query is not None and call.module is not None:
+                site.attend(call.module, call.query, key, value, **call.options)
+        return self._held.logits
 
 
 def next_logits(model: Any, ids: Sequence[int], cache: Cache) -> Tensor:
@@ -86,29 +87,39 @@ def attended_in_full(config: TreeKVConfig) -> bool:
 
 
 class _Heard(Cache):
-    """Another cache, and what is said to it."""
+    """Another cache, and what is said to it, as long as that is not too much."""
 
     def __init__(self, cache: TreeKVCache) -> None:
         super().__init__(layers=cache.layers)
-        self.calls: list[_Call] = []
+        self.calls: list[_Call] | None = []
         self._cache = cache
+        self._bytes = 0
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        call = _Call(key_states, value_states)
-        self.calls.append(call)
         key, value = self._cache.update(key_states, value_states, layer_idx, *args, **kwargs)
         site = site_of(key)
-        return (key if site is None else at_site(key, _Listener(site, call))), value
+        if self.calls is None:
+            return key, value
+        call = _Call(key_states, value_states)
+        self.calls.append(call)
+        self._count(key_states, value_states)
+        return (key if site is None else at_site(key, _Listener(site, call, self._count))), value
+
+    def _count(self, *tensors: Tensor) -> None:
+        self._bytes += sum(t.numel() * t.element_size() for t in tensors)
+        if self._bytes > MOST_BYTES:
+            self.calls = None
 
 
 class _Listener:
     """An attention site that keeps what it was asked."""
 
-    def __init__(self, site: AttentionSite, call: _Call) -> None:
-        self._site, self._call = site, call
+    def __init__(self, site: AttentionSite, call: _Call, count: Callable[[Tensor], None]) -> None:
+        self._site, self._call, self._count = site, call, count
 
     def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
         self._call.query, self._call.module, self._call.options = query, module, options
+        self._count(query)
         return self._site.attend(module, query, key, value, **options)

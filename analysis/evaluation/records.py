@@ -80,7 +80,8 @@ class Record:
 
     def to_json(self) -> str:
         """Raises ValueError or TypeError for what JSON cannot hold, such as NaN."""
-        return json.dumps({"key": self.of.key, **dataclasses.asdict(self)}, ensure_ascii=False, allow_nan=False)
+        # In ASCII: a text may hold what UTF-8 cannot, such as half of a surrogate pair.
+        return json.dumps({"key": self.of.key, **dataclasses.asdict(self)}, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> Record:

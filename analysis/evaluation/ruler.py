@@ -127,13 +127,14 @@ class Ruler(AnswerTask):
         return self._document(tokenizer, key, data, facts)
 
     def _read(self, tokenizer: Any, file: Path) -> list[Document]:
-        return [
-            self._row(tokenizer, file, number, row)
-            for number, row in enumerate(texts.read_rows(file, COLUMNS), start=1)
-        ]
+        try:
+            rows = texts.read_rows(file, COLUMNS)
+        except TreeKVError as error:  # the other files go on
+            return [Document(f"{file.parent.name}-{file.stem}", {"subtask": _kind(file), "error": str(error)})]
+        return [self._row(tokenizer, file, number, row) for number, row in enumerate(rows, start=1)]
 
     def _row(self, tokenizer: Any, file: Path, number: int, row: dict[str, Any]) -> Document:
-        kind = str(row.get("task") or (file.stem if file.stem not in ("validation", "test") else file.parent.name))
+        kind = str(row.get("task") or _kind(file))
         key = f"{file.parent.name}-{file.stem}-{number}"
         facts = {"subtask": kind, "sample": number}
         try:
@@ -200,3 +201,8 @@ def write(documents: Iterable[Document], folder: str | os.PathLike[str]) -> list
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
         files.append(file)
     return files
+
+
+def _kind(file: Path) -> str:
+    """What a published file asks, by its name or, for those of one name, its folder's."""
+    return file.stem if file.stem not in ("validation", "test") else file.parent.name

@@ -12,11 +12,12 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 import torch
 
+from analysis.evaluation.reading import Prompts
 from analysis.evaluation.records import Definition, Record, digest
 from analysis.evaluation.sweep_grid import Model, Setting, cache_size
 from treekv import load_model
@@ -133,6 +134,7 @@ class Runner:
     def __init__(self, load: Load = load) -> None:
         self._load = load
         self._held: tuple[Model, Any, Any] | None = None
+        self._prompts = Prompts()
 
     def documents(self, model: Model, task: Task) -> list[Document]:
         """The task's documents, in the task's order. Raises what loading and the task raise."""
@@ -146,15 +148,19 @@ class Runner:
         """
         start = time.perf_counter()
         about = {"date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), **surroundings()}
+        made: list[Record] | None = None
+        fault = ""
         try:
             made = self._measured(jobs, progress)
         except Exception as error:
+            fault, about["traceback"] = sentence(error), traceback.format_exc()
+            self._prompts.clear()
+        if made is None:  # outside of the handler, whose error holds on to the tensors of the pass
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             if len(jobs) > 1:
                 return [record for job in jobs for record in self.measure([job], progress)]
-            about["traceback"] = traceback.format_exc()
-            return [jobs[0].failed(sentence(error), time.perf_counter() - start, about)]
+            return [jobs[0].failed(fault, time.perf_counter() - start, about)]
         seconds = (time.perf_counter() - start) / len(jobs)
         return [replace(record, seconds=seconds, about=about) for record in made]
 
@@ -167,6 +173,10 @@ class Runner:
         random.seed(number)
         np.random.seed(number)
         torch.manual_seed(number)
+        if hasattr(first.task, "shared_prompts"):
+            cast(Any, first.task).shared_prompts = self._prompts
+        else:
+            self._prompts.clear()
         if len(jobs) == 1:
             found = [first.task.run(network, tokenizer, first.config(), first.document, progress)]
         else:
@@ -186,6 +196,7 @@ class Runner:
     def _get(self, model: Model) -> tuple[Any, Any]:
         if self._held is None or self._held[0] != model:
             self._held = None  # before the next one comes
+            self._prompts.clear()
             network, tokenizer = self._load(model)
             self._held = (model, network, tokenizer)
         return self._held[1:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -14,7 +15,7 @@ from scipy import stats
 from analysis.evaluation.records import Record
 from treekv.errors import TreeKVError
 
-FACTS: Final = ("subset", "kind", "length")  # of a document: each value has rows of its own
+FACTS: Final = ("dataset", "subtask", "haystack", "length")  # of a document: each value has rows of its own
 CONFIDENCE: Final = 0.95
 FLOOR, CEILING = 5.0, 95.0  # per cent: the full cache's score there says nothing about compression
 _RESAMPLES: Final = 5000
@@ -80,7 +81,7 @@ class Cell:
 
 def cells(records: Iterable[Record]) -> list[Cell]:
     """Records by model, task, group, settings and budget, the full cache first, then by budget and name."""
-    records = [record for record in records if record.of.document is not None]
+    records = [record for record in current(records) if record.of.document is not None]
     models = _labels(records, lambda r: r.of.model, lambda r: {"dtype": r.of.dtype, "device": r.of.device})
     tasks = _labels(records, lambda r: r.of.task, _options)
     names = _labels(records, lambda r: str(r.of.name), _settings)
@@ -91,6 +92,20 @@ def cells(records: Iterable[Record]) -> list[Cell]:
         key = json.dumps([*cell.place, name, record.of.budget])
         found.setdefault(key, cell).records.append(record)
     return sorted(found.values(), key=_order)
+
+
+def current(records: Iterable[Record]) -> list[Record]:
+    """Records without those of a document that has changed since: of each only what was measured last."""
+    last: dict[str, Record] = {}
+    for record in records:
+        of = dataclasses.replace(record.of, content=None).key
+        if of not in last or _date(record) >= _date(last[of]):
+            last[of] = record
+    return list(last.values())
+
+
+def _date(record: Record) -> str:
+    return str(record.about.get("date", ""))
 
 
 def table(records: Iterable[Record], baseline: str | None = "full", score: str | None = None) -> list[Row]:
@@ -135,6 +150,9 @@ def lower_is_better(score: str) -> bool:
 def notes(rows: Sequence[Row], records: Sequence[Record]) -> list[str]:
     """What a reader must know: floors and ceilings, mixed versions, missing documents."""
     said = []
+    changed = len(records) - len(current(records))
+    if changed:
+        said.append(f"Left out are {changed} records of documents that have changed since; the newer ones count.")
     for row in rows:
         if row.budget is not None or not row.answers or row.estimate is None:
             continue
@@ -158,7 +176,7 @@ def notes(rows: Sequence[Row], records: Sequence[Record]) -> list[str]:
 def failures(records: Iterable[Record]) -> list[str]:
     """Failed records in one sentence each, the same reason of the same task once with its count."""
     counts: dict[str, int] = {}
-    for record in records:
+    for record in current(records):
         if record.error is not None:
             reason = f"{record.of.model}, {record.of.task}: {record.error}"
             counts[reason] = counts.get(reason, 0) + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Iterator
@@ -52,6 +53,10 @@ def evaluate(
     setting: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting for every policy; repeatable.")
     ] = None,
+    decode_block: Annotated[
+        int | None,
+        typer.Option(min=1, show_default=False, help="Tokens of a text at once in the task ppl; default 1."),
+    ] = None,
     batch: Annotated[
         int | None,
         typer.Option(min=1, show_default=False, help="Documents at once, where the task can; default 1."),
@@ -72,14 +77,14 @@ def evaluate(
     Interrupted or killed, the same command goes on where it was. Exit status 0: all is there; 1: something failed,
     and is tried again next time; 130: stopped by Ctrl-C.
 
-    Example: [bold]treekv eval --task ppl --policy full --policy tree --budget 6.25% --output runs/ppl[/]
+    Example: [bold]treekv eval --task needle --policy full --policy tree --budget 6.25% --output runs/needles[/]
     """
     given = {"tasks": task, "models": model, "policies": policy, "budgets": budget, "seeds": seed}
     with err().status("Loading"):
         from analysis.evaluation import sweep as sweeps
         from analysis.evaluation.records import Results
 
-        grid = _grid(sweep, given, setting or [], batch)
+        grid = _grid(sweep, given, setting or [], batch, decode_block)
     start = _workers(grid, workers, ray, gpus)
     # Standard output is for the outcome alone, whatever tasks, libraries or Ray print.
     with _progress() as (told, overall, within), contextlib.redirect_stdout(sys.stderr):
@@ -91,7 +96,13 @@ def evaluate(
         raise typer.Exit(1)
 
 
-def _grid(file: Path | None, given: dict[str, list[Any] | None], common: list[str], batch: int | None) -> Grid:
+def _grid(
+    file: Path | None,
+    given: dict[str, list[Any] | None],
+    common: list[str],
+    batch: int | None,
+    decode_block: int | None,
+) -> Grid:
     from analysis.evaluation.sweep_grid import grid, read_grid, read_item
     from treekv import TreeKVError
 
@@ -100,7 +111,7 @@ def _grid(file: Path | None, given: dict[str, list[Any] | None], common: list[st
         if items is not None:
             content[key] = [read_item(item) if isinstance(item, str) else item for item in items]
     if not content:
-        raise TreeKVError("nothing to measure; give a sweep file or --task, such as --task ppl")
+        raise TreeKVError("nothing to measure; give a sweep file or --task, such as --task needle")
     for word in common:
         name, equals, value = word.partition("=")
         if not equals:
@@ -108,7 +119,18 @@ def _grid(file: Path | None, given: dict[str, list[Any] | None], common: list[st
         content["settings"] = {**(content.get("settings") or {}), name.strip(): read_item(value)}
     if batch is not None:
         content["batch"] = batch
-    return grid(content)
+    wanted = grid(content)
+    if decode_block is None:
+        return wanted
+    if all(spec.name != "ppl" for spec in wanted.tasks):
+        raise TreeKVError("--decode-block is for the task ppl, and there is none")
+    tasks = [
+        dataclasses.replace(spec, options={**spec.options, "decode_block": decode_block})
+        if spec.name == "ppl"
+        else spec
+        for spec in wanted.tasks
+    ]
+    return dataclasses.replace(wanted, tasks=tasks)
 
 
 def _workers(grid: Grid, workers: int | None, address: str | None, gpus: float | None) -> Callable[[], Workers]:

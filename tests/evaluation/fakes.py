@@ -51,6 +51,8 @@ class FakeTask:
             raise RuntimeError("no such\nkernel")
         if fault == "nan":
             return Measurement({"score": float("nan")}, {})
+        if fault == "half a character":
+            return Measurement({"score": 1.0}, {"answer": "\ud83d"})
         if fault == "set":
             return Measurement({"score": 1.0}, {"bad": {1, 2}})
         if fault == "kill":

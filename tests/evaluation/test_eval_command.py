@@ -141,6 +141,10 @@ def test_the_command_line_is_a_grid_too(sweep: Path, measured: Path, tmp_path: P
     again = invoke("eval", *arguments, *policies, "--output", measured)
     assert again.exit_code == 0, again.output
     assert "0 measured, 20 there before" in again.stdout
+    # The block of every perplexity.
+    blocks = invoke("eval", sweep, "--policy", "tree", "--budget", 16, "--decode-block", 8, "--output", tmp_path / "b")
+    assert blocks.exit_code == 0, blocks.output
+    assert {record.of.options["decode_block"] for record in Results(tmp_path / "b").read()} == {8}
     # Options replace the file's lists.
     one = invoke("eval", sweep, "--policy", "tree", "--budget", 16, "--set", "stride=2", "--output", tmp_path / "one")
     assert one.exit_code == 0, one.output
@@ -166,7 +170,8 @@ def test_faults_are_told_and_the_exit_status_says_so(sweep: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["eval"], "nothing to measure; give a sweep file or --task, such as --task ppl"),
+        (["eval"], "nothing to measure; give a sweep file or --task, such as --task needle"),
+        (["eval", "--task", "needle", "--decode-block", "4"], "--decode-block is for the task ppl, and there is none"),
         (["eval", "none.yaml"], "cannot read the sweep 'none.yaml': No such file"),
         (["eval", "--task", "pl"], "there is no task 'pl'; tasks are ppl, "),
         (["eval", "--task", "{task: ppl, file: x}"], "task 'ppl' has no option 'file'; its options are files"),

@@ -148,8 +148,13 @@ def test_a_bad_row_fails_alone(tmp_path):
 
 
 def test_a_file_that_is_no_task_s(tmp_path):
-    with pytest.raises(TreeKVError, match="lacks the column context, answers; it has input"):
-        create("longbench", files=folder(tmp_path, lcc=[{"input": ""}]), subsets=["lcc"]).documents(Words())
+    files = folder(tmp_path, lcc=[{"input": ""}], trec=[row(all_classes=["Date"])])
+    (tmp_path / "qasper.jsonl").write_text("")
+    bad, good, empty = create("longbench", files=files, subsets=["lcc", "trec", "qasper"]).documents(Words())
+    assert "lacks the column context, answers; it has input" in bad.data["error"]
+    assert "is empty" in empty.data["error"] and empty.data["dataset"] == "qasper"
+    assert "error" not in good.data
+    (tmp_path / "qasper.jsonl").unlink()
     with pytest.raises(TreeKVError, match=r"there is no file qasper\.jsonl among"):
         create("longbench", files=[str(tmp_path)], subsets=["qasper"]).documents(Words())
     with pytest.raises(TreeKVError, match=r"subsets must be one of narrativeqa, .*, got 'dureader'"):
@@ -204,12 +209,12 @@ def test_chat_templates_and_stops_are_the_published_ones(tmp_path, monkeypatch):
     task = create("longbench", files=files, subsets=["hotpotqa", "samsum", "lcc"], chat=True, question="withheld")
     seen = []
 
-    def say(model, tokenizer, config, context, question, tokens, *, withheld, stop):
-        seen.append((tokenizer.decode(context + question), tokens, withheld, tokenizer.decode(list(stop))))
+    def say(model, tokenizer, config, context, question, tokens, *, withheld, stop, least, prompts):
+        seen.append((tokenizer.decode(context + question), tokens, withheld, tokenizer.decode(list(stop)), least))
         return answering.Answer("Ann", 1, 1, 1, 1)
 
     monkeypatch.setattr(answering, "answer", say)
     scores = [task.run(None, tokenizer, None, document).scores["score"] for document in task.documents(tokenizer)]
     assert scores[:2] == pytest.approx([100, 100])
     assert [text.startswith("[user]") for text, *_ in seen] == [True, False, False]
-    assert [rest for _, *rest in seen] == [[32, True, ""], [128, True, "\n"], [64, True, ""]]
+    assert [rest for _, *rest in seen] == [[32, True, "", 0], [128, True, "\n", 1], [64, True, "", 0]]

@@ -168,6 +168,13 @@ def test_an_answer_ends_at_a_stop_token(llama):
     assert found.tokens == said.index(stop) + 1
 
 
+def test_an_answer_does_not_end_before_it_has_so_many_tokens(llama):
+    ids = tiny.tokens(20)[0].tolist()
+    said, _ = greedy(llama, CONFIG, [ids], 1)
+    found = answer(llama, Numbers(), CONFIG, ids[:10], ids[10:], 8, stop=said, least=1)
+    assert found.tokens > 1 and not found.text.startswith(f"{said[0]} ")
+
+
 def test_what_does_not_fit_the_window_is_refused_before_any_work():
     model = tiny.llama(window=32)
     ids = tiny.tokens(40)[0].tolist()
@@ -197,7 +204,7 @@ def test_a_run_is_scored_in_percent(llama, monkeypatch):
     task = create("needle", lengths=[200], samples=1, depths=[50], question="withheld", keys=2)
     document = task.documents(tokenizer)[0]
 
-    def say(model, tokenizer, config, context, question, tokens, *, withheld, stop):
+    def say(model, tokenizer, config, context, question, tokens, *, withheld, stop, least, prompts):
         assert withheld and tokens == 16 and len(context) + len(question) == document.data["tokens"]
         return answering.Answer(f"is {document.data['answers'][0]}.", 3, 100, 200, 7)
 

@@ -10,7 +10,7 @@ import huggingface_hub
 import pytest
 import torch
 
-from analysis.evaluation import BatchTask, create, stream_perplexity
+from analysis.evaluation import BatchTask, create, ppl, stream_perplexity
 from analysis.evaluation.ppl import CELLS, by_position
 from tests import tiny
 from tests.evaluation.words import Words
@@ -61,6 +61,21 @@ def test_a_text_that_is_too_short_fails_alone_and_says_so(tmp_path, llama):
     assert [d.key for d in documents] == ["20-long-0", "20-long-1", "20-short-0"]
     with pytest.raises(TreeKVError, match="the text 'short' has 6 tokens, fewer than 20"):
         task.run(llama, Words(), None, documents[2])
+
+
+def test_a_file_that_cannot_be_read_fails_alone_and_says_so(tmp_path, llama):
+    files = write(tmp_path, long=40)
+    (tmp_path / "empty.txt").write_text(" ")
+    (tmp_path / "broken.jsonl").write_text("{")
+    task = create("ppl", files=files, lengths=[10, 20], count=1)
+    documents = task.documents(Words())
+    assert [d.key for d in documents] == [
+        "10-long-0", "20-long-0", "10-broken-0", "10-empty-0", "20-broken-0", "20-empty-0",
+    ]  # fmt: skip
+    for document, sentence in ((documents[2], "is not JSON lines"), (documents[5], "is empty")):
+        with pytest.raises(TreeKVError, match=sentence):
+            task.run(llama, Words(), None, document)
+    assert task.run(llama, Numbers(), None, documents[0]).scores["loss"] > 0
 
 
 def test_short_texts_are_left_alone_where_there_are_enough_others(tmp_path):
@@ -124,6 +139,23 @@ def test_settings_for_prompts_are_replaced_by_the_stream_s(llama, block):
     assert found.scores["perplexity"] == pytest.approx(expected.perplexity, rel=1e-6)
     assert found.detail["prefill"] == "stream" and found.detail["block_size"] == block
     assert found.scores["cache_bytes"] == expected.cache_bytes
+
+
+@pytest.mark.parametrize("tokens", [1, 8, 24, 512])
+@pytest.mark.parametrize("block", [1, 4])
+def test_the_tokens_of_a_pass_change_nothing(llama, monkeypatch, tokens, block):
+    monkeypatch.setattr(ppl, "PASS_TOKENS", tokens)
+    task = create("ppl", files=["unused"], lengths=[40], decode_block=block)
+    documents = documents_for(llama, 2, 40)
+    assert task._chunk(llama, 2) == block * max(1, tokens // (2 * block))
+    config = CONFIG.replace(prefill="stream", block_size=block)
+    for document, found in zip(documents, task.run_many(llama, Numbers(), CONFIG, documents), strict=True):
+        cache = TreeKVCache(config, llama.config)
+        expected = stream_perplexity(llama, document.data["ids"], cache, chunk=block)
+        assert found.scores["perplexity"] == pytest.approx(expected.perplexity, rel=1e-5)
+    monkeypatch.setattr(ppl, "PASS_TOKENS", 512)
+    monkeypatch.setattr(ppl, "PASS_LOGITS", 8 * llama.config.vocab_size)
+    assert task._chunk(llama, 2) == 4
 
 
 def test_documents_together_score_as_alone(llama):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import gc
-
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from analysis.evaluation import reading
+from analysis.evaluation import reading, sweep_runner
+from analysis.evaluation.answering import AnswerTask, answer
+from analysis.evaluation.sweep_grid import Model, Setting
+from analysis.evaluation.sweep_runner import Job
+from analysis.evaluation.task import Document, Measurement
 from tests import tiny
 from treekv import TreeKVCache, TreeKVConfig, policies
 
@@ -35,6 +37,25 @@ def hybrid():
     return model
 
 
+class Asked(AnswerTask):
+    """A task of random tokens."""
+
+    name = "asked"
+
+    def prompt(self, tokenizer, data):
+        ids = tiny.tokens(90, seed=data["seed"])[0].tolist()
+        return ids[:80], ids[80:]
+
+    def run(self, model, tokenizer, config, document, progress=None):
+        said = answer(model, Numbers(), config, *self.prompt(None, document.data), 3, prompts=self.shared_prompts)
+        return Measurement({"score": float(said.tokens)}, {})
+
+
+class Numbers:
+    def decode(self, ids, **_):
+        return " ".join(map(str, ids))
+
+
 @pytest.fixture(params=[tiny.llama, hybrid])
 def model(request):
     return request.param()
@@ -54,10 +75,10 @@ def reads(model) -> list[int]:
 def test_a_held_prompt_fills_a_cache_as_the_model_does(model, config):
     alone, filled = (TreeKVCache(config, model.config) for _ in range(2))
     expected = model(torch.tensor([IDS]), past_key_values=alone).logits[0, -1]
-    reading.read(model, IDS, TreeKVCache(TreeKVConfig(policy="full"), model.config))
+    prompts = reading.Prompts()
+    prompts.read(model, IDS, TreeKVCache(TreeKVConfig(policy="full"), model.config))
     counted = reads(model)
-    assert torch.equal(reading.read(model, IDS, filled), reading._readings[model].logits)
-    assert torch.allclose(reading._readings[model].logits, expected, atol=1e-5)
+    assert torch.allclose(prompts.read(model, IDS, filled), expected, atol=1e-5)
     assert counted == []
     assert filled.nbytes == alone.nbytes and filled.get_seq_length() == alone.get_seq_length()
     for ours, theirs in zip(filled.layers, alone.layers, strict=True):
@@ -71,37 +92,53 @@ def test_a_held_prompt_fills_a_cache_as_the_model_does(model, config):
 @torch.inference_mode()
 def test_only_the_last_prompt_is_held():
     model = tiny.llama()
-    counted = reads(model)
+    counted, prompts = reads(model), reading.Prompts()
     for ids in (IDS, IDS, IDS[:-1], IDS):
-        reading.read(model, ids, TreeKVCache(TREE, model.config))
+        prompts.read(model, ids, TreeKVCache(TREE, model.config))
     assert counted == [90, 89, 90]
 
 
 @torch.inference_mode()
-def test_what_evicts_while_it_reads_is_read_each_time():
-    model = tiny.llama()
-    counted = reads(model)
-    for policy in ("tree", "full", "tree", "full"):
-        config = TreeKVConfig(policy=policy, cache_size=40, prefill="stream")
-        reading.read(model, IDS, TreeKVCache(config, model.config))
-    assert counted == [90, 90, 90]  # only the full cache finds the prompt held
+def test_another_model_reads_for_itself():
+    prompts, counted = reading.Prompts(), []
+    for model in (tiny.llama(), tiny.llama()):
+        counted.append(reads(model))
+        prompts.read(model, IDS, TreeKVCache(TREE, model.config))
+    assert counted == [[90], [90]]
 
 
 @torch.inference_mode()
-def test_a_prompt_that_is_too_large_is_not_held(monkeypatch):
+def test_what_evicts_while_it_reads_is_read_each_time_and_nothing_is_held():
     model = tiny.llama()
-    monkeypatch.setattr(reading, "MOST_BYTES", 100)
-    counted = reads(model)
+    counted, prompts = reads(model), reading.Prompts()
+    for policy in ("tree", "full", "full", "tree", "full"):
+        config = TreeKVConfig(policy=policy, cache_size=40, prefill="stream")
+        prompts.read(model, IDS, TreeKVCache(config, model.config))
+    assert counted == [90, 90, 90, 90]  # the second full cache alone finds the prompt held
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("most", [100, 30_000])
+def test_a_prompt_that_is_too_large_is_read_but_not_held(monkeypatch, most):
+    model = tiny.llama()
+    monkeypatch.setattr(reading, "MOST_BYTES", most)
+    counted, prompts = reads(model), reading.Prompts()
+    expected = model(torch.tensor([IDS])).logits[0, -1]
     for _ in range(2):
-        reading.read(model, IDS, TreeKVCache(TreeKVConfig(policy="full"), model.config))
-    assert counted == [90, 90]
+        logits = prompts.read(model, IDS, TreeKVCache(TreeKVConfig(policy="full"), model.config))
+        assert torch.allclose(logits, expected, atol=1e-5)
+    assert counted[1:] == [90, 90]
+    assert prompts._held is None
 
 
-def test_nothing_outlives_the_model():
+def test_a_sweep_reads_each_document_once(tmp_path):
     model = tiny.llama()
-    with torch.inference_mode():
-        reading.read(model, IDS, TreeKVCache(TreeKVConfig(policy="full"), model.config))
-    before = len(reading._readings)
-    del model
-    gc.collect()
-    assert len(reading._readings) < before
+    counted = reads(model)
+    runner = sweep_runner.Runner(lambda wanted: (model, None))
+    task = Asked(question="given")
+    for document in (Document("a", {"seed": 1}), Document("b", {"seed": 2})):
+        for policy in ("full", "tree", "h2o"):
+            setting = Setting(policy, {"policy": policy, "block_size": 4})
+            [record] = runner.measure([Job(Model("m"), task, setting, 40, 0, document)])
+            assert record.error is None, record.error
+    assert [count for count in counted if count > 1] == [90, 90]

@@ -146,7 +146,7 @@ def test_what_differs_is_never_averaged_under_one_name() -> None:
     made = [
         record(score=1.0),
         record(score=2.0, config={"stride": 2}),
-        record(score=3.0, facts={"length": 1024}),
+        record(document=1, score=3.0, facts={"length": 1024}),
         record(score=4.0, model="n"),
         record(score=5.0, model="n", dtype="bfloat16"),
         record(score=6.0, options={"keys": 8, "seed": 1}),
@@ -158,6 +158,36 @@ def test_what_differs_is_never_averaged_under_one_name() -> None:
     assert ("n (dtype bfloat16)", "needle", "tree (stride 1)", 512, 64) in found
     assert ("m", "needle (keys 8)", "tree (stride 1)", 512, 64) in found
     assert ("m", "needle", "tree (stride 2)", 512, 64) in found
+
+
+def test_kinds_of_questions_have_rows_of_their_own() -> None:
+    made = [
+        record(document=i, score=float(i), facts={fact: value, "length": 512})
+        for i, (fact, value) in enumerate(
+            (f, v) for f in ("subtask", "dataset", "haystack") for v in ("a", "b")
+        )
+    ]  # fmt: skip
+    rows = table.table(made, None)
+    assert sorted(row.estimate.mean for row in rows) == [0, 1, 2, 3, 4, 5]
+    assert {"subtask": "b", "length": 512} in [row.group for row in rows]
+
+
+def test_of_a_document_that_changed_the_last_measurement_counts() -> None:
+    def measured(score: float | None, content: str, day: int) -> Record:
+        made = record(document=0, score=score, about={"date": f"2026-01-0{day}"})
+        return dataclasses.replace(made, of=dataclasses.replace(made.of, content=content))
+
+    made = [measured(3.0, "new", 3), measured(1.0, "old", 1), measured(None, "older", 2), record(document=1, score=5.0)]
+    [row] = table.table(made, None)
+    assert (row.estimate.mean, row.estimate.documents, row.failed) == (4.0, 2, 0)
+    assert table.failures(made) == []
+    assert (
+        table.notes([row], made)
+        == [
+            "Left out are 2 records of documents that have changed since; the newer ones count.",
+            "The records were made with 2 different versions of the software; each record says which.",
+        ][: len(table.notes([row], made))]
+    )
 
 
 def test_notes_say_what_a_reader_must_know(records: list[Record]) -> None:

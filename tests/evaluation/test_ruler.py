@@ -165,13 +165,14 @@ def test_published_rows(tmp_path):
     assert task.settings == {"files": ["qa_1"], "new_tokens": None, "question": "given", "chat": False}
 
 
-def test_a_file_without_the_columns_is_refused_as_a_whole(tmp_path):
+def test_a_file_without_the_columns_fails_as_a_whole_and_alone(tmp_path):
     (tmp_path / "x.jsonl").write_text('{"prompt": "a", "answer": "b"}\n')
-    with pytest.raises(TreeKVError, match="lacks the column input, outputs; it has answer, prompt"):
-        create("ruler", files=[str(tmp_path)]).documents(Words())
-    (tmp_path / "x.jsonl").write_text('{"input": "a", \n')
-    with pytest.raises(TreeKVError, match=r"is not JSON lines: .* in line 1"):
-        create("ruler", files=[str(tmp_path)]).documents(Words())
+    (tmp_path / "y.jsonl").write_text('{"input": "a", \n')
+    (tmp_path / "z.jsonl").write_text('{"input": "a\\nb?", "outputs": ["c"]}\n')
+    columns, json, good = create("ruler", files=[str(tmp_path)]).documents(Words())
+    assert "lacks the column input, outputs; it has answer, prompt" in columns.data["error"]
+    assert "is not JSON lines" in json.data["error"] and json.data["subtask"] == "y"
+    assert "error" not in good.data
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import signal
+import weakref
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,34 @@ def test_a_fault_is_recorded_the_rest_goes_on_and_the_next_run_tries_again(tmp_p
     mended = ran(tmp_path / "r", content | {"tasks": ["fake"]})
     assert (mended.skipped, mended.measured, mended.complete) == (1, 3, True)
     assert all(record.error is None for record in Results(tmp_path / "r").read())
+
+
+def test_text_that_utf8_cannot_hold_is_kept(tmp_path: Path) -> None:
+    content = GRID | {"policies": ["full"], "tasks": [{"task": "fake", "faults": {"d1": "half a character"}}]}
+    outcome = ran(tmp_path / "r", content)
+    assert (outcome.measured, outcome.complete) == (4, True)
+    found = {record.of.document: record for record in Results(tmp_path / "r").read()}
+    assert found["d1"].detail == {"answer": "\ud83d"}
+    assert ran(tmp_path / "r", content).skipped == 4
+
+
+def test_what_failed_together_is_let_go_before_one_is_tried(tmp_path: Path) -> None:
+    held: list[weakref.ref] = []
+
+    class Greedy(fakes.TogetherTask):
+        def run_many(self, model, tokenizer, config, documents, progress=None):
+            large = torch.zeros(10)
+            held.append(weakref.ref(large))
+            raise RuntimeError("out of memory")
+
+        def run(self, *arguments, **options):
+            assert [reference() for reference in held] == [None]
+            return super().run(*arguments, **options)
+
+    content = GRID | {"policies": ["full"], "batch": 4, "tasks": [{"task": "fake", "tokens": 160}]}
+    start = lambda: OneProcess(fakes.load)  # noqa: E731
+    outcome = sweep.run(grid(content), Results(tmp_path / "r"), start, create=lambda name, **given: Greedy(**given))
+    assert (outcome.measured, outcome.failed) == (4, [])
 
 
 def test_a_task_or_model_that_cannot_begin_does_not_stop_the_others(tmp_path: Path) -> None:
