@@ -2,7 +2,8 @@
 
     memory(run, config, tokens=131_072, batch=8, dtype="bfloat16")     # what cache.nbytes would say
 
-It asks the cache's own ledger how many tokens of a prompt stay, and allocates in the same steps.
+It asks the cache's own ledger how many tokens of a prompt stay, and allocates in the same steps. All layers of the
+model count, also those that were not captured and those with a sliding window.
 """
 
 from __future__ import annotations
@@ -35,11 +36,13 @@ def memory(
 ) -> int:
     """Bytes of keys and values that a cache with these settings holds after `tokens` tokens.
 
-    Equals `TreeKVCache.nbytes` of a real run over the captured layers; a capture of some layers counts only those.
+    Equals `TreeKVCache.nbytes` of a real run: every full-attention layer by its budget, whether it was captured or not,
+    and every layer with a sliding window by at most this window. A file from before captures recorded the layers of
+    their model cannot know: of it only the captured layers are counted (`run.model_layers` says which).
 
     Args:
         run: where the numbers of layers, heads and channels come from; its text does not matter.
-        config: the settings; policy "full" gives the uncompressed cache.
+        config: the settings; policy "full" gives the uncompressed cache (of full-attention layers).
         tokens: the length of the context, prompt and generated tokens together.
         prompt: how many of them are the first call's; all but the last when None.
         batch: rows of equal length.
@@ -55,16 +58,17 @@ def memory(
         raise TreeKVError(f"prompt must be between 1 and the {tokens} tokens, got {prompt}")
     if dtype not in DTYPES:
         raise TreeKVError(f"dtype must be one of {', '.join(map(repr, DTYPES))}, got {dtype!r}")
-    layers = len(run.layers)
+    every = run.model_layers
+    full = [layer for layer in every if layer.window is None]
     by_layer = policies.get(config.policy).depends_on_layer
     slots: dict[tuple[TreeKVConfig, int], int] = {}
-    total = 0
-    for number, own in enumerate(config.per_layer(layers)):
+    # A sliding layer keeps what the next token will see beside itself.
+    total = sum(min(tokens, layer.window - 1) * layer.channels for layer in every if layer.window is not None)
+    for number, (own, layer) in enumerate(zip(config.per_layer(len(full)), full, strict=True)):
         key = (own, number if by_layer else 0)
         if key not in slots:
-            slots[key] = _slots(own, number, layers, tokens, prompt)
-        channels = run.k[number].shape[0] * (run.k[number].shape[2] + run.v[number].shape[2])
-        total += slots[key] * channels
+            slots[key] = _slots(own, number, len(full), tokens, prompt)
+        total += slots[key] * layer.channels
     itemsize: int = getattr(torch, dtype).itemsize
     return total * batch * itemsize
 
@@ -79,7 +83,8 @@ def memory_by_context(
 ) -> xr.DataArray:
     """`memory` of several settings over several lengths of context: int64 (policy, context).
 
-    attrs batch, dtype and layers say for what. Raises TreeKVError as `memory` does, and for no settings or contexts.
+    attrs batch, dtype and layers (how many are counted) say for what. Raises TreeKVError as `memory` does, and for no
+    settings or contexts.
     """
     if not configs or not contexts:
         raise TreeKVError("give at least one setting and one length of context")
@@ -89,7 +94,7 @@ def memory_by_context(
         dims=("policy", "context"),
         coords={"policy": list(configs), "context": list(contexts)},
         name="memory",
-        attrs={"batch": batch, "dtype": dtype, "layers": len(run.layers), "units": "bytes"},
+        attrs={"batch": batch, "dtype": dtype, "layers": len(run.model_layers), "units": "bytes"},
     )
 
 

@@ -103,6 +103,13 @@ def _scope(search: Search) -> None:
 
 
 def _layers(search: Search) -> None:
+    captured, there = len(search.run.layers), len(search.run.full_layers)
+    if captured < there:  # what these gain by a larger share, the others may lose
+        search.sentences.append(
+            f"Budgets by layer: the same for all layers; only {captured} of {there} layers were captured, and what a "
+            "shift costs the others is not known."
+        )
+        return
     candidates = {}
     for name, budgets in (("rising", "rising"), ("falling", "falling"), ("fitted", _fitted(search))):
         config = search.changed(search.best, budgets=budgets) if budgets is not None else None

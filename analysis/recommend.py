@@ -1,7 +1,7 @@
 """Settings for a budget or a target, from a capture: each choice with the numbers that made it.
 
     choice = recommend(run, budget=256)              # tokens per layer and KV head
-    choice = recommend(run, bytes=8_000_000)         # keys and values of all layers together
+    choice = recommend(run, bytes=8_000_000)         # keys and values of all layers of the model together
     choice = recommend(run, target={"mass": 0.9})    # the smallest cache that keeps 90 % of the attention
     choice.config.save("settings.json"); choice.reasons; choice.figure
 
@@ -43,8 +43,9 @@ class Recommendation:
         reasons: Dataset over `candidate`, in the order tried: `question` ("baseline", "size", "sinks", "recent",
             "scope", "layers", "block"), `setting` in words, `cache_size`, simulated `error` (mean relative error
             of the attention output) and `mass` (mean share of attention retained), `chosen`; and `sink_mass`
-            (first), the mean share of attention that each of the first tokens gets. attrs["bytes"] is what the
-            proposal holds, attrs["tokens"] the length of the text.
+            (first), the mean share of attention that each of the first tokens gets. attrs["bytes"] is what a cache
+            with the proposal holds while it decodes, counted as for `recommend(bytes=...)`, attrs["tokens"] the
+            length of the text.
         sentences: the reasons in words, one a decision.
     """
 
@@ -77,13 +78,16 @@ def recommend(
     Args:
         run: a capture of text of the kind to expect, at least twice as long as the cache.
         budget: tokens per layer and KV head.
-        bytes: or bytes of keys and values over all layers, for one row of a batch.
+        bytes: or bytes of keys and values, for one row of a batch, that a cache with the proposed settings may hold
+            while it decodes: over all layers of the model, captured or not, those with a sliding window by their
+            whole window, and with room for the token that is being read. (A file from before captures recorded the
+            layers of their model cannot know the others: then only captured layers are counted.)
         target: or {"mass": share of attention to retain} or {"error": relative output error allowed}, both means
             over layers and queries of the simulation; the smallest cache that reaches it is proposed.
         questions: what may differ from the paper's defaults, among "sinks" (they end where the attention that first
             tokens get ends), "recent" (how much of the cache is recent, how much tree: fixed shares, and as far as the
             spectrum's highest band reaches), "scope" (neighbours that compete), "layers" (budgets that differ by
-            layer, same total) and "block" (of the prompt).
+            layer, same total; not asked of a capture of only some layers) and "block" (of the prompt).
         prefill: how the proposed settings treat a prompt, "tree" or "stream".
         itemsize: bytes per number in the cache, for `bytes`; by default that of the captured tensors (a capture
             read from a file has 2).
@@ -96,20 +100,14 @@ def recommend(
     """
     _check(run, budget, bytes, target, questions, prefill)
     itemsize = run.k[0].element_size() if itemsize is None else itemsize
-    per_token = itemsize * sum(k.shape[0] * (k.shape[2] + v.shape[2]) for k, v in zip(run.k, run.v, strict=True))
+    cost = _Cost.of(run, itemsize)
     search = Search(run, model)
     steps = [question for question in QUESTIONS if question in questions]
 
     if target is not None:
         size = _smallest(search, dict(target))
     elif bytes is not None:
-        size = bytes // per_token - 1  # the token that is being read needs room beside those that are held
-        if size < SMALLEST:
-            raise TreeKVError(
-                f"{bytes} bytes hold {max(size, 0)} tokens of this model and the one that is being read ({per_token} "
-                f"bytes each); at least {(SMALLEST + 1) * per_token} are needed"
-            )
-        size = size // 8 * 8
+        size = cost.affordable(bytes)
     else:
         assert budget is not None
         size = budget
@@ -129,11 +127,12 @@ def recommend(
     if progress is not None:
         progress(len(steps), len(steps))
     config = _finished(search.best, prefill, block)
-    sentences = [*search.sentences, _summary(search, start, size, per_token)]
+    held = cost.held(config)
+    sentences = [*search.sentences, _summary(search, start, size, held)]
     reasons = search.table().assign(sink_mass=("first", sink_mass(run)))
     reasons.attrs |= {
         "projected": int(model is not None),
-        "bytes": (size + 1) * per_token,
+        "bytes": held,
         "tokens": run.tokens,
         "model": run.model,
     }
@@ -141,6 +140,42 @@ def recommend(
 
 
 # ---------------------------------------------------------------------- sizes
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """Bytes of keys and values of a cache of the model while it decodes.
+
+    Attributes:
+        per_token: by full-attention layer.
+        windows: of all layers with a sliding window together, whatever the settings.
+    """
+
+    per_token: tuple[int, ...]
+    windows: int
+
+    @classmethod
+    def of(cls, run: Capture, itemsize: int) -> _Cost:
+        layers = run.model_layers
+        sliding = sum((layer.window - 1) * layer.channels for layer in layers if layer.window is not None)
+        return cls(tuple(itemsize * layer.channels for layer in layers if layer.window is None), itemsize * sliding)
+
+    def held(self, config: TreeKVConfig) -> int:
+        # The token that is being read needs room beside those that are held.
+        each = zip(config.per_layer(len(self.per_token)), self.per_token, strict=True)
+        return self.windows + sum((own.cache_size + 1) * cost for own, cost in each)
+
+    def affordable(self, bytes: int) -> int:
+        """Tokens per layer and KV head, in eights."""
+        token = sum(self.per_token)
+        size = (bytes - self.windows) // token - 1
+        if size < SMALLEST:
+            beside = f", beside {self.windows} of its sliding windows" if self.windows else ""
+            raise TreeKVError(
+                f"{bytes} bytes hold {max(size, 0)} tokens of this model and the one that is being read ({token} "
+                f"bytes each{beside}); at least {(SMALLEST + 1) * token + self.windows} are needed"
+            )
+        return size // 8 * 8
 
 
 def _smallest(search: Search, target: dict[str, float]) -> int:
@@ -199,10 +234,10 @@ def _finished(best: TreeKVConfig, prefill: str, block: int | None) -> TreeKVConf
     )
 
 
-def _summary(search: Search, start: float, size: int, per_token: int) -> str:
+def _summary(search: Search, start: float, size: int, held: int) -> str:
     return (
         f"Together: simulated output error {search.error:.4f}, paper's defaults {start:.4f}, at {size} tokens per "
-        f"layer and KV head ({(size + 1) * per_token:,} bytes)."
+        f"layer and KV head ({held:,} bytes)."
     )
 
 

@@ -87,7 +87,7 @@ class Search:
             changes = {"recent_size": config.recent_size, "block_size": config.block_size} | changes
         try:
             changed = config.replace(**changes)
-            changed.per_layer(len(self.run.layers))
+            changed.per_layer(len(self.run.full_layers))
             return changed
         except TreeKVError:
             return None

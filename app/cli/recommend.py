@@ -18,7 +18,10 @@ def recommend(
     capture: Annotated[Path, typer.Argument(metavar="FILE", help="What treekv capture wrote.")],
     budget: Annotated[int | None, typer.Option(help="Tokens to hold, per layer and KV head.")] = None,
     cache_bytes: Annotated[
-        int | None, typer.Option("--bytes", help="Or bytes of keys and values over all layers.")
+        int | None,
+        typer.Option(
+            "--bytes", help="Or bytes of keys and values over all layers of the model, for one text at a time."
+        ),
     ] = None,
     mass: Annotated[float | None, typer.Option(help="Or the share of attention to retain, such as 0.9.")] = None,
     error: Annotated[float | None, typer.Option(help="Or the relative output error allowed, such as 0.1.")] = None,

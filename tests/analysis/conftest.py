@@ -2,11 +2,52 @@
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import analysis
 from analysis.wavelets import band_levels, band_names
 from tests import tiny
+from treekv import TreeKVCache
+
+
+@pytest.fixture(scope="session")
+def hybrid():
+    """A tiny model of four layers, of which the first and the third have a sliding window of 20 tokens."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        "gemma3_text",
+        vocab_size=tiny.VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=8,
+        max_position_embeddings=512,
+        layer_types=["sliding_attention", "full_attention"] * 2,
+        sliding_window=20,
+    )
+    model = AutoModelForCausalLM.from_config(config).eval()
+    model.set_attn_implementation("treekv")
+    return model
+
+
+@pytest.fixture(scope="session")
+def nbytes_of():
+    """What a real cache holds after so many tokens, those after `prompt` one by one."""
+
+    def measure(model, config, tokens, prompt=None, batch=1):
+        cache = TreeKVCache(config, model.config)
+        ids = tiny.tokens(tokens, batch=batch)
+        prompt = tokens - 1 if prompt is None else prompt
+        model(ids[:, :prompt], past_key_values=cache)
+        for t in range(prompt, tokens):
+            model(ids[:, t : t + 1], past_key_values=cache)
+        return cache.nbytes
+
+    return measure
 
 
 @pytest.fixture(scope="session")

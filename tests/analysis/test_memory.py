@@ -47,6 +47,33 @@ def test_memory_is_what_a_real_cache_holds(llama, run, config: TreeKVConfig) -> 
         assert memory(run, config, tokens, prompt=prompt, batch=2, dtype="float32") == cache.nbytes, (prompt, tokens)
 
 
+@pytest.mark.parametrize(("layers", "model"), [([3], "llama"), (None, "hybrid"), ([1], "hybrid")], ids=str)
+@pytest.mark.parametrize(
+    "config",
+    [
+        TreeKVConfig(policy="full"),
+        TreeKVConfig(cache_size=24, block_size=4),
+        TreeKVConfig(cache_size=24, budgets="rising", prefill="stream"),
+        TreeKVConfig(policy="pyramidkv", cache_size=24, window_size=4),
+    ],
+    ids=lambda c: f"{c.policy}-{c.prefill}-{c.budgets}",
+)
+def test_layers_that_were_not_captured_count(hybrid, nbytes_of, layers, model: str, config: TreeKVConfig) -> None:
+    network = hybrid if model == "hybrid" else tiny.llama(num_hidden_layers=4)
+    part = capture(network, None, tiny.tokens(64)[0], queries=4, layers=layers)
+    for prompt, tokens in ((1, 9), (18, 21), (100, 101), (100, 130)):
+        expected = nbytes_of(network, config, tokens, prompt, batch=2)
+        assert memory(part, config, tokens, prompt=prompt, batch=2, dtype="float32") == expected, (prompt, tokens)
+    assert memory_by_context(part, {"it": config}, [64]).attrs["layers"] == 4
+
+
+def test_a_file_that_does_not_say_counts_what_was_captured() -> None:
+    part = capture(tiny.llama(num_hidden_layers=4), None, tiny.tokens(64)[0], queries=4, layers=[2, 3])
+    whole = memory(part, TreeKVConfig(cache_size=24), 101)
+    del part.attrs["model_layers"]
+    assert memory(part, TreeKVConfig(cache_size=24), 101) == whole // 2
+
+
 def test_the_type_and_the_batch_count(run) -> None:
     config = TreeKVConfig(cache_size=64)
     one = memory(run, config, 1000, prompt=900)

@@ -11,6 +11,7 @@ import analysis
 from analysis.loss import loss
 from analysis.questions import QUESTIONS, reach, sink_mass
 from analysis.recommend import recommend
+from tests import tiny
 from treekv import TreeKVCache, TreeKVConfig, TreeKVError
 
 
@@ -124,6 +125,32 @@ def test_bytes_and_targets(run):
     assert not met[sizes["cache_size"].values < reached.config.cache_size].any()
     low = recommend(run, target={"error": 0.9}, questions=[])
     assert low.reasons["error"].values[-1] <= 0.9
+
+
+@pytest.mark.parametrize(("layers", "model"), [([3], "llama"), (None, "hybrid"), ([1], "hybrid")], ids=str)
+def test_bytes_are_those_of_a_real_cache_of_the_model(hybrid, nbytes_of, token_ids, tmp_path, layers, model):
+    network = hybrid if model == "hybrid" else tiny.llama(num_hidden_layers=4)
+    part = analysis.capture(network, None, token_ids, queries=4, layers=layers)
+    part = analysis.open_capture(part.save(tmp_path / "part.nc"))
+    little, *enough = (4_000, 9_000, 18_000) if model == "hybrid" else (8_000, 45_000, 60_000)
+    for bytes in enough:
+        choice = recommend(part, bytes=bytes, itemsize=4)
+        held = nbytes_of(network, choice.config, 301)
+        assert choice.reasons.attrs["bytes"] == held
+        larger = choice.config.replace(cache_size=choice.config.cache_size + 8)
+        assert held <= bytes < nbytes_of(network, larger, 301)
+        assert f"({held:,} bytes)" in choice.sentences[-1]
+    with pytest.raises(TreeKVError, match=rf"{little} bytes hold 1\d tokens of this model .* are needed") as refused:
+        recommend(part, bytes=little, itemsize=4)
+    least = int(str(refused.value).split("at least ")[1].split()[0])
+    assert nbytes_of(network, TreeKVConfig(cache_size=16, block_size=4), 301) == least
+
+
+def test_budgets_by_layer_are_not_asked_of_a_part_of_the_model(token_ids):
+    part = analysis.capture(tiny.llama(num_hidden_layers=4), None, token_ids, queries=4, layers=[1, 3])
+    choice = recommend(part, 64, questions=["layers"])
+    assert choice.config.budgets is None and "layers" not in choice.reasons["question"].values
+    assert choice.sentences[0].startswith("Budgets by layer: the same for all layers; only 2 of 4 layers")
 
 
 def test_the_default_asks_only_what_won_in_real_runs(run):
