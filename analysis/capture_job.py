@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from analysis import store
+from analysis.identity import model_fingerprint
 from analysis.recording import full_attention_layers
 from analysis.spectrum import SpectrumBuilder
 from treekv.errors import TreeKVError
@@ -27,7 +28,11 @@ Text: TypeAlias = "str | Sequence[int] | Tensor"
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be captured, checked; `fingerprint` tells whether a file holds just this."""
+    """What is to be captured, checked.
+
+    `fingerprint` tells whether a file holds this text with these settings, attrs["model_fingerprint"] whether it is of
+    this model.
+    """
 
     ids: list[int]
     token_text: list[str]
@@ -82,7 +87,12 @@ def prepare(
     observed = list(range(len(ids) - queries, len(ids)))
     if keep == "spectrum":
         SpectrumBuilder(observed, **settings)  # refuses what cannot be
-    attrs = {"max_tokens": max_tokens, "queries": queries, **store.versions()}
+    attrs = {
+        "max_tokens": max_tokens,
+        "queries": queries,
+        "model_fingerprint": model_fingerprint(model),
+        **store.versions(),
+    }
     name = _model_name(model.config)
     return Job(ids, _token_text(tokenizer, ids), observed, chosen, keep, settings, name, attrs)
 

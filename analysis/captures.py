@@ -73,7 +73,9 @@ def capture_many(
     (done, total), counted in layers of all texts. All texts are checked before the model runs.
 
     Raises TreeKVError as `capture` does (naming the text), for no texts, a name that is no file name, and for a
-    file in the folder that holds something else than this text with these settings.
+    file in the folder that holds something else than this text with these settings, or that is of another model: one
+    of another name, or whose configuration or parameters differ (a file from before captures recorded this is told
+    by the name only).
     """
     named = _named(texts)
     jobs = {}
@@ -150,6 +152,12 @@ def _holds(path: Path, job: Job) -> bool:
     if not path.exists():
         return False
     attrs = store.attributes(path, SPECTRUM_FORMAT if job.keep == "spectrum" else FORMAT)
+    mine = job.attrs["model_fingerprint"]
+    if attrs.get("model_fingerprint", mine) != mine:
+        raise TreeKVError(
+            f"{str(path)!r} is of another model that is also called {job.model!r}, or of other weights of it; "
+            "give another folder, or remove the file"
+        )
     if attrs.get("fingerprint") != job.fingerprint:
         raise TreeKVError(
             f"{str(path)!r} holds another text, model or other settings than asked for; "

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import analysis
+from analysis.identity import model_fingerprint
 from tests import tiny
 from treekv import TreeKVError
 
@@ -72,6 +73,43 @@ def test_a_file_of_other_settings_is_not_taken_for_this(llama, texts, tmp_path, 
     analysis.capture_many(llama, None, texts, queries=3, folder=tmp_path)
     with pytest.raises(TreeKVError, match=r"b\.nc' holds another text"):
         analysis.capture_many(llama, None, texts, **{"queries": 3, **changes}, folder=tmp_path)
+
+
+@pytest.mark.parametrize("keep", ["qkv", "spectrum"])
+def test_a_file_of_another_checkpoint_is_not_taken_for_this(texts, tmp_path, keep):
+    def checkpoint(place, change=0.0, **config):
+        model = tiny.llama(**config)
+        model.model.layers[1].self_attn.q_proj.weight.data += change
+        model.save_pretrained(tmp_path / place / "checkpoint-500")
+        model = type(model).from_pretrained(tmp_path / place / "checkpoint-500", attn_implementation="treekv")
+        assert analysis.capture(model, None, texts["a"], queries=3).model == "checkpoint-500"
+        return model
+
+    settings = dict(queries=3, max_tokens=50, keep=keep, folder=tmp_path / "captures")
+    analysis.capture_many(checkpoint("a"), None, texts, **settings)
+    analysis.capture_many(checkpoint("moved"), None, texts, **settings)  # the same model elsewhere
+    for other in (checkpoint("b", 0.01), checkpoint("c", rms_norm_eps=1e-3)):
+        with pytest.raises(TreeKVError, match=r"b\.nc' is of another model that is also called 'checkpoint-500'"):
+            analysis.capture_many(other, None, texts, **settings)
+
+
+def test_a_file_from_before_models_were_told_apart_is_taken_by_name(llama, texts, tmp_path):
+    run = analysis.capture(llama, None, texts["b"], queries=3)
+    del run.attrs["model_fingerprint"]
+    run.save(tmp_path / "b.nc")
+    assert len(analysis.capture_many(llama, None, {"b": texts["b"]}, queries=3, folder=tmp_path)) == 1
+
+
+def test_a_model_is_told_by_what_it_is(llama):
+    known = model_fingerprint(llama)
+    assert len(known) == 16 and known == model_fingerprint(tiny.llama("eager"))
+    llama = tiny.llama()
+    for changes in ({"_name_or_path": "/somewhere/else"}, {"use_cache": False}):
+        llama.config.update(changes)
+        assert model_fingerprint(llama) == known
+    half = llama.bfloat16()
+    assert model_fingerprint(half) == model_fingerprint(half.float())
+    assert model_fingerprint(tiny.llama(window=256)) != known
 
 
 def test_a_file_of_another_text_or_kind_is_not_taken_for_this(llama, texts, tmp_path):
