@@ -13,10 +13,8 @@ SAMPLED = 16  # numbers of each parameter
 
 # What a configuration says of who saved it and how it is run, which is not what the model is; where it lies also
 # goes, by the end of the key.
-_NOT_THE_MODEL = frozenset(
-    ["architectures", "auto_map", "dtype", "torch_dtype", "transformers_version"]
-    + ["use_cache", "return_dict", "output_attentions", "output_hidden_states", "pad_token_id"]
-)
+_SAVED = frozenset(["architectures", "auto_map", "dtype", "torch_dtype", "transformers_version"])
+_RUN = frozenset(["use_cache", "return_dict", "output_attentions", "output_hidden_states", "pad_token_id"])
 _PLACE = "name_or_path"
 
 
@@ -42,6 +40,6 @@ def model_fingerprint(model: nn.Module) -> str:
 
 def _plain(config: Any) -> Any:
     if isinstance(config, dict):
-        kept = {str(key): _plain(value) for key, value in config.items() if key not in _NOT_THE_MODEL}
+        kept = {str(key): _plain(value) for key, value in config.items() if key not in _SAVED | _RUN}
         return {key: value for key, value in kept.items() if not key.endswith(_PLACE)}
     return config
