@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from analysis import store
-from analysis.identity import model_fingerprint
+from analysis.identity import model_fingerprint, model_name
 from analysis.recording import full_attention_layers
 from analysis.spectrum import SpectrumBuilder
 from treekv.errors import TreeKVError
@@ -93,7 +91,7 @@ def prepare(
         "model_fingerprint": model_fingerprint(model),
         **store.versions(),
     }
-    name = _model_name(model.config)
+    name = model_name(model.config)
     return Job(ids, _token_text(tokenizer, ids), observed, chosen, keep, settings, name, attrs)
 
 
@@ -127,8 +125,3 @@ def _check_ids(ids: list[int], config: Any) -> None:
             f"{len(ids)} tokens exceed the {positions} positions that the model was trained with; "
             f"set max_tokens to at most {positions}"
         )
-
-
-def _model_name(config: Any) -> str:
-    name = str(getattr(config, "_name_or_path", "") or config.model_type)
-    return Path(name).name if os.path.isabs(name) else name

@@ -1,9 +1,11 @@
-"""Which model something was captured from, told by the model itself and not by its name."""
+"""Which model something was made with: its name, and a fingerprint of what it is."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +18,12 @@ SAMPLED = 16  # numbers of each parameter
 _SAVED = frozenset(["architectures", "auto_map", "dtype", "torch_dtype", "transformers_version"])
 _RUN = frozenset(["use_cache", "return_dict", "output_attentions", "output_hidden_states", "pad_token_id"])
 _PLACE = "name_or_path"
+
+
+def model_name(config: Any) -> str:
+    """What the model of this configuration is called; of a place on this machine only the last part."""
+    name = str(getattr(config, "_name_or_path", "") or config.model_type)
+    return Path(name).name if os.path.isabs(name) else name
 
 
 def model_fingerprint(model: nn.Module) -> str:

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
+from torch import nn
 
 from analysis import pooling, store
+from analysis.identity import model_name
 from treekv import TreeKVCache
 from treekv.errors import TreeKVError
 from treekv.layer import TreeKVLayer
@@ -30,6 +32,8 @@ def retention_from_cache(
     name: str | None = None,
     tokens: Sequence[str] | None = None,
     row: int = 0,
+    *,
+    model: nn.Module | None = None,
 ) -> xr.Dataset:
     """The record of a real run, in the form that `simulate` gives, so that the same functions read and draw it.
 
@@ -39,6 +43,7 @@ def retention_from_cache(
         tokens: the text of the row's tokens, padding left out, for hover boxes. It may be longer than the record:
             the last token that `generate` returns was never processed.
         row: which row of the batch.
+        model: the model that ran; the record then carries its name (attrs["model"]), which a cache does not know.
 
     Returns:
         Dataset with `evicted_at` and `survivor`, int32 (policy, layer, head, position): one policy, layers by the
@@ -83,7 +88,10 @@ def retention_from_cache(
         "steps": length,
         "source": "run",
         "configs": json.dumps({name: cache.config.to_dict()}),
+        **store.versions(),
     }
+    if model is not None:
+        attrs["model"] = model_name(model.config)
     return xr.Dataset(arrays, coords=coords, attrs=attrs)
 
 
@@ -120,8 +128,8 @@ def combine(*records: xr.Dataset) -> xr.Dataset:
     for record in records:
         configs |= json.loads(record.attrs.get("configs", "{}"))
     sources = {str(record.attrs.get("source", "")) for record in records} - {""}
-    attrs = {**first.attrs, "configs": json.dumps(configs), "source": " and ".join(sorted(sources))}
-    return together.assign_attrs(attrs)
+    attrs = {name: value for record in reversed(records) for name, value in record.attrs.items()}
+    return together.assign_attrs({**attrs, "configs": json.dumps(configs), "source": " and ".join(sorted(sources))})
 
 
 def held(retention: xr.Dataset, step: int) -> xr.DataArray:

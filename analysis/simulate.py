@@ -106,6 +106,7 @@ def simulate(
             "source": "simulation",
             "model": run.model,
             "configs": json.dumps({name: config.to_dict() for name, config in configs.items()}),
+            **store.versions(),
         },
     )
 

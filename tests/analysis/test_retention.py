@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import analysis
-from analysis import plot
+from analysis import plot, store
 from analysis.retention import combine, retention_from_cache
 from tests import tiny
 from treekv import TreeKVCache, TreeKVConfig, TreeKVError
@@ -94,7 +94,7 @@ def test_a_real_run_gives_the_record_that_the_simulation_gives(llama):
     run = analysis.capture(llama, None, ids, queries=4)
     cache = TreeKVCache(config, llama.config)
     llama(ids, past_key_values=cache)
-    real = retention_from_cache(cache, tokens=[*run.token_text, "never processed"])
+    real = retention_from_cache(cache, tokens=[*run.token_text, "never processed"], model=llama)
     simulated = analysis.simulate(run, {"tree": config})
     assert real.sizes == simulated.sizes and real["evicted_at"].dtype == simulated["evicted_at"].dtype
     assert real.coords.to_dataset().equals(simulated.coords.to_dataset())
@@ -103,6 +103,11 @@ def test_a_real_run_gives_the_record_that_the_simulation_gives(llama):
     assert real["evicted_at"].sel(first).equals(simulated["evicted_at"].sel(first))
     assert real["survivor"].sel(first).equals(simulated["survivor"].sel(first))
     assert real.attrs["steps"] == simulated.attrs["steps"] and real.attrs["configs"] == simulated.attrs["configs"]
+    assert real.attrs["model"] == simulated.attrs["model"] == run.model
+    for record in (real, simulated):
+        assert {name: record.attrs.get(name) for name in store.versions()} == store.versions()
+    unnamed = retention_from_cache(cache, "real")
+    assert "model" not in unnamed.attrs and combine(unnamed, simulated).attrs["model"] == run.model
     for layer in (0, 1):
         held = analysis.held(real, 89).sel(policy="tree", layer=layer).transpose("head", "position").values
         assert [np.flatnonzero(row).tolist() for row in held] == cache.kept_positions(layer)[0].tolist()
