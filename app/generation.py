@@ -13,6 +13,15 @@ from transformers import TextStreamer
 from treekv import TreeKVCache, TreeKVConfig
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How far a generation is: tokens so far, how many a second after the first, and the bytes held."""
+
+    tokens: int
+    tokens_per_second: float | None
+    cache_bytes: int
+
+
 @dataclass
 class Generation:
     """One text and what it took.
@@ -50,14 +59,18 @@ def generate(
     tokens: int,
     on_text: Callable[[str], None] = lambda text: None,
     temperature: float = 0.0,
+    *,
+    on_token: Callable[[Pace], None] = lambda pace: None,
+    check: Callable[[], None] = lambda: None,
 ) -> tuple[Generation, TreeKVCache]:
     """Continue `ids` [1, prompt] by at most `tokens` tokens under `config`.
 
-    Greedy at temperature 0, else sampled with `config.seed`. `on_text` gets pieces of text as they come. Ctrl-C
-    (KeyboardInterrupt, also raised by `on_text`) ends it with what there is.
+    Greedy at temperature 0, else sampled with `config.seed`. `on_text` gets pieces of text as they come, `on_token` is
+    called after each token, `check` at each layer, also while the prompt is read. Ctrl-C (KeyboardInterrupt, also
+    raised by one of these) ends it with what there is.
     """
-    cache = TreeKVCache(config, model.config)
-    streamer = _Recorder(tokenizer, on_text)
+    cache = _Checked(config, model.config, check)
+    streamer = _Recorder(tokenizer, on_text, lambda times: on_token(Pace(len(times), _rate(times), cache.nbytes)))
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
     torch.manual_seed(config.seed)
     result = Generation(prompt_tokens=ids.shape[1])
@@ -79,8 +92,7 @@ def generate(
     result.text = tokenizer.decode(streamer.ids, skip_special_tokens=True)
     if streamer.times:
         result.prompt_seconds = streamer.times[0] - start
-    if len(streamer.times) > 1:
-        result.tokens_per_second = (len(streamer.times) - 1) / (streamer.times[-1] - streamer.times[0])
+    result.tokens_per_second = _rate(streamer.times)
     result.cache_bytes, result.full_bytes = cache.nbytes, max(cache.full_nbytes, cache.nbytes)
     result.kept_tokens = cache.held_tokens
     return result, cache
@@ -94,12 +106,29 @@ def parting(one: list[int], other: list[int]) -> int | None:
     return None if len(one) == len(other) else min(len(one), len(other))
 
 
+def _rate(times: list[float]) -> float | None:
+    """Tokens a second after the first; None if there is only one."""
+    return (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else None
+
+
+class _Checked(TreeKVCache):
+    """A cache that asks at every layer whether to go on."""
+
+    def __init__(self, config: TreeKVConfig, model_config: Any, check: Callable[[], None]) -> None:
+        super().__init__(config, model_config)
+        self._check = check
+
+    def update(self, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        self._check()
+        return super().update(*args, **kwargs)
+
+
 class _Recorder(TextStreamer):
     """Notes each token and when it came, and passes text on as soon as it is whole words."""
 
-    def __init__(self, tokenizer: Any, on_text: Callable[[str], None]) -> None:
+    def __init__(self, tokenizer: Any, on_text: Callable[[str], None], on_token: Callable[[list[float]], None]) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self.on_text = on_text
+        self.on_text, self.on_token = on_text, on_token
         self.ids: list[int] = []
         self.times: list[float] = []
         self.prompt_seen = False
@@ -108,6 +137,7 @@ class _Recorder(TextStreamer):
         if self.prompt_seen:
             self.ids.extend(value.reshape(-1).tolist())
             self.times.append(time.perf_counter())
+            self.on_token(self.times)
         self.prompt_seen = True
         super().put(value)
 

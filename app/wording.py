@@ -25,8 +25,8 @@ SINKS_APART: Final = (
 
 # One sentence under each picture: how to read it.
 READ_SPECTRUM: Final = (
-    "Each line is one band, from slow changes along the text (dark) to differences between neighbours "
-    "(bright); lines that rise to the right, the bright ones most, mean that near tokens differ more from "
+    "Each line is one band, from slow changes along the text (violet) to differences between "
+    "neighbours (green); lines that rise to the right, the green ones most, mean that near tokens differ more from "
     "their neighbours than far ones do, so the far context can be kept coarsely."
 )
 READ_COEFFICIENTS: Final = (
@@ -39,7 +39,7 @@ READ_SINKS: Final = (
     "what the strongest band reaches elsewhere, to see why they are drawn, and kept in a cache, apart."
 )
 READ_GROWTH: Final = (
-    "Each cell is one head: yellow ones contribute more towards the end in this band, blue ones less, grey ones the "
+    "Each cell is one head: yellow and brown ones contribute more towards the end in this band, blue less, grey the "
     "same; where rows or columns stand out, layers or heads want budgets of their own."
 )
 READ_TRENDS: Final = (
@@ -51,11 +51,11 @@ READ_EVICTION_MAP: Final = (
     "read; TreeKV thins the past gradually from right to left, a window would cut it off along a diagonal."
 )
 READ_DENSITY: Final = (
-    "To the left are the newest tokens, to the right the oldest: a window drops to nothing at its edge, while a "
-    "tree's line falls in steps, so that less and less, but always something, is kept of what is further back."
+    "The further to the right, the older: a window drops to nothing at its edge, while a tree's line falls in steps, "
+    "so that less and less is kept of what is further back."
 )
 READ_TEXT: Final = (
-    "The text as it stood at that moment: on dark ground are the tokens that most heads still hold, on white ground "
+    "The text as it stood at that moment: on dark ground are the tokens that most heads still hold, on the palest "
     "those that all have forgotten; move the slider, or let it play, to watch the past thin out."
 )
 READ_TREE: Final = (

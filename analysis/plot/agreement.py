@@ -42,7 +42,7 @@ def agreement(agreement: xr.DataArray, policy: str | None = None, layer: int | N
     where = ", ".join(words)
     figure = theme.figure(
         f"Do {_WHO[between]} keep the same tokens?",
-        f"Jaccard index after step {agreement.attrs['step']:,}{' · ' + where if where else ''}",
+        f"Jaccard index after {int(agreement.attrs['step']) + 1:,} tokens{' · ' + where if where else ''}",
         f"Matrix of the share of tokens that two {_WHO[between]} both hold, of those that either holds, {where}: "
         f"{spread}.",
         height=560,

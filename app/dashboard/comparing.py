@@ -151,19 +151,36 @@ def memory_figure(
     return plot.memory(analysis.memory_by_context(seen, every, contexts, batch=batch, dtype=dtype), at=length)
 
 
+def _part(found: Comparison, view: View) -> xr.Dataset:
+    """The record of the layer and KV head that are chosen."""
+    of = {name: [value] for name, value in (("layer", view.layer), ("head", view.head)) if value is not None}
+    return found.retention.sel(of)
+
+
 PICTURES: Final[dict[str, tuple[Callable[[Comparison, View], go.Figure], str]]] = {
     "Maps": (lambda found, view: plot.eviction_maps(found.retention, None, *view), wording.READ_MAPS),
     "Agreement": (
-        lambda found, view: plot.agreement(analysis.agreement(found.retention), layer=view.layer),
+        lambda found, view: plot.agreement(analysis.agreement(_part(found, view))),
         wording.READ_AGREEMENT,
     ),
-    "Bias": (lambda found, view: plot.bias(analysis.bias(found.retention)), wording.READ_BIAS),
+    "Bias": (lambda found, view: plot.bias(analysis.bias(_part(found, view))), wording.READ_BIAS),
     "Attention retained": (lambda found, view: plot.mass_retained(found.loss), wording.READ_MASS),
     "Output error": (lambda found, view: plot.output_error(found.loss), wording.READ_ERROR),
     "Density": (
         lambda found, view: plot.density(found.retention, None, view.start, view.stop),
         wording.READ_DENSITY,
     ),
+}
+
+
+# What of the sidebar's choice a picture follows, where that is not all of it.
+FOLLOWS: Final = {
+    "Maps": "",
+    "Agreement": "It follows the layer and head at the left, and is about the whole text.",
+    "Bias": "It follows the layer and head at the left, and is about the whole text.",
+    "Attention retained": "It shows all simulated layers and heads, whatever is chosen at the left.",
+    "Output error": "It shows all simulated layers, whatever is chosen at the left.",
+    "Density": "It shows all simulated layers and heads, and follows the positions at the left.",
 }
 
 

@@ -10,7 +10,7 @@ import xarray as xr
 
 import analysis
 from app.dashboard import jobs, models
-from app.generation import Generation, generate, parting
+from app.generation import Generation, Pace, generate, parting
 from treekv import TreeKVConfig, TreeKVError
 from treekv.models import ALIASES
 
@@ -60,7 +60,8 @@ def model_of(name: str) -> str:
 
 
 def work(job: jobs.Job[Outcome], request: Request) -> Outcome:
-    """Generate; pieces of text are appended to `job.events` as (name, text). Stopping ends it with what there is.
+    """Generate; what comes is appended to `job.events` as (name, piece of text) and, after each token, (name, Pace).
+    Stopping ends it with what there is.
 
     Raises:
         TreeKVError: a model that cannot be loaded, or an empty prompt.
@@ -97,15 +98,18 @@ def _one(
     total, made = count * request.tokens, number * request.tokens
     job.report(made, total, f"{name}, reading {ids.shape[1]:,} tokens")
 
-    def show(text: str) -> None:
-        nonlocal made
-        made += 1
-        job.events.append((name, text))
-        job.report(min(made, total), total, name)
+    def count(pace: Pace) -> None:
+        job.events.append((name, pace))
+        job.report(min(made + pace.tokens, total), total, name)
+
+    def check() -> None:
         if job.stopped():
             raise KeyboardInterrupt  # how `generate` is told to end with what there is
 
-    result, cache = generate(model, tokenizer, ids, config, request.tokens, show, request.temperature)
+    result, cache = generate(
+        model, tokenizer, ids, config, request.tokens, lambda text: job.events.append((name, text)),
+        request.temperature, on_token=count, check=check,
+    )  # fmt: skip
     outcome.results[name] = result
     if config.trace and result.token_ids:
         every = [*ids[0].tolist(), *result.token_ids]

@@ -147,7 +147,7 @@ def test_a_generation_is_stopped_with_what_there_is(tiny_model, opened, monkeypa
     test = ended(test, JOB)
     job = test.session_state[JOB]
     assert job.state == "stopped"
-    assert len(job.result.results[OURS].token_ids) == 1
+    assert job.result.results[OURS].token_ids == []  # not even the prompt was read to its end
     assert list(job.result.results) == [OURS]
     assert "Stopped." in [info.value for info in test.info]
     assert any("stopped" in caption.value for caption in test.main.get("caption"))
@@ -160,7 +160,7 @@ def test_texts_appear_as_they_come(tiny_model, opened, monkeypatch: pytest.Monke
     half, go = threading.Event(), threading.Event()
     whole = generating.generate
 
-    def pausing(model, tokenizer, ids, config, tokens, show, temperature):
+    def pausing(model, tokenizer, ids, config, tokens, show, temperature, **more):
         def shown(text: str) -> None:
             show(text)
             if len(pieces) == 3:
@@ -169,13 +169,18 @@ def test_texts_appear_as_they_come(tiny_model, opened, monkeypatch: pytest.Monke
             pieces.append(text)
 
         pieces: list[str] = []
-        return whole(model, tokenizer, ids, config, tokens, shown, temperature)
+        return whole(model, tokenizer, ids, config, tokens, shown, temperature, **more)
 
     monkeypatch.setattr(generating, "generate", pausing)
     test = submitted(opened(), beside=False)
     assert half.wait(30)
     test.run()
-    come = "".join(text for _, text in test.session_state[JOB].events)
+    events = [event for _, event in test.session_state[JOB].events]
+    come = "".join(event for event in events if isinstance(event, str))
+    paces = [event for event in events if not isinstance(event, str)]
+    assert [pace.tokens for pace in paces] == list(range(1, len(paces) + 1))
+    assert f"{len(paces)} tokens, " in test.main.get("caption")[1].value
+    assert "of keys and values" in test.main.get("caption")[1].value
     text = expected(loaded, SETTINGS)[0].text
     assert test.code[0].value == (come or "…")
     assert text.startswith(come.strip())

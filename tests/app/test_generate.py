@@ -51,6 +51,28 @@ def test_what_is_recorded_is_what_was_generated(llama):
     assert result.prompt_seconds > 0 and result.tokens_per_second > 0
 
 
+def test_it_says_how_far_it_is_after_each_token(llama):
+    paces = []
+    result, cache = generate(llama, Words(), tiny.tokens(30), SMALL, 10, on_token=paces.append)
+    assert [pace.tokens for pace in paces] == list(range(1, 11))
+    assert paces[0].tokens_per_second is None
+    assert paces[-1].tokens_per_second == result.tokens_per_second > 0
+    assert paces[-1].cache_bytes == cache.nbytes
+
+
+def test_it_can_be_stopped_between_two_layers_of_the_prompt(llama):
+    asked = []
+
+    def check():
+        asked.append(None)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+
+    result, _ = generate(llama, Words(), tiny.tokens(30), SMALL, 10, check=check)
+    assert len(asked) == 2 and result.stopped
+    assert result.token_ids == [] and result.prompt_seconds is None
+
+
 def test_ctrl_c_ends_with_what_there_is(llama):
     pieces = []
 

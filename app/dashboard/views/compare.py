@@ -6,7 +6,7 @@ import streamlit as st
 
 from app import wording
 from app.dashboard import comparing, recommending, run_state, settings_state
-from app.dashboard.comparing import PICTURES, Comparison, View
+from app.dashboard.comparing import FOLLOWS, PICTURES, Comparison, View
 from treekv import TreeKVConfig, TreeKVError, policies
 
 BLOCKS = [1, 2, 4, 8, 16, 32, 64]
@@ -34,7 +34,7 @@ def editor(names: list[str]) -> None:
     configs: list[TreeKVConfig] = st.session_state[settings_state.COMPARED]
     if st.session_state.get("edited") not in range(len(configs)):
         st.session_state["edited"] = 0
-    row = st.columns([6, 1, 1], vertical_alignment="bottom")
+    row = st.columns([5, 2], vertical_alignment="bottom")
     with row[0]:
         st.segmented_control(
             "Settings; the controls below change the one marked",
@@ -44,12 +44,11 @@ def editor(names: list[str]) -> None:
             key="edited",
         )
     edited = st.session_state["edited"]
-    with row[1]:
-        st.button("Add", key="add", disabled=len(configs) >= settings_state.MOST, on_click=_add, width="stretch",
+    with row[1], st.container(horizontal=True, horizontal_alignment="right"):
+        st.button("Add", key="add", disabled=len(configs) >= settings_state.MOST, on_click=_add,
                   help="A copy of the one marked, to be changed.")  # fmt: skip
-    with row[2]:
         st.button("Remove", key="remove", disabled=len(configs) <= settings_state.LEAST, on_click=_remove,
-                  width="stretch", help="Takes the one marked away.")  # fmt: skip
+                  help="Takes the one marked away.")  # fmt: skip
     config = configs[edited]
     with st.container(border=True):
         _controls(config)
@@ -156,6 +155,11 @@ def scope(configs: dict[str, TreeKVConfig]) -> tuple[tuple[int, ...], int]:
         prompt = st.slider("Of the text, so many tokens are the prompt", 0, capture.tokens,
                            key="compare_prompt", bind="query-params",
                            help="The rest comes one token at a time, as when text is generated.")  # fmt: skip
+    if not layers and not st.session_state.get("layers_shown"):  # an address can ask for layers that are not there
+        layers = few
+        st.warning(f"None of the layers in the address was captured; simulated are {', '.join(map(str, few))}.")
+    else:
+        st.session_state["layers_shown"] = True
     layer = run_state.chosen("layer")
     also = {layer} & set(capture.layers)  # the one that the sidebar asks for
     return tuple(sorted({*layers} | also)), int(prompt)
@@ -206,7 +210,7 @@ def side_by_side() -> None:
         )
         return
     make, reading = PICTURES[picture]
-    run_state.draw(lambda: make(found, view_of()), reading, key=f"compare-{picture}")
+    run_state.draw(lambda: make(found, view_of()), f"{reading} {FOLLOWS[picture]}".strip(), key=f"compare-{picture}")
 
 
 def view_of() -> View:

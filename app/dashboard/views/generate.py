@@ -27,7 +27,12 @@ def asked() -> Request | None:
     """The form; what was asked for when its button is pressed."""
     with st.form("prompt-form", border=True):
         prompt = st.text_area(
-            "Prompt", value=_beginning(), height=180, max_chars=generating.MOST_PROMPT, key="generate-prompt"
+            "Prompt",
+            value=_beginning(),
+            height=180,
+            max_chars=generating.MOST_PROMPT,
+            key="generate-prompt",
+            persist_state="session",
         )
         columns = st.columns(3)
         with columns[0]:
@@ -36,15 +41,17 @@ def asked() -> Request | None:
                 if run is None
                 else generating.model_of(str(run.manifest.get("load") or run.manifest.get("model", "")))
             )
-            model = st.text_input("Model", value=named, key="generate-model",
+            model = st.text_input("Model", value=named, key="generate-model", persist_state="session",
                                   help="An alias such as smollm2, a local folder, or a hub id.")  # fmt: skip
         with columns[1]:
-            tokens = st.slider("New tokens at most", 8, 512, 64, 8, key="generate-tokens")
+            tokens = st.slider("New tokens at most", 8, 512, 64, 8, key="generate-tokens", persist_state="session")
         with columns[2]:
             temperature = st.slider("Temperature", 0.0, 2.0, 0.0, 0.1, key="generate-temperature",
-                                    help="0 takes the likeliest token each time.")  # fmt: skip
-        beside = st.toggle("Also with the full cache", value=True, key="generate-beside")
-        simulate = st.toggle("Lay the simulation of this text over the run", value=True, key="generate-simulate")
+                                    persist_state="session", help="0 takes the likeliest token each time.")  # fmt: skip
+        beside = st.toggle("Also with the full cache", value=True, key="generate-beside", persist_state="session")
+        simulate = st.toggle(
+            "Lay the simulation of this text over the run", value=True, key="generate-simulate", persist_state="session"
+        )
         if not st.form_submit_button("Generate", type="primary"):
             return None
     return Request(model.strip(), prompt, config, int(tokens), float(temperature), beside, simulate)
@@ -57,13 +64,21 @@ def _beginning() -> str:
 
 
 def streaming(job: jobs.Job[Outcome]) -> None:
-    """The texts as they come."""
+    """The texts as they come, how fast, and what the cache holds by then."""
     names = [OURS, FULL] if any(name == FULL for name, _ in job.events) else [OURS]
     for column, name in zip(st.columns(len(names)), names, strict=True):
         with column:
             st.markdown(f"**{name.capitalize()}**")
-            text = "".join(piece for by, piece in list(job.events) if by == name)
+            text = "".join(piece for by, piece in list(job.events) if by == name and isinstance(piece, str))
             st.code(text or "…", language=None, wrap_lines=True)
+            pace = next(
+                (event for by, event in reversed(list(job.events)) if by == name and not isinstance(event, str)), None
+            )
+            if pace is not None:
+                rate = wording.number(pace.tokens_per_second, ".1f")
+                st.caption(
+                    f"{pace.tokens:,} tokens, {rate} a second; {wording.size(pace.cache_bytes)} of keys and values"
+                )
 
 
 def finished(outcome: Outcome) -> None:
@@ -78,10 +93,17 @@ def finished(outcome: Outcome) -> None:
     if len(outcome.results) == 2:
         parting(outcome)
     if outcome.real is not None:
-        words = "The record of this run is on the pages Eviction map and Compare"
-        st.info(f"{words}, with its simulation laid over it." if outcome.simulated is not None else f"{words}.")
+        st.info(where_it_is(outcome))
     if outcome.note:
         st.caption(run_state.plain(outcome.note))
+
+
+def where_it_is(outcome: Outcome) -> str:
+    """Where the record of the run can be looked at."""
+    if run is None:
+        return "Open or make a run on the page Start: the record of this generation is then on the page Eviction map."
+    words = "The record of this generation is on the page Eviction map, as one more policy"
+    return f"{words}; Compare lays its simulation over it." if outcome.simulated is not None else f"{words}."
 
 
 def numbers(result: Generation) -> None:
