@@ -145,15 +145,24 @@ def held(retention: xr.Dataset, step: int) -> xr.DataArray:
     return (position <= step) & ((evicted_at < 0) | (evicted_at > step))
 
 
-def density(retention: xr.Dataset, step: int | None = None, max_cells: int = MAX_CELLS) -> xr.DataArray:
+def density(
+    retention: xr.Dataset,
+    step: int | None = None,
+    max_cells: int = MAX_CELLS,
+    *,
+    layer: int | None = None,
+    head: int | None = None,
+) -> xr.DataArray:
     """Share of layers and heads that hold a token, against its distance from the end, after `step`.
 
-    `step` is the last one when None. Returns (policy, distance); distance 0 is the newest token, and long
-    texts are averaged over runs of distances so that at most `max_cells` remain; the coordinate is a run's
-    mean.
+    `step` is the last one when None; of `layer` and KV `head` those left open are averaged. Returns (policy, distance);
+    distance 0 is the newest token, and long texts are averaged over runs of distances so that at most `max_cells`
+    remain; the coordinate is a run's mean. Raises TreeKVError, listing what there is, for a step, layer or head that
+    is not in the record.
     """
+    retention = _of(retention, layer=layer, head=head)
     step = int(retention.attrs["steps"]) - 1 if step is None else step
-    share = held(retention, step).mean(("layer", "head")).transpose("policy", "position").values
+    share = held(retention, step).mean(_left_open(layer, head)).transpose("policy", "position").values
     position = retention["position"].values
     share = share[:, position <= step][:, ::-1]
     distance = (step - position[position <= step])[::-1]
@@ -176,17 +185,23 @@ def retention_map(
     head: int | None = None,
     max_cells: int = MAX_CELLS,
     steps: tuple[int, int] | None = None,
+    *,
+    pooled: str = "mean",
 ) -> xr.DataArray:
-    """Share held of each cell of steps by positions: float32 (step, position), 0 to 1.
+    """What is held in each cell of steps by positions: float32 (step, position), 0 to 1.
 
-    A cell is the mean over its pairs of step and position with position <= step, and over the layers and
-    heads left open (None); cells with no such pair, the future, are NaN. There are at most `max_cells` a
-    side; the coordinates are each cell's first step and first position, attrs step_size and position_size its
-    extent. `policy` may be None when the record has one policy. `steps` (first, end) draws only the steps first to
-    end - 1; of positions, draw some by `retention.isel(position=slice(...))`.
+    A cell holds pairs of step and position with position <= step; one without any, the future, is NaN. With pooled
+    "mean" a cell is the share of its pairs that are held, with "any" 1 if one of them is, else 0; both are means over
+    the layers and heads left open (None). There are at most `max_cells` a side; the coordinates are each cell's first
+    step and first position, attrs step_size and position_size its extent. `policy` may be None when the record has
+    one policy. `steps` (first, end) draws only the steps first to end - 1; of positions, draw some by
+    `retention.isel(position=slice(...))`.
 
-    Raises TreeKVError, listing what there is, for a policy, layer, head or steps that are not in the record.
+    Raises TreeKVError, listing what there is, for a policy, layer, head or steps that are not in the record, and
+    for another word for `pooled`.
     """
+    if pooled not in ("mean", "any"):
+        raise TreeKVError(f"pooled must be 'mean' or 'any', got {pooled!r}")
     evicted_at = select(retention, policy, layer, head)["evicted_at"]
     first, last = (0, int(retention.attrs["steps"])) if steps is None else steps
     if not 0 <= first < last <= int(retention.attrs["steps"]):
@@ -196,17 +211,23 @@ def retention_map(
     gone = np.where(gone < 0, last, gone)
     row, column = first + pooling.edges(last - first, max_cells), pooling.edges(len(position), max_cells)
     cells = np.empty((len(row) - 1, len(column) - 1), np.float32)
+
     # The number of steps that token p was held before step t is clip(min(gone, t) - p, 0): rows are
     # differences.
-    before = np.clip(np.minimum(gone, first) - position, 0, None).mean(0)
+    def steps_held(end: int) -> np.ndarray:
+        each = np.clip(np.minimum(gone, end) - position, 0, None)
+        return each if pooled == "any" else each.mean(0, keepdims=True)
+
+    before = steps_held(first)
     existed = np.clip(first - position, 0, None).astype(float)
     for index, end in enumerate(row[1:]):
-        now = np.clip(np.minimum(gone, end) - position, 0, None).mean(0)
+        now = steps_held(end)
         exists = np.clip(end - position, 0, None).astype(float)
-        numerator = np.add.reduceat(now - before, column[:-1])
+        numerator = np.add.reduceat(now - before, column[:-1], axis=-1)
         denominator = np.add.reduceat(exists - existed, column[:-1])
         with np.errstate(invalid="ignore"):
-            cells[index] = np.where(denominator > 0, numerator / denominator, np.nan)
+            share = numerator > 0 if pooled == "any" else numerator / denominator
+            cells[index] = np.where(denominator > 0, share.mean(0), np.nan)
         before, existed = now, exists
     return xr.DataArray(
         cells,
@@ -215,6 +236,10 @@ def retention_map(
         name="held",
         attrs={"step_size": int(row[1] - row[0]), "position_size": int(column[1] - column[0])},
     )
+
+
+def _left_open(layer: int | None, head: int | None) -> list[str]:
+    return [name for name, value in (("layer", layer), ("head", head)) if value is None]
 
 
 def save_retention(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
@@ -235,8 +260,11 @@ def select(retention: xr.Dataset, policy: str | None, layer: int | None, head: i
     names = [str(name) for name in retention["policy"].values]
     if policy is None and len(names) > 1:
         raise TreeKVError(f"the record has several policies; choose one of {', '.join(names)}")
-    policy = names[0] if policy is None else policy
-    for name, value in (("policy", policy), ("layer", layer), ("head", head)):
+    return _of(retention, policy=names[0] if policy is None else policy, layer=layer, head=head)
+
+
+def _of(retention: xr.Dataset, **chosen: str | int | None) -> xr.Dataset:
+    for name, value in chosen.items():
         if value is None:
             continue
         there = retention[name].values.tolist()

@@ -16,17 +16,28 @@ _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
 
 def density(
-    retention: xr.Dataset, step: int | None = None, start: int | None = None, stop: int | None = None
+    retention: xr.Dataset,
+    step: int | None = None,
+    start: int | None = None,
+    stop: int | None = None,
+    *,
+    layer: int | None = None,
+    head: int | None = None,
 ) -> go.Figure:
     """Draw the share of layers and KV heads that hold a token (y) against its distance from the newest (x).
 
     One line a policy, after `step` (the last one when None), for positions `start` to `stop` - 1 of the text (all when
-    None). The distance axis is logarithmic, and the share is averaged over runs of distances that grow likewise, so
-    that at most 160 points are drawn a line. The text alternative is in `layout.meta["alt"]`. Raises TreeKVError for
-    a step outside the record or a stretch that was not read by then.
+    None), of one layer and KV head, where a token is held or not, or averaged over those left open (None). The
+    distance axis is logarithmic, and the share is averaged over runs of distances that grow likewise, so that at most
+    160 points are drawn a line. The text alternative is in `layout.meta["alt"]`. Raises TreeKVError for a step, layer
+    or head that is not in the record, or a stretch that was not read by then.
     """
     step = int(retention.attrs["steps"]) - 1 if step is None else step
-    share = 100 * records.density(theme.stretch(retention, start, stop), step, max_cells=step + 1)
+    part = theme.stretch(retention, start, stop)
+    share = 100 * records.density(part, step, max_cells=step + 1, layer=layer, head=head)
+    where = theme.chosen(retention, layer, head)[1].replace("head", "KV head")
+    averaged = [f"{name}s" for name, value in (("layer", layer), ("head", head)) if value is None]
+    whole = " and ".join(averaged) or "tokens"
     distance = share["distance"].values
     if not len(distance):
         raise TreeKVError(f"after step {step} no position from {start} on was read; give a smaller start")
@@ -38,9 +49,10 @@ def density(
         quarters.append(f"{name} {', '.join(f'{mean:.0f} %' for mean in means)}")
     figure = theme.figure(
         "How densely the past is kept",
-        f"after {step + 1:,} tokens · mean of {retention.sizes['layer']} layers and {retention.sizes['head']} KV heads",
-        f"Share of layers and heads that hold a token against its distance from the newest, {near} to {far}; the four "
-        f"quarters of these from the nearest to the farthest: {'; '.join(quarters)}.",
+        f"after {step + 1:,} tokens · {where}",
+        f"Share of {whole} that {'hold a token' if averaged else 'are held'} against the distance from the newest, "
+        f"{near} to {far}, {where}; the four quarters of these from the nearest to the farthest: "
+        f"{'; '.join(quarters)}.",
     )
     borders = np.unique(np.rint(np.geomspace(near + 1, far + 2, _CELLS)).astype(int)) - 1 - near
     for number, (name, colour) in enumerate(zip(names, theme.ordered_colours(len(names)), strict=True)):
@@ -55,7 +67,7 @@ def density(
     figure.update_xaxes(
         title="distance from the newest token (tokens; 1 is the newest)", type="log", tickvals=_ticks(near + 1, far + 1)
     )
-    figure.update_yaxes(title="kept (% of layers and heads)", range=[0, 103])
+    figure.update_yaxes(title=f"kept (% of {whole})", range=[0, 103])
     figure.update_layout(showlegend=True)
     return figure
 

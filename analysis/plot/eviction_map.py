@@ -28,15 +28,18 @@ def eviction_map(
 ) -> go.Figure:
     """Draw which positions (x) are held after which step (y, downwards), as a share of layers and heads.
 
-    One layer and KV head show plain kept and evicted; left open (None) they are averaged. Positions `start` to
-    `stop` - 1 are drawn (all when None), over the steps first to end - 1 of `steps` = (first, end) (when None from the
-    first of the positions to the end). Long stretches are pooled by their mean to at most 512 cells a side, in whole
-    per cent. `policy` may be None when the record has one policy. The text alternative is in `layout.meta["alt"]`.
-    Raises TreeKVError, listing what there is, for a policy, layer, head or stretch that is not in the record.
+    One layer and KV head, both chosen, show plain kept and evicted; left open (None) they are averaged. Positions
+    `start` to `stop` - 1 are drawn (all when None), over the steps first to end - 1 of `steps` = (first, end) (when
+    None from the first of the positions to the end). Long stretches are pooled to at most 512 cells a side: of one
+    layer and head a cell is kept if any of its tokens is held at any of its steps; averages, in whole per cent, are
+    pooled by their mean. The title of the x axis says which. `policy` may be None when the record has one policy. The
+    text alternative is in `layout.meta["alt"]`. Raises TreeKVError, listing what there is, for a policy, layer, head
+    or stretch that is not in the record.
     """
     part = theme.stretch(retention, start, stop)
     steps = whole_steps(part) if steps is None else steps
-    cells = records.retention_map(part, policy, layer, head, theme.MAX_CELLS, steps)
+    pooled = _pooled(layer, head)
+    cells = records.retention_map(part, policy, layer, head, theme.MAX_CELLS, steps, pooled=pooled)
     policy = str(retention["policy"].values[0]) if policy is None else policy
     _, words = theme.chosen(retention, layer, head)
     step_size, position_size = cells.attrs["step_size"], cells.attrs["position_size"]
@@ -48,12 +51,11 @@ def eviction_map(
         height=640,
     )
     figure.add_trace(_heatmap(cells))
-    single = step_size == position_size == 1 and layer is not None and head is not None
-    figure.data[0].colorbar = _colorbar(single)
+    figure.data[0].colorbar = _colorbar(pooled, step_size * position_size)
     view = view_of(part, steps)
     hide_future(figure, view, total)
     mark_arrivals(figure, part, position_size)
-    figure.update_xaxes(title=theme.position_title(position_size, "mean"), showgrid=False, range=view[:2])
+    figure.update_xaxes(title=theme.position_title(position_size, pooled), showgrid=False, range=view[:2])
     figure.update_yaxes(title="step: tokens processed so far, downwards", showgrid=False, range=view[:1:-1])
     return figure
 
@@ -69,9 +71,9 @@ def eviction_maps(
 ) -> go.Figure:
     """Draw the eviction maps of several policies side by side, on one colour scale and the same axes.
 
-    `policies` are all of the record when None; the other arguments are as of `eviction_map`. Zooming into one map zooms
-    all. The maps share the cells of one: n policies have 512 / sqrt(n) a side. The text alternative is in
-    `layout.meta["alt"]`. Raises TreeKVError as `eviction_map` does, and for no policies.
+    `policies` are all of the record when None; the other arguments are as of `eviction_map`, and cells are pooled as
+    there. Zooming into one map zooms all. The maps share the cells of one: n policies have 512 / sqrt(n) a side. The
+    text alternative is in `layout.meta["alt"]`. Raises TreeKVError as `eviction_map` does, and for no policies.
     """
     names = [str(name) for name in retention["policy"].values] if policies is None else list(policies)
     if not names:
@@ -80,7 +82,8 @@ def eviction_maps(
     steps = whole_steps(part) if steps is None else steps
     _, words = theme.chosen(retention, layer, head)
     side = int(theme.MAX_CELLS / math.sqrt(len(names)))
-    maps = [records.retention_map(part, name, layer, head, side, steps) for name in names]
+    pooled = _pooled(layer, head)
+    maps = [records.retention_map(part, name, layer, head, side, steps, pooled=pooled) for name in names]
     total = int(retention.attrs["steps"])
     columns = min(len(names), _ABREAST)
     rows = -(-len(names) // columns)
@@ -88,7 +91,7 @@ def eviction_maps(
     figure = theme.grid(
         "Tokens kept, by policy",
         f"{words.replace('head', 'KV head')} · {_extent(part, steps, total)}",
-        f"Maps of step against position, one a policy, {words}: the share of layers and KV heads that hold a token. "
+        f"Maps of step against position, one a policy, {words}: {_shown(pooled)}. "
         "After the last step the four quarters of the text are held to: "
         f"{'; '.join(f'{name} {table}' for name, table in zip(names, tables, strict=True))}.",
         [theme.shown(name) for name in names],
@@ -104,15 +107,26 @@ def eviction_maps(
         figure.add_trace(heatmap, **place)
         hide_future(figure, view, total, **place)
         mark_arrivals(figure, part, cells.attrs["position_size"], **place)
-    bar = _colorbar(single=False)
+    bar = _colorbar(pooled, maps[0].attrs["step_size"] * maps[0].attrs["position_size"])
     figure.update_layout(coloraxis={"colorscale": "Cividis", "cmin": 0, "cmax": 100, "colorbar": bar})
     # Few numbers, so that those of neighbouring maps do not run into each other.
     figure.update_xaxes(showgrid=False, range=view[:2], matches="x", nticks=4)
     figure.update_yaxes(showgrid=False, range=view[:1:-1], matches="y")
     position_size = maps[0].attrs["position_size"]
-    figure.update_xaxes(title=theme.position_title(position_size, "mean"), row=rows, col=1)
+    figure.update_xaxes(title=theme.position_title(position_size, pooled), row=rows, col=1)
     figure.update_yaxes(title="step, downwards", col=1)
     return figure
+
+
+def _pooled(layer: int | None, head: int | None) -> str:
+    """Of one map it matters whether a cell keeps anything at all; averages stay averages."""
+    return "mean" if layer is None or head is None else "any"
+
+
+def _shown(pooled: str) -> str:
+    if pooled == "any":
+        return "whether a token is held, or any of those that share a cell"
+    return "the share of layers and KV heads that hold a token"
 
 
 def _heatmap(cells: xr.DataArray) -> go.Heatmap:
@@ -128,10 +142,13 @@ def _heatmap(cells: xr.DataArray) -> go.Heatmap:
     )
 
 
-def _colorbar(single: bool) -> dict[str, object]:
+def _colorbar(pooled: str, size: int) -> dict[str, object]:
     bar: dict[str, object] = {"thickness": 14, "outlinewidth": 0}
-    if single:
-        return bar | {"tickvals": [0, 100], "ticktext": ["evicted", "kept"]}
+    if pooled == "any":
+        return bar | {
+            "tickvals": [0, 100],
+            "ticktext": ["evicted", "kept"] if size == 1 else ["all evicted", "any kept"],
+        }
     shares = [0, 25, 50, 75, 100]
     return bar | {
         "title": {"text": "kept", "side": "top"},
@@ -223,7 +240,7 @@ def _alt(
     position = part["position"].values
     what = "text" if len(position) == total else f"stretch from position {position[0]} to {position[-1]}"
     return (
-        f"Map of step against position for the policy {policy}, {words}: the share of layers and KV heads "
-        f"that hold a token. After the last of {steps[1]} steps the four quarters of the "
-        f"{what} are held to {_quarters(part, policy, layer, head, steps)}."
+        f"Map of step against position for the policy {policy}, {words}: {_shown(_pooled(layer, head))}. After the "
+        f"last of {steps[1]} steps the four quarters of the {what} are held to "
+        f"{_quarters(part, policy, layer, head, steps)}."
     )

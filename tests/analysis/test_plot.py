@@ -96,6 +96,24 @@ def test_eviction_map_of_one_head(made_record):
     assert list(heatmap.colorbar.ticktext) == ["evicted", "kept"]
 
 
+def test_a_cell_of_one_head_is_kept_if_any_of_its_tokens_is(made_record):
+    record = made_record(1200)
+    fine = analysis.retention_map(record, "tree", 3, 1, max_cells=1200).values == 1
+    figure = plot.eviction_map(record, "tree", layer=3, head=1)
+    cells = fine.reshape(400, 3, 400, 3).any((1, 3))
+    np.testing.assert_array_equal(figure.data[0].z, 100 * cells)
+    assert "any of every 3" in figure.layout.xaxis.title.text
+    assert list(figure.data[0].colorbar.ticktext) == ["all evicted", "any kept"]
+    assert "any of those that share a cell" in figure.layout.meta["alt"]
+    maps = plot.eviction_maps(record, ["tree"], layer=3, head=1)
+    np.testing.assert_array_equal(maps.data[0].z, 100 * cells)
+    assert "any of every 3" in maps.layout.xaxis.title.text and "any of those" in maps.layout.meta["alt"]
+    assert list(maps.layout.coloraxis.colorbar.ticktext) == ["all evicted", "any kept"]
+    averaged = plot.eviction_map(record, "tree", layer=3)
+    assert "mean of every 3" in averaged.layout.xaxis.title.text
+    assert averaged.data[0].colorbar.title.text == "kept" and "the share of" in averaged.layout.meta["alt"]
+
+
 def test_eviction_map_of_all_heads_is_their_share(made_record):
     record = made_record(60)
     heatmap = plot.eviction_map(record, "streaming").data[0]

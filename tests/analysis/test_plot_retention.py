@@ -60,6 +60,22 @@ def test_density_draws_a_line_a_policy(record):
     assert "streaming" in figure.layout.meta["alt"]
 
 
+def test_density_of_one_layer_and_head(record):
+    for chosen, whole, words in (
+        ({"layer": 1}, "heads", "layer 1, mean of 2 KV heads"),
+        ({"head": 0}, "layers", "mean of 2 layers, KV head 0"),
+        ({"layer": 1, "head": 0}, "tokens", "layer 1, KV head 0"),
+    ):
+        figure = plot.density(record, step=200, **chosen)
+        expected = 100 * analysis.density(record, step=200, max_cells=201, **chosen).sel(policy="tree").values
+        near = [i for i, x in enumerate(figure.data[0].x) if x < 15]
+        np.testing.assert_allclose([figure.data[0].y[i] for i in near], expected[: len(near)])
+        assert figure.layout.yaxis.title.text == f"kept (% of {whole})"
+        assert words in figure.layout.title.subtitle.text and words in figure.layout.meta["alt"]
+    with pytest.raises(TreeKVError, match="head 2"):
+        plot.density(record, head=2)
+
+
 # ---------------------------------------------------------------------- the tree
 
 

@@ -54,6 +54,40 @@ def test_map_is_the_mean_over_pairs_that_exist(made_record, cells):
                 np.testing.assert_allclose(ours.values[i, j], expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("cells", [512, 7, 1])
+def test_any_says_whether_a_cell_keeps_anything(made_record, cells):
+    record = made_record(30)
+    for chosen in ({}, {"layer": 0, "head": 1}):
+        ours = analysis.retention_map(record, "tree", **chosen, max_cells=cells, pooled="any")
+        layers, heads = (chosen["layer"],) if chosen else (0, 3), (chosen["head"],) if chosen else (0, 1)
+        size = ours.attrs["step_size"]
+        for i, step in enumerate(ours["step"].values):
+            for j, position in enumerate(ours["position"].values):
+                steps, positions = range(step, min(step + size, 30)), range(position, min(position + size, 30))
+                if steps[-1] < position:
+                    assert np.isnan(ours.values[i, j])
+                    continue
+                found = [
+                    any(slow_held(record, "tree", layer, head, t, p) for t in steps for p in positions)
+                    for layer in layers
+                    for head in heads
+                ]
+                assert ours.values[i, j] == np.mean(found)
+    with pytest.raises(TreeKVError, match="'mean' or 'any', got 'all'"):
+        analysis.retention_map(record, "tree", pooled="all")
+
+
+def test_density_of_a_layer_and_head(made_record):
+    record = made_record(25)
+    for chosen in ({"layer": 3}, {"head": 1}, {"layer": 0, "head": 1}):
+        density = analysis.density(record, step=19, **chosen)
+        where = {name + "s": (value,) for name, value in chosen.items()}
+        expected = [slow_share(record, "streaming", [19], [19 - distance], **where) for distance in range(20)]
+        np.testing.assert_allclose(density.sel(policy="streaming"), expected)
+    with pytest.raises(TreeKVError, match=r"layer 1.*0, 3"):
+        analysis.density(record, layer=1)
+
+
 def test_density_runs_from_the_newest_token_back(made_record):
     record = made_record(25)
     density = analysis.density(record, step=19)

@@ -73,7 +73,11 @@ def at(step: int) -> None:
             wording.READ_TEXT,
         )
     elif view == "Density":
-        run_state.draw(lambda: plot.density(data, step, start, stop), wording.READ_DENSITY, key="density")
+        run_state.draw(
+            lambda: plot.density(data, step, start, stop, layer=layer, head=kv_head),
+            wording.READ_DENSITY,
+            key="density",
+        )
     else:
         narrow = (first, last) if (start or stop) and last - first <= MOST_IN_TREE else (None, None)
         run_state.draw(
