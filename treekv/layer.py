@@ -141,7 +141,7 @@ class TreeKVLayer(CacheLayerMixin):
                 self.tokens_seen += 1
                 self._awaiting_attention = False
                 return output
-        if pads.count(pads[0]) == batch and ledger.in_step(self.rows, q - pads[0]):
+        if pads.count(pads[0]) == batch and ledger.in_step(self.rows, q - pads[0], block=q > 1):
             groups = [slice(0, batch)]
         else:
             groups = [slice(row, row + 1) for row in range(batch)]
@@ -153,7 +153,7 @@ class TreeKVLayer(CacheLayerMixin):
             whole = len(groups) == 1 and not pad
             new = [query, key, value] if whole else [t[rows, :, pad:] for t in (query, key, value)]
             positions = _Positions(position_ids, rows, pad, self)
-            result = self._attend_rows(rows, new[0], new[1], new[2], scaling, positions)
+            result = self._attend_rows(rows, new[0], new[1], new[2], scaling, positions, block=q > 1)
             if parts is None:
                 parts = result
             else:
@@ -170,16 +170,25 @@ class TreeKVLayer(CacheLayerMixin):
         return parts
 
     def _attend_rows(
-        self, rows: slice, query: Tensor, key: Tensor, value: Tensor, scaling: float, positions: _Positions
+        self,
+        rows: slice,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float,
+        positions: _Positions,
+        *,
+        block: bool,
     ) -> Tensor:
-        """Rows in the same state, without padding."""
+        """Rows in the same state, without padding. `block`: the call has several columns, so that these tokens belong
+        to a text that is read in blocks, even where padding leaves a row only one of them."""
         ledger, q, own = self.ledger, key.shape[2], self.at(rows)
         assert ledger is not None
         if ledger.keeps_everything:
             return self._append(rows, query, key, value, scaling)
         if ledger.seen[own][0] == 0 and self.config.prefill != "stream":
             return self._prompt(rows, query, key, value, scaling, positions)
-        if q == 1:
+        if not block:
             return self._block(rows, query, key, value, scaling, positions)
         outputs, first = [], 0
         if ledger.open_tokens(own):

@@ -122,15 +122,15 @@ class Ledger:
             )
             self.order[..., -more:] = self._count(self.slots)[-more:]
 
-    def in_step(self, rows: slice, q: int) -> bool:
+    def in_step(self, rows: slice, q: int, *, block: bool = False) -> bool:
         """Whether rows can take q newcomers together.
 
-        They can if they are in the same state. One newcomer each can also be taken by rows that are all full (then only
-        cursors and true positions differ, which is what a left-padded batch settles into), and by rows that all have
-        room.
+        They can if they are in the same state. One newcomer each, unless it is a part of a `block`, can also be taken by
+        rows that are all full (then only cursors and true positions differ, which is what a left-padded batch settles
+        into), and by rows that all have room.
         """
         held, capacity = self.held[rows], self.capacity[rows]
-        if q == 1:
+        if q == 1 and not block:
             full = [most is not None and tokens >= most for tokens, most in zip(held, capacity, strict=True)]
             if not any(full):
                 return True
