@@ -6,7 +6,16 @@ from scipy import stats
 
 import analysis
 from analysis.growth import Ends
-from analysis.trend_estimates import Runs, nulls, shuffled, spearman
+from analysis.trend_estimates import (
+    Estimates,
+    Runs,
+    nulls,
+    shuffled,
+    spearman,
+    spearmans,
+    theil_sen,
+    theil_sens,
+)
 from treekv import TreeKVError
 
 LENGTH = 2048
@@ -125,8 +134,38 @@ def test_one_query_has_no_interval(made_spectrum):
 def test_rank_correlation_is_scipys():
     values = np.random.default_rng(0).integers(0, 9, (5, 40)).astype(float)
     expected = [stats.spearmanr(np.arange(40), row).statistic for row in values]
-    np.testing.assert_allclose(spearman(values), expected)
-    np.testing.assert_allclose(spearman(values.T, axis=0), expected)
+    assert [spearman(row) for row in values] == expected
+    for nothing in ([1.0, 2.0], [3.0, 3.0, 3.0], [1.0, np.nan, 2.0]):
+        assert np.isnan(spearman(np.array(nothing))) and np.isnan(spearmans(np.array(nothing)))
+
+
+@pytest.mark.parametrize("length", [3, 6, 40, 64])
+@pytest.mark.parametrize("draw", ["normal", "ties"])
+def test_many_orders_at_once_are_what_scipy_gives_one_by_one(length, draw):
+    """The forms that stand in for scipy inside the permutation tests, with and without ties and even runs."""
+    rng = np.random.default_rng(length)
+    values = rng.normal(size=(50, length)) if draw == "normal" else rng.integers(0, 3, (50, length)).astype(float)
+    values[:, :3] = [0.0, 1.0, 2.0]  # none constant
+    centres = np.cumsum(rng.integers(1, 9, length)) - 0.5
+    correlations = [stats.spearmanr(np.arange(length), row).statistic for row in values]
+    slopes = [stats.theilslopes(row, centres / 1000).slope for row in values]
+    for ours, expected in ((spearmans(values), correlations), (theil_sens(values, centres), slopes)):
+        np.testing.assert_allclose(ours, expected, rtol=1e-12, atol=1e-12)
+    np.testing.assert_array_equal(spearmans(values.T, axis=0), spearmans(values))
+    np.testing.assert_array_equal(theil_sens(values.T, centres, axis=0), theil_sens(values, centres))
+    assert [theil_sen(row, centres) for row in values] == slopes
+
+
+def test_estimates_come_from_scipy(made_spectrum):
+    """Exactly: a routine of our own that only comes close would not be equal."""
+    mean = np.random.default_rng(1).lognormal(size=(4, 200))
+    runs = [Runs.of(8, made_spectrum(mean)) for _ in mean]
+    found = Estimates.of(mean, runs, Ends.of(200))
+    for band, run in enumerate(runs):
+        value = run.means(mean[band])
+        assert found.rank_correlation[band] == stats.spearmanr(np.arange(len(value)), value).statistic
+        assert found.slope[band] == stats.theilslopes(np.log(value), run.centres / 1000).slope
+    assert found.order == stats.spearmanr(np.arange(4), found.growth).statistic
 
 
 def test_p_values_are_those_of_the_exact_null(made_spectrum):
@@ -162,7 +201,7 @@ def test_the_null_is_honest_for_haar_which_is_constant_on_its_runs(made_spectrum
     for _ in range(200):
         amplitude = np.repeat(rng.lognormal(size=32), 64)
         run = Runs.of(64, made_spectrum(amplitude[None]))
-        ours.append(shuffled(run.means(amplitude), spearman, 199, rng).p_value)
+        ours.append(shuffled(run.means(amplitude), spearmans, 199, rng).p_value)
         naive.append(stats.spearmanr(np.arange(2048), amplitude, alternative="greater").pvalue)
     assert np.mean(np.array(ours) < 0.05) < 0.09
     assert np.mean(np.array(naive) < 0.05) > 0.3
