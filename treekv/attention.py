@@ -74,15 +74,17 @@ def treekv_attention(
     Returns the attention output [batch, q, query_heads, head_dim] and None for the weights.
     """
     site = site_of(key)
+    for sinks in ("s_aux", "sinks"):  # PyTorch's SDPA would ignore them
+        if kwargs.get(sinks) is not None:
+            raise _not_computed(sinks)
     if site is None:
         mask = _materialized(attention_mask)
         return sdpa_attention_forward(module, query, key, value, mask, dropout=dropout, scaling=scaling, **kwargs)
-    for unsupported in ("softcap", "s_aux", "sinks", "position_bias"):
+    for unsupported in ("softcap", "position_bias"):
         if kwargs.get(unsupported) is not None:
-            raise TreeKVError(
-                f"the model's attention uses {unsupported!r}, which TreeKV does not compute; "
-                "use a model with plain softmax attention"
-            )
+            raise _not_computed(unsupported)
+    if getattr(module, "is_causal", True) is False:
+        raise TreeKVError("the model's attention is bidirectional, but a cache needs tokens that see only earlier ones")
     if kwargs.get("output_attentions"):
         raise TreeKVError("attention weights cannot be returned with a TreeKV cache: leave output_attentions out")
     if scaling is None:
@@ -97,6 +99,13 @@ def treekv_attention(
         position_ids=kwargs.get("position_ids"),
     )
     return output.transpose(1, 2).contiguous(), None
+
+
+def _not_computed(argument: str) -> TreeKVError:
+    return TreeKVError(
+        f"the model's attention uses {argument!r}, which TreeKV does not compute; "
+        "use a model with plain softmax attention"
+    )
 
 
 def treekv_mask(
@@ -123,8 +132,11 @@ def treekv_mask(
         padded = False
     else:
         mask = attention_mask.view_as(attention_mask)
-        # Asked once a pass, not once a layer. A compiled step may not ask: its tokens are taken to be real.
-        padded = not torch.compiler.is_compiling() and not bool(mask[:, -q_length:].all())
+        # Asked once a pass, not once a layer. A compiled step may not ask: its one token is taken to be real.
+        if torch.compiler.is_compiling():
+            padded = q_length > 1 and _has_padding(mask, q_length)
+        else:
+            padded = not bool(mask[:, -q_length:].all())
     request = dict(
         batch_size=batch_size,
         q_length=q_length,
@@ -137,6 +149,15 @@ def treekv_mask(
     )
     setattr(mask, _REQUEST, (padded, request))
     return mask
+
+
+@torch.compiler.disable(
+    reason="a prompt's attention mask has to be looked at: compile the model without fullgraph=True, leave the mask "
+    "out, or compile decode steps alone"
+)
+def _has_padding(mask: Tensor, q: int) -> bool:
+    """The same question from a compiled call: the graph ends here, and with fullgraph=True the compiler refuses."""
+    return not bool(mask[:, -q:].all())
 
 
 def _padding_of(mask: Tensor | None) -> Tensor | None:

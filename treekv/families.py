@@ -9,8 +9,19 @@ from transformers import AutoModelForCausalLM
 from treekv import attention
 from treekv.errors import TreeKVError
 
-#: Attention that adds a learned logit to the softmax: weights of the cached tokens alone do not add up to one.
-SINK_LOGITS = frozenset(["gpt_oss"])
+#: Families whose attention is more than a softmax over queries and keys, and what it has beside them. A sink logit
+#: takes part in the softmax, so the weights of the cached tokens alone do not add up to one (mimo_v2_flash has it in
+#: its sliding layers only).
+NOT_PLAIN = {
+    "deepseek_v4": "a learned sink logit per head",
+    "doge": "a learned mask",
+    "flint": "a learned sink logit per head",
+    "gpt_oss": "a learned sink logit per head",
+    "granite_swa": "a learned sink logit per head",
+    "granitemoe_swa": "a learned sink logit per head",
+    "hy_v4": "a learned sink logit per head",
+    "mimo_v2_flash": "a learned sink logit per head",
+}
 
 
 def check(config: Any) -> None:
@@ -34,9 +45,15 @@ def check(config: Any) -> None:
             f"this {family!r} model caps its attention logits (attn_logit_softcapping "
             f"{config.attn_logit_softcapping}), which TreeKV does not compute"
         )
-    if family in SINK_LOGITS:
+    if family in NOT_PLAIN:
         raise TreeKVError(
-            f"models of the family {family!r} have a learned sink logit per head, which TreeKV does not compute"
+            f"models of the family {family!r} have {NOT_PLAIN[family]} in attention, which TreeKV does not compute"
+        )
+    both_ways = getattr(config, "use_bidirectional_attention", None)
+    if both_ways not in (None, False, "vision") or getattr(config, "is_causal", True) is False:
+        raise TreeKVError(
+            f"this {family!r} model attends in both directions, but a cache needs tokens that see only earlier ones "
+            "(use_bidirectional_attention False)"
         )
     implementation = getattr(config, "_attn_implementation", None)
     if implementation != attention.NAME:

@@ -7,12 +7,16 @@ family does with rotary embedding, norms or scaling. That is the oracle here.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+import transformers
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.models.auto import modeling_auto
 
 from tests import tiny
-from treekv import TreeKVCache, TreeKVConfig, TreeKVError
+from treekv import TreeKVCache, TreeKVConfig, TreeKVError, attention, families
 
 ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
@@ -154,7 +158,10 @@ def test_models_without_rotary_positions_work_at_original_positions(family):
     [
         ("mistral", dict(sliding_window=16), "sliding window already"),
         ("gemma2", dict(head_dim=8, sliding_window=16), "'gemma2'"),
-        ("gpt_oss", dict(head_dim=8), "'gpt_oss'"),
+        ("gpt_oss", dict(head_dim=8), "'gpt_oss' have a learned sink logit"),
+        ("doge", {}, "'doge' have a learned mask"),
+        ("gemma3_text", dict(use_bidirectional_attention=True), "attends in both directions"),
+        ("llama", dict(is_causal=False), "attends in both directions"),
         ("bloom", {}, "'bloom'"),
         ("falcon", {}, "'falcon'"),
         ("mpt", {}, "'mpt'"),
@@ -169,6 +176,38 @@ def test_what_does_not_work_is_refused_by_name_before_any_work(family, changes, 
     config._attn_implementation = "treekv"
     with pytest.raises(TreeKVError, match=words):
         TreeKVCache(TreeKVConfig(cache_size=16, positions=positions), config)
+
+
+def test_every_family_with_sink_logits_is_refused_by_name():
+    """Those that the installed transformers has: their attention is called with `s_aux`."""
+    found = []
+    for family in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        modeling = Path(transformers.__file__).parent / "models" / family / f"modeling_{family}.py"
+        if modeling.is_file() and "s_aux=" in modeling.read_text(encoding="utf-8"):
+            found.append(family)
+            with pytest.raises(TreeKVError, match=f"'{family}' have a learned sink logit"):
+                families.check(AutoConfig.for_model(family, attn_implementation="treekv"))
+    assert {"gpt_oss", "mimo_v2_flash"} <= set(found)
+
+
+@pytest.mark.parametrize("at_site", [True, False])
+def test_attention_that_is_not_plain_is_refused_wherever_it_is_called(at_site):
+    """Without a site the call would go to SDPA, which drops sink logits without a word."""
+    states = [torch.rand(1, 2, 3, 8) for _ in range(3)]
+    if at_site:
+        states[1] = attention.at_site(states[1], object())
+    for name in ("s_aux", "sinks"):
+        with pytest.raises(TreeKVError, match=f"'{name}', which TreeKV does not compute"):
+            attention.treekv_attention(torch.nn.Module(), *states, None, **{name: torch.zeros(2)})
+
+
+def test_a_module_that_attends_in_both_directions_is_refused():
+    module = torch.nn.Module()
+    module.is_causal = False
+    states = [torch.rand(1, 2, 3, 8) for _ in range(3)]
+    states[1] = attention.at_site(states[1], object())
+    with pytest.raises(TreeKVError, match="bidirectional"):
+        attention.treekv_attention(module, *states, None)
 
 
 def test_dynamic_rotary_scaling_cannot_be_renumbered():
