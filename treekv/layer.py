@@ -195,8 +195,8 @@ class TreeKVLayer(CacheLayerMixin):
             ledger.reopen(own)
         while first < q:
             last = min(first + self.config.block_size - ledger.open_tokens(own), q)
-            block = slice(first, last)
-            new = (query[:, :, block], key[:, :, block], value[:, :, block])
+            now = slice(first, last)
+            new = (query[:, :, now], key[:, :, now], value[:, :, now])
             unfinished = ledger.open_tokens(own) + last - first < self.config.block_size
             if unfinished:  # what it evicts has to stay, so nothing can be given back afterwards
                 self.compact()

@@ -125,7 +125,7 @@ class Ledger:
     def in_step(self, rows: slice, q: int, *, block: bool = False) -> bool:
         """Whether rows can take q newcomers together.
 
-        They can if they are in the same state. One newcomer each, unless it is a part of a `block`, can also be taken by
+        They can if they are in the same state. One newcomer each, unless it is part of a `block`, can also be taken by
         rows that are all full (then only cursors and true positions differ, which is what a left-padded batch settles
         into), and by rows that all have room.
         """
