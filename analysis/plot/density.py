@@ -49,7 +49,7 @@ def density(
         quarters.append(f"{name} {', '.join(f'{mean:.0f} %' for mean in means)}")
     figure = theme.figure(
         "How densely the past is kept",
-        f"after {step + 1:,} tokens · {where}",
+        f"after {step + 1:,} tokens · {where}{_stretch(part, step)}",
         f"Share of {whole} that {'hold a token' if averaged else 'are held'} against the distance from the newest, "
         f"{near} to {far}, {where}; the four quarters of these from the nearest to the farthest: "
         f"{'; '.join(quarters)}.",
@@ -65,11 +65,22 @@ def density(
             hovertemplate=f"{name}, %{{x:.0f}} tokens back: %{{y:.0f}} %<extra></extra>",
         )
     figure.update_xaxes(
-        title="distance from the newest token (tokens; 1 is the newest)", type="log", tickvals=_ticks(near + 1, far + 1)
+        title="distance from the newest token (tokens; 1 is the newest)",
+        type="log",
+        tickvals=_ticks(near + 1, far + 1),
+        range=[np.log10(near + 1) - 0.005, np.log10(far + 1) + 0.005],
     )
     figure.update_yaxes(title=f"kept (% of {whole})", range=[0, 103])
     figure.update_layout(showlegend=True)
     return figure
+
+
+def _stretch(part: xr.Dataset, step: int) -> str:
+    """Which positions, where it is not the whole text."""
+    position = part["position"].values
+    if position[0] == 0 and position[-1] >= step:
+        return ""
+    return f" · positions {position[0]:,} to {min(int(position[-1]), step):,}"
 
 
 def _ticks(smallest: int, largest: int) -> list[int]:

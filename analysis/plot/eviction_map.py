@@ -87,10 +87,13 @@ def eviction_maps(
     total = int(retention.attrs["steps"])
     columns = min(len(names), _ABREAST)
     rows = -(-len(names) // columns)
+    # Under the first map alone there is no room for how positions are pooled.
+    size = maps[0].attrs["position_size"]
+    cells_of = f" · {pooled} of every {size} positions" if size > 1 else ""
     tables = [_quarters(part, name, layer, head, steps) for name in names]
     figure = theme.grid(
         "Tokens kept, by policy",
-        f"{words.replace('head', 'KV head')} · {_extent(part, steps, total)}",
+        f"{words.replace('head', 'KV head')} · {_extent(part, steps, total)}{cells_of}",
         f"Maps of step against position, one a policy, {words}: {_shown(pooled)}. "
         "After the last step the four quarters of the text are held to: "
         f"{'; '.join(f'{name} {table}' for name, table in zip(names, tables, strict=True))}.",
@@ -112,8 +115,7 @@ def eviction_maps(
     # Few numbers, so that those of neighbouring maps do not run into each other.
     figure.update_xaxes(showgrid=False, range=view[:2], matches="x", nticks=4)
     figure.update_yaxes(showgrid=False, range=view[:1:-1], matches="y")
-    position_size = maps[0].attrs["position_size"]
-    figure.update_xaxes(title=theme.position_title(position_size, pooled), row=rows, col=1)
+    figure.update_xaxes(title={"text": "position", "standoff": 8}, row=rows, col=1)
     figure.update_yaxes(title="step, downwards", col=1)
     return figure
 

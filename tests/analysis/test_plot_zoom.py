@@ -57,6 +57,11 @@ def test_a_stretch_of_the_density(made_record):
     assert (line.x[0], line.y[0]) == (11, share[290])  # distances 10 to 100; the axis counts the newest as 1
     assert 90 < line.x[-1] <= 101
     assert "distance from the newest, 10 to 100" in figure.layout.meta["alt"]
+    assert "positions 200 to 290" in figure.layout.title.subtitle.text
+    assert "positions" not in plot.density(record, step=300).layout.title.subtitle.text
+    left, right = figure.layout.xaxis.range
+    ticks = np.log10(figure.layout.xaxis.tickvals)
+    assert len(ticks) > 1 and (ticks > left).all() and (ticks < right).all()
     one = plot.density(record, step=300, start=250, stop=251)
     assert list(one.data[0].y) == [share[250]]
 
@@ -84,7 +89,10 @@ def test_maps_of_several_policies_share_one_scale(made_record):
 def test_many_maps_of_a_long_text_stay_small(made_record):
     record = made_record(5000)
     many = analysis.combine(*(record.assign_coords(policy=[f"a{i}", f"b{i}"]) for i in range(4)))
-    assert len(plot.eviction_maps(many).to_json()) < THREE_MB
+    figure = plot.eviction_maps(many)
+    assert len(figure.to_json()) < THREE_MB
+    size = round(np.diff(figure.data[0].x)[0])
+    assert f"mean of every {size} positions" in figure.layout.title.subtitle.text
 
 
 def test_what_is_outside_is_refused(spectrum, made_record):
