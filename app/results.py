@@ -10,10 +10,11 @@ from typing import Final
 import plotly.graph_objects as go
 
 from analysis.evaluation import report, table
-from analysis.evaluation.records import Results
+from analysis.evaluation.records import FOLDER, MARKER, Results
 from analysis.evaluation.report import Table
 from analysis.evaluation.table import Cell, Row
 from analysis.plot import results as plots
+from app.run_folder import place_below
 from treekv.errors import TreeKVError
 
 READ_QUALITY: Final = (
@@ -52,6 +53,25 @@ class Report:
     notes: list[str]
     failures: list[str]
     records: int
+
+
+def folders(root: Path) -> list[Path]:
+    """The results folders directly below `root`, by name; one with a link that leads out of it is left out."""
+    try:
+        names = sorted(marker.parent.name for marker in root.glob(f"*/{MARKER}"))
+    except OSError:
+        return []
+    return [root / name for name in names if _inside(root, name)]
+
+
+def _inside(root: Path, name: str) -> bool:
+    try:
+        folder = place_below(root, name)
+        records = folder / FOLDER
+        linked = [file for file in records.glob("*.json") if file.is_symlink()]
+        return all(path.resolve().is_relative_to(root.resolve()) for path in (folder / MARKER, records, *linked))
+    except (TreeKVError, OSError):
+        return False
 
 
 def read(folder: Path, baseline: str | None = None, score: str | None = None) -> Report:

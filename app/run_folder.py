@@ -51,6 +51,13 @@ class RunFolder:
             raise TreeKVError(f"the run folder {str(self.path)!r} lacks {name}; make it again with treekv demo")
         return file
 
+    def has(self, name: str) -> bool:
+        """Whether `file` gives it."""
+        try:
+            return self.file(name).is_file()
+        except TreeKVError:
+            return False
+
     def inside(self, name: str) -> Path:
         """Where a file of the run is to be; TreeKVError when that is a link that leads out of the root."""
         file = self.path / name
@@ -63,7 +70,8 @@ def open_run(path: str | os.PathLike[str]) -> RunFolder:
     """Look at a folder and check that it is a run.
 
     Raises:
-        TreeKVError: in one sentence: no such folder, not a run, damaged, or from a newer version.
+        TreeKVError: in one sentence: no such folder, not a run, damaged, or from a newer version. What the manifest
+            says of model, text and claims is of the right kind afterwards, where it says anything.
     """
     folder = Path(path)
     if not folder.exists():
@@ -75,14 +83,39 @@ def open_run(path: str | os.PathLike[str]) -> RunFolder:
         raise TreeKVError(f"{str(folder)!r} is not a run folder (it has no {MANIFEST}); treekv demo makes one")
     try:
         content = json.loads(manifest.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        json.dumps(content, ensure_ascii=False).encode()  # half a surrogate pair can be read, but not be shown
+    except (OSError, ValueError, RecursionError) as error:
         raise TreeKVError(f"{str(manifest)!r} is damaged; make the run again with treekv demo") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise TreeKVError(f"{str(folder)!r} is not a run folder: its {MANIFEST} is of another kind")
     version = content.get("version")
     if not isinstance(version, int) or version > VERSION:
         raise TreeKVError(f"run folder {str(folder)!r} has version {version!r}, this TreeKV reads up to {VERSION}")
+    wrong = _wrong(content)
+    if wrong is not None:
+        raise TreeKVError(f"{str(manifest)!r} is damaged: {wrong}; make the run again with treekv demo")
     return RunFolder(folder, content)
+
+
+def _wrong(content: dict[str, Any]) -> str | None:
+    """What is not as `write_manifest` was given it; None when all is well."""
+    kinds: dict[str, tuple[type, str]] = {
+        "model": (str, "a name"),
+        "load": (str, "a name"),
+        "text": (dict, "an object"),
+        "claims": (dict, "an object"),
+    }
+    for name, (kind, words) in kinds.items():
+        if not isinstance(content.get(name, kind()), kind):
+            return f"{name!r} must be {words}, got {content[name]!r:.60}"
+    text = content.get("text", {})
+    for name in ("title", "end"):
+        if not isinstance(text.get(name, ""), str):
+            return f"the text's {name!r} must be words, got {text[name]!r:.60}"
+    tokens = text.get("tokens", 0)
+    if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 0:
+        return f"the text's 'tokens' must be a whole number, got {tokens!r:.60}"
+    return None
 
 
 def place_below(root: Path, name: str) -> Path:
@@ -114,11 +147,12 @@ def recent(root: Path, most: int = 20) -> list[RunFolder]:
     """The runs directly below a folder, the newest first; what is damaged or leads out of it is left out."""
     dated = []
     try:
-        for manifest in root.glob(f"*/{MANIFEST}"):
-            if not manifest.parent.name.startswith("."):
-                dated.append((manifest.stat().st_mtime, manifest.parent.name))
+        manifests = [manifest for manifest in root.glob(f"*/{MANIFEST}") if not manifest.parent.name.startswith(".")]
     except OSError:
         return []
+    for manifest in manifests:
+        with contextlib.suppress(OSError):  # one that is just being replaced, or a link to nowhere
+            dated.append((manifest.stat().st_mtime, manifest.parent.name))
     runs: list[RunFolder] = []
     for _, name in sorted(dated, reverse=True):
         if len(runs) == most:

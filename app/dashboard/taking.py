@@ -29,13 +29,13 @@ def settings_json(config: TreeKVConfig) -> str:
 def figures(run: RunFolder, config: TreeKVConfig) -> dict[str, Figure]:
     """Pictures by name, each with the sentence that reads it; those of the run's files only where these are there."""
     found: dict[str, Figure] = {}
-    if (run.path / run_folder.SPECTRUM).is_file():
+    if run.has(run_folder.SPECTRUM):
         found["Wavelets: amplitude by band"] = (lambda: plot.spectrum(run_state.spectrum(run)), wording.READ_SPECTRUM)
         found["Wavelets: coefficients"] = (
             lambda: plot.coefficients(run_state.spectrum(run)),
             wording.READ_COEFFICIENTS,
         )
-    if (run.path / run_folder.CAPTURE).is_file():
+    if run.has(run_folder.CAPTURE):
         chosen = _names(config)[0]
         found |= {
             "Chosen settings: what is kept": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -199,6 +200,34 @@ def test_a_partial_run_says_what_it_lacks(
     (tmp_path / "run" / missing).unlink()
     test = opened(tmp_path / "run", monkeypatch)
     assert f"lacks {missing}" in test.warning[0].value.replace("\\", "")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"text": {"tokens": "many"}}, "'tokens' must be a whole number, got 'many'"),
+     ({"text": "hello"}, "'text' must be an object, got 'hello'"),
+     ({"claims": "none"}, "'claims' must be an object, got 'none'")],
+)  # fmt: skip
+@pytest.mark.parametrize("page", [START, WAVELETS])
+def test_a_damaged_manifest_is_a_sentence_and_start_goes_on_with_the_others(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str, change: dict, words: str
+) -> None:
+    for name in ("good", "bad"):
+        shutil.copytree(small_run, tmp_path / name)
+    manifest = tmp_path / "bad" / "run.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | change))
+    test = opened(None, monkeypatch, root=tmp_path)
+    assert not test.error
+    assert [button.key for button in test.button if button.label == "Open"] == ["open-good"]
+    test = opened(None, monkeypatch, page, root=tmp_path, run="bad")
+    assert words in sentence(test)
+
+
+def test_a_manifest_that_links_to_nowhere_hides_no_other_run(small_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(small_run, tmp_path / "good")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "run.json").symlink_to(tmp_path / "nowhere")
+    assert [run.path.name for run in run_folder.recent(tmp_path)] == ["good"]
 
 
 @pytest.mark.parametrize("name", ["..", ".", "../runs/small", "/etc", "a/b", "a\\b", "C:", "a\0b", "x" * 300, "a\nb"])

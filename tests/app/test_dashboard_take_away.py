@@ -169,6 +169,21 @@ def test_without_a_capture_what_needs_it_is_left_out(
     assert "neither a spectrum nor a capture" in " ".join(info.value for info in test.info)
 
 
+def test_a_report_that_links_out_of_the_root_is_not_given(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(small_run, root / "run")
+    for name in ("report.html", "spectrum.nc"):
+        (root / "run" / name).unlink()
+        (root / "run" / name).symlink_to(small_run / name)
+    test = page("take_away", root / "run", monkeypatch)
+    assert "Report of the run" not in downloads(test)
+    captions = " ".join(caption.value.replace("\\", "") for caption in test.main.get("caption"))
+    assert "report.html of the run 'run' is a link that leads out" in captions
+    assert not any("Wavelets" in name for name in test.selectbox(key="figure").options)
+
+
 def test_settings_for_another_model_are_one_sentence(opened) -> None:
     wrong = TreeKVConfig(cache_size=48, budgets=(48, 48, 48), prefill="stream")
     test = opened(settings=settings_state.encode(wrong))

@@ -9,6 +9,8 @@ import pytest
 from app import run_folder
 from treekv import TreeKVError
 
+GOOD = '{"format": "treekv-run", "version": 1, '
+
 
 def write_run(path: Path, model: str = "m", force: bool = False) -> None:
     with run_folder.new_run(path, force) as folder:
@@ -89,6 +91,14 @@ def test_a_file_in_the_way(tmp_path: Path) -> None:
         ('{"format": "treekv-settings", "version": 1}', "of another kind"),
         ('{"format": "treekv-run", "version": 2}', "has version 2"),
         ('{"format": "treekv-run"}', "has version None"),
+        ("[" * 100_000, "is damaged"),
+        (GOOD + '"model": 3}', "'model' must be a name, got 3"),
+        (GOOD + '"text": "hello"}', "'text' must be an object, got 'hello'"),
+        (GOOD + '"claims": []}', r"'claims' must be an object, got \[\]"),
+        (GOOD + '"text": {"tokens": "many"}}', "'tokens' must be a whole number, got 'many'"),
+        (GOOD + '"text": {"tokens": true}}', "'tokens' must be a whole number, got True"),
+        (GOOD + '"text": {"title": null}}', "'title' must be words, got None"),
+        (GOOD + r'"text": {"title": "\ud800"}}', "is damaged"),
     ],
 )
 def test_folders_that_are_not_runs(tmp_path: Path, manifest: str | None, words: str) -> None:

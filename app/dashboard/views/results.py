@@ -5,7 +5,6 @@ from __future__ import annotations
 import streamlit as st
 
 from analysis.evaluation import report
-from analysis.evaluation.records import MARKER
 from app import results
 from app.dashboard import run_state
 
@@ -19,7 +18,7 @@ STYLE = """<style>
 .results .left { text-align: left }
 </style>"""
 
-folders = sorted(marker.parent for marker in run_state.root().glob(f"*/{MARKER}"))
+folders = results.folders(run_state.root())
 if not folders:
     st.title("No results yet")
     st.markdown("Measure something, then come back; results are looked for beside the runs.")

@@ -59,7 +59,7 @@ def opened(run: RunFolder) -> None:
                 f"Contributions grow towards the end in every band: {run_state.plain(str(claims.get('i')))}; "
                 f"most in the highest bands: {run_state.plain(str(claims.get('ii')))}."
             )
-        missing = [f"{name} (for {what})" for name, what in NEEDED.items() if not (run.path / name).is_file()]
+        missing = [f"{name} (for {what})" for name, what in NEEDED.items() if not run.has(name)]
         if missing:
             st.warning(f"This run lacks {run_state.plain(', '.join(missing))}; the other pages work.")
         st.page_link("views/wavelets.py", label="Look at its wavelets", icon=":material/arrow_forward:")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import streamlit as st
@@ -103,11 +104,13 @@ def report(run: RunFolder) -> None:
             st.caption(run_state.plain(str(error)))
     with right:
         st.markdown("The whole report of the run, as it was made.")
-        if (run.path / run_folder.REPORT).is_file():
-            st.download_button("Report of the run", (run.path / run_folder.REPORT).read_bytes, "treekv-run.html",
-                               "text/html", key="report-run", on_click="ignore")  # fmt: skip
-        else:
-            st.caption("This run was made without one.")
+        try:
+            run.file(run_folder.REPORT)
+            st.download_button("Report of the run", lambda: run.file(run_folder.REPORT).read_bytes(),
+                               "treekv-run.html", "text/html", key="report-run", on_click="ignore")  # fmt: skip
+        except TreeKVError as error:
+            there = os.path.lexists(run.path / run_folder.REPORT)
+            st.caption(run_state.plain(str(error)) if there else "This run was made without one.")
 
 
 def elsewhere(config: TreeKVConfig) -> None:
