@@ -6,8 +6,8 @@
     result.attrs["sinks"]                     # "separate" or "include": it can change the verdict
 
 Source: PAPER.md section 1 (He et al., TreeKV, arXiv 2501.04987); the decision rules are ours and stand in
-`RULES`. Estimates, intervals and tests are scipy's; inside the permutation tests two vectorised forms of our own, tested
-to equal scipy's to 1e-12, stand in for `spearmanr` and `theilslopes` (`analysis.trend_estimates`).
+`RULES`. Estimates, intervals and tests are scipy's; inside the permutation tests two vectorised forms of our own,
+tested to equal scipy's to 1e-12, stand in for `spearmanr` and `theilslopes` (`analysis.trend_estimates`).
 """
 
 from __future__ import annotations
