@@ -141,6 +141,24 @@ def test_a_compiled_decode_step_gives_the_same_tokens_from_one_graph():
     torch._dynamo.reset()
 
 
+def test_a_compiled_prompt_with_left_padding_is_that_of_the_model_itself():
+    model = tiny.llama()
+    ids = tiny.tokens(30, batch=2)
+    mask = torch.ones_like(ids)
+    mask[0, :7] = 0
+    expected = TreeKVCache(SMALL, model.config)
+    logits = model(ids, attention_mask=mask, past_key_values=expected).logits[:, -1]
+    torch._dynamo.reset()
+    cache = TreeKVCache(SMALL, model.config)
+    got = torch.compile(model, backend="eager")(ids, attention_mask=mask, past_key_values=cache).logits[:, -1]
+    assert torch.allclose(got, logits, atol=1e-5) and same_books(cache, expected)
+    torch._dynamo.reset()
+    whole = torch.compile(model, backend="eager", fullgraph=True)
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="compile the model without fullgraph=True"):
+        whole(ids, attention_mask=mask, past_key_values=TreeKVCache(SMALL, model.config))
+    torch._dynamo.reset()
+
+
 @pytest.mark.parametrize("assistance", [dict(prompt_lookup_num_tokens=3), dict(assistant_model=True)])
 def test_assisted_decoding_is_refused(llama, assistance):
     if "assistant_model" in assistance:
