@@ -1,6 +1,6 @@
 """How unevenly a policy keeps the text: one number against the tree's ideal, and one against an even spread.
 
-The ideal follows from PAPER.md section 2. With R ranks between sinks and recent tokens, one sweep of the cursor makes
+The ideal follows from the cyclic rule. With R ranks between sinks and recent tokens, one sweep of the cursor makes
 R / stride evictions, each of one token out of stride + 1 neighbours, and passes over everything in the region, the
 newcomers of that sweep included. So a sweep multiplies the density of what it passes by
 

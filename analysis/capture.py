@@ -101,7 +101,7 @@ class Capture:
         Summed over j it is the attention output of each head. With `model`, the one that was captured, each
         head's part of its output projection is applied, [query_heads, t + 1, hidden]: what token j adds to the
         residual stream through that head (without the projection's bias, and before any norm that follows).
-        Source: PAPER.md section 1. Raises TreeKVError as `weights` does, and for a model without a known output
+        Source: the paper. Raises TreeKVError as `weights` does, and for a model without a known output
         projection.
         """
         weights = self.weights(layer, [query_position])[:, 0, : query_position + 1]

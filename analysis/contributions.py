@@ -1,6 +1,6 @@
 """Attention weights and token contributions of chosen queries, from queries, keys and values.
 
-Source: PAPER.md section 1 (He et al., TreeKV, arXiv 2501.04987). The projected form is ours.
+Source: He et al., TreeKV, arXiv 2501.04987. The projected form is ours.
 """
 
 from __future__ import annotations

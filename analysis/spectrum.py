@@ -3,7 +3,7 @@
     spectrum(run)["amplitude"].mean(("layer", "head")).sel(band="D1")     # the paper's curve of one band
     pool([spectrum(run) for run in runs])                                 # several texts as one spectrum
 
-Source: PAPER.md section 1 (He et al., TreeKV, arXiv 2501.04987).
+Source: He et al., TreeKV, arXiv 2501.04987.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ samples; what is put behind its last one:
   "symmetric"      the last sample again (as PyWavelets; the default): a constant signal has no detail
   "periodization"  the last sample again: for Haar the same as "symmetric"
   "zero"           nothing: the transform keeps the energy exactly, but a constant signal gets a detail there
-Source: PAPER.md section 1 (He et al., TreeKV, arXiv 2501.04987); signs and boundary as in PyWavelets.
+Source: He et al., TreeKV, arXiv 2501.04987; signs and boundary as in PyWavelets.
 """
 
 from __future__ import annotations
