@@ -138,9 +138,7 @@ class TreeKVLayer(CacheLayerMixin):
             if places is not None:
                 positions = _Positions(position_ids, slice(0, batch), 0, self)
                 output = self._block(slice(0, batch), query, key, value, scaling, positions, together=places)
-                self.tokens_seen += 1
-                self._awaiting_attention = False
-                return output
+                return self._done(output, 1)
         if pads.count(pads[0]) == batch and ledger.in_step(self.rows, q - pads[0], block=q > 1):
             groups = [slice(0, batch)]
         else:
@@ -159,15 +157,23 @@ class TreeKVLayer(CacheLayerMixin):
             else:
                 parts[rows, :, pad:] = result
         self.compact()
+        assert parts is not None
+        return self._done(parts, q)
+
+    def _done(self, output: Tensor, q: int) -> Tensor:
+        """The end of a call of q tokens. What is no number spreads to all later layers, so while decoding it is enough to
+        ask the last one; on a GPU nobody asks, since each step would have to wait for the answer. Without the answer
+        the call counts as unfinished, and the cache does not go on."""
+        asks = q > 1 or (self.layer == self.layers - 1 and output.is_cpu)
+        if asks and not torch.compiler.is_compiling() and not bool(output.isfinite().all()):
+            where = f"layer {self.layer}" if q > 1 else "the model"
+            raise TreeKVError(
+                f"the attention of {where} is not made of finite numbers (the model computes in {output.dtype}); try "
+                "torch.float32 or torch.bfloat16, and cache.reset() before going on"
+            )
         self.tokens_seen += q
         self._awaiting_attention = False
-        assert parts is not None
-        if q > 1 and not torch.compiler.is_compiling() and not bool(parts.isfinite().all()):
-            raise TreeKVError(
-                f"the attention of layer {self.layer} is not made of finite numbers (the model computes in "
-                f"{parts.dtype}); try torch.float32 or torch.bfloat16, and cache.reset() before going on"
-            )
-        return parts
+        return output
 
     def _attend_rows(
         self,

@@ -227,20 +227,48 @@ def test_weights_that_are_no_numbers_are_refused():
     model = tiny.llama()
     model.model.layers[1].self_attn.q_proj.weight.fill_(float("nan"))
     for config in (SMALL, STREAM, TreeKVConfig(policy="streaming", cache_size=12)):
+        cache = TreeKVCache(config, model.config)
         with pytest.raises(TreeKVError, match="layer 1 is not made of finite numbers"):
-            model(tiny.tokens(20), past_key_values=TreeKVCache(config, model.config))
+            model(tiny.tokens(20), past_key_values=cache)
+        with pytest.raises(TreeKVError, match="interrupted.*reset"):  # also where the last layer found it
+            model(tiny.tokens(20), past_key_values=cache)
 
 
-def test_no_number_while_decoding_breaks_no_bound():
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize(
+    "config", [SMALL, TreeKVConfig(policy="streaming", cache_size=12), TreeKVConfig(policy="full")]
+)
+def test_no_number_while_decoding_is_refused(config, layer):
+    """On the CPU, in the very step; the cache then wants to be reset."""
+    model = tiny.llama()
+    cache = TreeKVCache(config, model.config)
+    model(tiny.tokens(20), past_key_values=cache)
+    weight = model.model.layers[layer].self_attn.q_proj.weight
+    before = weight.clone()
+    weight.fill_(float("nan"))
+    with pytest.raises(TreeKVError, match="the model is not made of finite numbers"):
+        model(tiny.tokens(1), past_key_values=cache)
+    weight.copy_(before)
+    with pytest.raises(TreeKVError, match=r"cache\.reset\(\)"):
+        model(tiny.tokens(1), past_key_values=cache)
+    cache.reset()
+    model(tiny.tokens(20), past_key_values=cache)
+
+
+def test_no_number_while_decoding_breaks_no_bound(monkeypatch):
+    """Where nobody asks, as on a GPU, the books stay in order, and the next call of several tokens is refused."""
     model = tiny.llama()
     cache = TreeKVCache(SMALL, model.config)
     model(tiny.tokens(20), past_key_values=cache)
     model.model.layers[0].self_attn.q_proj.weight.fill_(float("nan"))
+    monkeypatch.setattr(torch.Tensor, "is_cpu", False)
     step_by_step(model, cache, tiny.tokens(30))
     for layer in range(2):
         kept = cache.kept_positions(layer)
         assert kept.shape == (1, 2, 12) and (kept.diff() > 0).all()
         assert kept[..., :2].tolist() == [[[0, 1]] * 2] and kept[..., -4:].tolist() == [[[46, 47, 48, 49]] * 2]
+    with pytest.raises(TreeKVError, match="layer 0 is not made of finite numbers"):
+        model(tiny.tokens(2), past_key_values=cache)
 
 
 def test_rows_can_be_repeated_selected_and_reordered(llama):
