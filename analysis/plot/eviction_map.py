@@ -72,8 +72,9 @@ def eviction_maps(
     """Draw the eviction maps of several policies side by side, on one colour scale and the same axes.
 
     `policies` are all of the record when None; the other arguments are as of `eviction_map`, and cells are pooled as
-    there. Zooming into one map zooms all. The maps share the cells of one: n policies have 512 / sqrt(n) a side. The
-    text alternative is in `layout.meta["alt"]`. Raises TreeKVError as `eviction_map` does, and for no policies.
+    there, which the line under the title says. Zooming into one map zooms all. The maps share the cells of one: n
+    policies have 512 / sqrt(n) a side. The text alternative is in `layout.meta["alt"]`. Raises TreeKVError as
+    `eviction_map` does, and for no policies.
     """
     names = [str(name) for name in retention["policy"].values] if policies is None else list(policies)
     if not names:

@@ -107,7 +107,7 @@ def test_a_cell_of_one_head_is_kept_if_any_of_its_tokens_is(made_record):
     assert "any of those that share a cell" in figure.layout.meta["alt"]
     maps = plot.eviction_maps(record, ["tree"], layer=3, head=1)
     np.testing.assert_array_equal(maps.data[0].z, 100 * cells)
-    assert "any of every 3" in maps.layout.xaxis.title.text and "any of those" in maps.layout.meta["alt"]
+    assert "any of every 3" in maps.layout.title.subtitle.text and "any of those" in maps.layout.meta["alt"]
     assert list(maps.layout.coloraxis.colorbar.ticktext) == ["all evicted", "any kept"]
     averaged = plot.eviction_map(record, "tree", layer=3)
     assert "mean of every 3" in averaged.layout.xaxis.title.text
