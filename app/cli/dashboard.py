@@ -23,9 +23,20 @@ def dashboard(
         ),
     ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port to serve on.")] = 8501,
-    host: Annotated[str, typer.Option(help="The address to serve on; others than loopback open it to the network.")] = (
-        "127.0.0.1"
-    ),
+    host: Annotated[
+        str,
+        typer.Option(
+            help="The address to serve on; others than loopback open it to the network, 0.0.0.0 on all addresses of "
+            "this machine."
+        ),
+    ] = "127.0.0.1",
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Another name or address under which browsers reach it, such as a proxy's; repeatable.",
+        ),
+    ] = None,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
 ) -> None:
     """Open the dashboard in the browser: make runs, see what each policy keeps, compare, generate, take away.
@@ -40,8 +51,13 @@ def dashboard(
         run = DEFAULT_RUN
     if run is not None:
         open_run(run)  # one sentence here rather than on the page
-    from app.dashboard import LOOPBACK, serve
+    from app.dashboard import LOOPBACK, is_wildcard, root_of, serve
 
     if host not in LOOPBACK:
-        err().print(f"[yellow]Anybody who reaches {escape(host)} can see this run.[/]", soft_wrap=True)
-    serve(run, host=host, port=port, browser=browser)
+        reached = "this machine" if is_wildcard(host) else host
+        err().print(
+            f"[yellow]Anybody who reaches {escape(reached)} can see all runs below {escape(str(root_of(run)))}, and "
+            "can make runs and generate texts here.[/]",
+            soft_wrap=True,
+        )
+    serve(run, host=host, port=port, browser=browser, allow_hosts=allow_host or ())

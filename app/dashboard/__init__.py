@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import ipaddress
 import os
+import re
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,21 +42,31 @@ PAGES: Final = {
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
 
-def serve(run: Path | None, *, host: str = "127.0.0.1", port: int = 8501, browser: bool = True) -> None:
+def serve(
+    run: Path | None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8501,
+    browser: bool = True,
+    allow_hosts: Sequence[str] = (),
+) -> None:
     """Serve the dashboard until it is stopped.
 
     Args:
         run: the run folder to show first; others beside it can be opened too. With None these are the runs below
             ./treekv-runs, and the first page makes one.
-        host, port: where to listen. Only `host` and loopback names are answered.
+        host, port: where to listen. Only `host` and loopback names are answered; on a wildcard (0.0.0.0 or ::), which
+            asks for it, this machine's own name and addresses too.
         browser: open the page in the user's browser.
+        allow_hosts: more names or addresses under which browsers reach this machine, such as those of a proxy.
 
     Raises:
-        TreeKVError: the address cannot be listened on.
+        TreeKVError: the address cannot be listened on, or what is allowed is not the name of a host.
     """
+    options = server_options(host, port, browser, allow_hosts)
     _check_address(host, port)
     os.environ.pop(RUN_VARIABLE, None)
-    os.environ[ROOT_VARIABLE] = str(DEFAULT_RUN.parent.absolute() if run is None else run.resolve().parent)
+    os.environ[ROOT_VARIABLE] = str(root_of(run))
     if run is not None:
         os.environ[RUN_VARIABLE] = run.resolve().name
 
@@ -62,27 +76,72 @@ def serve(run: Path | None, *, host: str = "127.0.0.1", port: int = 8501, browse
     from app.dashboard.addressing import KnownAddress
 
     app = st.App(Path(__file__).with_name("main.py"), middleware=[Middleware(KnownAddress)])
-    app.run(config=server_options(host, port, browser))
+    app.run(config=options)
 
 
-def server_options(host: str, port: int, browser: bool) -> dict[str, Any]:
-    """Streamlit's options, the safe ones spelt out: its defaults listen everywhere and report usage."""
+def root_of(run: Path | None) -> Path:
+    """The folder below which everything can be seen of a dashboard that is started on `run`."""
+    return DEFAULT_RUN.parent.absolute() if run is None else run.resolve().parent
+
+
+def server_options(host: str, port: int, browser: bool, allow_hosts: Sequence[str] = ()) -> dict[str, Any]:
+    """Streamlit's options, the safe ones spelt out: its defaults listen everywhere and report usage.
+
+    Raises:
+        TreeKVError: what is allowed is not the name of a host.
+    """
+    everywhere = is_wildcard(host)
+    names = {*LOOPBACK, *map(_host_name, allow_hosts), *(own_names() if everywhere else [host])}
     return {
         "server.address": host,
         "server.port": port,
-        "server.allowedHosts": sorted({host, *LOOPBACK}),
+        "server.allowedHosts": sorted(names),
         "server.enableCORS": True,
         "server.enableXsrfProtection": True,
         "server.maxUploadSize": UPLOAD_MB,
         "server.headless": not browser,
         "server.fileWatcherType": "none",
-        "browser.serverAddress": host,
+        "browser.serverAddress": LOOPBACK[0] if everywhere else host,  # what the browser here is opened on
         "browser.gatherUsageStats": False,
         "global.disableWidgetStateDuplicationWarning": True,  # dragging and playing set what a slider shows
         "client.showErrorDetails": "type",
         "client.toolbarMode": "viewer",
         **THEME,
     }
+
+
+def is_wildcard(host: str) -> bool:
+    """Whether listening on `host` is listening on all of this machine's addresses."""
+    try:
+        address = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0]
+        return ipaddress.ip_address(address).is_unspecified
+    except (OSError, ValueError):
+        return False
+
+
+def own_names() -> list[str]:
+    """Under which names and addresses this machine is reached, as far as it knows itself."""
+    names = {socket.gethostname(), socket.getfqdn()}
+    for name in list(names):
+        with contextlib.suppress(OSError):
+            names |= {str(found[4][0]) for found in socket.getaddrinfo(name, None)}
+    # The name often stands for loopback alone. Choosing a route for datagrams, of which none is sent, tells the
+    # address that other machines see; both targets are reserved for documentation.
+    for family, target in ((socket.AF_INET, "198.51.100.1"), (socket.AF_INET6, "2001:db8::1")):
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((target, 9))
+            names.add(str(probe.getsockname()[0]))
+    return sorted(names)
+
+
+def _host_name(name: str) -> str:
+    """A host as a browser names it, without brackets around an IPv6 address."""
+    plain = name.strip().removeprefix("[").removesuffix("]")
+    if re.fullmatch(r"(\*\.)?[\w-]+(\.[\w-]+)*\.?|[0-9a-fA-F:]+(:[\d.]+)?", plain) is None:
+        raise TreeKVError(
+            f"--allow-host takes the name or address of a host, such as runs.example.org or 192.0.2.7, got {name!r}"
+        )
+    return plain
 
 
 def _check_address(host: str, port: int) -> None:

@@ -85,14 +85,28 @@ class Watched:
         self.page.set_viewport_size({"width": 1300, "height": 1600})
 
 
+def handshake(port: int, host: str, reached: str = "127.0.0.1") -> int:
+    """The status that a page from `host` gets when it asks the server at `reached` for its connection."""
+    with socket.create_connection((reached, port), timeout=30) as connection:
+        connection.sendall(
+            f"GET /_stcore/stream HTTP/1.1\r\nHost: {host}\r\nOrigin: http://{host}\r\n"
+            "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
+        )
+        return int(connection.recv(64).split()[1])
+
+
 @contextlib.contextmanager
-def served(run: Path, folder: Path) -> Iterator[str]:
-    """The address of a running `treekv dashboard`, which does not look for models in the network."""
+def served(run: Path, folder: Path, *options: str) -> Iterator[str]:
+    """The address of a running `treekv dashboard`, which does not look for models in the network.
+
+    What it prints goes to `folder`/log.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     address = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "app.cli", "dashboard", str(run), "--port", str(port), "--no-browser"]
+    command = [sys.executable, "-m", "app.cli", "dashboard", str(run), "--port", str(port), "--no-browser", *options]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)

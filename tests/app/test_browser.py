@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser
 
-from tests.app.browsing import SECOND, Watched, drawn
+from app.dashboard import LOOPBACK, own_names
+from tests.app.browsing import SECOND, Watched, drawn, handshake
 
 
 def test_the_dashboard_draws_its_pictures(dashboard: str, watched: Watched) -> None:
@@ -44,13 +44,10 @@ def test_a_link_shows_the_same_view(dashboard: str, watched: Watched) -> None:
 
 def test_a_strange_host_is_not_served(dashboard: str) -> None:
     port = urlsplit(dashboard).port
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
-        connection.sendall(
-            b"GET /_stcore/stream HTTP/1.1\r\nHost: evil.invalid\r\nOrigin: http://evil.invalid\r\n"
-            b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        )
-        assert connection.recv(64).split()[1] == b"403"
+    assert port is not None
+    assert handshake(port, f"127.0.0.1:{port}") == 101
+    assert handshake(port, "evil.invalid") == 403
+    assert {handshake(port, name) for name in own_names() if name not in LOOPBACK and ":" not in name} <= {403}
 
 
 def test_the_report_draws_its_pictures_and_asks_for_nothing(small_run: Path, watched: Watched) -> None:

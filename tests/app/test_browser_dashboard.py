@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import socket
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from app.dashboard import PAGES
-from tests.app.browsing import SECOND, Watched, drawn
+from app.dashboard import PAGES, own_names
+from tests.app.browsing import SECOND, Watched, drawn, handshake, served
 
 MOST_BYTES = 3_000_000
 expect.set_options(timeout=120 * SECOND)
@@ -170,6 +173,27 @@ def test_bad_input_is_a_sentence_and_the_page_goes_on(
     page.get_by_text("'..' cannot be the name of a run").wait_for(timeout=120 * SECOND)
     page.goto(f"{dashboard}/wavelets?run=gone")
     page.get_by_text("there is no run 'gone' here").wait_for(timeout=120 * SECOND)
+
+
+def test_a_server_on_all_addresses_is_usable_over_this_machines_own(
+    small_run: Path, browser: Browser, tmp_path: Path
+) -> None:
+    others = [name for name in own_names() if re.fullmatch(r"[\d.]+", name) and not name.startswith("127.")]
+    if not others:
+        pytest.skip("this machine has no address besides loopback, so nobody can reach it over another")
+    with served(small_run, tmp_path, "--host", "0.0.0.0", "--allow-host", "runs.example.org") as address:
+        port = urlsplit(address).port
+        assert port is not None
+        watched = Watched(browser)
+        watched.page.goto(f"http://{others[0]}:{port}/eviction-map")
+        assert drawn(watched.page, 1)
+        assert watched.complaints == []
+        assert watched.hosts - {""} == {others[0]}
+        watched.context.close()
+        names = ("127.0.0.1", socket.gethostname(), "runs.example.org", "evil.invalid")
+        assert [handshake(port, f"{name}:{port}", others[0]) for name in names] == [101, 101, 101, 403]
+    said = (tmp_path / "log").read_text()
+    assert f"Anybody who reaches this machine can see all runs below {small_run.parent}" in said
 
 
 def test_a_closed_tab_stops_its_job_and_the_next_in_the_queue_runs(dashboard: str, browser: Browser) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
 import analysis
-from app.dashboard import LOOPBACK, ROOT_VARIABLE, RUN_VARIABLE, run_state, server_options
+from app.dashboard import LOOPBACK, ROOT_VARIABLE, RUN_VARIABLE, own_names, run_state, server_options
 from tests.app.conftest import EVIL
+from treekv import TreeKVError
 
 MAIN = Path(run_state.__file__).with_name("main.py")
 START, WAVELETS, EVICTION_MAP = "views/start.py", "views/wavelets.py", "views/eviction_map.py"
@@ -157,3 +159,20 @@ def test_the_server_is_closed_to_others() -> None:
     assert options["browser.gatherUsageStats"] is False
     assert options["client.showErrorDetails"] != "full"
     assert options["server.maxUploadSize"] < 200
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "0"])
+def test_a_server_on_all_addresses_answers_to_this_machines_own_names(host: str) -> None:
+    options = server_options(host, 8501, browser=False)
+    assert options["server.address"] == host
+    assert set(options["server.allowedHosts"]) == {*LOOPBACK, *own_names()}
+    assert socket.gethostname() in own_names()
+    assert options["browser.serverAddress"] == "127.0.0.1"
+
+
+def test_other_names_are_answered_only_when_asked_for() -> None:
+    options = server_options("192.0.2.1", 8501, False, ["[2001:db8::7]", "*.example.org"])
+    assert set(options["server.allowedHosts"]) == {*LOOPBACK, "192.0.2.1", "2001:db8::7", "*.example.org"}
+    for wrong in ("*", "", "http://runs.example.org", "runs.example.org:80", "a b"):
+        with pytest.raises(TreeKVError, match="--allow-host takes the name or address of a host"):
+            server_options("127.0.0.1", 8501, False, [wrong])
