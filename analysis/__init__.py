@@ -9,6 +9,7 @@ from analysis.agreement import agreement
 from analysis.bias import bias
 from analysis.capture import Capture, capture, open_capture
 from analysis.captures import capture_many, open_captures
+from analysis.contributions import contributions
 from analysis.growth import growth
 from analysis.loss import loss, open_loss, save_loss
 from analysis.memory import memory, memory_by_context
@@ -37,6 +38,7 @@ __all__ = [
     "capture_many",
     "coefficients",
     "combine",
+    "contributions",
     "density",
     "growth",
     "held",

@@ -1,4 +1,4 @@
-"""Attention weights and token contributions of chosen queries, from queries, keys and values.
+"""Attention weights and token contributions of chosen queries, from a capture or from queries, keys and values.
 
 Source: He et al., TreeKV, arXiv 2501.04987. The projected form is ours.
 """
@@ -6,15 +6,53 @@ Source: He et al., TreeKV, arXiv 2501.04987. The projected form is ours.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+import xarray as xr
 from torch import Tensor, nn
 
 from treekv.errors import TreeKVError
 
+if TYPE_CHECKING:
+    from analysis.capture import Capture
+
 # What transformers' model families call the layer that follows the heads.
 _PROJECTIONS = ("o_proj", "out_proj", "dense", "c_proj", "wo")
+
+
+def contributions(run: Capture, layer: int, query: int, model: nn.Module | None = None) -> xr.DataArray:
+    """s_j = weight of token j times its value, as `Capture.contributions` computes it, with labels.
+
+    Args:
+        run: the captured text.
+        layer: the model's number of a captured layer.
+        query: the position of the query t.
+        model: the captured model; when given, what each token adds to the residual stream through each head.
+
+    Returns:
+        float32 (head, position, channel) for positions 0 to t, on the host; heads are query heads, channels those of
+        the values or of the residual stream; coordinate token holds the text. attrs: layer, query, model, projected.
+
+    Raises:
+        TreeKVError: as `Capture.contributions` does.
+    """
+    found = run.contributions(layer, query, model).cpu().numpy()
+    heads, tokens, channels = found.shape
+    return xr.DataArray(
+        found,
+        dims=("head", "position", "channel"),
+        coords={
+            "head": np.arange(heads, dtype=np.int32),
+            "position": np.arange(tokens, dtype=np.int32),
+            "channel": np.arange(channels, dtype=np.int32),
+            "token": ("position", np.asarray(run.token_text[:tokens], dtype=np.str_)),
+        },
+        name="contribution",
+        attrs={"layer": layer, "query": query, "model": run.model, "projected": int(model is not None)},
+    )
 
 
 def attention_weights(q: Tensor, k: Tensor, scaling: float, positions: Sequence[int]) -> Tensor:

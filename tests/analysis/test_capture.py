@@ -56,6 +56,20 @@ def test_contributions_add_up_to_the_attention_output(run, sharp_llama, token_id
             torch.testing.assert_close(ours, merged[0, t], atol=1e-4, rtol=1e-4)
 
 
+def test_contributions_with_labels(run, sharp_llama):
+    import sys
+
+    assert sys.modules["analysis.contributions"].contributions is analysis.contributions  # the module is still there
+    for model, channels in ((None, 8), (sharp_llama("treekv"), 32)):
+        found = analysis.contributions(run, 1, 40, model)
+        assert found.dims == ("head", "position", "channel") and found.shape == (4, 41, channels)
+        np.testing.assert_array_equal(found.values, run.contributions(1, 40, model))
+        assert found["token"].values.tolist() == run.token_text[:41]
+        assert found.attrs == {"layer": 1, "query": 40, "model": run.model, "projected": int(model is not None)}
+    with pytest.raises(TreeKVError, match="layer 2 was not captured"):
+        analysis.contributions(run, 2, 40)
+
+
 def test_projected_contributions_add_up_to_the_attention_blocks_output(run, sharp_llama, token_ids):
     model = sharp_llama("treekv")
     outputs = []
