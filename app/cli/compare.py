@@ -30,7 +30,10 @@ def compare(
     ] = None,
     policy: Annotated[
         list[str] | None,
-        typer.Option(help="A policy with its default settings; may be given several times. Default: all that decode."),
+        typer.Option(
+            help=f"A policy with its default settings; may be given several times. Default: {', '.join(POLICIES)}, or "
+            "none with --settings."
+        ),
     ] = None,
     cache_size: Annotated[
         int | None, typer.Option(help="Tokens to hold, for --policy; by default an eighth of the text.")
