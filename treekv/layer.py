@@ -163,8 +163,9 @@ class TreeKVLayer(CacheLayerMixin):
     def _done(self, output: Tensor, q: int) -> Tensor:
         """The end of a call of q tokens.
 
-        What is no number spreads to all later layers, so while decoding it is enough to ask the last one; on a GPU nobody
-        asks then, for each step would have to wait. A call that is refused counts as unfinished: the cache does not go on.
+        What is no number spreads to all later layers, so while decoding it is enough to ask the last one; on a GPU
+        nobody asks then, for each step would have to wait. A call that is refused counts as unfinished: the cache
+        does not go on.
         """
         asks = q > 1 or (self.layer == self.layers - 1 and output.is_cpu)
         if asks and not torch.compiler.is_compiling() and not bool(output.isfinite().all()):
