@@ -189,10 +189,10 @@ def show(job: Job[Any], below: Callable[[], None] | None = None) -> None:
     `below` draws what the work has given so far, again at every look. Of a job that has ended, draw only what went
     wrong.
     """
-    from app.dashboard.run_state import plain
+    from app.dashboard.run_state import plain, sentence
 
     if job.state == "failed":
-        st.error(plain(job.error))
+        st.error(sentence(job.error))
     elif job.state == "stopped":
         st.info("Stopped.")
     if job.ended:

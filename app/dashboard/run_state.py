@@ -52,7 +52,7 @@ def find_run() -> RunFolder | None:
     try:
         return run_folder.open_below(root(), name)
     except TreeKVError as error:
-        st.session_state["run_error"] = str(error)
+        st.session_state["run_error"] = below_root(str(error))
         return None
 
 
@@ -233,8 +233,22 @@ def or_stop(work: Callable[[], T]) -> T:
     try:
         return work()
     except TreeKVError as error:
-        st.error(plain(str(error)))
+        st.error(sentence(error))
         st.stop()
+
+
+def sentence(error: object) -> str:
+    """What is wrong, as markdown shows it as it is, with files named from the folder of runs on."""
+    return plain(below_root(str(error)))
+
+
+def below_root(text: str) -> str:
+    """The text without the path to the folder of runs: where on the server that lies is nobody's business."""
+    for path in (root().resolve(), root().absolute(), root()):
+        name = str(path)
+        if name not in ("/", "."):
+            text = text.replace(f"{name}{os.sep}", "").replace(name, path.name)
+    return text
 
 
 def plain(text: str) -> str:

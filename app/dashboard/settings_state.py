@@ -96,7 +96,7 @@ def _from_address() -> TreeKVConfig | None:
     try:
         return decode(text)
     except TreeKVError as error:
-        st.warning(f"The settings in the address cannot be used: {run_state.plain(str(error))}")
+        st.warning(f"The settings in the address cannot be used: {run_state.sentence(error)}")
         return None
 
 
@@ -106,7 +106,7 @@ def _of_run(run: RunFolder | None) -> TreeKVConfig:
     try:
         return TreeKVConfig.load(run.file(run_folder.SETTINGS))
     except TreeKVError as error:
-        st.warning(f"The run's settings cannot be used: {run_state.plain(str(error))}")
+        st.warning(f"The run's settings cannot be used: {run_state.sentence(error)}")
         return TreeKVConfig()
 
 
@@ -148,7 +148,7 @@ def _compared_in_address() -> list[TreeKVConfig] | None:
             raise TreeKVError(f"two to six settings can be compared, got {len(configs)}")
         return configs
     except TreeKVError as error:
-        st.warning(f"The settings in the address cannot be compared: {run_state.plain(str(error))}")
+        st.warning(f"The settings in the address cannot be compared: {run_state.sentence(error)}")
         return None
 
 

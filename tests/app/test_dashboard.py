@@ -124,6 +124,7 @@ def test_a_damaged_run_is_one_sentence(
     if name in needed[page]:
         assert len(test.error) == 1
         assert run_state.plain(name) in test.error[0].value
+        assert "/" not in test.error[0].value.replace("run/", "")  # named from the folder of runs on
     else:
         assert not test.error
         assert test.get("plotly_chart")
@@ -148,6 +149,35 @@ def test_file_names_and_texts_are_never_markdown() -> None:
     assert "![" not in escaped
     assert "](" not in escaped
     assert "<b" not in escaped.replace("\\<", "")
+
+
+@pytest.mark.parametrize("damage", ["settings.json", "capture.nc"])
+@pytest.mark.parametrize("page", ["views/compare.py", "views/take_away.py"])
+def test_no_page_says_where_on_the_server_the_runs_lie(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str, damage: str
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(small_run, run)
+    (run / damage).write_text("{")
+    test = opened(run, monkeypatch, page)
+    assert not test.exception
+    elements = (*test.error, *test.warning, *test.info, *test.main.get("caption"))
+    said = " ".join(element.value.replace("\\", "") for element in elements)
+    assert damage in said
+    assert str(tmp_path) not in said
+
+
+@pytest.mark.parametrize(
+    ("root", "text", "after"),
+    [
+        ("/srv/runs", "file '/srv/runs/demo/a.nc' is damaged", "file 'demo/a.nc' is damaged"),
+        ("/srv/runs", "cannot write to '/srv/runs': full", "cannot write to 'runs': full"),
+        ("/", "there is no model '/models/a'", "there is no model '/models/a'"),
+    ],
+)
+def test_paths_begin_at_the_folder_of_runs(monkeypatch: pytest.MonkeyPatch, root: str, text: str, after: str) -> None:
+    monkeypatch.setenv(ROOT_VARIABLE, root)
+    assert run_state.below_root(text) == after
 
 
 def test_the_server_is_closed_to_others() -> None:

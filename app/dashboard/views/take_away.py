@@ -79,7 +79,7 @@ def figures(run: RunFolder) -> None:
             with st.spinner("Drawing with a browser of its own"):
                 drawn = (key, {kind: pictures.image(figure, kind) for kind in pictures.SCALE})
         except TreeKVError as error:
-            st.error(run_state.plain(str(error)))
+            st.error(run_state.sentence(error))
             return
         st.session_state["images"] = drawn
         st.rerun()
@@ -101,7 +101,7 @@ def report(run: RunFolder) -> None:
                 key="report-one", on_click="ignore",
             )  # fmt: skip
         except TreeKVError as error:
-            st.caption(run_state.plain(str(error)))
+            st.caption(run_state.sentence(error))
     with right:
         st.markdown("The whole report of the run, as it was made.")
         try:
@@ -110,7 +110,7 @@ def report(run: RunFolder) -> None:
                                "treekv-run.html", "text/html", key="report-run", on_click="ignore")  # fmt: skip
         except TreeKVError as error:
             there = os.path.lexists(run.path / run_folder.REPORT)
-            st.caption(run_state.plain(str(error)) if there else "This run was made without one.")
+            st.caption(run_state.sentence(error) if there else "This run was made without one.")
 
 
 def elsewhere(config: TreeKVConfig) -> None:
