@@ -42,7 +42,8 @@ class AttentionSite(Protocol):
 
         Shapes: `query` [batch, query_heads, q, head_dim] and the q new `key`, `value` [batch, kv_heads, q,
         head_dim], all after rotary embedding; `padding` bool [batch, seen + q], False where a token is
-        padding, or None when nothing is padded; `position_ids` [1 or batch, q] as the model used them.
+        padding, or None when none of the new tokens is (with several of them, when nothing was read before either);
+        `position_ids` [1 or batch, q] as the model used them.
         """
         ...
 
@@ -124,19 +125,26 @@ def treekv_mask(
     site gets the four-dimensional mask built from the request that is kept with the tensor, so nobody builds a
     q x kv matrix that is not used.
     """
-    if not batch_size or not q_length:
-        raise TreeKVError(f"there is nothing to read: the input has {batch_size} rows of {q_length} tokens")
     columns = kv_offset + kv_length
+    if not batch_size or not q_length:
+        read = (
+            f" beyond the {columns} that the cache has read; call cache.reset() for another prompt" if columns else ""
+        )
+        raise TreeKVError(f"there is nothing to read: the input has {batch_size} rows of {q_length} tokens{read}")
     if attention_mask is None:
         mask = torch.ones((), dtype=torch.bool, device=device).expand(batch_size, columns)
         padded = False
     else:
+        if not isinstance(attention_mask, Tensor) or attention_mask.ndim != 2:
+            raise _not_two_dimensional(attention_mask)
         mask = attention_mask.view_as(attention_mask)
         # Asked once a pass, not once a layer. A compiled step may not ask: its one token is taken to be real.
         if torch.compiler.is_compiling():
             padded = q_length > 1 and _has_padding(mask, q_length)
         else:
             padded = not bool(mask[:, -q_length:].all())
+        # What the mask says of tokens read earlier can be compared with what was read; while decoding nobody does.
+        padded = padded or 1 < q_length < columns
     request = dict(
         batch_size=batch_size,
         q_length=q_length,
@@ -147,7 +155,7 @@ def treekv_mask(
         device=device,
         **kwargs,
     )
-    setattr(mask, _REQUEST, (padded, request))
+    setattr(mask, _REQUEST, (padded, (batch_size, columns), request))
     return mask
 
 
@@ -164,12 +172,24 @@ def _padding_of(mask: Tensor | None) -> Tensor | None:
     if mask is None:
         return None
     if mask.ndim != 2:
+        raise _not_two_dimensional(mask)
+    padded, shape, request = getattr(mask, _REQUEST, (True, mask.shape, None))
+    if request is not None and mask.shape != shape:
+        q = request["q_length"]
         raise TreeKVError(
-            f"a custom attention mask of {mask.ndim} dimensions {tuple(mask.shape)} cannot be combined with a "
-            "TreeKV cache; pass the two-dimensional padding mask [batch, tokens]"
+            f"the attention mask has {mask.shape[0]} rows of {mask.shape[1]} tokens, but {shape[0]} rows of "
+            f"{shape[1]} are right: {shape[1] - q} that the cache has read and {q} new; give the mask of the whole "
+            "conversation, or call cache.reset() for another prompt"
         )
-    padded, _ = getattr(mask, _REQUEST, (True, None))
     return mask.bool() if padded else None
+
+
+def _not_two_dimensional(mask: Any) -> TreeKVError:
+    what = f"of {mask.ndim} dimensions {tuple(mask.shape)}" if isinstance(mask, Tensor) else f"{type(mask).__name__}"
+    return TreeKVError(
+        f"a custom attention mask {what} cannot be combined with a TreeKV cache; pass the two-dimensional padding "
+        "mask, a tensor [batch, tokens]"
+    )
 
 
 def _materialized(mask: Tensor | None) -> Tensor | None:
@@ -177,7 +197,7 @@ def _materialized(mask: Tensor | None) -> Tensor | None:
     request = getattr(mask, _REQUEST, None)
     if request is None:
         return mask
-    _, arguments = request
+    _, _, arguments = request
     if "built" not in arguments:
         arguments["built"] = sdpa_mask(**arguments)
     return arguments["built"]

@@ -132,14 +132,17 @@ class TreeKVLayer(CacheLayerMixin):
         if self.layer == 0 and self.rotary is not None:
             self.rotary.forget()
         batch, q = key.shape[0], key.shape[2]
-        pads = _left_padding(padding, batch, q)
+        pads, scattered = _padding(padding, batch, q)
+        if q > 1 and self.layer == 0 and self.tokens_seen and not torch.compiler.is_compiling():
+            self._check_history(padding, position_ids, q)
         if q == 1 and not any(pads) and not ledger.keeps_everything:
             places = self.group.begin(self)
             if places is not None:
                 positions = _Positions(position_ids, slice(0, batch), 0, self)
                 output = self._block(slice(0, batch), query, key, value, scaling, positions, together=places)
                 return self._done(output, 1)
-        if pads.count(pads[0]) == batch and ledger.in_step(self.rows, q - pads[0], block=q > 1):
+        together = not scattered and pads.count(pads[0]) == batch
+        if together and ledger.in_step(self.rows, q - pads[0], block=q > 1):
             groups = [slice(0, batch)]
         else:
             groups = [slice(row, row + 1) for row in range(batch)]
@@ -148,17 +151,42 @@ class TreeKVLayer(CacheLayerMixin):
             pad = pads[rows.start]
             if pad == q:
                 continue
+            real = scattered.get(rows.start, slice(pad, None))
             whole = len(groups) == 1 and not pad
-            new = [query, key, value] if whole else [t[rows, :, pad:] for t in (query, key, value)]
+            new = [query, key, value] if whole else [t[rows, :, real] for t in (query, key, value)]
             positions = _Positions(position_ids, rows, pad, self)
+            if isinstance(real, Tensor) and position_ids is not None:
+                own = rows if position_ids.shape[0] > 1 else slice(0, 1)
+                positions = _Positions(position_ids[own, real], rows, 0, self)
             result = self._attend_rows(rows, new[0], new[1], new[2], scaling, positions, block=q > 1)
             if parts is None:
                 parts = result
             else:
-                parts[rows, :, pad:] = result
+                parts[rows, :, real] = result
         self.compact()
         assert parts is not None
         return self._done(parts, q)
+
+    def _check_history(self, padding: Tensor | None, position_ids: Tensor | None, q: int) -> None:
+        """Compare what the attention mask, or else the positions, say of earlier tokens with what was read."""
+        assert self.ledger is not None
+        if padding is None:
+            read = max(self.ledger.seen[self.rows])
+            first = read if position_ids is None else int(position_ids[:, 0].min())
+            if first < read:
+                raise TreeKVError(
+                    f"the new tokens begin at position {first}, but the cache has read {read} tokens: give the whole "
+                    "conversation or what is new of it, or call cache.reset() for another prompt"
+                )
+            return
+        said = padding[:, :-q].sum(1).tolist()
+        for row, (real, read) in enumerate(zip(said, self.ledger.seen[self.rows], strict=True)):
+            if real != read:
+                raise TreeKVError(
+                    f"the attention mask says that {real} real tokens of row {row} came before the new ones, but the "
+                    f"cache has read {read}: give only the new ids, padded on the left, with a mask that begins with "
+                    "the columns read so far as they were, or give one row at a time"
+                )
 
     def _done(self, output: Tensor, q: int) -> Tensor:
         """The end of a call of q tokens.
@@ -370,18 +398,27 @@ def _norms(values: Tensor) -> Tensor:
     return torch.linalg.vector_norm(values, dim=-1, dtype=torch.float32)
 
 
-def _left_padding(padding: Tensor | None, batch: int, q: int) -> list[int]:
-    """How many of the q newest columns are padding, per row."""
+def _padding(padding: Tensor | None, batch: int, q: int) -> tuple[list[int], dict[int, Tensor]]:
+    """How many of the q newest columns are padding, per row, and the real columns of rows in which padding stands
+    between real tokens (a second turn, padded on the left, after a token that was generated but not read)."""
     if padding is None:
-        return [0] * batch
+        return [0] * batch, {}
     new = padding[:, -q:].bool()
     pads = (~new).sum(1)
-    if not torch.equal(new, torch.arange(q, device=new.device) >= pads[:, None]):
-        raise TreeKVError(
-            "the attention mask has padding to the right of real tokens; a TreeKV cache needs padding on the left "
-            "(tokenizer.padding_side = 'left')"
-        )
-    return pads.tolist()
+    count = pads.tolist()
+    if torch.equal(new, torch.arange(q, device=new.device) >= pads[:, None]):
+        return count, {}
+    scattered = {}
+    for row, columns in enumerate(new):
+        real = columns.nonzero()[:, 0]
+        if count[row] < q and int(real[-1]) < q - 1:
+            raise TreeKVError(
+                f"the attention mask has padding to the right of the last token of row {row}; a TreeKV cache needs "
+                "padding on the left (tokenizer.padding_side = 'left')"
+            )
+        if count[row] < q and int(real[0]) < count[row]:
+            scattered[row] = real
+    return count, scattered
 
 
 class _Positions(NamedTuple):

@@ -93,6 +93,63 @@ def test_a_second_turn_with_full_ids_or_new_ids_or_by_hand(llama, config):
         assert same_books(cache, by_hand)
 
 
+@pytest.mark.parametrize("config", [SMALL, STREAM, SMALL.for_policy("full")], ids=["tree", "stream", "full"])
+def test_a_second_turn_of_a_padded_batch_in_turns_of_unequal_length(llama, config):
+    """Whole ids, or what is new: the padding of the second turn may stand right of a token that was not read yet."""
+    firsts, seconds = [tiny.tokens(n, seed=n) for n in (30, 17)], [tiny.tokens(n, seed=n) for n in (4, 9)]
+    settings = dict(max_new_tokens=6, do_sample=False, pad_token_id=0, eos_token_id=-1)
+    for whole in (True, False):
+        first, mask = left_padded(firsts)
+        cache = TreeKVCache(config, llama.config)
+        out = llama.generate(first, attention_mask=mask, past_key_values=cache, **settings)
+        second, new = left_padded(seconds)
+        ids, mask = torch.cat([out, second], 1), torch.cat([mask, torch.ones(2, 6, dtype=torch.long), new], 1)
+        given = ids if whole else ids[:, cache.get_seq_length() :]
+        answers = llama.generate(given, attention_mask=mask, past_key_values=cache, **settings)[:, given.shape[1] :]
+        for row in range(2):
+            alone = TreeKVCache(config, llama.config)
+            text = llama.generate(firsts[row], past_key_values=alone, **settings)
+            text = torch.cat([text, seconds[row]], 1)
+            expected = llama.generate(text, past_key_values=alone, **settings)[0, text.shape[1] :]
+            assert torch.equal(answers[row], expected), (whole, row)
+            if config.policy != "full":
+                assert torch.equal(cache.kept_positions(1)[row], alone.kept_positions(1)[0])
+
+
+def left_padded(rows: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    most = max(row.shape[1] for row in rows)
+    ids = torch.cat([torch.nn.functional.pad(row, (most - row.shape[1], 0)) for row in rows])
+    return ids, (ids > 0).long()
+
+
+def test_a_conversation_that_is_padded_anew_is_refused(llama):
+    """Its columns are no longer those that were read, so some tokens would be read twice and others never."""
+    cache = TreeKVCache(SMALL, llama.config)
+    ids, mask = left_padded([tiny.tokens(30), tiny.tokens(17, seed=2)])
+    llama(ids, attention_mask=mask, past_key_values=cache)
+    ids, mask = left_padded([tiny.tokens(34), tiny.tokens(26, seed=2)])
+    with pytest.raises(TreeKVError, match=r"22 real tokens of row 1 .* has read 17: give only the new ids"):
+        llama.generate(ids, attention_mask=mask, past_key_values=cache, max_new_tokens=5, pad_token_id=0)
+
+
+@pytest.mark.parametrize("length", [1, 10, 15, 19, 20])
+def test_a_prompt_shorter_than_what_was_read_is_refused(llama, length):
+    cache = TreeKVCache(SMALL, llama.config)
+    llama(tiny.tokens(20), past_key_values=cache)
+    with pytest.raises(TreeKVError, match=r"cache\.reset\(\) for another prompt"):
+        llama.generate(tiny.tokens(length), past_key_values=cache, max_new_tokens=5, do_sample=False, pad_token_id=0)
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (1, 30), (2, 23), (23,), (1, 1, 23)], ids=str)
+@pytest.mark.parametrize("new", [3, 1])
+def test_an_attention_mask_of_another_shape_is_refused(llama, shape, new):
+    cache = TreeKVCache(SMALL, llama.config)
+    llama(tiny.tokens(23 - new), past_key_values=cache)
+    words = f"1 rows of 23 are right: {23 - new} that the cache" if len(shape) == 2 else rf"{len(shape)} dimensions"
+    with pytest.raises(TreeKVError, match=words):
+        llama(tiny.tokens(new), attention_mask=torch.ones(shape), past_key_values=cache)
+
+
 @pytest.mark.parametrize("chunk", [1, 4])
 def test_chunked_prefill_of_a_batch_with_left_padding(llama, chunk):
     """A row gets what it gets alone, also when a chunk holds nothing but its padding."""
