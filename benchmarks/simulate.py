@@ -99,7 +99,7 @@ def closeness(
             with torch.inference_mode():
                 for first in range(0, len(ids), 256):
                     model(ids[None, first : first + 256], past_key_values=cache)
-            both = combine(simulated, retention_from_cache(cache, "real"))
+            both = combine(simulated, retention_from_cache(cache, "real", model=model))
             between = analysis.agreement(both).sel(policy="simulated", other="real").values
             parts = [between[:1], between[1:thirds], between[thirds : 2 * thirds], between[2 * thirds :]]
             words = ", ".join(f"{part.mean():.3f}" for part in parts)

@@ -123,7 +123,9 @@ def _record(
     model, tokenizer = loaded
     try:
         texts = [tokenizer.decode([i]) for i in ids]
-        outcome.real = analysis.retention_from_cache(cache, name=f"{config.policy} (real run)", tokens=texts)
+        outcome.real = analysis.retention_from_cache(
+            cache, name=f"{config.policy} (real run)", tokens=texts, model=model
+        )
     except TreeKVError as error:
         outcome.note = str(error)  # stopped between two layers
         return

@@ -63,7 +63,7 @@ def simulated(run: RunFolder, config: TreeKVConfig) -> comparing.Comparison:
 
 def check(run: RunFolder, config: TreeKVConfig) -> None:
     """Raise what would keep `report` from being made: no capture, or settings for another number of layers."""
-    config.per_layer(len(comparing.capture(run).layers))
+    config.per_layer(len(comparing.capture(run).full_layers))
 
 
 def report(run: RunFolder, config: TreeKVConfig) -> str:
@@ -85,7 +85,7 @@ def report(run: RunFolder, config: TreeKVConfig) -> str:
         layers=[int(layer) for layer in found.retention["layer"].values],
         rows=[_in_words(row) for row in comparing.rows(seen, found, CONTEXT, 1, DTYPE)],
         memory_words=f"Memory is that of keys and values at {CONTEXT:,} tokens, one row, {DTYPE}, over "
-        f"{len(seen.layers)} layers.",
+        f"{len(seen.model_layers)} layers.",
         pictures=[
             (plot.eviction_maps(found.retention), wording.READ_MAPS),
             (plot.output_error(found.loss), wording.READ_ERROR),

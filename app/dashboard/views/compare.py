@@ -233,7 +233,7 @@ def table(found: Comparison, length: int, batch: int, dtype: str) -> None:
     st.caption(
         f"Means over {count} {'layer' if count == 1 else 'layers'} at the end of {capture.tokens:,} tokens; the error "
         "of the attention output is against the full cache. Memory is that of keys and values of "
-        f"{len(capture.layers)} layers at {length:,} tokens, {batch} {'row' if batch == 1 else 'rows'}, {dtype}."
+        f"{len(capture.model_layers)} layers at {length:,} tokens, {batch} {'row' if batch == 1 else 'rows'}, {dtype}."
     )
 
 
