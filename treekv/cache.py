@@ -91,18 +91,49 @@ class TreeKVCache(Cache):
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """Make row i what row `beam_idx[i]` is now.
+
+        Raises:
+            TreeKVError: it is no tensor of row numbers.
+        """
+        self._check_rows(beam_idx, "beam_idx")
         self._select(beam_idx)
         super().reorder_cache(beam_idx)
 
     def batch_select_indices(self, indices: Tensor) -> None:
+        """Go on with some rows, LongTensor [new batch].
+
+        Raises:
+            TreeKVError: it is no tensor of row numbers.
+        """
+        self._check_rows(indices, "indices")
         self._select(indices)
         super().batch_select_indices(indices)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
+        """Have each row `repeats` times, one after the other.
+
+        Raises:
+            TreeKVError: that is no whole number of at least 1.
+        """
+        if type(repeats) is not int or repeats < 1:
+            raise TreeKVError(f"repeats must be a whole number of at least 1, got {repeats!r}")
         first = self._site(self._compressed[0])
         if first.is_initialized:
             self._select(torch.arange(first.keys.shape[0]).repeat_interleave(repeats))
         super().batch_repeat_interleave(repeats)
+
+    def _check_rows(self, index: Any, name: str) -> None:
+        if not isinstance(index, Tensor) or index.ndim != 1 or index.dtype not in (torch.int64, torch.int32):
+            got = f"{index.dtype} {list(index.shape)}" if isinstance(index, Tensor) else repr(index)
+            raise TreeKVError(f"{name} must be a LongTensor [rows] of row numbers, got {got}")
+        first = self._site(self._compressed[0])
+        if first.is_initialized:
+            rows, chosen = first.keys.shape[0], index.tolist()
+            wrong = next((row for row in chosen if not 0 <= row < rows), None)
+            if wrong is not None or not chosen:
+                got = "none" if wrong is None else wrong
+                raise TreeKVError(f"{name} must hold row numbers between 0 and {rows - 1}, got {got}")
 
     def _select(self, index: Tensor) -> None:
         for group in {id(layer.group): layer.group for layer in map(self._site, self._compressed)}.values():
@@ -183,8 +214,8 @@ class TreeKVCache(Cache):
         }
 
     def _site(self, layer: int) -> TreeKVLayer:
-        if not 0 <= layer < len(self.layers):
-            raise TreeKVError(f"layer must be between 0 and {len(self.layers) - 1}, got {layer}")
+        if not hasattr(layer, "__index__") or not 0 <= layer < len(self.layers):  # numpy's whole numbers too
+            raise TreeKVError(f"layer must be a whole number between 0 and {len(self.layers) - 1}, got {layer!r}")
         site = self.layers[layer]
         if not isinstance(site, TreeKVLayer):
             raise TreeKVError(f"layer {layer} has a sliding window of its own and is not compressed")

@@ -96,7 +96,9 @@ def load_model(
     """
     target = _device(device)
     options = {"dtype": _dtype(dtype, target)}
-    name = os.fspath(name)
+    name = os.fspath(name) if isinstance(name, os.PathLike) else name
+    if not isinstance(name, str):
+        raise TreeKVError(f"a model is {_KINDS}, got {name!r}")
     with _quiet():
         if name in ALIASES:
             folder = _converted(ALIASES[name])

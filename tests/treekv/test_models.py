@@ -109,6 +109,11 @@ def test_loading_is_silent(llama_folder: Path, capfd: pytest.CaptureFixture[str]
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("name", [None, 3, b"smollm2"])
+def test_a_name_that_is_no_text_is_refused(name: object) -> None:
+    assert sentence(name) == f"a model is {loading._KINDS}, got {name!r}"  # type: ignore[arg-type]
+
+
 def test_the_demo_model_knows_a_capital(smollm2: tuple[object, object]) -> None:
     model, tokenizer = smollm2
     assert sum(p.numel() for p in model.parameters()) == 134_515_008

@@ -165,3 +165,20 @@ def test_a_policy_that_acts_while_decoding_only():
 def test_registering_a_class_is_refused():
     with pytest.raises(TreeKVError, match="an object of a subclass of Policy"):
         treekv.register_policy(policies.Streaming)
+
+
+@pytest.mark.parametrize("name", [{}, {"name": None}, {"name": 3}, {"name": ""}], ids=str)
+def test_a_policy_without_a_name_is_refused(name):
+    unnamed = type("Unnamed", (Nameless,), name)()
+    with pytest.raises(TreeKVError, match=r"needs a name.*from Unnamed"):
+        treekv.register_policy(unnamed)
+
+
+class Nameless(policies.Policy):
+    """A policy in which `name` was forgotten."""
+
+    def evict(self, config, scores, count):
+        raise NotImplementedError
+
+    def select_prompt(self, config, prompt):
+        raise NotImplementedError

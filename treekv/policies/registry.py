@@ -12,10 +12,13 @@ def register(policy: Policy) -> None:
     """Make `policy` available as `TreeKVConfig(policy=policy.name)`.
 
     Raises:
-        TreeKVError: it is no `Policy` object, or another policy already has that name.
+        TreeKVError: it is no `Policy` object, it has no name, or another policy already has that name.
     """
     if not isinstance(policy, Policy):
         raise TreeKVError(f"register_policy takes an object of a subclass of Policy, got {policy!r}")
+    name = getattr(policy, "name", None)
+    if not isinstance(name, str) or not name:
+        raise TreeKVError(f"a policy needs a name, a text of its own, got {name!r} from {type(policy).__name__}")
     if policy.name in _policies:
         raise TreeKVError(f"a policy named {policy.name!r} is registered already; choose another name")
     _policies[policy.name] = policy
