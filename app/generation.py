@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -10,7 +11,9 @@ from typing import Any
 import torch
 from transformers import TextStreamer
 
-from treekv import TreeKVCache, TreeKVConfig
+from treekv import TreeKVCache, TreeKVConfig, TreeKVError
+
+LEAST_TEMPERATURE = 0.001  # below it a logit can leave the range of float32, and sampling is greedy anyway
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,8 @@ class Generation:
         prompt_tokens: length of the prompt.
         prompt_seconds: until the first token was there.
         tokens_per_second: of the tokens after the first; None if there is only one.
-        cache_bytes: held by the cache at the end, and full_bytes what an uncompressed cache would hold.
+        cache_bytes: held by the cache at the end, with the room it has for more tokens.
+        full_bytes: what keys and values of all tokens read take.
         kept_tokens: the most that any layer holds.
         stopped: whether it was interrupted.
     """
@@ -68,7 +72,11 @@ def generate(
     Greedy at temperature 0, else sampled with `config.seed`. `on_text` gets pieces of text as they come, `on_token` is
     called after each token, `check` at each layer, also while the prompt is read. Ctrl-C (KeyboardInterrupt, also
     raised by one of these) ends it with what there is.
+
+    Raises:
+        TreeKVError: the model cannot be used with these settings, or nothing can be sampled at this temperature.
     """
+    check_temperature(temperature)
     cache = _Checked(config, model.config, check)
     streamer = _Recorder(tokenizer, on_text, lambda times: on_token(Pace(len(times), _rate(times), cache.nbytes)))
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
@@ -93,9 +101,17 @@ def generate(
     if streamer.times:
         result.prompt_seconds = streamer.times[0] - start
     result.tokens_per_second = _rate(streamer.times)
-    result.cache_bytes, result.full_bytes = cache.nbytes, max(cache.full_nbytes, cache.nbytes)
+    result.cache_bytes, result.full_bytes = cache.nbytes, cache.full_nbytes
     result.kept_tokens = cache.held_tokens
     return result, cache
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise a `TreeKVError` if logits divided by it are no numbers any more."""
+    if temperature != 0 and not LEAST_TEMPERATURE <= temperature < math.inf:
+        raise TreeKVError(
+            f"temperature must be 0 (greedy) or a number of at least {LEAST_TEMPERATURE}, got {temperature}"
+        )
 
 
 def parting(one: list[int], other: list[int]) -> int | None:

@@ -56,6 +56,7 @@ def generate(
         prefill=prefill,
     )
     other = None if compare is None else config.for_policy(compare)
+    _check_temperature(temperature)
     with stage(f"Loading {model}"):
         from treekv import load_model
 
@@ -102,9 +103,11 @@ def _summary(result: Generation, policy: str) -> str:
 
 
 def _show_parting(tokenizer: Any, one: Generation, other: Generation, names: tuple[str, str]) -> None:
-    from app.generation import parting
-
-    place = parting(one.token_ids, other.token_ids)
+    place = _parting(one, other)
+    if place is None and other.stopped:
+        read = len(other.token_ids)
+        err().print(f"{names[1]} was stopped after {read} tokens, equal to those of {names[0]}", soft_wrap=True)
+        return
     if place is None:
         err().print(f"{names[0]} and {names[1]} gave the same {len(one.token_ids)} tokens", soft_wrap=True)
         return
@@ -115,13 +118,19 @@ def _show_parting(tokenizer: Any, one: Generation, other: Generation, names: tup
         err().print(f"  {name}: …{before} | {after}…", soft_wrap=True, markup=False)
 
 
+def _parting(one: Generation, other: Generation) -> int | None:
+    """Where the second text takes another way; None if it does not, which it cannot by being stopped."""
+    from app.generation import parting
+
+    first = one.token_ids[: len(other.token_ids)] if other.stopped else one.token_ids
+    return parting(first, other.token_ids)
+
+
 def _as_json(results: list[Generation], config: Any, other: Any) -> dict[str, Any]:
     content: dict[str, Any] = results[0].to_dict() | {"settings": config.to_dict()}
     if len(results) > 1:
-        from app.generation import parting
-
         content["compared"] = results[1].to_dict() | {"settings": other.to_dict()}
-        content["equal_tokens"] = parting(results[0].token_ids, results[1].token_ids)
+        content["equal_tokens"] = _parting(*results)
     return content
 
 
@@ -134,6 +143,10 @@ def _prompt(prompt: str | None, file: str | None) -> str:
     if file is not None:
         return read_text(file)
     assert prompt is not None
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise TreeKVError("the prompt is not UTF-8 text; give it in UTF-8, or in a file with --prompt-file") from error
     if not prompt.strip():
         raise TreeKVError("the prompt is empty; give a text to continue")
     return prompt
@@ -144,6 +157,12 @@ def _config(file: Path | None, **changes: Any) -> Any:
 
     config = TreeKVConfig() if file is None else TreeKVConfig.load(file)
     return config.replace(**{name: value for name, value in changes.items() if value is not None})
+
+
+def _check_temperature(temperature: float) -> None:
+    from app.generation import check_temperature
+
+    check_temperature(temperature)
 
 
 def _tokens(tokenizer: Any, content: str, chat: bool) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -11,13 +12,16 @@ from typer.testing import CliRunner
 from app.cli import app
 from app.generation import generate, parting
 from tests import tiny
-from treekv import TreeKVConfig, models
+from treekv import TreeKVConfig, TreeKVError, models
 
 
 class Words:
     """A tokenizer in which token n is the word "wn"."""
 
     eos_token_id = 0
+
+    def __call__(self, text: str, **_) -> dict[str, torch.Tensor]:
+        return {"input_ids": tiny.tokens(len(text.split()))}
 
     def decode(self, ids, **_) -> str:
         return "".join(f" w{int(i)}" for i in torch.as_tensor(ids).reshape(-1))
@@ -92,6 +96,53 @@ def test_sampling_repeats_with_the_seed_of_the_settings(llama):
         for seed in (1, 1, 2)
     ]
     assert texts[0] == texts[1] != texts[2]
+
+
+@pytest.mark.parametrize("tokens", [1, 9, 64, 65])
+@pytest.mark.parametrize("policy", ["tree", "full"])
+def test_the_full_size_is_that_of_the_tokens_read(llama, tokens, policy):
+    """Not that of the room which a cache has for more of them."""
+    config = TreeKVConfig(policy=policy, cache_size=128)
+    result, _ = generate(llama, Words(), tiny.tokens(tokens), config, 3)
+    assert result.full_bytes == (tokens + 2) * 2 * 2 * 2 * 8 * 4  # the last token is not read
+
+
+@pytest.mark.parametrize("temperature", ["1e-45", "0.0009", "inf"])
+def test_a_temperature_at_which_nothing_can_be_sampled(llama, temperature):
+    with pytest.raises(TreeKVError, match=r"at least 0\.001"):
+        generate(llama, Words(), tiny.tokens(5), SMALL, 3, temperature=float(temperature))
+    result = CliRunner().invoke(app, ["generate", "a", "--model", "none", "--temperature", temperature])
+    assert result.exit_code == 2 and "temperature must be 0 (greedy) or a number of at least 0.001" in result.stderr
+    assert "Loading" not in result.stderr
+
+
+def test_a_prompt_that_is_no_text():
+    result = CliRunner().invoke(app, ["generate", "\udcff", "--model", "none"])
+    assert result.exit_code == 2 and "the prompt is not UTF-8 text" in result.stderr
+
+
+def test_a_second_run_that_is_stopped_does_not_part(llama, monkeypatch):
+    """What Ctrl-C left of it is all that can be compared."""
+    monkeypatch.setattr("treekv.load_model", lambda name: (llama, Words()))
+
+    def run(network, tokenizer, ids, config, tokens, show, temperature):
+        shown = []
+
+        def impatient(text: str) -> None:
+            shown.append(text)
+            show(text)
+            if config.policy == "full" and len("".join(shown).split()) >= 3:
+                raise KeyboardInterrupt
+
+        return generate(network, tokenizer, ids, config, tokens, impatient, temperature)
+
+    monkeypatch.setattr("app.generation.generate", run)
+    arguments = ["generate", "a b", "--cache-size", "64", "--tokens", "8", "--compare", "full"]
+    shown = CliRunner().invoke(app, arguments)
+    assert shown.exit_code == 130 and "part after" not in shown.stderr
+    assert re.search(r"full was stopped after [34] tokens, equal to those of tree", shown.stderr)
+    printed = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
+    assert printed["equal_tokens"] is None and printed["compared"]["stopped"] is True
 
 
 def test_models_lists_every_alias():
