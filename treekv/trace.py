@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -16,8 +17,9 @@ CHUNK = 64  # evictions; room is added this much at a time, so little stands emp
 class LayerTrace:
     """The evictions of one layer, written as they happen and read as two labelled arrays.
 
-    Each head of a row evicts equally often and at the same steps, so a step is noted once for all heads, and runs of
-    one eviction a step (decoding) are noted as runs: a token costs less than 8 bytes per head.
+    Each head of a row evicts equally often and at the same steps, so a step is noted once for all heads, and equally
+    many evictions at equal distances (one at each step while decoding, a block's at each block) are noted as one run:
+    a token costs less than 8 bytes per head.
     """
 
     def __init__(self, batch: int, heads: int, device: torch.device) -> None:
@@ -47,8 +49,9 @@ class LayerTrace:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the log on the device."""
-        return sum(chunk.numel() * chunk.element_size() for chunk in self._losers + self._winners)
+        """Bytes of the log: on the device, and on the host for the runs."""
+        log = sum(chunk.numel() * chunk.element_size() for chunk in self._losers + self._winners)
+        return log + _RUN_BYTES * sum(map(len, self._runs))
 
     def extend(self, rows: slice, tokens: list[int]) -> None:
         """Count the tokens that rows have seen; new ones count as kept."""
@@ -133,16 +136,23 @@ class LayerTrace:
         return torch.full((self.batch, self.heads, CHUNK), NOBODY, dtype=torch.int32, device=self.device)
 
     def _note(self, row: int, step: int, m: int) -> None:
+        """m evictions of a row at `step`; a step may come in several parts."""
         runs = self._runs[row]
-        if runs and runs[-1].each == m and runs[-1].step + runs[-1].length == step:
+        if runs and runs[-1].last == step:
+            m += runs[-1].each
+            runs[-1].length -= 1
+            if not runs[-1].length:
+                runs.pop()
+        if runs and runs[-1].goes_on(step, m):
+            runs[-1].stride = step - runs[-1].last
             runs[-1].length += 1
         elif m:
-            runs.append(_Run(step, m, 1))
+            runs.append(_Run(step, m))
 
     def _steps(self, row: int) -> Tensor:
         """int32 [evictions of this row], when each happened."""
         parts = [
-            torch.arange(run.step, run.step + run.length, dtype=torch.int32).repeat_interleave(run.each)
+            torch.arange(run.step, run.last + 1, run.stride, dtype=torch.int32).repeat_interleave(run.each)
             for run in self._runs[row]
         ]
         return torch.cat(parts).to(self.device) if parts else torch.empty(0, dtype=torch.int32, device=self.device)
@@ -167,10 +177,22 @@ class Mark(NamedTuple):
     runs: int
 
 
-@dataclass
+@dataclass(slots=True)
 class _Run:
-    """`each` evictions at every one of `length` successive steps from `step` on."""
+    """`each` evictions at every one of `length` steps, `stride` apart, from `step` on."""
 
     step: int
     each: int
-    length: int
+    length: int = 1
+    stride: int = 1
+
+    @property
+    def last(self) -> int:
+        return self.step + (self.length - 1) * self.stride
+
+    def goes_on(self, step: int, each: int) -> bool:
+        """Whether the next step of this run is this one."""
+        return self.each == each and (self.length == 1 or step - self.last == self.stride)
+
+
+_RUN_BYTES = sys.getsizeof(_Run(0, 0)) + 4 * sys.getsizeof(2**30) + 8  # its numbers, and its place in a list

@@ -12,6 +12,7 @@ from treekv import TreeKVConfig
 from treekv.ledger import Ledger
 from treekv.policies import Prompt, get, names
 from treekv.policies.tree import without
+from treekv.trace import LayerTrace
 
 BOUNDED = [name for name in names() if get(name).evicts_prompt and get(name).evicts_decoding]
 HEADS = 2
@@ -170,17 +171,45 @@ def test_without_removes_just_these_ranks(m):
             assert result[row, head].tolist() == expected
 
 
-def test_a_trace_costs_less_than_eight_bytes_per_token_and_head():
-    config = TreeKVConfig(cache_size=64, trace=True)
+@pytest.mark.parametrize("policy", ["tree", "random", "streaming"])
+@pytest.mark.parametrize("block", [1, 2, 4, 16])
+def test_a_trace_costs_less_than_eight_bytes_per_token_and_head(policy, block):
+    """Also in blocks, whose evictions a policy may make in several parts."""
+    config = TreeKVConfig(policy=policy, cache_size=128, trace=True)
     ledger = Ledger(config, rows=2, heads=HEADS)
-    for step in range(4000):
-        places = ledger.places(slice(0, 2), 1)
+    expected = []
+    for last in range(block - 1, 4000, block):
+        places = ledger.places(slice(0, 2), block)
         ledger.step(slice(0, 2), places, torch.rand(places.distance.shape))
-        if step == 1000:
+        expected += [last] * (ledger.seen[0] - 128 - len(expected) if last >= 128 else 0)
+        if last // block == 20:
             ledger.select(torch.tensor([1, 0]))
     assert ledger.trace.nbytes < 8 * 4000 * 2 * HEADS
     assert len(ledger.trace._runs[0]) == 1
-    assert ((ledger.trace.evicted_at >= 0).sum(2) == 4000 - 64).all()
+    for row in range(2):
+        evicted_at = ledger.trace.evicted_at[row]
+        assert evicted_at[0][evicted_at[0] >= 0].sort().values.tolist() == expected
+        assert ((evicted_at >= 0).sum(1) == 4000 - 128).all()
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 2)), max_size=40), st.data())
+def test_runs_tell_when_everybody_went(steps, data):
+    """Steps at any distance, each in one or two parts, some taken back."""
+    trace = LayerTrace(1, 1, torch.device("cpu"))
+    now, expected, logged = 0, [], 0
+    for distance, count, parts in steps:
+        mark, before = trace.mark(0), list(expected)
+        now += distance
+        for _ in range(parts):
+            trace.record(slice(0, 1), torch.arange(logged, logged + count).view(1, 1, -1), None, now)
+            expected += [now] * count
+            logged += count
+        if data.draw(st.booleans()):
+            trace.take_back(0, mark)
+            logged -= len(expected) - len(before)
+            expected = before
+    trace.extend(slice(0, 1), [logged])
+    assert trace.evicted_at[0, 0].tolist() == expected
 
 
 def test_selecting_rows_takes_all_their_books_along():
