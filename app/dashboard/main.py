@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app.dashboard import PAGES, run_state, theming
+from app.dashboard import PAGES, linked, run_state, theming
 
 st.set_page_config(page_title="TreeKV", page_icon="🌲", layout="wide")
 theming.dress()
@@ -17,6 +17,9 @@ run = run_state.find_run()
 with st.sidebar:
     if run is not None:
         run_state.describe(run)
-        if page in [pages[name] for name in ("wavelets", "eviction_map", "compare")]:
+        shown = next(name for name in pages if pages[name] == page)
+        if shown in ("wavelets", "eviction_map", "compare"):
+            linked.check(run, shown)
             run_state.choose_view(run)
+linked.say()
 page.run()

@@ -17,7 +17,7 @@ import streamlit as st
 import xarray as xr
 
 import analysis
-from app import DEFAULT_RUN, run_folder
+from app import DEFAULT_RUN, run_folder, wording
 from app.dashboard import ROOT_VARIABLE, RUN_VARIABLE, theming
 from app.run_folder import RunFolder
 from treekv import TreeKVError
@@ -89,7 +89,7 @@ def describe(run: RunFolder) -> None:
 
 def choose_view(run: RunFolder) -> None:
     """Selectors of layer, head and positions; the choice lives in the address, so that a link shows the same view."""
-    data = _any_record(run)
+    data = any_record(run)
     if data is None:
         return
     for name, hint in (
@@ -100,11 +100,13 @@ def choose_view(run: RunFolder) -> None:
         if st.session_state.get(name, ALL) not in options:
             del st.session_state[name]
         st.selectbox(name.capitalize(), options, key=name, bind="query-params", persist_state="session", help=hint)
-    tokens = int(data["position"].values[-1]) + 1
-    first, last = st.session_state.get("positions") or (0, tokens)
-    if not 0 <= first < last <= tokens:
-        st.session_state.pop("positions", None)
-    st.slider(
+    tokens = tokens_of(data)
+    now, put_right = st.session_state.get("positions"), st.session_state.pop("put_right", None)
+    asked = None if now else positions_of_address()
+    right = put_right or (nearest(*now, tokens) if now else None)
+    if right != now:
+        st.session_state["positions"] = right
+    shown = st.slider(
         "Positions",
         0,
         tokens,
@@ -114,8 +116,33 @@ def choose_view(run: RunFolder) -> None:
         persist_state="session",
         help="The stretch of text that the pictures show; dragging over a picture chooses it too.",
     )
+    right = nearest(*(asked or shown), tokens)
+    if right != shown and put_right is None:  # an address wins over what is put there before the slider is made
+        st.session_state["put_right"] = right
+        st.rerun()
     if stretch(tokens) != (None, None):
         st.button("Show the whole text", on_click=zoom, args=(0, tokens), width="stretch")
+
+
+def nearest(first: int, last: int, tokens: int) -> tuple[int, int]:
+    """The stretch next to first ... last that can be drawn: in order, inside the text, with enough positions."""
+    least = min(LEAST_STRETCH, tokens)
+    first, last = sorted((first, last))
+    first = min(max(first, 0), tokens - least)
+    return first, min(max(last, first + least), tokens)
+
+
+def positions_of_address() -> tuple[int, int] | None:
+    """The stretch that the address asks for, whatever it is; None when it asks for none."""
+    numbers = [whole(word) for word in st.query_params.get_all("positions")]
+    if len(numbers) != 2 or numbers[0] is None or numbers[1] is None:
+        return None
+    return numbers[0], numbers[1]
+
+
+def whole(word: str) -> int | None:
+    """The number that a word of an address is, None when it is something else, or longer than any text."""
+    return int(word) if word.isdecimal() and len(word) <= 12 else None
 
 
 def zoom(first: int, last: int) -> None:
@@ -131,11 +158,11 @@ def stretch(tokens: int) -> tuple[int | None, int | None]:
 
 def query_heads(run: RunFolder) -> int:
     """How many heads there are to choose from; where the spectrum is missing, KV heads."""
-    data = _any_record(run)
+    data = any_record(run)
     return 0 if data is None else int(data.sizes["head"])
 
 
-def _any_record(run: RunFolder) -> xr.Dataset | None:
+def any_record(run: RunFolder) -> xr.Dataset | None:
     """Whichever of the run's records knows its layers and heads; pages say what is missing."""
     for name, kind in ((run_folder.SPECTRUM, "spectrum"), (run_folder.RETENTION, "retention")):
         with contextlib.suppress(TreeKVError):
@@ -151,14 +178,35 @@ def trends(run: RunFolder) -> xr.Dataset:
     return or_stop(lambda: _opened(*_version(run.file(run_folder.TRENDS)), "trends"))
 
 
-def retention(run: RunFolder) -> xr.Dataset:
-    return or_stop(lambda: _opened(*_version(run.file(run_folder.RETENTION)), "retention"))
+def retention(run: RunFolder, stop: bool = True) -> xr.Dataset:
+    """The run's retention record. When it cannot be read the page says so and ends; with `stop` False, TreeKVError."""
+
+    def read() -> xr.Dataset:
+        return _opened(*_version(run.file(run_folder.RETENTION)), "retention")
+
+    return or_stop(read) if stop else read()
+
+
+def policies_of(record: xr.Dataset) -> list[str]:
+    """The policies of a retention record, the tree first."""
+    return sorted((str(name) for name in record["policy"].values), key=lambda name: name != "tree")
+
+
+def policy_label(name: str) -> str:
+    """What a control calls a policy, and with it the address: as it is where markdown has nothing to read in it."""
+    title = wording.policy_title(name)
+    return title if re.fullmatch(r"\w[\w ,()-]*", title) else plain(title)
+
+
+def tokens_of(data: xr.Dataset) -> int:
+    """How long the text of a record is."""
+    return int(data["position"].values[-1]) + 1
 
 
 def end_of_text(run: RunFolder, tokens: int) -> str:
     """The last tokens of the run's text, as far as its files tell."""
     try:
-        read = _opened(*_version(run.file(run_folder.RETENTION)), "retention")
+        read = retention(run, stop=False)
         return "".join(str(token) for token in read["token"].values[-tokens:])
     except (TreeKVError, KeyError):
         return str(run.manifest.get("text", {}).get("end", ""))
@@ -206,7 +254,7 @@ def _zoom_to_selection(key: str) -> None:
 
 def show_stretch(data: xr.Dataset) -> None:
     """The text of the chosen positions, or how to choose some."""
-    tokens = int(data["position"].values[-1]) + 1
+    tokens = tokens_of(data)
     start, stop = stretch(tokens)
     if start is None and stop is None:
         st.caption("Drag sideways over a picture to zoom all of them into a stretch, and to read its text here.")

@@ -25,7 +25,7 @@ def opened(
     page: str | None = None,
     /,
     root: Path | None = None,
-    **query: str,
+    **query: str | list[str],
 ) -> AppTest:
     """A page (the first when None) of a dashboard that was started on `run`, or on no run and the folder `root`."""
     if run is None:

@@ -270,8 +270,8 @@ def test_a_run_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_layers_of_another_run_are_forgotten(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     test = opened(small_run, monkeypatch, layer="25")
-    test.session_state["positions"] = (100, 5000)
+    test.session_state["positions"] = (400, 5000)
     test.switch_page(WAVELETS).run()
     assert not test.exception
     assert test.selectbox(key="layer").value == run_state.ALL
-    assert test.sidebar.slider[0].value == (0, 320)
+    assert test.sidebar.slider[0].value == (304, 320)

@@ -78,6 +78,85 @@ def test_a_drag_chooses_whole_positions_within_what_is_shown(
     assert state["positions"] == after
 
 
+@pytest.mark.parametrize(
+    ("asked", "shown"),
+    [
+        (["300", "50"], (50, 300)),
+        (["100", "100"], (100, 116)),
+        (["0", "0"], (0, 16)),
+        (["320", "320"], (304, 320)),
+        (["100", "9999"], (100, 320)),
+        (["5000", "9" * 5000], (0, 320)),
+        (["x", "y"], (0, 320)),
+        (["5"], (0, 320)),
+    ],
+)
+@pytest.mark.parametrize("page", [WAVELETS, EVICTION_MAP])
+def test_a_stretch_in_a_link_that_cannot_be_drawn_is_put_right(
+    small_run: Path, monkeypatch: pytest.MonkeyPatch, page: str, asked: list[str], shown: tuple[int, int]
+) -> None:
+    test = opened(small_run, monkeypatch, page, positions=asked)
+    assert not test.error
+    assert test.sidebar.slider[0].value == test.session_state["positions"] == shown
+    retention, spectrum = (analysis.open_retention(small_run / "retention.nc"),
+                           analysis.open_spectrum(small_run / "spectrum.nc"))  # fmt: skip
+    start, stop = shown[0] or None, shown[1] if shown[1] < 320 else None
+    expected = (
+        analysis.plot.spectrum(spectrum, start=start, stop=stop)
+        if page == WAVELETS
+        else analysis.plot.eviction_map(retention, "tree", None, None, start, stop)
+    )
+    assert alternatives(test)[0] == expected.layout.meta["alt"]
+
+
+@pytest.mark.parametrize(
+    ("moved", "shown"), [((0, 0), (0, 16)), ((320, 320), (304, 320)), ((90, 95), (90, 106)), ((7, 23), (7, 23))]
+)
+def test_handles_moved_onto_each_other_still_draw(
+    small_run: Path, monkeypatch: pytest.MonkeyPatch, moved: tuple[int, int], shown: tuple[int, int]
+) -> None:
+    test = opened(small_run, monkeypatch, WAVELETS)
+    test.sidebar.slider[0].set_value(moved).run()
+    assert not test.error
+    assert not test.warning
+    assert test.sidebar.slider[0].value == shown
+    assert len(alternatives(test)) == 5
+
+
+def test_what_a_link_asks_for_in_vain_is_said_once(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = opened(
+        small_run, monkeypatch, EVICTION_MAP,
+        layer="999", head="![x](y)", policy="nobody", step="9999", positions=["100", "100"],
+    )  # fmt: skip
+    assert [warning.value.replace("\\", "") for warning in test.warning] == [
+        "The link asks for what this run does not have: layer 999 (all are shown); head ![x](y) (all are shown); "
+        "positions 100 to 100 (100 to 116 are shown); the policy nobody (TreeKV is shown); step 9999 (the last, 320, "
+        "is shown)."
+    ]
+    assert "\\!\\[x\\]" in test.warning[0].value
+    retention = analysis.open_retention(small_run / "retention.nc")
+    expected = analysis.plot.eviction_map(retention, "tree", None, None, 100, 116)
+    assert alternatives(test) == [expected.layout.meta["alt"]]
+    assert test.slider(key="step").value == 320
+    test.slider(key="step").set_value(200).run()
+    assert not test.warning
+
+
+def test_a_link_to_what_is_there_is_taken_without_a_word(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {"layer": "1", "head": "3", "policy": "StreamingLLM", "step": "200", "positions": ["50", "150"]}
+    test = opened(small_run, monkeypatch, EVICTION_MAP, **asked)
+    assert not test.warning
+    assert test.slider(key="step").value == 200
+    assert test.segmented_control(key="policy").value == "streaming"
+
+
+def test_labels_of_policies_are_plain_in_an_address_and_never_markdown() -> None:
+    assert run_state.policy_label("tree (real run)") == "TreeKV (real run)"
+    assert run_state.policy_label("streaming") == "StreamingLLM"
+    for name in ("![x](http://example.invalid)", "- a", "*a*", ":red[a]", EVIL):
+        assert run_state.policy_label(name) == run_state.plain(name)
+
+
 def test_another_wavelet_is_computed_from_the_capture(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     transforms._results.clear()
     test = opened(small_run, monkeypatch, WAVELETS)

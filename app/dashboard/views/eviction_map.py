@@ -17,7 +17,7 @@ simulated, real = run_state.retention(run), st.session_state.get("real_trace")
 layer, head = run_state.chosen("layer"), run_state.chosen("head")
 
 st.title("Eviction map")
-names = sorted((str(name) for name in simulated["policy"].values), key=lambda name: name != "tree")
+names = run_state.policies_of(simulated)
 from_run = [] if real is None else [str(name) for name in real["policy"].values if str(name) not in names]
 if st.session_state.get("policy", names[0]) not in names + from_run:
     del st.session_state["policy"]
@@ -26,7 +26,7 @@ policy = st.segmented_control(
     names + from_run,
     default=names[0],
     required=True,
-    format_func=lambda name: run_state.plain(wording.policy_title(name)),
+    format_func=run_state.policy_label,
     key="policy",
     bind="query-params",
     persist_state="session",
