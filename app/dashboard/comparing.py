@@ -15,7 +15,7 @@ import analysis
 from analysis import plot
 from analysis.memory import DTYPES
 from app import run_folder, wording
-from app.dashboard import run_state
+from app.dashboard import jobs, run_state
 from app.run_folder import RunFolder
 from treekv import TreeKVConfig, policies
 
@@ -103,15 +103,20 @@ def compare(run: RunFolder, configs: dict[str, TreeKVConfig], layers: tuple[int,
     """Simulate the settings on the run's capture; the last few results are held."""
     file = run.file(run_folder.CAPTURE)
     settings = json.dumps({name: config.to_dict() for name, config in configs.items()})
-    return _compared(str(file), file.stat().st_mtime_ns, settings, tuple(sorted(layers)), prompt)
+    held = _compared(str(file), file.stat().st_mtime_ns, settings, tuple(sorted(layers)), prompt)
+    if "found" not in held:
+        seen = capture(run)
+        with jobs.turn("Simulating", "Waiting for another simulation to end"):
+            if "found" not in held:  # another session may have waited for the very same
+                retention = analysis.simulate(seen, configs, layers=sorted(layers), prompt=prompt)
+                held["found"] = Comparison(retention, analysis.loss(seen, retention), dict(configs))
+    return held["found"]
 
 
-@st.cache_resource(max_entries=12, show_spinner="Simulating")
-def _compared(path: str, changed: int, settings: str, layers: tuple[int, ...], prompt: int) -> Comparison:
-    seen = _capture(path, changed)
-    configs = {name: TreeKVConfig.from_dict(fields) for name, fields in json.loads(settings).items()}
-    retention = analysis.simulate(seen, configs, layers=layers, prompt=prompt)
-    return Comparison(retention, analysis.loss(seen, retention), configs)
+@st.cache_resource(max_entries=12, show_spinner=False)
+def _compared(path: str, changed: int, settings: str, layers: tuple[int, ...], prompt: int) -> dict[str, Comparison]:
+    """Where a simulation is put, for all sessions. What is there already is had without taking a turn."""
+    return {}
 
 
 def usual_prompt(configs: Mapping[str, TreeKVConfig], tokens: int) -> int:

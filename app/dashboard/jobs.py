@@ -1,12 +1,16 @@
-"""Heavy work of all sessions: one job at a time in the whole process, the others wait in the order of their coming."""
+"""Heavy work of all sessions: one job at a time in the whole process, the others wait in the order of their coming.
+
+What a page needs before it can draw, a simulation of a second or so, is not worth a job; such work takes turns.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final, Generic, TypeVar
 
 import streamlit as st
@@ -160,6 +164,7 @@ class Queue:
 
 
 _QUEUE: Final = Queue()
+_TURN: Final = threading.Lock()
 
 
 def owner() -> str:
@@ -181,6 +186,27 @@ def submit(owner: str, title: str, work: Callable[[Job[T]], T]) -> Job[T]:
         TreeKVError: too many jobs wait.
     """
     return _QUEUE.submit(owner, title, work)
+
+
+@contextlib.contextmanager
+def turn(doing: str, waiting: str) -> Iterator[None]:
+    """For heavy work in a page itself: one at a time in the whole process. The page says whether it waits or works.
+
+    A page that is left, or run again, while it waits gives its place up.
+    """
+    if get_script_run_ctx() is None:  # a download that is made when it is asked for: there is no page to say it on
+        with _TURN:
+            yield
+        return
+    place = st.empty()
+    while not _TURN.acquire(timeout=EVERY):
+        place.info(waiting, icon=":material/hourglass_top:")  # also where streamlit ends a run that nobody waits for
+    try:
+        place.empty()
+        with st.spinner(doing):
+            yield
+    finally:
+        _TURN.release()
 
 
 def show(job: Job[Any], below: Callable[[], None] | None = None) -> None:

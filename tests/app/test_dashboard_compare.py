@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import pytest
+import streamlit as st
 
 import analysis
 from app import wording
-from app.dashboard import settings_state
+from app.dashboard import comparing, jobs, settings_state
+from app.run_folder import open_run
 from tests.app.conftest import TOKENS
 from tests.app.pages import alternatives, ended, page, said
 from treekv import TreeKVConfig
@@ -54,6 +58,65 @@ def test_the_table_gives_what_analysis_finds(small_run: Path, compare) -> None:
         assert table["output error"][row] == pytest.approx(100 * float(lost["error"].sel(policy=name).mean()))
         held = analysis.memory(run, config, 4096, batch=4, dtype="float16")
         assert table["memory"][row] == wording.size(held)
+
+
+def test_simulations_of_two_sessions_take_turns(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two at once, the second of which sees the first at work; what is held already is had meanwhile."""
+    working, go, at_once, most = threading.Event(), threading.Event(), 0, 0
+    real = analysis.simulate
+
+    def simulate(*arguments, **options):
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        working.set()
+        assert go.wait(60)
+        at_once -= 1
+        return real(*arguments, **options)
+
+    run, tree = open_run(small_run), TreeKVConfig(cache_size=64, prefill="stream")
+    known = {"a": tree}
+    comparing._compared.clear()
+    held = comparing.compare(run, known, (0,), 0)
+    monkeypatch.setattr(analysis, "simulate", simulate)
+    found: dict[int, comparing.Comparison] = {}
+
+    def session(size: int) -> None:
+        found[size] = comparing.compare(run, {"a": tree.replace(cache_size=size)}, (0,), 0)
+
+    threads = [threading.Thread(target=session, args=(size,)) for size in (32, 48, 48)]
+    for thread in threads:
+        thread.start()
+    assert working.wait(60)
+    time.sleep(0.3)
+    assert (at_once, found) == (1, {})
+    assert comparing.compare(run, known, (0,), 0) is held
+    go.set()
+    for thread in threads:
+        thread.join(60)
+    assert most == 1
+    assert [int((found[size].retention["evicted_at"] == -1).sum("position").max()) for size in (32, 48)] == [32, 48]
+
+
+def test_a_page_says_that_it_waits_for_another_simulation(compare) -> None:
+    comparing._compared.clear()
+    said: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        real = st.delta_generator.DeltaGenerator.info
+
+        def info(self, body, **options):
+            said.append(body)
+            if jobs._TURN.locked():
+                jobs._TURN.release()  # the other one ends once this page has said that it waits
+            return real(self, body, **options)
+
+        patch.setattr(st.delta_generator.DeltaGenerator, "info", info)
+        assert jobs._TURN.acquire(timeout=60)
+        test = compare(compare=TWO)
+    assert "Waiting for another simulation to end" in said
+    assert alternatives(test)
+    assert "Waiting for another simulation to end" not in [info.value for info in test.info]
+    assert not jobs._TURN.locked()
 
 
 @pytest.mark.parametrize("picture", ["Agreement", "Bias", "Attention retained", "Output error", "Density", "Memory"])
