@@ -25,7 +25,7 @@ demo: $(READY) ## set up and run the whole chain on a small real model (ARGS="--
 test: $(READY) ## set up and run the tests (ARGS="-k name -x ...")
 	$(BIN)/python -m pytest $(ARGS)
 
-bench: $(READY) ## measure speed and memory, side by side (BENCH="decode" for one of benchmarks/)
+bench: $(READY) ## measure speed, side by side (BENCH="decode" for one of benchmarks/, ARGS="--memory" for memory too)
 	@for name in $(BENCH); do PYTHONPATH=. $(BIN)/python benchmarks/$$name.py $(ARGS) || exit 1; done
 
 lint: $(LINT_READY) ## check style and types

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
-from measure import model_of, raised
+from measure import arguments_of, model_of, raised
 from rich.console import Console
 from rich.table import Table
 from transformers import DynamicCache
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--compile", action="store_true", help="torch.compile the decode step of both sides")
     parser.add_argument("--memory", action="store_true", help="also measure the memory of each side")
-    arguments = parser.parse_args()
+    arguments = arguments_of(parser)
     model = model_of(arguments.model, dtype=getattr(torch, arguments.dtype), device=arguments.device)
     steps = 12 if arguments.quick else arguments.steps
     console = Console(width=110)

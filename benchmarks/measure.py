@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,15 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from treekv import load_model
 
 TINY = "tiny"
+
+
+def arguments_of(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The arguments of the command line. Those that belong to another benchmark are named and left out, for `make
+    bench ARGS=...` gives the same to all."""
+    arguments, others = parser.parse_known_args()
+    if others:
+        print(f"{parser.prog} has no option for {' '.join(others)} and goes on without", file=sys.stderr)
+    return arguments
 
 
 def model_of(name: str, **options: Any) -> Any:

@@ -16,7 +16,7 @@ import time
 from typing import Any
 
 import torch
-from measure import model_of, raised
+from measure import arguments_of, model_of, raised
 from rich.console import Console
 from rich.table import Table
 
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=[2048, 4096, 8192])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory", action="store_true", help="also measure the peak memory of each side")
-    arguments = parser.parse_args()
+    arguments = arguments_of(parser)
     model = model_of(arguments.model)
     table = Table("tokens", "cache", "TreeKV s", "plain s", "time ratio", title="Prefill", title_justify="left")
     if arguments.memory:

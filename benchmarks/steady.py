@@ -13,7 +13,7 @@ import argparse
 import time
 
 import torch
-from measure import TINY, kilobytes, model_of
+from measure import TINY, arguments_of, kilobytes, model_of
 from rich.console import Console
 from rich.table import Table
 
@@ -24,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--cache-size", type=int, default=128)
-    arguments = parser.parse_args()
+    arguments = arguments_of(parser)
     torch.set_num_threads(1)
     model = model_of(TINY)
     model.set_attn_implementation("treekv")
