@@ -17,26 +17,36 @@ def causal_attention(
     broadcast to [batch, kv_heads, 1, T], says for single queries what they see.
     """
     q, length = query.shape[2], key.shape[2]
+    attention = torch.nn.functional.scaled_dot_product_attention
     if q == length or q == 1:
-        gqa = query.shape[1] != key.shape[1]
-        return torch.nn.functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=visible, is_causal=q > 1, scale=scaling, enable_gqa=gqa
-        )
+        key, value, gqa = _grouped(query, key, value, masked=False)
+        return attention(query, key, value, attn_mask=visible, is_causal=q > 1, scale=scaling, enable_gqa=gqa)
+    key, value, gqa = _grouped(query, key, value, masked=True)
     outputs = []
     for first in range(0, q, QUERIES_AT_ONCE):
         part = query[:, :, first : first + QUERIES_AT_ONCE]
         seen = length - q + first + part.shape[2]
-        outputs.append(
-            torch.nn.functional.scaled_dot_product_attention(
-                part,
-                key[:, :, :seen],
-                value[:, :, :seen],
-                attn_mask=causal_mask(part.shape[2], seen, query.device),
-                scale=scaling,
-                enable_gqa=query.shape[1] != key.shape[1],
-            )
-        )
+        mask = causal_mask(part.shape[2], seen, query.device)
+        now = (part, key[:, :, :seen], value[:, :, :seen])
+        outputs.append(attention(*now, attn_mask=mask, scale=scaling, enable_gqa=gqa))
     return torch.cat(outputs, dim=2)
+
+
+def _grouped(query: Tensor, key: Tensor, value: Tensor, *, masked: bool) -> tuple[Tensor, Tensor, bool]:
+    """Keys and values for SDPA, and whether it is to share them among a group of query heads.
+
+    Beside the CPU's, only kernels for half precision do that, without a mask and for heads of up to 256 channels; for
+    the rest SDPA would compute all q x T weights at once. Repeated keys take less than that.
+    """
+    group = query.shape[1] // key.shape[1]
+    shares = (
+        key.is_cpu
+        or query.shape[2] == 1
+        or (not masked and key.dtype != torch.float32 and key.shape[3] == value.shape[3] <= 256)
+    )
+    if group == 1 or shares:
+        return key, value, group > 1
+    return key.repeat_interleave(group, 1), value.repeat_interleave(group, 1), False
 
 
 def causal_mask(q: int, length: int, device: torch.device) -> Tensor:

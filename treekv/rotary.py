@@ -151,7 +151,8 @@ class Rotary:
         if count > 1:
             # The difference of the model's own rounded angles, so that its rounding cancels.
             back = self._angles(torch.arange(1 - count, 1, device=position_ids.device))
-            move = _polar(back.double() - angle.double()).float()
+            wide = "cpu" if angle.device.type == "mps" else angle.device  # there are no float64 numbers on MPS
+            move = _polar(back.to(wide).double() - angle.to(wide).double()).float().to(angle.device)
         shift = Shift(undo, move)
         if not torch.compiler.is_compiling():
             if self._asked_of is not position_ids:

@@ -369,6 +369,29 @@ def test_long_windows_and_long_chunks_go_through_in_parts(llama, monkeypatch):
         assert torch.allclose(one, other, atol=1e-4)
 
 
+@pytest.mark.parametrize("read", [0, 20])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_attention_is_asked_for_that_a_gpu_computes_as_one_matrix(monkeypatch, read, dtype):
+    """Grouped heads with a mask or in float32 have no kernel there."""
+    asked = []
+    original = torch.nn.functional.scaled_dot_product_attention
+
+    def spy(query, key, value, **options):
+        asked.append(options["enable_gqa"])
+        assert not (options["enable_gqa"] and (options.get("attn_mask") is not None or dtype == torch.float32))
+        assert options["enable_gqa"] or query.shape[1] == key.shape[1] == value.shape[1]
+        return original(query, key, value, **options)
+
+    query = torch.randn(2, 4, 30, 8).to(dtype)
+    key, value = torch.randn(2, 2, 2, 30 + read, 8).to(dtype)
+    expected = prefill.causal_attention(query, key, value, 0.3)
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+    monkeypatch.setattr(torch.Tensor, "is_cpu", False)
+    got = prefill.causal_attention(query, key, value, 0.3)
+    assert asked == [dtype == torch.bfloat16 and not read]
+    assert torch.allclose(got, expected, atol=1e-2 if dtype == torch.bfloat16 else 1e-5)
+
+
 def test_bytes_of_a_full_cache_are_those_of_transformers(llama):
     ids = tiny.tokens(48, batch=3)
     plain = DynamicCache(config=llama.config)
