@@ -26,10 +26,12 @@ from treekv.trace import LayerTrace
 
 
 class TreeKVCache(Cache):
-    """A key-value cache that holds at most `config.cache_size` tokens per layer, head and row.
+    """A key-value cache that holds at most `config.cache_size` tokens per layer, head and row; see `TreeKVConfig` for
+    the settings under which it holds more.
 
     Pass it to a model whose attention implementation is "treekv", to `model(...)` or `model.generate(...)`, as
-    `past_key_values`. Layers with a sliding window (hybrid models) are left as transformers builds them.
+    `past_key_values`. Layers with a sliding window (hybrid models) are left as transformers builds them. A call of one
+    token is a decoding step; a prompt that is read in chunks needs chunks of two tokens or more.
 
     Args:
         config: the settings.
@@ -152,7 +154,7 @@ class TreeKVCache(Cache):
 
     @property
     def nbytes(self) -> int:
-        """Bytes held by keys and values now, over all layers."""
+        """Bytes held by keys and values now, over all layers. The books take 20 bytes a slot and head beside it."""
         tensors = [
             t
             for layer in self.layers

@@ -32,19 +32,22 @@ class TreeKVConfig:
 
     Args:
         policy: who is evicted; one of `treekv.policies.names()`.
-        cache_size: capacity c; never more entries are held after a step (policy "full" ignores it).
+        cache_size: capacity c; no more are held after a step, except by policy "full", by "snapkv" and "pyramidkv" for
+            what comes after the prompt, with prefill "none" for a longer prompt, and in layers that `budgets` gives
+            more.
         sink_size: the first tokens, never evicted. Default: 4, but 0 for the published policies without sinks
             ("h2o", "tova", "snapkv", "pyramidkv").
         recent_size: the last tokens, never evicted. Default: half of the cache, sinks included, which is the
             paper's setting (1,024 = 4 sinks + 508 recent + 512 tree); policy "streaming" keeps all but the
             sinks for recent tokens.
         stride: how far the cursor of policy "tree" moves at each eviction, 1 (the paper's prose) or 2.
-        positions: "rank" renumbers kept tokens, so that positions never exceed the capacity; "original" keeps
-            the true positions, for use inside the model's window.
+        positions: "rank" renumbers kept tokens, so that positions stay within the capacity while decoding (in a block
+            of b tokens up to b - 1 beyond it); "original" keeps the true positions, for use inside the model's window.
         prefill: what happens to a prompt. "tree": attended in full, then reduced in one go from the scores of
             its observation window (for policy "tree" block by block, as in the paper); "stream": processed in
             blocks of `block_size`, evicting as it goes, with bounded memory; "none": kept whole, each new
-            token then evicts one. Only the first call is the prompt: with transformers' chunked prefill use "stream".
+            token then evicts one. Only the first call is the prompt: with transformers' chunked prefill use "stream",
+            in chunks of two tokens or more, for a call of one token is taken for a decoding step.
         block_size: tokens of a prompt that are treated together. Default: the largest power of two up to 64
             that divides `cache_size` and leaves a tree region of at least two blocks.
         window_size: the last tokens of a prompt, whose attention scores it. Default: `block_size` (the published

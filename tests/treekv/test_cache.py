@@ -269,6 +269,28 @@ def test_blocks_give_back_the_room_they_took(llama):
     assert cache.layers[0].ledger.slots == 13
 
 
+def test_the_books_take_twenty_bytes_a_slot_and_head(llama):
+    """What docs/method.md says that nbytes does not count."""
+    cache = TreeKVCache(TreeKVConfig(cache_size=64), llama.config)
+    llama(tiny.tokens(128, batch=3), past_key_values=cache)
+    llama(tiny.tokens(1, batch=3), past_key_values=cache)
+    ledger = cache.layers[0].ledger
+    books = sum(t.nbytes for t in (ledger.order, ledger.position, ledger.sums))
+    assert books == 20 * (64 + 1) * 2 * 3 * 2  # slots, heads, rows, layers
+
+
+def test_a_call_of_one_token_is_a_decoding_step(llama):
+    """Also at the end of a prompt that comes in chunks, as docs/method.md says."""
+    config = TreeKVConfig(cache_size=12, prefill="stream", block_size=4)
+    ids = tiny.tokens(21)
+    chunked, by_hand = TreeKVCache(config, llama.config), TreeKVCache(config, llama.config)
+    llama.generate(ids, past_key_values=chunked, max_new_tokens=1, do_sample=False, prefill_chunk_size=10)
+    llama(ids[:, :20], past_key_values=by_hand)
+    llama(ids[:, 20:], past_key_values=by_hand)
+    assert torch.equal(chunked.kept_positions(1), by_hand.kept_positions(1))
+    assert chunked.layers[0].ledger.open_tokens(slice(0, 1)) == 0
+
+
 def test_beams_carry_the_books_along(llama):
     """A beam's cache is the cache that its own tokens would have made."""
     config = TreeKVConfig(cache_size=12, sink_size=2, recent_size=4, prefill="stream", block_size=1)
