@@ -207,8 +207,17 @@ def test_a_compiled_prompt_with_left_padding_is_that_of_the_model_itself():
     logits = model(ids, attention_mask=mask, past_key_values=expected).logits[:, -1]
     torch._dynamo.reset()
     cache = TreeKVCache(SMALL, model.config)
-    got = torch.compile(model, backend="eager")(ids, attention_mask=mask, past_key_values=cache).logits[:, -1]
+    compiled = torch.compile(model, backend="eager")
+    got = compiled(ids, attention_mask=mask, past_key_values=cache).logits[:, -1]
     assert torch.allclose(got, logits, atol=1e-5) and same_books(cache, expected)
+    for _ in range(3):
+        mask = torch.cat([mask, mask.new_ones(2, 1)], 1)
+        steps = [
+            step(logits.argmax(-1)[:, None], attention_mask=mask, past_key_values=books).logits[:, -1]
+            for step, books in ((model, expected), (compiled, cache))
+        ]
+        logits = steps[0]
+        assert torch.allclose(steps[1], logits, atol=1e-5) and same_books(cache, expected)
     torch._dynamo.reset()
     whole = torch.compile(model, backend="eager", fullgraph=True)
     with pytest.raises(torch._dynamo.exc.Unsupported, match="compile the model without fullgraph=True"):
