@@ -101,12 +101,14 @@ def choose_view(run: RunFolder) -> None:
             del st.session_state[name]
         st.selectbox(name.capitalize(), options, key=name, bind="query-params", persist_state="session", help=hint)
     tokens = tokens_of(data)
-    now, put_right = st.session_state.get("positions"), st.session_state.pop("put_right", None)
-    asked = None if now else positions_of_address()
-    right = put_right or (nearest(*now, tokens) if now else None)
-    if right != now:
-        st.session_state["positions"] = right
-    shown = st.slider(
+    now, asked = st.session_state.get("positions"), positions_of_address()
+    if now is not None:
+        if now != nearest(*now, tokens):
+            st.session_state["positions"] = nearest(*now, tokens)
+    elif asked is not None and asked != nearest(*asked, tokens):
+        st.query_params["positions"] = list(map(str, nearest(*asked, tokens)))
+        st.rerun()  # an address is read at the beginning
+    st.slider(
         "Positions",
         0,
         tokens,
@@ -116,10 +118,6 @@ def choose_view(run: RunFolder) -> None:
         persist_state="session",
         help="The stretch of text that the pictures show; dragging over a picture chooses it too.",
     )
-    right = nearest(*(asked or shown), tokens)
-    if right != shown and put_right is None:  # an address wins over what is put there before the slider is made
-        st.session_state["put_right"] = right
-        st.rerun()
     if stretch(tokens) != (None, None):
         st.button("Show the whole text", on_click=zoom, args=(0, tokens), width="stretch")
 
@@ -266,14 +264,19 @@ def show_stretch(data: xr.Dataset) -> None:
     part = data["token"].sel(position=slice(first, last - 1)).values[:MOST_SHOWN]
     cut = f", the first {MOST_SHOWN:,} of them" if last - first > MOST_SHOWN else ""
     st.markdown(f"**The text of positions {first:,} to {last - 1:,}**{cut}")
-    st.html(f'<div style="{_SHEET};white-space:pre-wrap" tabindex="0">{html.escape("".join(map(str, part)))}</div>')
+    words = html.escape("".join(map(str, part)))
+    st.html(region(words, f"The text of positions {first} to {last - 1}", f'style="{_SHEET};white-space:pre-wrap"'))
 
 
 def draw_text(make: Callable[[], str], reading: str) -> None:
     """Text shaded by `analysis.plot.text_retention`, which escapes it, on a sheet of paper in either theme."""
-    # Keyboards scroll what has the focus.
-    st.html(f'<div style="{_SHEET}" tabindex="0">{or_stop(make)}</div>')
+    st.html(region(or_stop(make), "The text, shaded by what is kept", f'style="{_SHEET}"'))
     st.caption(reading)
+
+
+def region(content: str, label: str, attributes: str) -> str:
+    """HTML that may be larger than the place it has: keyboards scroll what has the focus, screen readers name it."""
+    return f'<div role="region" aria-label="{html.escape(label)}" tabindex="0" {attributes}>{content}</div>'
 
 
 def or_stop(work: Callable[[], T]) -> T:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import socket
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -130,6 +131,113 @@ def test_a_link_shows_a_colleague_the_same_view_in_either_theme(dashboard: str, 
     paint = page.evaluate("() => performance.getEntriesByName('first-contentful-paint')[0]?.startTime")
     print(f"\nfirst paint, {scheme}: {paint:.0f} ms; {watched.bytes:,} bytes over the socket")
     watched.keep(f"shared-link-{scheme}")
+    assert watched.complaints == []
+    watched.context.close()
+
+
+def test_a_link_that_asks_in_vain_is_put_right_and_says_so(dashboard: str, watched: Watched) -> None:
+    page = watched.page
+    page.goto(f"{dashboard}/eviction-map?run=small&layer=999&policy=nobody&positions=100&positions=100")
+    drawn(page, 1)
+    said = page.get_by_test_id("stAlert").filter(has_text="layer 999 (all are shown)")
+    expect(said).to_contain_text("positions 100 to 100 (100 to 116 are shown); the policy nobody (TreeKV is shown)")
+    page.get_by_text("positions 100 to 115").first.wait_for(timeout=120 * SECOND)
+    handles = page.get_by_test_id("stSidebar").get_by_role("slider")
+    expect(handles.nth(0)).to_have_value("100")
+    expect(handles.nth(1)).to_have_value("116")
+    page.wait_for_function("() => location.search.includes('positions=100&positions=116')", timeout=60 * SECOND)
+    assert "999" not in page.url
+    page.wait_for_timeout(2 * SECOND)
+    expect(said).to_be_visible()
+
+    page.goto(f"{dashboard}/wavelets?run=small")
+    drawn(page, 5)
+    handles.nth(1).press("Home")
+    page.get_by_role("region", name="The text of positions 0 to 15").wait_for(timeout=120 * SECOND)
+    drawn(page, 5)
+    expect(handles.nth(1)).to_have_value("16")
+    assert page.get_by_test_id("stAlert").count() == 0
+    assert watched.complaints == []
+
+
+def tab_to(page: Page, what: Locator) -> None:
+    """Press Tab until the keyboard is at `what`, which has a ring around it then."""
+    for _ in range(120):
+        page.keyboard.press("Tab")
+        if what.evaluate("it => it === document.activeElement"):
+            style, width = what.evaluate(
+                "it => [getComputedStyle(it).outlineStyle, parseFloat(getComputedStyle(it).outlineWidth)]"
+            )
+            assert (style, width >= 2) == ("solid", True)
+            return
+    raise AssertionError(f"no number of Tabs leads to {what}")
+
+
+def test_controls_are_reached_by_keyboard_alone(dashboard: str, watched: Watched) -> None:
+    page = watched.page
+    page.goto(f"{dashboard}/eviction-map?run=small")
+    drawn(page, 1)
+    play = page.get_by_test_id("stMainBlockContainer").get_by_role("button", name="Play", exact=True)
+    tab_to(page, play)
+    page.keyboard.press("Enter")
+    stop(page).wait_for(timeout=120 * SECOND)
+    play.wait_for(timeout=120 * SECOND)  # it plays to the end
+    text = page.get_by_role("region", name="The text, shaded by what is kept")
+    tab_to(page, text)
+    page.goto(f"{dashboard}/wavelets?run=small&positions=50&positions=150")
+    drawn(page, 5)
+    tab_to(page, page.get_by_role("button", name="Show the whole text"))
+    page.keyboard.press("Enter")
+    page.get_by_role("region", name="The text of positions 50 to 149").wait_for(state="detached", timeout=120 * SECOND)
+
+
+def test_every_page_in_the_dark(dashboard: str, browser: Browser) -> None:
+    watched = Watched(browser, scheme="dark")
+    page = watched.page
+    for name, title in PAGES.items():
+        page.goto(f"{dashboard}/{'' if name == 'start' else name.replace('_', '-')}?run=small")
+        watched.settle()
+        page.get_by_role("heading", level=1).first.wait_for(timeout=120 * SECOND)
+        page.wait_for_timeout(SECOND)
+        watched.settle()
+        ground = page.evaluate("() => getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor")
+        ink = page.get_by_role("heading", level=1).first.evaluate("it => getComputedStyle(it).color")
+        light = [sum(int(part) for part in colour[4:-1].split(",")) for colour in (ground, ink)]
+        assert light[0] < 150 < 600 < light[1], title
+        watched.keep(f"{name.replace('_', '-')}-dark")
+    assert watched.complaints == []
+    watched.context.close()
+
+
+def test_a_damaged_run_by_link_is_a_sentence_and_the_pages_go_on(
+    small_run: Path, browser: Browser, tmp_path: Path
+) -> None:
+    for name in ("good", "cut", "bad"):
+        shutil.copytree(small_run, tmp_path / "runs" / name)
+    spectrum, manifest = tmp_path / "runs" / "cut" / "spectrum.nc", tmp_path / "runs" / "bad" / "run.json"
+    spectrum.write_bytes(spectrum.read_bytes()[:1000])
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"text": {"tokens": "many"}}))
+    watched = Watched(browser)
+    page = watched.page
+    with served(tmp_path / "runs" / "good", tmp_path) as address:
+        page.goto(f"{address}/wavelets?run=cut")
+        said = page.get_by_test_id("stAlert").filter(has_text="cut/spectrum.nc")
+        said.wait_for(timeout=120 * SECOND)
+        assert str(tmp_path) not in said.inner_text()
+        page.get_by_test_id("stSidebarNavLink").filter(has_text="Eviction map").click()
+        drawn(page, 1)
+        for place in ("", "wavelets"):
+            page.goto(f"{address}/{place}?run=bad")
+            page.get_by_test_id("stAlert").filter(has_text="'tokens' must be a whole number, got 'many'").wait_for(
+                timeout=120 * SECOND
+            )
+        page.get_by_role("link", name="Go to Start").click()
+        page.locator(".st-key-open-cut").wait_for(timeout=120 * SECOND)
+        assert page.locator(".st-key-open-bad").count() == 0
+        page.locator(".st-key-open-good button").first.click()
+        page.get_by_text("Open: good").wait_for(timeout=120 * SECOND)
+        watched.settle()
+        assert page.get_by_test_id("stAlert").count() == 0
     assert watched.complaints == []
     watched.context.close()
 

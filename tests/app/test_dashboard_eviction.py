@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -11,12 +12,20 @@ import pytest
 import analysis
 from app.dashboard import moments, theming
 from tests.app.conftest import EVIL, TOKENS
-from tests.app.test_dashboard import EVICTION_MAP, alternatives, opened
+from tests.app.test_dashboard import EVICTION_MAP, WAVELETS, alternatives, opened
 
 
 def sheets(test) -> list[str]:
     assert not test.exception
     return [sheet.proto.body for sheet in test.get("html") if not sheet.proto.body.startswith("<style>")]
+
+
+def test_text_that_scrolls_is_a_region_with_a_name(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = []
+    for page in (EVICTION_MAP, WAVELETS):
+        test = opened(small_run, monkeypatch, page, positions=["50", "150"])
+        names += [re.findall(r'<div role="region" aria-label="([^"]*)" tabindex="0"', text) for text in sheets(test)]
+    assert names == [["The text, shaded by what is kept"], ["The text of positions 50 to 149"]]
 
 
 def test_the_text_is_shaded_as_it_stood_at_the_step(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

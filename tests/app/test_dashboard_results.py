@@ -44,6 +44,7 @@ def test_linked_results_outside_the_root_are_neither_listed_nor_drawn(
     assert test.selectbox(key="results").options == ["inside"]
     assert "own" in shown(test)
     assert "secret" not in shown(test)
+    assert '<div role="region" aria-label="Results of m in ppl" tabindex="0"' in shown(test)
 
 
 @pytest.mark.parametrize("part", ["results.json", "records", "record"])
