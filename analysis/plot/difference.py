@@ -8,7 +8,7 @@ import xarray as xr
 
 from analysis import retention as records
 from analysis.plot import theme
-from analysis.plot.eviction_map import hide_future, mark_arrivals, view_of, whole_steps
+from analysis.plot.eviction_map import at_cell, hide_future, name_columns, view_of, whole_steps
 
 _SCALE = [[0.0, "#a06500"], [0.25, "#e0b93c"], [0.5, "#f7f7f7"], [0.75, "#5b6d9a"], [1.0, "#00224e"]]
 
@@ -65,13 +65,13 @@ def retention_difference(
             "tickvals": [-100, -50, 0, 50, 100],
             "ticktext": [f"only {names[1]}", "", "alike", "", f"only {names[0]}"],
         },
-        hovertemplate="after step %{y:.0f}, position %{x:.0f}: %{z:+d} points<extra></extra>",
+        hovertemplate=f"{at_cell(part)}: %{{z:+d}} points<extra></extra>",
     )
     view = view_of(part, steps)
     hide_future(figure, view, int(retention.attrs["steps"]))
-    mark_arrivals(figure, part, position_size)
     figure.update_xaxes(title=theme.position_title(position_size, "mean"), showgrid=False, range=view[:2])
     figure.update_yaxes(title="step: tokens processed so far, downwards", showgrid=False, range=view[:1:-1])
+    name_columns(figure, part, position_size)
     return figure
 
 

@@ -50,13 +50,13 @@ def eviction_map(
         _alt(part, policy, layer, head, words, steps),
         height=640,
     )
-    figure.add_trace(_heatmap(cells))
+    figure.add_trace(_heatmap(cells, at_cell(part)))
     figure.data[0].colorbar = _colorbar(pooled, step_size * position_size)
     view = view_of(part, steps)
     hide_future(figure, view, total)
-    mark_arrivals(figure, part, position_size)
     figure.update_xaxes(title=theme.position_title(position_size, pooled), showgrid=False, range=view[:2])
     figure.update_yaxes(title="step: tokens processed so far, downwards", showgrid=False, range=view[:1:-1])
+    name_columns(figure, part, position_size)
     return figure
 
 
@@ -106,18 +106,20 @@ def eviction_maps(
     for number, cells in enumerate(maps):
         row, column = divmod(number, columns)
         place = {"row": row + 1, "col": column + 1}
-        heatmap = _heatmap(cells)
+        heatmap = _heatmap(cells, at_cell(part))
         heatmap.update(coloraxis="coloraxis")
         figure.add_trace(heatmap, **place)
         hide_future(figure, view, total, **place)
-        mark_arrivals(figure, part, cells.attrs["position_size"], **place)
+        if number + columns >= len(names):  # nothing stands below
+            figure.update_xaxes(showticklabels=True, **place)
     bar = _colorbar(pooled, maps[0].attrs["step_size"] * maps[0].attrs["position_size"])
     figure.update_layout(coloraxis={"colorscale": "Cividis", "cmin": 0, "cmax": 100, "colorbar": bar})
     # Few numbers, so that those of neighbouring maps do not run into each other.
-    figure.update_xaxes(showgrid=False, range=view[:2], matches="x", nticks=4)
-    figure.update_yaxes(showgrid=False, range=view[:1:-1], matches="y")
+    figure.update_xaxes(showgrid=False, range=view[:2], nticks=4)
+    figure.update_yaxes(showgrid=False, range=view[:1:-1])
     figure.update_xaxes(title={"text": "position", "standoff": 8}, row=rows, col=1)
     figure.update_yaxes(title="step, downwards", col=1)
+    name_columns(figure, part, size)
     return figure
 
 
@@ -132,7 +134,7 @@ def _shown(pooled: str) -> str:
     return "the share of layers and KV heads that hold a token"
 
 
-def _heatmap(cells: xr.DataArray) -> go.Heatmap:
+def _heatmap(cells: xr.DataArray, at_cell: str) -> go.Heatmap:
     percent = np.rint(100 * np.nan_to_num(cells.values)).astype(np.uint8)
     return go.Heatmap(
         x=cells["position"].values + (cells.attrs["position_size"] - 1) / 2,
@@ -141,7 +143,7 @@ def _heatmap(cells: xr.DataArray) -> go.Heatmap:
         zmin=0,
         zmax=100,
         colorscale="Cividis",
-        hovertemplate="after step %{y:.0f}, position %{x:.0f}: kept %{z} %<extra></extra>",
+        hovertemplate=f"{at_cell}: kept %{{z}} %<extra></extra>",
     )
 
 
@@ -204,22 +206,47 @@ def hide_future(figure: go.Figure, view: tuple[float, float, float, float], tota
         figure.add_annotation(x=x, y=y, text="not read yet", showarrow=False, **place)
 
 
-def mark_arrivals(figure: go.Figure, retention: xr.Dataset, size: int, **place: int) -> None:
-    """The token's text in the hover box where it enters; a text in every cell would be megabytes."""
+def at_cell(retention: xr.Dataset) -> str:
+    """How the hover box of a cell begins; see `name_columns`."""
+    token = "<br>%{x}" if "token" in retention.coords else ""
+    return f"after step %{{y:.0f}}, position %{{x:.0f}}{token}"
+
+
+def name_columns(figure: go.Figure, retention: xr.Dataset, size: int) -> None:
+    """Give every cell's hover box the text of its tokens, `size` to a column; call it when all else is drawn.
+
+    A text for each cell would be megabytes, but a hover box shows a position by the name that the axis has for it. So
+    the pictures move to a second position axis over the first, whose marks are the tokens and which shows none of
+    them; the first one keeps its numbers.
+    """
     if "token" not in retention.coords:
         return
     position = retention["position"].values
-    borders = np.append(np.arange(0, len(position), size), len(position))
-    arrivals = go.Scatter(
-        x=position[borders[:-1]],
-        y=position[borders[:-1]],
-        mode="markers",
-        marker={"opacity": 0, "size": 9},
-        text=theme.pooled_tokens(retention, borders),
-        hovertemplate="position %{x} enters: %{text}<extra></extra>",
-        showlegend=False,
-    )
-    figure.add_trace(arrivals, **place)
+    edges = np.append(np.arange(0, len(position), size), len(position))
+    names = {
+        "tickmode": "array",
+        "tickvals": position[edges[:-1]] + (size - 1) / 2,
+        "ticktext": [f"\u201c{text}\u201d" for text in theme.pooled_tokens(retention, edges)],
+        "showticklabels": False,
+        "ticks": "",
+        "showgrid": False,
+        "matches": "x",
+    }
+    axes = list(figure.select_xaxes())
+    for number, axis in enumerate(axes):
+        own = axis.plotly_name.replace("axis", "")
+        below, above = {"xaxis": own, "yaxis": own.replace("x", "y")}, f"x{len(axes) + number + 1}"
+        moved = [trace for trace in figure.data if (trace.xaxis or "x") == own]
+        if not moved:  # the last row of a grid may not be full
+            continue
+        for trace in moved:
+            trace.xaxis = above
+        figure.add_scatter(x=[None], y=[None], hoverinfo="skip", showlegend=False, **below)  # or it is not drawn
+        figure.layout[above.replace("x", "xaxis")] = names | {
+            "overlaying": own,
+            "anchor": below["yaxis"],
+            "range": axis.range,
+        }
 
 
 def _quarters(part: xr.Dataset, policy: str, layer: int | None, head: int | None, steps: tuple[int, int]) -> str:

@@ -121,12 +121,45 @@ def test_eviction_map_of_all_heads_is_their_share(made_record):
     np.testing.assert_array_equal(heatmap.z[59], np.rint(100 * share))
 
 
-def test_eviction_map_tells_which_token_enters(made_record):
-    figure = plot.eviction_map(made_record(60), "tree")
-    arrivals = figure.data[-1]
-    assert (arrivals.x[7], arrivals.y[7], arrivals.text[7]) == (7, 7, " w7")
-    without = plot.eviction_map(made_record(60).drop_vars("token"), "tree")
-    assert len(without.data) == len(figure.data) - 1
+@pytest.mark.parametrize(("tokens", "start", "size"), [(60, 0, 1), (1200, 0, 3), (1200, 101, 3), (1200, 900, 1)])
+def test_the_hover_box_of_every_cell_has_its_tokens(made_record, tokens, start, size):
+    record = made_record(tokens)
+    for figure in (
+        plot.eviction_map(record, "tree", start=start, stop=tokens),
+        plot.retention_difference(record, "tree", "streaming", start=start, stop=tokens),
+    ):
+        heatmap, names = figure.data[0], figure.layout.xaxis2
+        # In `hovertemplate` x is the name of the position on the axis of the picture: a second one, over the first.
+        assert "<br>%{x}" in heatmap.hovertemplate
+        assert (heatmap.xaxis, names.overlaying, names.matches) == ("x2", "x", "x")
+        assert not names.showticklabels
+        first = range(start, tokens, size)
+        np.testing.assert_array_equal(names.tickvals, heatmap.x)
+        np.testing.assert_array_equal(names.tickvals, np.array(first) + (size - 1) / 2)
+        texts = ["".join(f" w{p}" for p in range(a, min(a + size, tokens))) for a in first]
+        assert list(names.ticktext) == [f"\u201c{text}\u201d" for text in texts]
+
+
+def test_a_text_that_is_not_known_is_not_named(made_record):
+    record = made_record(60).drop_vars("token")
+    for figure in (plot.eviction_map(record, "tree"), plot.retention_difference(record, "tree", "streaming")):
+        assert "%{x}" not in figure.data[0].hovertemplate
+        assert figure.data[0].xaxis is None
+
+
+def test_each_map_of_a_grid_names_its_own_columns(made_record):
+    record = made_record(600)
+    figure = plot.eviction_maps(record, ["tree", "streaming", "tree", "streaming"])
+    maps = [trace for trace in figure.data if trace.type == "heatmap"]
+    # Axes 1 to 6 are the places of the grid, of which the last two are empty.
+    assert [heatmap.xaxis for heatmap in maps] == ["x7", "x8", "x9", "x10"]
+    for number, heatmap in enumerate(maps, 1):
+        names = figure.layout[heatmap.xaxis.replace("x", "xaxis")]
+        assert names.overlaying == ("x" if number == 1 else f"x{number}")
+        np.testing.assert_array_equal(names.tickvals, heatmap.x)
+        assert names.ticktext[1] == "\u201c w3 w4 w5\u201d"
+    shown = [figure.layout[f"xaxis{number}"].showticklabels for number in (2, 3)]
+    assert shown == [True, True]  # nothing stands below them
 
 
 @pytest.mark.parametrize("tokens", [5000])

@@ -68,9 +68,6 @@ def test_two_records_laid_over_each_other(record):
     common, either = (mine & other).sum(), (mine | other).sum()
     assert f"share {100 * common / either:.0f} % of what either holds" in figure.layout.title.subtitle.text
     assert (np.asarray(plot.retention_difference(record, "tree", "tree").data[0].z) == 0).all()
-    arrivals = figure.data[-1]
-    assert (arrivals.x[7], arrivals.y[7]) == (7, 7)
-    assert arrivals.text[7] == record["token"].values[7]
     part = plot.retention_difference(record, "tree", "<b>window</b>", start=100, stop=150, steps=(120, 130))
     shares = [analysis.held(record, 125).sel(policy=name).mean(("layer", "head")) for name in record["policy"].values]
     np.testing.assert_array_equal(part.data[0].z[5], np.rint(100 * (shares[0] - shares[1]).values[100:150]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -40,6 +41,34 @@ def test_a_link_shows_the_same_view(dashboard: str, watched: Watched) -> None:
     watched.page.get_by_text("Query head 3 reads KV head 1").wait_for(timeout=60 * SECOND)
     watched.page.get_by_text("layer 1, KV head 1").first.wait_for(timeout=60 * SECOND)
     assert watched.hosts - {""} == {"127.0.0.1"}
+
+
+def test_every_cell_of_the_map_names_its_tokens_and_a_drag_over_it_zooms(dashboard: str, watched: Watched) -> None:
+    page = watched.page
+    page.goto(f"{dashboard}/eviction-map?layer=1&head=3&policy=StreamingLLM")
+    drawn(page, 1)
+    watched.settle()
+    box = page.locator(".nsewdrag").first.bounding_box()
+    assert box is not None
+
+    def at(across: float, down: float) -> tuple[float, float]:
+        return box["x"] + across * box["width"], box["y"] + down * box["height"]
+
+    for across, down in ((0.1, 0.9), (0.4, 0.7), (0.8, 0.95)):
+        page.mouse.move(*at(across, down))
+        page.wait_for_timeout(SECOND / 2)
+        said = page.locator(".hoverlayer").first.text_content() or ""
+        assert re.fullmatch("after step \\d+, position \\d+\u201c.+\u201d: kept \\d+ %", said), said
+    page.mouse.move(*at(0.8, 0.2))
+    page.wait_for_timeout(SECOND / 2)
+    assert page.locator(".hoverlayer").first.text_content() == "not read yet"
+
+    page.mouse.move(*at(0.25, 0.5))
+    page.mouse.down()
+    page.mouse.move(*at(0.75, 0.5), steps=5)
+    page.mouse.up()
+    page.wait_for_function("() => location.search.includes('positions=')", timeout=60 * SECOND)
+    assert watched.complaints == []
 
 
 def test_a_strange_host_is_not_served(dashboard: str) -> None:
