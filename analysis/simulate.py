@@ -185,7 +185,7 @@ class _Watcher:
         begin = first
         while begin < last:
             end = min(begin + self.block, self.blocks_end, last) if begin < self.blocks_end else begin + 1
-            places = ledger.places(self.rows, end - begin)
+            places = ledger.places(self.rows, end - begin, distance=False)
             observed = None
             if logits is not None:
                 observed = _observe(ledger, places, logits[:, :, :, begin - first : end - first], self.norms)
@@ -233,14 +233,23 @@ def _logits(queries: Tensor, keys: Tensor) -> Tensor:
 
 def _observe(ledger: Ledger, places: Places, logits: Tensor, norms: Tensor | None) -> Tensor:
     """Attention of newcomers to what is held and to themselves, as `Ledger.step` wants it."""
-    q, n = logits.shape[3], places.distance.shape[2]
-    newest = ledger.seen[0] + torch.arange(q, device=logits.device)
-    position = ledger.position[..., :n].scatter(2, places.slots, newest.expand(places.slots.shape))
+    q, n = logits.shape[3], places.n
+    position = ledger.position[..., :n]
+    if q == 1:
+        position = position.scatter(2, places.slots, ledger.seen[0])
+    else:
+        newest = ledger.seen[0] + torch.arange(q, device=logits.device)
+        position = position.scatter(2, places.slots, newest.expand(places.slots.shape))
     if not ledger.policy.accumulates:
         logits, q = logits[:, :, :, -1:], 1
     seen = logits.gather(4, position[:, :, None, None].expand(*logits.shape[:4], n))
-    visible = prefill.visible(places.distance, q, places.all_used)
-    if visible is not None:
+    if not places.all_used:
+        visible = prefill.visible(places.distance, q, False)
+        assert visible is not None  # there are free slots
         seen = seen.masked_fill(~visible[:, :, None], float("-inf"))
+    elif q > 1:
+        later = torch.full((q, q), float("-inf"), device=logits.device).triu(1)
+        newcomers = places.slots[:, :, None, None].expand(*seen.shape[:4], q)
+        seen.scatter_add_(4, newcomers, later.expand(newcomers.shape))
     observed = seen.softmax(-1).mean(2).sum(2)
     return observed if norms is None else observed * norms.gather(2, position)

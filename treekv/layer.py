@@ -317,8 +317,8 @@ class TreeKVLayer(CacheLayerMixin):
         many: at once, or, when layers decode `together`, after the last of them."""
         ledger, q, own = self.ledger, key.shape[2], self.at(rows)
         assert ledger is not None
-        places = together or ledger.places(own, q)
-        n = places.distance.shape[2]
+        places = together or ledger.places(own, q, distance=q > 1 or self.rotary is not None)
+        n = places.n
         self._reserve(places.room)
         if self.rotary is not None:
             query, key = self._turned(query, key, positions)
@@ -329,7 +329,9 @@ class TreeKVLayer(CacheLayerMixin):
         if n < keys.shape[2]:
             keys, values = keys[:, :, :n], values[:, :, :n]
         if self.rotary is not None:
-            distance = places.distance if places.all_used else places.distance.clamp(min=0)
+            distance = places.distance
+            assert distance is not None  # it was wanted
+            distance = distance if places.all_used else distance.clamp(min=0)
             keys = self.rotary.at_distance(keys, distance, ledger.slots)
         visible = prefill.visible(places.distance, q, places.all_used)
         output, weights = prefill.observed_attention(query, keys, values, scaling, visible)

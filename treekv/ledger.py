@@ -20,7 +20,7 @@ from treekv import policies
 from treekv.config import TreeKVConfig
 from treekv.per_row import PerRow, same
 from treekv.policies.base import Prompt, Selection
-from treekv.policies.tree import without
+from treekv.policies.tree import to_the_end
 from treekv.trace import LayerTrace, Mark
 
 GROWTH = 64  # slots are added this many at a time until there is room for the capacity and the newcomers
@@ -31,20 +31,22 @@ class Places(NamedTuple):
 
     Attributes:
         slots: LongTensor [rows, heads, q], one for each newcomer.
-        distance: LongTensor [rows, heads, n], of each of the first n slots, ranks before the last newcomer; negative
-            where a slot is free.
+        n: how many slots have been used, these included.
+        distance: LongTensor [rows, heads, n], of each of these slots, ranks before the last newcomer; negative
+            where a slot is free. None if it is not wanted.
         all_used: whether none of the n slots is free.
         room: how many slots to have, n or more.
     """
 
     slots: Tensor
-    distance: Tensor
+    n: int
+    distance: Tensor | None
     all_used: bool
     room: int
 
     def of(self, rows: slice) -> Places:
         """The same for some of the rows."""
-        return self._replace(slots=self.slots[rows], distance=self.distance[rows])
+        return self._replace(slots=self.slots[rows], distance=None if self.distance is None else self.distance[rows])
 
 
 class _Open(NamedTuple):
@@ -97,7 +99,8 @@ class Ledger:
         self.position = self.order.clone()
         self.sums = torch.empty((rows, heads, 0), dtype=torch.float32, device=self.device)
         self._counting = torch.arange(0, device=self.device)
-        self._layer = [layer] * rows if isinstance(layer, int) else list(layer)
+        self._layer = PerRow(0, rows)
+        self._layer[:] = [layer] * rows if isinstance(layer, int) else list(layer)
         self.held, self.seen, self.since, self.cursor = (PerRow(0, rows) for _ in range(4))
         self.capacity: PerRow[int | None] = PerRow(config.cache_size if self.policy.evicts_decoding else None, rows)
         self.width = PerRow(0, rows)  # slots from here on have not been used yet and stand in their own order
@@ -148,7 +151,7 @@ class Ledger:
 
     def part(self, tensor: Tensor, rows: slice) -> Tensor:
         """A view of some rows; the tensor itself if that is all of them."""
-        return tensor if len(self.held[rows]) == len(self.held) else tensor[rows]
+        return tensor if self.held.covers(rows) else tensor[rows]
 
     def positions(self, rows: slice) -> Tensor:
         """LongTensor [rows, heads, held]: true positions, ascending, of rows that hold equally many."""
@@ -162,11 +165,10 @@ class Ledger:
         return self._observations(rows, self.part(self.position, rows))
 
     def _observations(self, rows: slice, position: Tensor) -> Tensor:
-        since = self.since[rows]
-        if any(since):
-            start = self._shared(since)
+        start = self._shared(self.since, rows)
+        if not isinstance(start, int) or start:
             position = position.clamp(min=start) if isinstance(start, int) else position.maximum(start)
-        return self._shared(self.seen[rows]) - position
+        return self._shared(self.seen, rows) - position
 
     def _count(self, n: int) -> Tensor:
         """LongTensor 0 ... n-1."""
@@ -181,7 +183,7 @@ class Ledger:
         kept_whole = not self.policy.evicts_prompt or self.config.prefill == "none"
         if kept_whole or length <= self.config.cache_size:
             return None
-        layer = self._shared(self._layer[rows])
+        layer = self._shared(self._layer, rows)
         prompt = Prompt(length, sums, counts, self.heads, layer, self.layers, self.device)
         return self.policy.select_prompt(self.config, prompt)
 
@@ -199,7 +201,7 @@ class Ledger:
         held = kept.shape[2]
         if self.config.prefill == "none":
             self.capacity[rows] = [None if most is None else max(most, length) for most in self.capacity[rows]]
-        most = self.capacity[rows][0]
+        most = self.capacity.first(rows)
         self.reserve(held if most is None else held + 1, None if most is None else most + 1)
         self.position[rows, :, :held] = kept
         if sums is not None:
@@ -221,25 +223,31 @@ class Ledger:
         if self.trace is not None:
             self.trace.extend(rows, self.seen[rows])
 
-    def places(self, rows: slice, q: int) -> Places:
-        """Where q newcomers of each of `rows`, which are `in_step`, will go; see `step`."""
-        held = self.held[rows]
-        capacity = self.capacity[rows][0]
-        longest = max(held)
+    def places(self, rows: slice, q: int, *, distance: bool = True) -> Places:
+        """Where q newcomers of each of `rows`, which are `in_step`, will go; see `step`.
+
+        Without `distance` there is none where no slot is free: then a newcomer sees all but the later ones.
+        """
+        held, alike = self.held.first(rows), self.held.alike(rows)
+        capacity = self.capacity.first(rows)
+        longest = held if alike else max(self.held[rows])
         most = None if capacity is None else max(capacity, longest) + q
         self.reserve(longest + q, most)
-        n = max(longest + q, *self.width[rows])
+        n = max(longest + q, self.width.first(rows) if self.width.alike(rows) else max(self.width[rows]))
         order = self.part(self.order, rows)
         if n < self.slots:
             order = order[..., :n]
-        if same(held):
-            slots = order[..., held[0] : held[0] + q]
-            last: int | Tensor = held[0] + q - 1
+        if alike:
+            slots = order[..., held : held + q]
+            last: int | Tensor = held + q - 1
         else:  # one newcomer each
-            each = torch.tensor(held, device=self.device)[:, None, None]
-            slots, last = order.gather(2, each.expand(-1, self.heads, 1)), each
-        ranks = torch.empty_like(order).scatter_(2, order, self._count(n).expand_as(order))
-        return Places(slots, last - ranks, same(held) and n == held[0] + q, max(room(longest + q, most), n))
+            last = torch.tensor(self.held[rows], device=self.device)[:, None, None]
+            slots = order.gather(2, last.expand(-1, self.heads, 1))
+        all_used = alike and n == held + q
+        ranks_before = None
+        if distance or not all_used:
+            ranks_before = last - torch.empty_like(order).scatter_(2, order, self._count(n).expand_as(order))
+        return Places(slots, n, ranks_before, all_used, max(room(longest + q, most), n))
 
     def step(self, rows: slice, places: Places, observed: Tensor | None, *, unfinished: bool = False) -> None:
         """Add newcomers at `places`, note what their queries saw, evict down to the capacity.
@@ -253,10 +261,12 @@ class Ledger:
                 evictions back.
         """
         q = places.slots.shape[2]
-        self.width[rows] = [places.distance.shape[2]] * len(self.held[rows])
-        start = self._shared(self.seen[rows])
-        positions = self._count(q) + start
-        self.part(self.position, rows).scatter_(2, places.slots, positions.expand(places.slots.shape))
+        self.width.fill(rows, places.n)
+        start, position = self._shared(self.seen, rows), self.part(self.position, rows)
+        if q == 1 and isinstance(start, int):
+            position.scatter_(2, places.slots, start)
+        else:
+            position.scatter_(2, places.slots, (self._count(q) + start).expand(places.slots.shape))
         if observed is not None:
             sums = self.part(self.sums, rows)[..., : observed.shape[2]]
             if self.policy.accumulates:
@@ -266,7 +276,7 @@ class Ledger:
                 sums.copy_(observed)
         block = [block.tokens if block else 0 for block in self._open[rows]]
         self.count(rows, q)
-        held, capacity = self.held[rows][0], self.capacity[rows][0]
+        held, capacity = self.held.first(rows), self.capacity.first(rows)
         excess = 0 if capacity is None else max(held - capacity, 0)
         if unfinished:
             self._remember(rows, block[0] + q, bool(excess))
@@ -283,26 +293,27 @@ class Ledger:
             view = _View(self, rows, used, now)
             evictions = self.policy.evict(self.config, view, excess)
             losers = evictions.losers
-            freed = used.gather(2, losers)
             if self.trace is not None:
-                self._record(rows, freed, evictions.winners, used, now)
+                self._record(rows, used.gather(2, losers), evictions.winners, used, now)
             cursor = evictions.cursor
-            each = cursor.flatten().tolist() if isinstance(cursor, Tensor) else [cursor] * len(self.held[rows])
-            self.cursor[rows] = each
-            used.copy_(without(torch.cat([used, freed], dim=2), losers))
+            if isinstance(cursor, Tensor):
+                self.cursor[rows] = cursor.flatten().tolist()
+            else:
+                self.cursor.fill(rows, cursor)
+            used.copy_(to_the_end(used, losers))
             excess -= losers.shape[2]
             held -= losers.shape[2]
-        self.held[rows] = [held] * len(self.held[rows])
+        self.held.fill(rows, held)
 
     def _now(self, rows: slice) -> int | Tensor:
         """The position of the newest token."""
-        return self._shared(self.seen[rows]) - 1
+        return self._shared(self.seen, rows) - 1
 
-    def _shared(self, per_row: list[int]) -> int | Tensor:
-        """The number that all rows have, or LongTensor [rows, 1, 1] if they differ."""
-        if same(per_row):
-            return per_row[0]
-        return torch.tensor(per_row, device=self.device)[:, None, None]
+    def _shared(self, numbers: PerRow[int], rows: slice) -> int | Tensor:
+        """The number that all of these rows have, or LongTensor [rows, 1, 1] if they differ."""
+        if numbers.alike(rows):
+            return numbers.first(rows)
+        return torch.tensor(numbers[rows], device=self.device)[:, None, None]
 
     def _record(self, rows: slice, losers: Tensor, winners: Tensor | None, used: Tensor, step: int | Tensor) -> None:
         assert self.trace is not None
@@ -378,10 +389,9 @@ class Ledger:
             t.index_select(0, index) for t in (self.order, self.position, self.sums)
         )
         chosen = index.tolist()
-        for per_row in (self.held, self.seen, self.since, self.cursor, self.capacity, self.width):
+        for per_row in (self.held, self.seen, self.since, self.cursor, self.capacity, self.width, self._layer):
             per_row.select(chosen)
         self._open = [self._open[row] for row in chosen]
-        self._layer = [self._layer[row] for row in chosen]
         if self.trace is not None:
             self.trace.select(index)
 
@@ -396,10 +406,10 @@ class _View:
     """The scores of some rows, by rank, as a policy sees them."""
 
     def __init__(self, ledger: Ledger, rows: slice, order: Tensor, step: int | Tensor) -> None:
-        self.step, self.layer = step, ledger._shared(ledger._layer[rows])
+        self.step = step
         self.traced = ledger.trace is not None
-        self.capacity: int = ledger.capacity[rows][0]  # type: ignore[assignment]  # a number, or nobody asks
-        self.cursor = ledger._shared(ledger.cursor[rows])
+        self.capacity: int = ledger.capacity.first(rows)  # type: ignore[assignment]  # a number, or nobody asks
+        self.cursor = ledger._shared(ledger.cursor, rows)
         self.shape = (order.shape[0], order.shape[1])
         self.device = ledger.device
         self._ledger, self._rows, self._order = ledger, rows, order
@@ -407,6 +417,10 @@ class _View:
     @property
     def held(self) -> int:
         return self._order.shape[2]
+
+    @property
+    def layer(self) -> int | Tensor:
+        return self._ledger._shared(self._ledger._layer, self._rows)
 
     def average(self, ranks: slice | Tensor) -> Tensor:
         slots = self._slots(ranks)

@@ -34,11 +34,32 @@ class PerRow(Generic[T]):
             every[rows] = values
         self._values = every[:1] if same(every) else every
 
+    def covers(self, rows: slice) -> bool:
+        """Whether that is all rows."""
+        return len(range(self._rows)[rows]) == self._rows
+
+    def alike(self, rows: slice) -> bool:
+        """Whether some rows all have the same."""
+        return len(self._values) == 1 or same(self._values[rows])
+
+    def first(self, rows: slice) -> T:
+        """That of the first of some rows."""
+        return self._values[0] if len(self._values) == 1 else self._values[rows][0]
+
+    def fill(self, rows: slice, value: T) -> None:
+        """Give some rows the same."""
+        if self.covers(rows):
+            self._values = [value]
+        else:
+            self[rows] = [value] * len(range(self._rows)[rows])
+
     def more(self, rows: slice, q: int) -> None:
         """Add to the numbers of some rows."""
-        values: list[Any] = self._values if len(range(self._rows)[rows]) == self._rows else self[rows]
-        added = [value + q for value in values]
-        self[rows] = added * len(range(self._rows)[rows]) if len(added) == 1 else added
+        values: list[Any] = self._values if self.covers(rows) else self[rows]
+        if len(values) == 1:
+            self.fill(rows, values[0] + q)
+        else:
+            self[rows] = [value + q for value in values]
 
     def select(self, rows: list[int]) -> None:
         every = [self[row] for row in rows]

@@ -54,11 +54,14 @@ def causal_mask(q: int, length: int, device: torch.device) -> Tensor:
     return torch.ones(q, length, dtype=torch.bool, device=device).tril(length - q)
 
 
-def visible(distance: Tensor, q: int, all_used: bool) -> Tensor | None:
+def visible(distance: Tensor | None, q: int, all_used: bool) -> Tensor | None:
     """What q newcomers see: bool [rows, heads, q, n], themselves and what came before, but no free slot; None if that
     is all. `distance` [rows, heads, n] and `all_used` are those of `treekv.ledger.Places`."""
+    if q == 1 and all_used:
+        return None
+    assert distance is not None  # where it tells anything
     if q == 1:
-        return None if all_used else distance[:, :, None] >= 0
+        return distance[:, :, None] >= 0
     later = torch.arange(q - 1, -1, -1, device=distance.device)  # newcomers that come after each
     return distance[:, :, None] >= later[:, None]
 

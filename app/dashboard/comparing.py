@@ -100,23 +100,35 @@ def _capture(path: str, changed: int) -> analysis.Capture:
 
 
 def compare(run: RunFolder, configs: dict[str, TreeKVConfig], layers: tuple[int, ...], prompt: int) -> Comparison:
-    """Simulate the settings on the run's capture; the last few results are held."""
+    """Simulate on the run's capture those of the settings whose results are not held: after a slider moved, one."""
     file = run.file(run_folder.CAPTURE)
-    settings = json.dumps({name: config.to_dict() for name, config in configs.items()})
-    held = _compared(str(file), file.stat().st_mtime_ns, settings, tuple(sorted(layers)), prompt)
-    if "found" not in held:
+    text = (str(file), file.stat().st_mtime_ns, tuple(sorted(layers)), prompt)
+    held = {name: _simulated(*text, json.dumps(config.to_dict())) for name, config in configs.items()}
+    if not all(held.values()):
         seen = capture(run)
         with jobs.turn("Simulating", "Waiting for another simulation to end"):
-            if "found" not in held:  # another session may have waited for the very same
-                retention = analysis.simulate(seen, configs, layers=sorted(layers), prompt=prompt)
-                held["found"] = Comparison(retention, analysis.loss(seen, retention), dict(configs))
-    return held["found"]
+            missing = {name: config for name, config in configs.items() if not held[name]}  # maybe fewer by now
+            if missing:
+                retention = analysis.simulate(seen, missing, layers=sorted(layers), prompt=prompt)
+                loss = analysis.loss(seen, retention)
+                for name in missing:
+                    held[name] |= {"retention": retention.sel(policy=[name]), "loss": loss.sel(policy=[name])}
+    return Comparison(
+        analysis.combine(*(_named(one["retention"], name, configs[name]) for name, one in held.items())),
+        xr.concat([_named(one["loss"], name, configs[name]) for name, one in held.items()], "policy"),
+        dict(configs),
+    )
 
 
-@st.cache_resource(max_entries=12, show_spinner=False)
-def _compared(path: str, changed: int, settings: str, layers: tuple[int, ...], prompt: int) -> dict[str, Comparison]:
-    """Where a simulation is put, for all sessions. What is there already is had without taking a turn."""
+@st.cache_resource(max_entries=48, show_spinner=False)
+def _simulated(path: str, changed: int, layers: tuple[int, ...], prompt: int, settings: str) -> dict[str, xr.Dataset]:
+    """Where the results of one setting are put, for all sessions. What is there is had without taking a turn."""
     return {}
+
+
+def _named(result: xr.Dataset, name: str, config: TreeKVConfig) -> xr.Dataset:
+    """The result of a setting by the name that it has now."""
+    return result.assign_coords(policy=[name]).assign_attrs(configs=json.dumps({name: config.to_dict()}))
 
 
 def usual_prompt(configs: Mapping[str, TreeKVConfig], tokens: int) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import streamlit as st
 
@@ -76,7 +78,7 @@ def test_simulations_of_two_sessions_take_turns(small_run: Path, monkeypatch: py
 
     run, tree = open_run(small_run), TreeKVConfig(cache_size=64, prefill="stream")
     known = {"a": tree}
-    comparing._compared.clear()
+    comparing._simulated.clear()
     held = comparing.compare(run, known, (0,), 0)
     monkeypatch.setattr(analysis, "simulate", simulate)
     found: dict[int, comparing.Comparison] = {}
@@ -90,7 +92,7 @@ def test_simulations_of_two_sessions_take_turns(small_run: Path, monkeypatch: py
     assert working.wait(60)
     time.sleep(0.3)
     assert (at_once, found) == (1, {})
-    assert comparing.compare(run, known, (0,), 0) is held
+    assert comparing.compare(run, known, (0,), 0).retention.identical(held.retention)
     go.set()
     for thread in threads:
         thread.join(60)
@@ -98,8 +100,47 @@ def test_simulations_of_two_sessions_take_turns(small_run: Path, monkeypatch: py
     assert [int((found[size].retention["evicted_at"] == -1).sum("position").max()) for size in (32, 48)] == [32, 48]
 
 
+def test_a_slider_simulates_the_one_setting_that_it_moves(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    simulated: list[list[str]] = []
+    real = analysis.simulate
+
+    def simulate(seen, configs, **options):
+        simulated.append(list(configs))
+        return real(seen, configs, **options)
+
+    monkeypatch.setattr(analysis, "simulate", simulate)
+    comparing._simulated.clear()
+    run, tree = open_run(small_run), TreeKVConfig(cache_size=64, prefill="stream")
+    configs = {"a": tree, "b": tree.replace(policy="h2o"), "c": tree.replace(policy="streaming")}
+    comparing.compare(run, configs, (0, 1), 0)
+    moved = configs | {"b": configs["b"].replace(cache_size=48)}
+    found = comparing.compare(run, moved, (1, 0), 0)
+    assert simulated == [["a", "b", "c"], ["b"]]
+
+    comparing._simulated.clear()
+    together = comparing.compare(run, moved, (0, 1), 0)
+    assert found.retention.identical(together.retention) and found.loss.identical(together.loss)
+    seen = comparing.capture(run)
+    at_once = real(seen, moved, layers=[0, 1])
+    assert together.retention.equals(at_once) and together.retention.attrs == at_once.attrs
+    assert together.loss.equals(analysis.loss(seen, at_once))
+
+    other_names = {"first": moved["c"], "second": moved["b"]}
+    renamed = comparing.compare(run, other_names, (0, 1), 0)
+    assert len(simulated) == 3
+    assert renamed.retention["policy"].values.tolist() == renamed.loss["policy"].values.tolist() == ["first", "second"]
+    assert list(json.loads(renamed.retention.attrs["configs"])) == ["first", "second"]
+    for name, old in (("first", "c"), ("second", "b")):
+        kept = renamed.retention["evicted_at"].sel(policy=name).values
+        np.testing.assert_array_equal(kept, at_once["evicted_at"].sel(policy=old).values)
+    # One layer, another prompt: other results.
+    comparing.compare(run, other_names, (0,), 0)
+    comparing.compare(run, other_names, (0, 1), 32)
+    assert simulated[3:] == [["first", "second"]] * 2
+
+
 def test_a_page_says_that_it_waits_for_another_simulation(compare) -> None:
-    comparing._compared.clear()
+    comparing._simulated.clear()
     said: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         real = st.delta_generator.DeltaGenerator.info

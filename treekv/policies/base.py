@@ -33,13 +33,15 @@ class Scores(Protocol):
     capacity: int
     cursor: int | Tensor
     step: int | Tensor
-    layer: int | Tensor
     traced: bool
     shape: tuple[int, int]
     device: torch.device
 
     @property
     def held(self) -> int: ...
+
+    @property
+    def layer(self) -> int | Tensor: ...
 
     def average(self, ranks: slice | Tensor) -> Tensor:
         """Average observed weight, float32 [batch, kv_heads, m], of the m ranks asked for."""
@@ -166,6 +168,8 @@ def lowest(values: Tensor, count: int, first_rank: int) -> Tensor:
 
     Among equals the older ones come first, on every device.
     """
+    if count == 1:
+        return values.argmin(dim=2, keepdim=True) + first_rank  # the first of equals
     return values.argsort(dim=2, stable=True)[..., :count].sort(dim=2).values + first_rank
 
 

@@ -96,9 +96,13 @@ def compare_pairs(scores: Scores, count: int, sink: int, region: int, stride: in
         losers = (pair[..., :1] > pair[..., 1:]) + left
         winners = 2 * left + 1 - losers if scores.traced else None
         return Evictions(losers, winners, (scores.cursor + stride) % region)
-    left = left + (stride + 1) * torch.arange(count, device=scores.device)[None, None]
-    losers = left + (scores.average(left) > scores.average(left + 1)).long()
-    return Evictions(losers, 2 * left + 1 - losers, (scores.cursor + count * stride) % region)
+    lefts = left + (stride + 1) * torch.arange(count, device=scores.device)[None, None]
+    if stride == 1 and isinstance(left, int):  # the pairs stand side by side
+        pairs = scores.average(slice(left, left + 2 * count)).unflatten(2, (count, 2))
+        losers = lefts + (pairs[..., 0] > pairs[..., 1])
+    else:
+        losers = lefts + (scores.average(lefts) > scores.average(lefts + 1))
+    return Evictions(losers, 2 * lefts + 1 - losers, (scores.cursor + count * stride) % region)
 
 
 def at_once(cursor: int | Tensor, count: int, region: int, stride: int) -> int:
@@ -131,6 +135,17 @@ def without(values: Tensor, ranks: Tensor) -> Tensor:
     index = torch.arange(n - m, device=values.device).expand(*values.shape[:2], -1).contiguous()
     before = torch.searchsorted((ranks - torch.arange(m, device=values.device)).contiguous(), index, right=True)
     return values.gather(2, index + before)
+
+
+def to_the_end(values: Tensor, ranks: Tensor) -> Tensor:
+    """`values` [batch, heads, n] with the entries at `ranks` [batch, heads, m] (ascending, distinct) moved behind the
+    others, in that order."""
+    if ranks.shape[2] > 1:
+        return without(torch.cat([values, values.gather(2, ranks)], dim=2), ranks)
+    index = torch.arange(values.shape[2], device=values.device)
+    index = index + (index >= ranks)
+    index[..., -1:] = ranks
+    return values.gather(2, index)
 
 
 class _Blocks:
