@@ -251,5 +251,6 @@ def _observe(ledger: Ledger, places: Places, logits: Tensor, norms: Tensor | Non
         later = torch.full((q, q), float("-inf"), device=logits.device).triu(1)
         newcomers = places.slots[:, :, None, None].expand(*seen.shape[:4], q)
         seen.scatter_add_(4, newcomers, later.expand(newcomers.shape))
-    observed = seen.softmax(-1).mean(2).sum(2)
+    observed = seen.softmax(-1).mean(2)
+    observed = observed[:, :, 0] if q == 1 else observed.sum(2)
     return observed if norms is None else observed * norms.gather(2, position)

@@ -1,6 +1,7 @@
 """Time of simulating six policies on one capture, and how close the simulation comes to real runs.
 
     python benchmarks/simulate.py                          # 4,096 tokens of SmolLM2, all layers
+    python benchmarks/simulate.py --tokens 2048 --cache-size 256 --layers 0,14,29  # what a slider of Compare costs
     python benchmarks/simulate.py --closeness --tokens 1024 --cache-size 128 --text novel.txt
     python benchmarks/simulate.py --closeness --policies tree --tokens 1024 --cache-size 128 --text novel.txt \
         --figure docs/simulation.svg
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--text", type=Path, help="a text file; random tokens otherwise")
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--cache-size", type=int, default=512)
+    parser.add_argument("--layers", help="simulate these only, such as 0,14,29")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--closeness", action="store_true", help="compare with real runs instead of timing")
     parser.add_argument("--policies", default=",".join(POLICIES))
@@ -62,10 +64,11 @@ def main() -> None:
     if arguments.closeness:
         closeness(model, run, ids, configs, arguments.figure)
     else:
-        times(run, configs, forward)
+        layers = run.layers if arguments.layers is None else [int(layer) for layer in arguments.layers.split(",")]
+        times(run, configs, forward, layers)
 
 
-def times(run: analysis.Capture, configs: dict[str, TreeKVConfig], forward: float) -> None:
+def times(run: analysis.Capture, configs: dict[str, TreeKVConfig], forward: float, layers: list[int]) -> None:
     for blocks, chosen in (
         ("in blocks of 16", configs),
         ("token by token", {name: config.replace(block_size=1) for name, config in configs.items()}),
@@ -73,12 +76,12 @@ def times(run: analysis.Capture, configs: dict[str, TreeKVConfig], forward: floa
         single = 0.0
         for name, config in chosen.items():
             start = time.perf_counter()
-            analysis.simulate(run, {name: config})
+            analysis.simulate(run, {name: config}, layers=layers)
             seconds = time.perf_counter() - start
             single += seconds
-            print(f"  {name} alone, {blocks}: {seconds:.1f} s, {seconds / forward:.2f} of the capture's forward pass")
+            print(f"  {name} alone, {blocks}: {seconds:.2f} s, {seconds / forward:.2f} of the capture's forward pass")
         start = time.perf_counter()
-        analysis.simulate(run, chosen)
+        analysis.simulate(run, chosen, layers=layers)
         seconds = time.perf_counter() - start
         print(f"all six together, {blocks}: {seconds:.1f} s, {seconds / single:.2f} of one after the other")
 
