@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
+import xarray as xr
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+import analysis
 from app import analysed as first_half
 from app import demo, run_folder
 from tests import tiny
@@ -62,6 +65,44 @@ def small_run(small_chain: dict, tmp_path_factory: pytest.TempPathFactory) -> Pa
     with run_folder.new_run(path) as folder:
         demo.write(folder, small_chain["analysed"], small_chain["configs"]["tree"], small_chain["summary"])
     return path
+
+
+@pytest.fixture(scope="session")
+def long_run(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with the records of 4,096 tokens, 32 layers and 32 heads, drawn by lot. Tests only read it."""
+    run = tmp_path_factory.mktemp("long") / "long"
+    shutil.copytree(small_run, run)
+    generator = np.random.default_rng(0)
+    small = analysis.open_retention(run / "retention.nc")
+    shape, tokens = (3, 8, 8, 4096), 4096
+    gone = np.minimum(np.arange(tokens) + generator.integers(1, 2000, shape), tokens)
+    values = {
+        "evicted_at": np.where(gone == tokens, -1, gone).astype(np.int32),
+        "survivor": np.full(shape, -1, np.int32),
+    }
+    dims = ("policy", "layer", "head", "position")
+    large = xr.Dataset(
+        {name: (dims, value) for name, value in values.items()},
+        coords={
+            "policy": ["tree", "streaming", "h2o"],
+            "layer": np.arange(8, dtype=np.int32),
+            "head": np.arange(8, dtype=np.int32),
+            "position": np.arange(tokens, dtype=np.int32),
+            "token": ("position", np.array([f" token{n}" for n in range(tokens)])),
+        },
+        attrs=small.attrs | {"steps": tokens},
+    )
+    analysis.save_retention(large, run / "retention.nc")
+    spectrum = analysis.open_spectrum(run / "spectrum.nc")
+    index = np.arange(tokens - 4) % spectrum.sizes["position"]
+    wide = spectrum.isel(position=index, head=np.arange(32) % 4, layer=np.arange(32) % 2)
+    wide = wide.assign_coords(
+        position=np.arange(4, tokens, dtype=np.int32),
+        head=np.arange(32, dtype=np.int32),
+        layer=np.arange(32, dtype=np.int32),
+    )
+    analysis.save_spectrum(wide, run / "spectrum.nc")
+    return run
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import socket
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -111,6 +112,21 @@ def test_from_start_to_take_away_on_the_real_model(dashboard: str, watched: Watc
     assert watched.hosts - {""} == {"127.0.0.1"}
     print("\nbytes sent by page:", weights)
     assert max(weights.values()) < MOST_BYTES
+
+
+def test_pages_of_4096_tokens_are_light(long_run: Path, browser: Browser, tmp_path: Path) -> None:
+    with served(long_run, tmp_path) as address:
+        for path, pictures in (("wavelets", 5), ("eviction-map", 1), ("eviction-map?layer=0&head=0", 1)):
+            watched = Watched(browser)
+            watched.page.goto(f"{address}/{path}")
+            begun = time.perf_counter()
+            drawn(watched.page, pictures)
+            print(
+                f"\n{path}: {watched.bytes:,} bytes; drawn {time.perf_counter() - begun:.1f} s after the page was there"
+            )
+            assert 10_000 < watched.bytes < MOST_BYTES
+            assert watched.complaints == []
+            watched.context.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -6,10 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import streamlit as st
-import xarray as xr
 from streamlit.testing.v1 import AppTest
 
 import analysis
@@ -208,44 +206,9 @@ def test_the_trace_of_a_real_run_is_one_more_policy(small_run: Path, monkeypatch
     assert test.slider(key="step").value == test.slider(key="step").max == 100
 
 
-def test_a_page_of_4096_tokens_and_many_heads_stays_light(
-    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-
-    run = tmp_path / "run"
-    shutil.copytree(small_run, run)
-    generator = np.random.default_rng(0)
-    small = analysis.open_retention(run / "retention.nc")
-    shape, tokens = (3, 8, 8, 4096), 4096
-    gone = np.minimum(np.arange(tokens) + generator.integers(1, 2000, shape), tokens)
-    values = {
-        "evicted_at": np.where(gone == tokens, -1, gone).astype(np.int32),
-        "survivor": np.full(shape, -1, np.int32),
-    }
-    dims = ("policy", "layer", "head", "position")
-    large = xr.Dataset(
-        {name: (dims, value) for name, value in values.items()},
-        coords={
-            "policy": ["tree", "streaming", "h2o"],
-            "layer": np.arange(8, dtype=np.int32),
-            "head": np.arange(8, dtype=np.int32),
-            "position": np.arange(tokens, dtype=np.int32),
-            "token": ("position", np.array([f" token{n}" for n in range(tokens)])),
-        },
-        attrs=small.attrs | {"steps": tokens},
-    )
-    analysis.save_retention(large, run / "retention.nc")
-    spectrum = analysis.open_spectrum(run / "spectrum.nc")
-    index = np.arange(tokens - 4) % spectrum.sizes["position"]
-    wide = spectrum.isel(position=index, head=np.arange(32) % 4, layer=np.arange(32) % 2)
-    wide = wide.assign_coords(
-        position=np.arange(4, tokens, dtype=np.int32),
-        head=np.arange(32, dtype=np.int32),
-        layer=np.arange(32, dtype=np.int32),
-    )
-    analysis.save_spectrum(wide, run / "spectrum.nc")
+def test_a_page_of_4096_tokens_and_many_heads_stays_light(long_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for page in (WAVELETS, EVICTION_MAP):
-        test = opened(run, monkeypatch, page)
+        test = opened(long_run, monkeypatch, page)
         weight = sum(len(json.dumps(figure)) for figure in figures(test)) + sum(map(len, sheets(test)))
         print(f"{page}: {weight:,} bytes of pictures and text")
         assert 10_000 < weight < MOST_BYTES
