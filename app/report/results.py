@@ -13,6 +13,7 @@ def results_page(made: Report, title: str) -> str:
     """The page as HTML that needs nothing else."""
     sections = [
         {
+            "label": f"Results of {section.table.model} in {section.table.task}",
             "table": report.as_html(section.table),
             "pictures": [
                 picture(f"{number}-{place}", draw(), reading) for place, (draw, reading) in enumerate(section.pictures)

@@ -217,6 +217,7 @@ def test_reports_are_written_whole_and_hold_the_table(measured: Path, tmp_path: 
     for text in texts.values():
         assert [mean for mean in means if mean not in text] == []
     page = texts[".html"]
+    assert page.count('class="scroll" role="region" aria-label="Results of ') == page.count("<table") > 0
     assert page.count('role="img"') == 2  # perplexity against budget, loss against position
     assert "src=" not in page[page.index("<body>") :]
     assert "https://" not in page[page.index("<body>") :].replace("https://plot.ly", "").replace(

@@ -43,7 +43,7 @@ def commands() -> None:
     )
     model = st.text_input("Model", value=named, key="take-model",
                           help="An alias such as smollm2, a local folder, or a hub id.")  # fmt: skip
-    prompt = st.text_input("Prompt", value=snippets.PROMPT, key="take-prompt")
+    prompt = st.text_input("Prompt", value=snippets.PROMPT, key="take-prompt", persist_state="session")
     if not model.strip() or not prompt.strip():
         st.error("Give a model and a prompt; then the script and the command appear here.")
         return
