@@ -25,6 +25,7 @@ QUERIES_AT_ONCE = 16  # attention logits exist for this many queries at a time
 Progress = Callable[[int, int], None]
 
 
+@torch.inference_mode()
 def simulate(
     run: Capture,
     configs: Mapping[str, TreeKVConfig],

@@ -1,7 +1,7 @@
-"""Time of simulating six policies on one capture, and how close the simulation comes to real runs.
+"""Time of simulating policies on one capture, and how close the simulation comes to real runs.
 
     python benchmarks/simulate.py                          # 4,096 tokens of SmolLM2, all layers
-    python benchmarks/simulate.py --tokens 2048 --cache-size 256 --layers 0,14,29  # what a slider of Compare costs
+    python benchmarks/simulate.py --tokens 2048 --cache-size 256 --layers 0,14,29 --policies tree,streaming,h2o
     python benchmarks/simulate.py --closeness --tokens 1024 --cache-size 128 --text novel.txt
     python benchmarks/simulate.py --closeness --policies tree --tokens 1024 --cache-size 128 --text novel.txt \
         --figure docs/simulation.svg
@@ -44,6 +44,8 @@ def main() -> None:
         "--figure", type=Path, help="with --closeness: the densities of tree, to this .html or .svg file"
     )
     arguments = parser.parse_args()
+    if arguments.closeness and arguments.layers is not None:
+        parser.error("--layers is for timing; --closeness compares all layers")
     torch.set_num_threads(arguments.threads)
     model, tokenizer = load_model(arguments.model)
     if arguments.text is None:
@@ -83,7 +85,7 @@ def times(run: analysis.Capture, configs: dict[str, TreeKVConfig], forward: floa
         start = time.perf_counter()
         analysis.simulate(run, chosen, layers=layers)
         seconds = time.perf_counter() - start
-        print(f"all six together, {blocks}: {seconds:.1f} s, {seconds / single:.2f} of one after the other")
+        print(f"all {len(chosen)} together, {blocks}: {seconds:.2f} s, {seconds / single:.2f} of one after the other")
 
 
 def closeness(

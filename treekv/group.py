@@ -66,7 +66,9 @@ class Group:
             able = policy.takes_layers_together or not policy.depends_on_layer
             if known and able and self.ledger.in_step(every, 1):
                 self._tidy()
-                self._places = self.ledger.places(every, 1)
+                self._places = self.ledger.places(
+                    every, 1, distance=any(each.rotary is not None for each in self.layers)
+                )
         return None if self._places is None else self._places.of(layer.rows)
 
     def hand_in(self, layer: TreeKVLayer, observed: Tensor | None, queries: int) -> None:

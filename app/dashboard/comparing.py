@@ -100,24 +100,25 @@ def _capture(path: str, changed: int) -> analysis.Capture:
 
 
 def compare(run: RunFolder, configs: dict[str, TreeKVConfig], layers: tuple[int, ...], prompt: int) -> Comparison:
-    """Simulate on the run's capture those of the settings whose results are not held: after a slider moved, one."""
+    """Simulate on the run's capture those of the settings whose results are not held: after a slider moved, what it
+    changed."""
     file = run.file(run_folder.CAPTURE)
     text = (str(file), file.stat().st_mtime_ns, tuple(sorted(layers)), prompt)
     held = {name: _simulated(*text, json.dumps(config.to_dict())) for name, config in configs.items()}
     if not all(held.values()):
         seen = capture(run)
         with jobs.turn("Simulating", "Waiting for another simulation to end"):
-            missing = {name: config for name, config in configs.items() if not held[name]}  # maybe fewer by now
+            # There may be fewer by now. Settings that are alike are put in one place, and need one name.
+            names = {id(held[name]): name for name in configs if not held[name]}
+            missing = {name: configs[name] for name in names.values()}
             if missing:
                 retention = analysis.simulate(seen, missing, layers=sorted(layers), prompt=prompt)
                 loss = analysis.loss(seen, retention)
                 for name in missing:
                     held[name] |= {"retention": retention.sel(policy=[name]), "loss": loss.sel(policy=[name])}
-    return Comparison(
-        analysis.combine(*(_named(one["retention"], name, configs[name]) for name, one in held.items())),
-        xr.concat([_named(one["loss"], name, configs[name]) for name, one in held.items()], "policy"),
-        dict(configs),
-    )
+    retention = analysis.combine(*(_named(one["retention"], name, configs[name]) for name, one in held.items()))
+    loss = xr.concat([one["loss"].assign_coords(policy=[name]) for name, one in held.items()], "policy")
+    return Comparison(retention, loss.assign_attrs(configs=retention.attrs["configs"]), dict(configs))
 
 
 @st.cache_resource(max_entries=48, show_spinner=False)

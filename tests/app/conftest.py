@@ -69,7 +69,7 @@ def small_run(small_chain: dict, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="session")
 def long_run(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder with the records of 4,096 tokens, 32 layers and 32 heads, drawn by lot. Tests only read it."""
+    """A run folder with the records of 4,096 tokens and many heads, drawn by lot. Tests only read it."""
     run = tmp_path_factory.mktemp("long") / "long"
     shutil.copytree(small_run, run)
     generator = np.random.default_rng(0)

@@ -166,7 +166,7 @@ class Policy(ABC):
 def lowest(values: Tensor, count: int, first_rank: int) -> Tensor:
     """Ranks, ascending, of the `count` lowest of `values` [batch, heads, n], the first of which has `first_rank`.
 
-    Among equals the older ones come first, on every device.
+    Among equals the older ones come first, on every device. There is no NaN among attention weights.
     """
     if count == 1:
         return values.argmin(dim=2, keepdim=True) + first_rank  # the first of equals
