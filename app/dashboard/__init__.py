@@ -106,6 +106,9 @@ def server_options(host: str, port: int, browser: bool, allow_hosts: Sequence[st
         "global.disableWidgetStateDuplicationWarning": True,  # dragging and playing set what a slider shows
         "client.showErrorDetails": "type",
         "client.toolbarMode": "viewer",
+        # A full collection after every run of a page, twice a second beside a job's progress, would take 0.2 s of the
+        # job's time each: torch and transformers are half a million objects. Python's own collections are enough.
+        "runner.postScriptGC": False,
         **THEME,
     }
 

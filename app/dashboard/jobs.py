@@ -6,6 +6,7 @@ What a page needs before it can draw, a simulation of a second or so, is not wor
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import threading
 import time
@@ -161,6 +162,7 @@ class Queue:
                 job.state = "running"
             job._run()
             del job  # or its result would stay in memory until the next one
+            gc.collect()  # what the work left in cycles may be large, and nothing else collects while all is quiet
 
 
 _QUEUE: Final = Queue()
