@@ -172,6 +172,7 @@ def make() -> None:
     if st.button("Make the run", type="primary", width="stretch"):
         run_state.or_stop(lambda: making.check(wanted, run_state.root()))
         root = run_state.root()
+        st.session_state.pop("made", None)
         st.session_state["making"] = run_state.or_stop(
             lambda: jobs.submit(
                 jobs.owner(), f"Making {wanted.name}", lambda job: making.make(wanted, root, models.held_model, job)
@@ -186,7 +187,7 @@ if st.session_state.get("run_error"):
     st.error(run_state.plain(st.session_state["run_error"]))
 run = run_state.find_run()
 if run is not None:
-    if st.session_state.pop("made", None) == run.path.name:
+    if st.session_state.get("made") == run.path.name:  # kept: what runs the page again at once must not hide it
         st.success("The run is made and open.")
     opened(run)
 tour()
