@@ -38,11 +38,11 @@ class Outcome:
     """What came of it, without the caches themselves.
 
     Attributes:
-        results: the generations by the names `OURS` and `FULL`.
+        results: the generations by the names `OURS` and `FULL`, those that came to a first token.
         equal: tokens that the two texts have in common; None where they are the same or there is one.
         parts: what each says from there on.
         real, simulated: the records of the run with the chosen settings, and of its simulation.
-        note: why there is no simulation, in one sentence.
+        note: why something is missing, in one sentence.
     """
 
     request: Request
@@ -110,6 +110,9 @@ def _one(
         model, tokenizer, ids, config, request.tokens, lambda text: job.events.append((name, text)),
         request.temperature, on_token=count, check=check,
     )  # fmt: skip
+    if result.stopped and not result.token_ids:
+        outcome.note = f"Stopped while the prompt was read ({name})."
+        return
     outcome.results[name] = result
     if config.trace and result.token_ids:
         every = [*ids[0].tolist(), *result.token_ids]

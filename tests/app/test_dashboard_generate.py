@@ -147,10 +147,10 @@ def test_a_generation_is_stopped_with_what_there_is(tiny_model, opened, monkeypa
     test = ended(test, JOB)
     job = test.session_state[JOB]
     assert job.state == "stopped"
-    assert job.result.results[OURS].token_ids == []  # not even the prompt was read to its end
-    assert list(job.result.results) == [OURS]
+    assert job.result.results == {}  # not even the prompt was read to its end: there are no figures to show
     assert "Stopped." in [info.value for info in test.info]
-    assert any("stopped" in caption.value for caption in test.main.get("caption"))
+    assert not test.metric
+    assert any("Stopped while the prompt was read" in caption.value for caption in test.main.get("caption"))
     assert not test.exception
 
 

@@ -81,15 +81,21 @@ def streaming(job: jobs.Job[Outcome]) -> None:
                 )
 
 
-def finished(outcome: Outcome) -> None:
-    """The texts, their figures, and where they part."""
-    for column, (name, result) in zip(st.columns(len(outcome.results)), outcome.results.items(), strict=True):
+def side_by_side(results: dict[str, Generation]) -> None:
+    """The texts and their figures."""
+    for column, (name, result) in zip(st.columns(len(results)), results.items(), strict=True):
         with column:
             st.markdown(f"**{name.capitalize()}**")
             st.code(result.text or "…", language=None, wrap_lines=True)
-    for column, result in zip(st.columns(len(outcome.results)), outcome.results.values(), strict=True):
+    for column, result in zip(st.columns(len(results)), results.values(), strict=True):
         with column:  # a row of their own, so that they stand side by side whatever the texts' lengths
             numbers(result)
+
+
+def finished(outcome: Outcome) -> None:
+    """The texts, their figures, and where they part."""
+    if outcome.results:
+        side_by_side(outcome.results)
     if len(outcome.results) == 2:
         parting(outcome)
     if outcome.real is not None:
