@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from treekv import TreeKVConfig
 
 POLICY_TITLES: Final = {"full": "full cache", "streaming": "StreamingLLM", "tree": "TreeKV"}
@@ -103,6 +105,11 @@ def policy_title(policy: str) -> str:
     """What people call a policy, such as "tree" or "tree (real run)"."""
     name, bracket, rest = policy.partition(" (")
     return (POLICY_TITLES.get(name) or OTHER_TITLES.get(name, name)) + bracket + rest
+
+
+def titled(retention: xr.Dataset) -> xr.Dataset:
+    """A retention record whose policies have the names that people call them by, for pictures."""
+    return retention.assign_coords(policy=[policy_title(str(name)) for name in retention["policy"].values])
 
 
 def verdict(claims: Mapping[str, Any]) -> str:

@@ -36,18 +36,20 @@ def write_report(
         spectrum, retention: what the pictures are drawn from.
     """
     layers = retention["layer"].values
+    retention = wording.titled(retention)
+    tree, streaming = map(wording.policy_title, ("tree", "streaming"))
     layer, head = int(layers[len(layers) // 2]), int(retention["head"].values[0])
     pictures = {
         "spectrum": (plot.spectrum(spectrum), wording.READ_SPECTRUM),
         "coefficients": (plot.coefficients(spectrum), wording.READ_COEFFICIENTS),
-        "tree": (plot.eviction_map(retention, "tree"), wording.READ_EVICTION_MAP),
+        "tree": (plot.eviction_map(retention, tree), wording.READ_EVICTION_MAP),
         "head": (
-            plot.eviction_map(retention, "tree", layer=layer, head=head),
+            plot.eviction_map(retention, tree, layer=layer, head=head),
             f"The same for one head alone (layer {layer}, KV head {head}): each head keeps tokens of its own, fewer "
             "and fewer towards the left.",
         ),
         "streaming": (
-            plot.eviction_map(retention, "streaming"),
+            plot.eviction_map(retention, streaming),
             "For comparison, a window of the same size: the first tokens and the last ones, and nothing between.",
         ),
     }

@@ -136,7 +136,7 @@ def test_a_link_shows_a_colleague_the_same_view_in_either_theme(dashboard: str, 
     page.goto(
         f"{dashboard}/eviction-map?run=small&layer=1&head=3&policy=StreamingLLM&step=200&positions=50&positions=150"
     )
-    assert drawn(page, 1) == ["Tokens kept by the policy “streaming”"]
+    assert drawn(page, 1) == ["Tokens kept by the policy “StreamingLLM”"]
     page.get_by_text("layer 1, KV head 1").first.wait_for(timeout=120 * SECOND)
     page.get_by_text("positions 50 to 149").first.wait_for(timeout=120 * SECOND)
     expect(page.get_by_role("slider", name="After so many tokens were read")).to_have_value("200")

@@ -11,6 +11,7 @@ import pytest
 
 import analysis
 from app.dashboard import moments, theming
+from app.wording import titled
 from tests.app.conftest import EVIL, TOKENS
 from tests.app.test_dashboard import EVICTION_MAP, WAVELETS, alternatives, opened
 
@@ -33,7 +34,7 @@ def test_the_text_is_shaded_as_it_stood_at_the_step(small_run: Path, monkeypatch
     retention = analysis.open_retention(small_run / "retention.nc")
     for count in (200, 90):
         test.slider(key="step").set_value(count).run()
-        expected = analysis.plot.text_retention(retention, "tree", step=count - 1, layer=1, head=1)
+        expected = analysis.plot.text_retention(titled(retention), "TreeKV", step=count - 1, layer=1, head=1)
         assert len(sheets(test)) == 1
         assert expected in sheets(test)[0]
 
@@ -50,8 +51,8 @@ def test_the_other_views_draw_the_same_step(small_run: Path, monkeypatch: pytest
     test.segmented_control(key="view").set_value(view).run()
     retention = analysis.open_retention(small_run / "retention.nc")
     expected = {
-        "Density": lambda: analysis.plot.density(retention, 199),
-        "Tree": lambda: analysis.plot.tree(retention, "tree", step=199),
+        "Density": lambda: analysis.plot.density(titled(retention), 199),
+        "Tree": lambda: analysis.plot.tree(titled(retention), "TreeKV", step=199),
     }[view]()
     assert alternatives(test)[1:] == [expected.layout.meta["alt"]]
     assert not sheets(test)

@@ -14,6 +14,7 @@ import analysis
 from app import run_folder
 from app.dashboard import making, models, run_state
 from app.dashboard.making import Order
+from app.wording import titled
 from tests import tiny
 from tests.app.conftest import words_tokenizer
 from tests.app.test_dashboard import EVICTION_MAP, START, WAVELETS, alternatives, opened
@@ -89,7 +90,7 @@ def test_a_run_is_made_opened_and_drawn(tiny_model: None, tmp_path: Path, monkey
     assert manifest["text"] == {"title": "Pasted text", "tokens": 300, "end": "".join(run.token_text[-64:])}
     retention = analysis.open_retention(tmp_path / "new" / "retention.nc")
     assert retention["policy"].values.tolist() == ["tree", "streaming"]
-    expected = analysis.plot.eviction_map(retention, "tree").layout.meta["alt"]
+    expected = analysis.plot.eviction_map(titled(retention), "TreeKV").layout.meta["alt"]
     assert alternatives(test.switch_page(EVICTION_MAP).run()) == [expected]
 
 

@@ -12,6 +12,7 @@ from streamlit.testing.v1 import AppTest
 
 import analysis
 from app.dashboard import run_state, transforms
+from app.wording import titled
 from tests.app.conftest import EVIL
 from tests.app.test_dashboard import EVICTION_MAP, WAVELETS, alternatives, figures, opened
 from tests.app.test_dashboard_eviction import sheets
@@ -44,11 +45,11 @@ def test_the_eviction_map_its_text_and_its_tree_show_the_stretch(
     test = zoomed(small_run, monkeypatch, EVICTION_MAP, 100, 150, step="200")
     retention = analysis.open_retention(small_run / "retention.nc")
     assert alternatives(test) == [
-        analysis.plot.eviction_map(retention, "tree", None, None, 100, 150).layout.meta["alt"]
+        analysis.plot.eviction_map(titled(retention), "TreeKV", None, None, 100, 150).layout.meta["alt"]
     ]
-    assert analysis.plot.text_retention(retention, "tree", step=199, start=100, stop=150) in sheets(test)[0]
+    assert analysis.plot.text_retention(titled(retention), "TreeKV", step=199, start=100, stop=150) in sheets(test)[0]
     test.segmented_control(key="view").set_value("Tree").run()
-    tree = analysis.plot.tree(retention, "tree", None, None, 100, 150, step=199)
+    tree = analysis.plot.tree(titled(retention), "TreeKV", None, None, 100, 150, step=199)
     assert alternatives(test)[1] == tree.layout.meta["alt"]
     test.slider(key="step").set_value(90).run()
     assert "Nothing of the positions from 100 on was read yet" in test.info[0].value
@@ -102,7 +103,7 @@ def test_a_stretch_in_a_link_that_cannot_be_drawn_is_put_right(
     expected = (
         analysis.plot.spectrum(spectrum, start=start, stop=stop)
         if page == WAVELETS
-        else analysis.plot.eviction_map(retention, "tree", None, None, start, stop)
+        else analysis.plot.eviction_map(titled(retention), "TreeKV", None, None, start, stop)
     )
     assert alternatives(test)[0] == expected.layout.meta["alt"]
 
@@ -133,7 +134,7 @@ def test_what_a_link_asks_for_in_vain_is_said_once(small_run: Path, monkeypatch:
     ]
     assert "\\!\\[x\\]" in test.warning[0].value
     retention = analysis.open_retention(small_run / "retention.nc")
-    expected = analysis.plot.eviction_map(retention, "tree", None, None, 100, 116)
+    expected = analysis.plot.eviction_map(titled(retention), "TreeKV", None, None, 100, 116)
     assert alternatives(test) == [expected.layout.meta["alt"]]
     assert test.slider(key="step").value == 320
     test.slider(key="step").set_value(200).run()
@@ -202,7 +203,7 @@ def test_the_trace_of_a_real_run_is_one_more_policy(small_run: Path, monkeypatch
     test.session_state["real_trace"] = real
     test.switch_page(EVICTION_MAP).run()
     test.segmented_control(key="policy").set_value("tree (real run)").run()
-    assert alternatives(test) == [analysis.plot.eviction_map(real, "tree (real run)").layout.meta["alt"]]
+    assert alternatives(test) == [analysis.plot.eviction_map(titled(real), "TreeKV (real run)").layout.meta["alt"]]
     assert test.slider(key="step").value == test.slider(key="step").max == 100
 
 

@@ -32,8 +32,9 @@ policy = st.segmented_control(
     persist_state="session",
 )
 data = real if policy in from_run else simulated
+data, name = wording.titled(data), wording.policy_title(policy)
 steps = int(data.attrs["steps"])
-if data is real:
+if policy in from_run:
     st.caption(
         f"The real cache of your last generation, {steps:,} tokens of prompt and answer; the "
         "other policies are simulated on the run's text."
@@ -41,13 +42,13 @@ if data is real:
     if layer is not None and layer not in data["layer"].values:
         layer = None
 kv_head = run_state.kv_head(head, run_state.query_heads(run), data.sizes["head"])
-start, stop = run_state.stretch(steps) if data is simulated else (None, None)
+start, stop = run_state.stretch(steps) if policy not in from_run else (None, None)
 
 run_state.draw(
-    lambda: plot.eviction_map(data, policy, layer, kv_head, start, stop),
+    lambda: plot.eviction_map(data, name, layer, kv_head, start, stop),
     wording.READ_EVICTION_MAP,
     key="eviction-map",
-    zoomable=data is simulated,
+    zoomable=policy not in from_run,
 )
 if kv_head is not None:
     st.caption(f"Query head {head} reads KV head {kv_head}, so that is the one shown.")
@@ -69,7 +70,7 @@ def at(step: int) -> None:
     elif view == "Text":
         shown = max(first, last - MOST_TOKENS)
         run_state.draw_text(
-            lambda: plot.text_retention(data, policy, step=step, layer=layer, head=kv_head, start=shown, stop=last),
+            lambda: plot.text_retention(data, name, step=step, layer=layer, head=kv_head, start=shown, stop=last),
             wording.READ_TEXT,
         )
     elif view == "Density":
@@ -80,9 +81,7 @@ def at(step: int) -> None:
         )
     else:
         narrow = (first, last) if (start or stop) and last - first <= MOST_IN_TREE else (None, None)
-        run_state.draw(
-            lambda: plot.tree(data, policy, layer, kv_head, *narrow, step=step), wording.READ_TREE, key="tree"
-        )
+        run_state.draw(lambda: plot.tree(data, name, layer, kv_head, *narrow, step=step), wording.READ_TREE, key="tree")
         if narrow == (None, None):
             st.caption(f"To see another stretch, choose at most {MOST_IN_TREE} positions at the left.")
 
