@@ -209,9 +209,9 @@ def reality() -> None:
     if real is None or simulated is None:
         st.info("Generate a text first: the page Generate records the real run and simulates the very same text.")
         return
-    names = [str(record["policy"].values[0]) for record in (simulated, real)]
+    names = [wording.policy_title(str(record["policy"].values[0])) for record in (simulated, real)]
     run_state.draw(
-        lambda: plot.retention_difference(analysis.combine(simulated, real), *names),
+        lambda: plot.retention_difference(wording.titled(analysis.combine(simulated, real)), *names),
         wording.READ_DIFFERENCE,
         key="reality",
     )

@@ -16,6 +16,7 @@ import analysis
 from app import wording
 from app.dashboard import comparing, jobs, settings_state
 from app.run_folder import open_run
+from app.wording import titled
 from tests.app.conftest import TOKENS
 from tests.app.pages import alternatives, ended, page, said
 from treekv import TreeKVConfig
@@ -373,5 +374,5 @@ def test_a_real_run_is_laid_over_its_simulation(small_run: Path, compare) -> Non
     test.session_state["simulated_trace"] = both.sel(policy=["tree (simulated)"])
     test.session_state["real_trace"] = both.sel(policy=["tree (real run)"])
     test.run()
-    expected = analysis.plot.retention_difference(both, "tree (simulated)", "tree (real run)")
+    expected = analysis.plot.retention_difference(titled(both), "TreeKV (simulated)", "TreeKV (real run)")
     assert alternatives(test)[-1] == expected.layout.meta["alt"]

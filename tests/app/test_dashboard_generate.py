@@ -13,6 +13,7 @@ from app import wording
 from app.dashboard import generating, models, settings_state
 from app.dashboard.generating import FULL, OURS
 from app.generation import generate
+from app.wording import titled
 from tests import tiny
 from tests.app.conftest import EVIL, words_tokenizer
 from tests.app.pages import alternatives, ended, page, said
@@ -115,7 +116,7 @@ def test_the_trace_of_the_run_flows_back_and_lies_over_its_simulation(tiny_model
     assert (simulated["evicted_at"].values == again["evicted_at"].values).all()
     test.switch_page("views/compare.py").run()
     expected_alt = analysis.plot.retention_difference(
-        analysis.combine(simulated, real), "tree (simulated)", "tree (real run)"
+        titled(analysis.combine(simulated, real)), "TreeKV (simulated)", "TreeKV (real run)"
     ).layout.meta["alt"]
     assert alternatives(test)[-1] == expected_alt
 
