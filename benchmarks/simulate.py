@@ -83,9 +83,14 @@ def times(run: analysis.Capture, configs: dict[str, TreeKVConfig], forward: floa
             single += seconds
             print(f"  {name} alone, {blocks}: {seconds:.2f} s, {seconds / forward:.2f} of the capture's forward pass")
         start = time.perf_counter()
-        analysis.simulate(run, chosen, layers=layers)
+        retention = analysis.simulate(run, chosen, layers=layers)
         seconds = time.perf_counter() - start
-        print(f"all {len(chosen)} together, {blocks}: {seconds:.2f} s, {seconds / single:.2f} of one after the other")
+        analysis.loss(run, retention)
+        losses = time.perf_counter() - start - seconds
+        print(
+            f"all {len(chosen)} together, {blocks}: {seconds:.2f} s, {seconds / forward:.2f} of the capture's forward "
+            f"pass, {seconds / single:.2f} of one after the other; what they lose: {losses:.2f} s"
+        )
 
 
 def closeness(

@@ -188,6 +188,7 @@ def test_the_server_is_closed_to_others() -> None:
     assert options["server.enableCORS"] is True
     assert options["server.enableXsrfProtection"] is True
     assert options["browser.gatherUsageStats"] is False
+    assert options["runner.postScriptGC"] is False  # or the jobs stand still while their progress is drawn
     assert options["client.showErrorDetails"] != "full"
     assert options["server.maxUploadSize"] < 200
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -48,6 +50,25 @@ def test_jobs_run_one_at_a_time_in_their_order(gate: threading.Event) -> None:
     until(lambda: all(job.ended for job in made))
     assert log == [f"{name} {what}" for name in "abc" for what in ("begins", "ends")]
     assert [(job.state, job.result, job.place) for job in made] == [("done", name, 0) for name in "abc"]
+
+
+def test_what_work_leaves_in_cycles_is_collected_when_it_has_ended() -> None:
+    class Large:
+        pass
+
+    left: list[weakref.ref[Large]] = []
+
+    def work(job: Job[None]) -> None:
+        large = Large()
+        large.itself = large
+        left.append(weakref.ref(large))
+
+    gc.disable()
+    try:
+        jobs.submit("", "leaves a cycle", work)
+        until(lambda: bool(left) and left[0]() is None)
+    finally:
+        gc.enable()
 
 
 def test_work_tells_how_far_it_is(gate: threading.Event) -> None:

@@ -31,10 +31,10 @@ policy = st.segmented_control(
     bind="query-params",
     persist_state="session",
 )
-data = real if policy in from_run else simulated
-data, name = wording.titled(data), wording.policy_title(policy)
+is_real = policy in from_run
+data, name = wording.titled(real if is_real else simulated), wording.policy_title(policy)
 steps = int(data.attrs["steps"])
-if policy in from_run:
+if is_real:
     st.caption(
         f"The real cache of your last generation, {steps:,} tokens of prompt and answer; the "
         "other policies are simulated on the run's text."
@@ -42,13 +42,13 @@ if policy in from_run:
     if layer is not None and layer not in data["layer"].values:
         layer = None
 kv_head = run_state.kv_head(head, run_state.query_heads(run), data.sizes["head"])
-start, stop = run_state.stretch(steps) if policy not in from_run else (None, None)
+start, stop = run_state.stretch(steps) if not is_real else (None, None)
 
 run_state.draw(
     lambda: plot.eviction_map(data, name, layer, kv_head, start, stop),
     wording.READ_EVICTION_MAP,
     key="eviction-map",
-    zoomable=policy not in from_run,
+    zoomable=not is_real,
 )
 if kv_head is not None:
     st.caption(f"Query head {head} reads KV head {kv_head}, so that is the one shown.")
