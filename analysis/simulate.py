@@ -70,11 +70,7 @@ def simulate(
 
     shape = (len(configs), len(layers), run.kv_heads, run.tokens)
     evicted_at, survivor = (np.full(shape, -1, dtype=np.int32) for _ in range(2))
-    watchers = [
-        (number, _Watcher(run, own, group, prompt))
-        for number, config in enumerate(configs.values())
-        for own, group in _groups(run, config, layers)
-    ]
+    watchers = _watchers(run, list(configs.values()), layers, prompt)
     done, total = 0, run.tokens * len(layers) * len(configs)
 
     def advance(tokens: int) -> None:
@@ -83,11 +79,11 @@ def simulate(
         if progress is not None:
             progress(done, total)
 
-    _watch(run, layers, [watcher for _, watcher in watchers], advance)
-    for number, watcher in watchers:
-        rows = [layers.index(layer) for layer in watcher.layers]
-        evicted_at[number, rows] = watcher.trace.evicted_at.cpu().numpy()
-        survivor[number, rows] = watcher.trace.survivor.cpu().numpy()
+    for watcher in watchers:
+        watcher.watch(run, advance)
+        cells = np.ix_(watcher.numbers, [layers.index(layer) for layer in watcher.layers])
+        for target, found in ((evicted_at, watcher.trace.evicted_at), (survivor, watcher.trace.survivor)):
+            target[cells] = found.cpu().numpy().reshape(*cells[0].shape[:1], -1, *shape[2:])
 
     dims = ("policy", "layer", "head", "position")
     return xr.Dataset(
@@ -124,134 +120,182 @@ def _groups(run: Capture, config: TreeKVConfig, layers: list[int]) -> list[tuple
     return list(groups.items())
 
 
+def _watchers(run: Capture, configs: list[TreeKVConfig], layers: list[int], prompt: int) -> list[_Watcher]:
+    """Settings that go the same way watch together, for a step costs hardly more for several of them."""
+    together: dict[tuple, list[tuple[int, TreeKVConfig, list[int]]]] = {}
+    for number, config in enumerate(configs):
+        for own, group in _groups(run, config, layers):
+            policy = policies.get(own.policy)
+            in_blocks = own.prefill == "stream" and own.block_size > 1
+            way = (
+                *(tuple(group), own.cache_size, own.prefill, own.importance),
+                *(policy.evicts_prompt, policy.evicts_decoding),
+                number if in_blocks else None,  # in a block policies evict differently many at once
+            )
+            together.setdefault(way, []).append((number, own, group))
+    return [_Watcher(run, members, prompt) for members in together.values()]
+
+
 class _Watcher:
-    """One policy over the whole text; its layers are the rows of one ledger.
+    """Some settings over the whole text; the rows of its ledger are the layers under the first of them, and so on.
 
     Attributes:
+        numbers: which settings these are; those that read attention come first.
+        layers: the model's numbers of the layers.
+        parts: the rows of each of the settings.
+        reading: the rows of those that read attention.
         start: the first position that is decoded; what comes before is the prompt.
         block: tokens that are processed together, up to position `blocks_end`; from there on it is one at a time.
-        chunk: tokens for which attention logits are wanted at one time, whole blocks.
-        reads: whether they are wanted at all.
+        chunk: tokens for which attention logits are computed at one time, whole blocks.
     """
 
-    def __init__(self, run: Capture, config: TreeKVConfig, layers: list[int], prompt: int) -> None:
-        self.layers = layers
-        self.config = config
-        index = [run.layers.index(layer) for layer in layers]
-        device = run.k[0].device
+    def __init__(self, run: Capture, members: list[tuple[int, TreeKVConfig, list[int]]], prompt: int) -> None:
+        members = sorted(members, key=lambda member: not _reads(member[1]))
+        configs = [config for _, config, _ in members]
+        self.numbers = [number for number, _, _ in members]
+        self.layers = members[0][2]
+        size, config = len(self.layers), configs[0]
+        self.parts = [slice(first, first + size) for first in range(0, size * len(members), size)]
+        self.rows = slice(0, size * len(members))
+        self.reading = slice(0, size * sum(map(_reads, configs)))
+        self._index = [run.layers.index(layer) for layer in self.layers]
         # The ledger counts as the cache does: among all the layers that the model has compressed.
         every = run.full_layers
-        places = [every.index(layer) for layer in layers]
-        self.ledger = Ledger(config.replace(trace=True), len(index), run.kv_heads, device, places, len(every))
-        self.rows = slice(0, len(index))
-        policy = self.ledger.policy
+        places = [every.index(layer) for layer in self.layers] * len(configs)
+        each = [own.replace(trace=True) for own in configs for _ in self.layers]
+        self.ledger = Ledger(each, len(each), run.kv_heads, run.k[0].device, places, len(every))
         self.norms: Tensor | None = None
         if config.importance == "contribution":
-            self.norms = torch.stack([torch.linalg.vector_norm(run.v[i].float(), dim=-1) for i in index])
-        self.reads = policy.uses_attention and policy.evicts_decoding
+            self.norms = torch.stack([torch.linalg.vector_norm(run.v[i].float(), dim=-1) for i in self._index])
         self.block = config.block_size if config.prefill == "stream" else 1
         self.chunk = self.block * max(QUERIES_AT_ONCE // self.block, 1)
         self.start = prompt if config.prefill != "stream" else 0
         self.blocks_end = prompt or run.tokens
-        if not policy.evicts_prompt:  # nothing is ever evicted
+        if not self.ledger.policy.evicts_prompt:  # nothing is ever evicted
             self.start = run.tokens
-            self.trace.extend(self.rows, [run.tokens] * len(index))
+            self.trace.extend(self.rows, run.tokens)
         elif self.start:
-            self._admit(run, index, prompt)
+            for own, rows in zip(configs, self.parts, strict=True):
+                self._admit(run, own, rows, prompt)
 
     @property
     def trace(self) -> LayerTrace:
         assert self.ledger.trace is not None
         return self.ledger.trace
 
-    def _admit(self, run: Capture, index: list[int], prompt: int) -> None:
+    def _admit(self, run: Capture, config: TreeKVConfig, rows: slice, prompt: int) -> None:
         sums, counts, window = None, None, 0
-        if self.ledger.policy.uses_attention:
+        if policies.get(config.policy).uses_attention:
             # Layer by layer: a policy that looks at every query of a prompt needs room for no more.
-            window = observers(self.config, prompt)
+            window = observers(config, prompt)
             parts = []
-            for i in index:
+            for i in self._index:
                 q, k = run.q[i][None, :, :prompt].float(), run.k[i][None, :, :prompt].float()
                 part, counts = prefill.window_scores(q, k, run.scaling[i], window)
                 parts.append(part)
             sums = torch.cat(parts)
             if self.norms is not None:
                 sums = sums * self.norms[..., :prompt]
-        selection = self.ledger.choose_prompt(self.rows, prompt, sums, counts)
-        self.ledger.admit_prompt(self.rows, prompt, selection, sums, window)
+        selection = self.ledger.choose_prompt(rows, prompt, sums, counts)
+        self.ledger.admit_prompt(rows, prompt, selection, sums, window)
 
-    def step(self, logits: Tensor | None, first: int, last: int) -> None:
-        """Tokens first..last-1; `logits` [layers, kv_heads, group, last - first, last] or None."""
-        ledger = self.ledger
-        begin = first
-        while begin < last:
-            end = min(begin + self.block, self.blocks_end, last) if begin < self.blocks_end else begin + 1
-            places = ledger.places(self.rows, end - begin, distance=False)
-            observed = None
-            if logits is not None:
-                observed = _observe(ledger, places, logits[:, :, :, begin - first : end - first], self.norms)
-            ledger.step(self.rows, places, observed)
-            begin = end
-
-
-def _watch(run: Capture, layers: list[int], watchers: list[_Watcher], progress: Callable[[int], object]) -> None:
-    """Walk through the text once for all watchers that read it in the same pieces: logits are most of the work."""
-    together: dict[tuple[int, int], list[_Watcher]] = {}
-    for watcher in watchers:
-        together.setdefault((watcher.start, watcher.chunk), []).append(watcher)
-        progress(watcher.start * len(watcher.layers))
-    for (start, chunk), group in together.items():
-        # The layers that somebody reads, each once.
-        wanted = [layer for layer in layers if any(w.reads and layer in w.layers for w in group)]
-        rows = {id(w): _rows([wanted.index(layer) for layer in w.layers]) for w in group if w.reads}
-        index = [run.layers.index(layer) for layer in wanted]
-        keys = torch.stack([run.k[i] for i in index]).float() if index and start < run.tokens else None
-        for first in range(start, run.tokens, chunk):
-            last = min(first + chunk, run.tokens)
+    def watch(self, run: Capture, progress: Callable[[int], object]) -> None:
+        """Walk through the text; `progress` is told how many tokens of rows are done."""
+        progress(self.start * self.rows.stop)
+        keys = None
+        if self.reading.stop and self.start < run.tokens:
+            keys = torch.stack([run.k[i] for i in self._index]).float()
+        for first in range(self.start, run.tokens, self.chunk):
+            last = min(first + self.chunk, run.tokens)
             logits = None
             if keys is not None:
-                queries = torch.stack([run.q[i][:, first:last].float() * run.scaling[i] for i in index])
-                logits = _logits(queries, keys[:, :, :last])
-            for watcher in group:
-                seen = None if logits is None or not watcher.reads else logits[rows[id(watcher)]]
-                watcher.step(seen, first, last)
-                progress((last - first) * len(watcher.layers))
+                queries = torch.stack([run.q[i][:, first:last].float() * run.scaling[i] for i in self._index])
+                logits = _Logits(queries, keys, first, self.ledger, self.reading)
+            begin = first
+            while begin < last:
+                end = min(begin + self.block, self.blocks_end, last) if begin < self.blocks_end else begin + 1
+                self._step(logits, begin, end)
+                begin = end
+            progress((last - first) * self.rows.stop)
+
+    def _step(self, logits: _Logits | None, first: int, last: int) -> None:
+        """Tokens first..last-1."""
+        ledger = self.ledger
+        # After a prompt some settings may hold more than others.
+        together = len(self.parts) == 1 or ledger.held.alike(self.rows)
+        for rows in [self.rows] if together else self.parts:
+            places = ledger.places(rows, last - first, distance=False)
+            observed = None
+            reading = slice(rows.start, min(rows.stop, self.reading.stop))
+            if logits is not None and reading.start < reading.stop:
+                seen = logits.by_slot(reading, places, first)
+                observed = _observe(seen if ledger.policy.accumulates else seen[:, :, :, -1:], places)
+                if self.norms is not None:
+                    observed *= self._by_slot(self.norms, reading, places, first)
+            ledger.step(rows, places, observed)
+
+    def _by_slot(self, values: Tensor, rows: slice, places: Places, first: int) -> Tensor:
+        """[rows, kv_heads, n] from `values` [layers, kv_heads, T] by position; newcomers begin at `first`."""
+        new = first + torch.arange(places.slots.shape[2], device=values.device)
+        slots = places.slots[: rows.stop - rows.start]
+        position = self.ledger.part(self.ledger.position, rows)[..., : places.n]
+        position = position.scatter(2, slots, new.expand(slots.shape))
+        return values.repeat(len(position) // len(values), 1, 1).gather(2, position)
 
 
-def _rows(index: list[int]) -> slice | list[int]:
-    """A slice where one will do, so that indexing copies nothing."""
-    whole = index == list(range(index[0], index[0] + len(index)))
-    return slice(index[0], index[0] + len(index)) if whole else index
+def _reads(config: TreeKVConfig) -> bool:
+    """Whether the settings need attention weights while decoding."""
+    policy = policies.get(config.policy)
+    return policy.uses_attention and policy.evicts_decoding
 
 
-def _logits(queries: Tensor, keys: Tensor) -> Tensor:
-    """[layers, kv_heads, group, q, T] from queries [layers, query_heads, q, dim], keys [layers, kv_heads, T, dim]."""
-    layers, heads, q, dim = queries.shape
-    kv_heads = keys.shape[1]
-    grouped = queries.reshape(layers, kv_heads, heads // kv_heads * q, dim)
-    return (grouped @ keys.transpose(2, 3)).unflatten(2, (heads // kv_heads, q))
+class _Logits:
+    """Attention logits of some queries by slot of a ledger, where newcomers take the place of what was evicted."""
+
+    def __init__(self, queries: Tensor, keys: Tensor, first: int, ledger: Ledger, rows: slice) -> None:
+        """`queries` [layers, query_heads, q, dim] of the positions from `first` on, `keys` [layers, kv_heads, T, dim]
+        of all positions; `rows` are these layers, once or several times."""
+        layers, heads, q, dim = queries.shape
+        kv_heads, tokens = keys.shape[1:3]
+        group, settings = heads // kv_heads, rows.stop // layers
+        grouped = queries.reshape(layers, kv_heads, group * q, dim)
+        new = grouped @ keys[:, :, first : first + q].transpose(2, 3)
+        # Nobody sees who comes later.
+        new += torch.full((q, q), float("-inf"), device=keys.device).triu(1).repeat(group, 1)
+        # As many slots as can be in use before the last of these queries has been here.
+        held, capacity = max(ledger.held[rows]), max(most or 0 for most in ledger.capacity[rows])
+        n = max(min(held, capacity) + q, *ledger.width[rows])
+        position = ledger.position[rows, :, :n]
+        if n > position.shape[2]:
+            position = torch.nn.functional.pad(position, (0, n - position.shape[2]))
+        heads_before = torch.arange(layers * kv_heads, device=keys.device).view(layers, kv_heads, 1)
+        index = (position.unflatten(0, (settings, layers)) + heads_before * tokens).flatten()
+        held_keys = keys.flatten(0, 2).index_select(0, index).view(settings, layers, kv_heads, n, dim)
+        self._logits = (grouped @ held_keys.transpose(3, 4)).flatten(0, 1)  # [rows, kv_heads, group * q, n]
+        self._new = new.repeat(settings, 1, 1, 1)
+        self._group, self._first = group, first
+
+    def by_slot(self, rows: slice, places: Places, first: int) -> Tensor:
+        """[rows, kv_heads, group, q, n], of the q newcomers from position `first` on, in their `places`."""
+        begin, size, q = first - self._first, rows.stop - rows.start, places.slots.shape[2]
+        logits, new, slots = self._logits, self._new, places.slots
+        if size < len(logits):
+            logits, new = logits.narrow(0, rows.start, size), new.narrow(0, rows.start, size)
+        if size < len(slots):
+            slots = slots.narrow(0, 0, size)
+        index = slots.unsqueeze(2).expand(-1, -1, logits.shape[2], -1)
+        logits.scatter_(3, index, new.narrow(3, begin, q))
+        return logits.unflatten(2, (self._group, -1)).narrow(3, begin, q).narrow(4, 0, places.n)
 
 
-def _observe(ledger: Ledger, places: Places, logits: Tensor, norms: Tensor | None) -> Tensor:
-    """Attention of newcomers to what is held and to themselves, as `Ledger.step` wants it."""
-    q, n = logits.shape[3], places.n
-    position = ledger.position[..., :n]
-    if q == 1:
-        position = position.scatter(2, places.slots, ledger.seen[0])
-    else:
-        newest = ledger.seen[0] + torch.arange(q, device=logits.device)
-        position = position.scatter(2, places.slots, newest.expand(places.slots.shape))
-    if not ledger.policy.accumulates:
-        logits, q = logits[:, :, :, -1:], 1
-    seen = logits.gather(4, position[:, :, None, None].expand(*logits.shape[:4], n))
+def _observe(seen: Tensor, places: Places) -> Tensor:
+    """Attention of newcomers to what is held and to themselves, as `Ledger.step` wants it, from logits [rows,
+    kv_heads, group, q, n]."""
+    q = seen.shape[3]
     if not places.all_used:
         visible = prefill.visible(places.distance, q, False)
         assert visible is not None  # there are free slots
-        seen = seen.masked_fill(~visible[:, :, None], float("-inf"))
-    elif q > 1:
-        later = torch.full((q, q), float("-inf"), device=logits.device).triu(1)
-        newcomers = places.slots[:, :, None, None].expand(*seen.shape[:4], q)
-        seen.scatter_add_(4, newcomers, later.expand(newcomers.shape))
-    observed = seen.softmax(-1).mean(2)
-    observed = observed[:, :, 0] if q == 1 else observed.sum(2)
-    return observed if norms is None else observed * norms.gather(2, position)
+        seen = seen.masked_fill(~visible[: len(seen), :, None], float("-inf"))
+    if q == 1:
+        return seen.select(3, 0).softmax(-1).mean(2)
+    return seen.softmax(-1).mean(2).sum(2)

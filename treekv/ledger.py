@@ -11,6 +11,7 @@ counts need not be stored.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -49,6 +50,18 @@ class Places(NamedTuple):
         return self._replace(slots=self.slots[rows], distance=None if self.distance is None else self.distance[rows])
 
 
+class _Part(NamedTuple):
+    """Rows side by side with the same settings."""
+
+    rows: slice
+    config: TreeKVConfig
+    policy: policies.Policy
+
+    def of(self, tensor: Tensor, rows: slice) -> Tensor:
+        """This part of a tensor that has the given rows."""
+        return tensor.narrow(0, self.rows.start - rows.start, self.rows.stop - self.rows.start)
+
+
 class _Open(NamedTuple):
     """What a row was like before it evicted after a block that is not full yet."""
 
@@ -62,10 +75,12 @@ class _Open(NamedTuple):
 class Ledger:
     """Order and scores of rows of `heads` KV heads; every head of a row holds equally many tokens.
 
-    A row is a row of a batch in one layer. All rows have the same settings.
+    A row is a row of a batch in one layer. Rows may have different settings, as long as their policies want the same
+    to be done with what a step observes: `uses_attention`, `accumulates` and whether and when they evict are asked of
+    the first.
 
     Args:
-        config: the settings.
+        config: the settings, or those of each row.
         rows: how many.
         heads: KV heads.
         device: where the books are kept.
@@ -83,15 +98,18 @@ class Ledger:
 
     def __init__(
         self,
-        config: TreeKVConfig,
+        config: TreeKVConfig | Sequence[TreeKVConfig],
         rows: int,
         heads: int,
         device: torch.device | str = "cpu",
         layer: int | Sequence[int] = 0,
         layers: int = 1,
     ) -> None:
-        self.config = config
-        self.policy = policies.get(config.policy)
+        each = [config] * rows if isinstance(config, TreeKVConfig) else list(config)
+        self._config = PerRow(each[0], rows)
+        self._config[:] = each
+        self._parts = _parts(each)
+        self.policy = self._parts[0].policy
         self.layers = layers
         self.heads = heads
         self.device = torch.device(device)
@@ -102,10 +120,12 @@ class Ledger:
         self._layer = PerRow(0, rows)
         self._layer[:] = [layer] * rows if isinstance(layer, int) else list(layer)
         self.held, self.seen, self.since, self.cursor = (PerRow(0, rows) for _ in range(4))
-        self.capacity: PerRow[int | None] = PerRow(config.cache_size if self.policy.evicts_decoding else None, rows)
+        self.capacity: PerRow[int | None] = PerRow(None, rows)
+        if self.policy.evicts_decoding:
+            self.capacity[:] = [own.cache_size for own in each]
         self.width = PerRow(0, rows)  # slots from here on have not been used yet and stand in their own order
         self._open: list[_Open | None] = [None] * rows
-        self.trace = LayerTrace(rows, heads, self.device) if config.trace else None
+        self.trace = LayerTrace(rows, heads, self.device) if each[0].trace else None
 
     @property
     def slots(self) -> int:
@@ -138,6 +158,8 @@ class Ledger:
             if not any(full):
                 return True
             return all(full) and same(held) and same(capacity)
+        if len(self._together(rows)) > 1:  # sweeps of different policies end after different counts
+            return False
         alike = (held, capacity, self.cursor[rows], self.seen[rows])
         opened = [block.tokens if block else 0 for block in self._open[rows]]
         return all(same(numbers) for numbers in (*alike, opened))
@@ -179,18 +201,23 @@ class Ledger:
     # ------------------------------------------------------------------ a prompt
 
     def choose_prompt(self, rows: slice, length: int, sums: Tensor | None, counts: Tensor | None) -> Selection | None:
-        """Which tokens of a prompt stay; None if all do. `sums` [rows, heads, length], `counts` [1, 1, length]."""
-        kept_whole = not self.policy.evicts_prompt or self.config.prefill == "none"
-        if kept_whole or length <= self.config.cache_size:
+        """Which tokens of a prompt stay in rows with the same settings; None if all do.
+
+        `sums` [rows, heads, length], `counts` [1, 1, length].
+        """
+        _, config, policy = self._together(rows)[0]
+        kept_whole = not policy.evicts_prompt or config.prefill == "none"
+        if kept_whole or length <= config.cache_size:
             return None
-        layer = self._shared(self._layer, rows)
-        prompt = Prompt(length, sums, counts, self.heads, layer, self.layers, self.device)
-        return self.policy.select_prompt(self.config, prompt)
+        prompt = Prompt(length, sums, counts, self.heads, self._layer_of(rows), self.layers, self.device)
+        return policy.select_prompt(config, prompt)
 
     def admit_prompt(
         self, rows: slice, length: int, selection: Selection | None, sums: Tensor | None = None, observers: int = 0
     ) -> Tensor:
-        """Fill empty rows with (the selected part of) a prompt; returns the kept positions [rows, heads, k].
+        """Fill empty rows that have the same settings with (the selected part of) a prompt.
+
+        Returns the kept positions [rows, heads, k].
 
         `sums` [rows, heads, length] are the weights that the last `observers` tokens gave to each.
         """
@@ -199,7 +226,7 @@ class Ledger:
         kept = self._count(length)[None, None] if selection is None else selection.kept
         kept = kept.expand(shape)
         held = kept.shape[2]
-        if self.config.prefill == "none":
+        if self._together(rows)[0].config.prefill == "none":
             self.capacity[rows] = [None if most is None else max(most, length) for most in self.capacity[rows]]
         most = self.capacity.first(rows)
         self.reserve(held if most is None else held + 1, None if most is None else most + 1)
@@ -209,7 +236,7 @@ class Ledger:
         self.held[rows], self.seen[rows] = [held] * batch, [length] * batch
         self.since[rows] = [length - observers if sums is not None else 0] * batch
         if self.trace is not None:
-            self.trace.extend(rows, [length] * batch)
+            self.trace.extend(rows, length)
             if selection is not None:
                 self.trace.record_prompt(rows, kept, selection.survivors, length)
         return kept
@@ -221,7 +248,7 @@ class Ledger:
         self.held.more(rows, q)
         self.seen.more(rows, q)
         if self.trace is not None:
-            self.trace.extend(rows, self.seen[rows])
+            self.trace.extend(rows, q)
 
     def places(self, rows: slice, q: int, *, distance: bool = True) -> Places:
         """Where q newcomers of each of `rows`, which are `in_step`, will go; see `step`.
@@ -236,9 +263,9 @@ class Ledger:
         n = max(longest + q, self.width.first(rows) if self.width.alike(rows) else max(self.width[rows]))
         order = self.part(self.order, rows)
         if n < self.slots:
-            order = order[..., :n]
+            order = order.narrow(2, 0, n)
         if alike:
-            slots = order[..., held : held + q]
+            slots = order.narrow(2, held, q)
             last: int | Tensor = held + q - 1
         else:  # one newcomer each
             last = torch.tensor(self.held[rows], device=self.device)[:, None, None]
@@ -268,46 +295,82 @@ class Ledger:
         else:
             position.scatter_(2, places.slots, (self._count(q) + start).expand(places.slots.shape))
         if observed is not None:
-            sums = self.part(self.sums, rows)[..., : observed.shape[2]]
-            if self.policy.accumulates:
-                sums.scatter_(2, places.slots, 0.0)
-                sums.add_(observed)
-            else:
-                sums.copy_(observed)
-        block = [block.tokens if block else 0 for block in self._open[rows]]
+            parts = self._together(rows)
+            for part in parts:
+                if part.policy.uses_attention:
+                    slots, seen = places.slots, observed
+                    if len(parts) > 1:
+                        slots, seen = part.of(slots, rows), part.of(seen, rows)
+                    self._add(part, slots, seen)
         self.count(rows, q)
         held, capacity = self.held.first(rows), self.capacity.first(rows)
         excess = 0 if capacity is None else max(held - capacity, 0)
         if unfinished:
-            self._remember(rows, block[0] + q, bool(excess))
+            self._remember(rows, self.open_tokens(rows) + q, bool(excess))
         else:
-            self._open[rows] = [None] * len(block)
+            self._open[rows] = [None] * len(self._open[rows])
         if excess:
             self._evict(rows, held, excess)
 
+    def _add(self, part: _Part, slots: Tensor, observed: Tensor) -> None:
+        """What the queries of newcomers in `slots` saw."""
+        sums = self.part(self.sums, part.rows)
+        if observed.shape[2] < self.slots:
+            sums = sums.narrow(2, 0, observed.shape[2])
+        if part.policy.accumulates:
+            sums.scatter_(2, slots, 0.0)
+            sums.add_(observed)
+        else:
+            sums.copy_(observed)
+
     def _evict(self, rows: slice, held: int, excess: int) -> None:
-        order = self.part(self.order, rows)
-        now = self._now(rows)
+        order, position = self.part(self.order, rows), self.part(self.position, rows)
+        now = self._shared(self.seen, rows) - 1
         while excess:
-            used = order[..., :held]
-            view = _View(self, rows, used, now)
-            evictions = self.policy.evict(self.config, view, excess)
-            losers = evictions.losers
+            used = order.narrow(2, 0, held)
+            losers, winners = self._choose(rows, held, excess)
+            m = losers.shape[2]
+            slots = used.gather(2, losers if winners is None else torch.cat([losers, winners], dim=2))
             if self.trace is not None:
-                self._record(rows, used.gather(2, losers), evictions.winners, used, now)
-            cursor = evictions.cursor
-            if isinstance(cursor, Tensor):
-                self.cursor[rows] = cursor.flatten().tolist()
-            else:
-                self.cursor.fill(rows, cursor)
-            used.copy_(to_the_end(used, losers))
-            excess -= losers.shape[2]
-            held -= losers.shape[2]
+                self.trace.record(rows, position.gather(2, slots), m, now)
+            if winners is not None:
+                slots = slots.narrow(2, 0, m)
+            used.copy_(to_the_end(used, losers, slots, self._count(held)))
+            excess -= m
+            held -= m
         self.held.fill(rows, held)
 
-    def _now(self, rows: slice) -> int | Tensor:
-        """The position of the newest token."""
-        return self._shared(self.seen, rows) - 1
+    def _choose(self, rows: slice, held: int, count: int) -> tuple[Tensor, Tensor | None]:
+        """Up to `count` of the next evictions, in ranks: losers and, if they are traced, winners."""
+        parts = self._together(rows)
+        if len(parts) == 1:
+            return self._ask(parts[0], held, count)
+        # One, for policies evict differently many at once. Where nothing was compared the loser stands for the winner.
+        each = [self._ask(part, held, 1) for part in parts]
+        losers = torch.cat([lost for lost, _ in each])
+        if all(won is None for _, won in each):
+            return losers, None
+        return losers, torch.cat([lost if won is None else won for lost, won in each])
+
+    def _ask(self, part: _Part, held: int, count: int) -> tuple[Tensor, Tensor | None]:
+        view = _View(self, part.rows, held)
+        losers, winners, cursor = part.policy.evict(part.config, view, count)
+        if isinstance(cursor, Tensor):
+            self.cursor[part.rows] = cursor.flatten().tolist()
+        elif cursor != view.cursor:
+            self.cursor.fill(part.rows, cursor)
+        return losers, winners if view.traced else None
+
+    def _together(self, rows: slice) -> list[_Part]:
+        """The same rows, by their settings."""
+        if self.held.covers(rows):
+            return self._parts
+        first, last, _ = rows.indices(len(self.held))
+        return [
+            part._replace(rows=slice(max(part.rows.start, first), min(part.rows.stop, last)))
+            for part in self._parts
+            if part.rows.start < last and part.rows.stop > first
+        ]
 
     def _shared(self, numbers: PerRow[int], rows: slice) -> int | Tensor:
         """The number that all of these rows have, or LongTensor [rows, 1, 1] if they differ."""
@@ -315,12 +378,8 @@ class Ledger:
             return numbers.first(rows)
         return torch.tensor(numbers[rows], device=self.device)[:, None, None]
 
-    def _record(self, rows: slice, losers: Tensor, winners: Tensor | None, used: Tensor, step: int | Tensor) -> None:
-        assert self.trace is not None
-        position = self.part(self.position, rows)
-        if winners is not None:
-            winners = position.gather(2, used.gather(2, winners))
-        self.trace.record(rows, position.gather(2, losers), winners, step)
+    def _layer_of(self, rows: slice) -> int | tuple[int, ...]:
+        return self._layer.first(rows) if self._layer.alike(rows) else tuple(self._layer[rows])
 
     # ------------------------------------------------------------------ a block in several pieces
 
@@ -391,9 +450,20 @@ class Ledger:
         chosen = index.tolist()
         for per_row in (self.held, self.seen, self.since, self.cursor, self.capacity, self.width, self._layer):
             per_row.select(chosen)
+        self._config.select(chosen)
+        self._parts = _parts(self._config[:])
         self._open = [self._open[row] for row in chosen]
         if self.trace is not None:
             self.trace.select(index)
+
+
+def _parts(configs: list[TreeKVConfig]) -> list[_Part]:
+    parts, first = [], 0
+    for config, rows in groupby(configs):
+        last = first + len(list(rows))
+        parts.append(_Part(slice(first, last), config, policies.get(config.policy)))
+        first = last
+    return parts
 
 
 def room(tokens: int, most: int | None) -> int:
@@ -403,24 +473,24 @@ def room(tokens: int, most: int | None) -> int:
 
 
 class _View:
-    """The scores of some rows, by rank, as a policy sees them."""
+    """The scores of some rows with the same settings, by rank, as their policy sees them."""
 
-    def __init__(self, ledger: Ledger, rows: slice, order: Tensor, step: int | Tensor) -> None:
-        self.step = step
+    def __init__(self, ledger: Ledger, rows: slice, held: int) -> None:
+        self.held = held
         self.traced = ledger.trace is not None
         self.capacity: int = ledger.capacity.first(rows)  # type: ignore[assignment]  # a number, or nobody asks
         self.cursor = ledger._shared(ledger.cursor, rows)
-        self.shape = (order.shape[0], order.shape[1])
+        self.shape = (rows.stop - rows.start, ledger.heads)
         self.device = ledger.device
-        self._ledger, self._rows, self._order = ledger, rows, order
+        self._ledger, self._rows = ledger, rows
 
     @property
-    def held(self) -> int:
-        return self._order.shape[2]
+    def step(self) -> int | Tensor:
+        return self._ledger._shared(self._ledger.seen, self._rows) - 1
 
     @property
-    def layer(self) -> int | Tensor:
-        return self._ledger._shared(self._ledger._layer, self._rows)
+    def layer(self) -> int | tuple[int, ...]:
+        return self._ledger._layer_of(self._rows)
 
     def average(self, ranks: slice | Tensor) -> Tensor:
         slots = self._slots(ranks)
@@ -434,6 +504,7 @@ class _View:
         return self._ledger.part(self._ledger.sums, self._rows).gather(2, slots)
 
     def _slots(self, ranks: slice | Tensor) -> Tensor:
+        order = self._ledger.part(self._ledger.order, self._rows)
         if isinstance(ranks, slice):
-            return self._order[..., ranks]
-        return self._order.gather(2, ranks.expand(self.shape[0], self.shape[1], -1))
+            return order.narrow(2, 0, self.held)[..., ranks]
+        return order.gather(2, ranks.expand(*self.shape, -1))

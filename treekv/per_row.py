@@ -36,7 +36,7 @@ class PerRow(Generic[T]):
 
     def covers(self, rows: slice) -> bool:
         """Whether that is all rows."""
-        return len(range(self._rows)[rows]) == self._rows
+        return (rows.start == 0 and rows.stop == self._rows) or len(range(self._rows)[rows]) == self._rows
 
     def alike(self, rows: slice) -> bool:
         """Whether some rows all have the same."""
@@ -56,10 +56,11 @@ class PerRow(Generic[T]):
     def more(self, rows: slice, q: int) -> None:
         """Add to the numbers of some rows."""
         values: list[Any] = self._values if self.covers(rows) else self[rows]
-        if len(values) == 1:
-            self.fill(rows, values[0] + q)
+        more = [value + q for value in values]
+        if values is self._values:
+            self._values = more
         else:
-            self[rows] = [value + q for value in values]
+            self[rows] = more
 
     def select(self, rows: list[int]) -> None:
         every = [self[row] for row in rows]

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from treekv.per_row import PerRow
+
 KEPT = -1
 NOBODY = -1
 CHUNK = 64  # evictions; room is added this much at a time, so little stands empty
@@ -24,10 +26,11 @@ class LayerTrace:
 
     def __init__(self, batch: int, heads: int, device: torch.device) -> None:
         self.batch, self.heads, self.device = batch, heads, device
-        self._losers: list[Tensor] = []  # int32 [batch, heads, CHUNK] each
-        self._winners: list[Tensor] = []
-        self._count = [0] * batch
-        self._tokens = [0] * batch
+        # int32 [batch, heads, fields, CHUNK] each; fields are the loser and, as soon as anybody has one, the winner.
+        self._log: list[Tensor] = []
+        self._fields = 1
+        self._count = PerRow(0, batch)
+        self._tokens = PerRow(0, batch)
         self._runs: list[list[_Run]] = [[] for _ in range(batch)]
 
     @property
@@ -41,49 +44,54 @@ class LayerTrace:
     def survivor(self) -> Tensor:
         """int32 of the same shape: the position of the token that won the comparison, -1 where nothing was
         compared or evicted."""
-        winners = torch.cat(self._winners, dim=2) if self._winners else None
-        if winners is None:
-            winners = torch.full((self.batch, self.heads, max(self._count, default=0)), NOBODY, dtype=torch.int32)
-            winners = winners.to(self.device)
-        return self._dense([winners[row, :, : self._count[row]] for row in range(self.batch)])
+        counts = self._count[:]
+        if self._fields == 1:
+            nobody = torch.full((1, max(counts, default=0)), NOBODY, dtype=torch.int32, device=self.device)
+            return self._dense([nobody[:, :n] for n in counts])
+        losers, winners = self._logged(0), self._logged(1)
+        winners = winners.masked_fill(winners == losers, NOBODY)
+        return self._dense([winners[row, :, :n] for row, n in enumerate(counts)])
 
     @property
     def nbytes(self) -> int:
         """Bytes of the log: on the device, and on the host for the runs."""
-        log = sum(chunk.numel() * chunk.element_size() for chunk in self._losers + self._winners)
+        log = sum(chunk.numel() * chunk.element_size() for chunk in self._log)
         return log + _RUN_BYTES * sum(map(len, self._runs))
 
-    def extend(self, rows: slice, tokens: list[int]) -> None:
-        """Count the tokens that rows have seen; new ones count as kept."""
-        self._tokens[rows] = tokens
+    def extend(self, rows: slice, tokens: int) -> None:
+        """Rows have seen so many more tokens; these count as kept."""
+        self._tokens.more(rows, tokens)
 
-    def record(self, rows: slice, losers: Tensor, winners: Tensor | None, step: int | Tensor) -> None:
-        """Note that `losers` [rows, heads, m] (positions) went at `step`, beaten by `winners`."""
+    def record(self, rows: slice, positions: Tensor, m: int, step: int | Tensor) -> None:
+        """Note that m tokens of each head went at `step`: `positions` [rows, heads, m or 2 m] are the losers and then,
+        if there are any, the winners; where nothing was compared the loser stands for the winner."""
         numbers = range(self.batch)[rows]
-        steps = step.flatten().tolist() if isinstance(step, Tensor) else [step] * len(numbers)
-        if any(self._count[row] != self._count[numbers[0]] for row in numbers):
-            for i, row in enumerate(numbers):
-                one = slice(row, row + 1)
-                self._write(one, losers[i : i + 1], None if winners is None else winners[i : i + 1])
+        if self._count.alike(rows):
+            self._write(rows, positions, m)
         else:
-            self._write(rows, losers, winners)
-        for row, at in zip(numbers, steps, strict=True):
-            self._note(row, at, losers.shape[2])
+            for i, row in enumerate(numbers):
+                self._write(slice(row, row + 1), positions[i : i + 1], m)
+        if isinstance(step, Tensor):
+            for row, at in zip(numbers, step.flatten().tolist(), strict=True):
+                _note(self._runs[row], at, m)
+        else:
+            for runs in self._runs[rows]:
+                _note(runs, step, m)
 
     def record_prompt(self, rows: slice, kept: Tensor, survivors: Tensor | None, length: int) -> None:
         """Note the outcome of prefill "tree": whatever is not in `kept` went with the prompt's last token."""
         gone = torch.ones((*kept.shape[:2], length), dtype=torch.bool, device=self.device).scatter_(2, kept, False)
         losers = gone.nonzero()[:, 2].view(*kept.shape[:2], -1)
+        m = losers.shape[2]
         if survivors is not None:
-            survivors = survivors.expand(*kept.shape[:2], -1).gather(2, losers)
-        self.record(rows, losers, survivors, length - 1)
+            losers = torch.cat([losers, survivors.expand(*kept.shape[:2], -1).gather(2, losers)], dim=2)
+        self.record(rows, losers, m, length - 1)
 
     def of(self, rows: slice) -> LayerTrace:
         """The part of some rows, as it is now."""
-        part = LayerTrace(len(self._count[rows]), self.heads, self.device)
-        part._losers = [chunk[rows] for chunk in self._losers]
-        part._winners = [chunk[rows] for chunk in self._winners]
-        part._count, part._tokens = self._count[rows], self._tokens[rows]
+        part = LayerTrace(len(self._runs[rows]), self.heads, self.device)
+        part._log, part._fields = [chunk[rows] for chunk in self._log], self._fields
+        part._count[:], part._tokens[:] = self._count[rows], self._tokens[rows]
         part._runs = [[replace(run) for run in runs] for runs in self._runs[rows]]
         return part
 
@@ -93,76 +101,62 @@ class LayerTrace:
 
     def take_back(self, row: int, mark: Mark) -> None:
         """Forget what was recorded of a row since then."""
-        self._count[row] = mark.logged
+        self._count[row : row + 1] = [mark.logged]
         runs = self._runs[row]
         del runs[mark.runs :]
         runs[len(runs) - len(mark.last) :] = [replace(run) for run in mark.last]
 
     def copy_tensors(self) -> None:
         """Replace every tensor by a copy."""
-        self._losers = [chunk.clone() for chunk in self._losers]
-        self._winners = [chunk.clone() for chunk in self._winners]
+        self._log = [chunk.clone() for chunk in self._log]
 
     def select(self, index: Tensor) -> None:
         """Keep, repeat or reorder batch rows."""
-        self._losers = [chunk.index_select(0, index) for chunk in self._losers]
-        self._winners = [chunk.index_select(0, index) for chunk in self._winners]
+        self._log = [chunk.index_select(0, index) for chunk in self._log]
         rows = index.tolist()
         self.batch = len(rows)
-        self._count = [self._count[row] for row in rows]
-        self._tokens = [self._tokens[row] for row in rows]
+        self._count.select(rows)
+        self._tokens.select(rows)
         self._runs = [[replace(run) for run in self._runs[row]] for row in rows]
 
-    def _write(self, rows: slice, losers: Tensor, winners: Tensor | None) -> None:
+    def _write(self, rows: slice, positions: Tensor, m: int) -> None:
         """Append to the log of rows that have logged equally much."""
-        first, done, m = self._count[rows][0], 0, losers.shape[2]
-        if winners is not None:
-            while len(self._winners) < len(self._losers):
-                self._winners.append(self._chunk())
+        first, done, fields = self._count.first(rows), 0, positions.shape[2] // max(m, 1)
+        if fields > self._fields:
+            self._fields = fields
+            self._log = [torch.cat([chunk, torch.full_like(chunk, NOBODY)], dim=2) for chunk in self._log]
+        evicted = positions.unflatten(2, (-1, m)) if m > 1 else positions.unsqueeze(3)
         while done < m:
-            chunk, start = divmod(first + done, CHUNK)
-            if chunk == len(self._losers):
-                self._losers.append(self._chunk())
-                if winners is not None or self._winners:
-                    self._winners.append(self._chunk())
+            number, start = divmod(first + done, CHUNK)
+            if number == len(self._log):
+                shape = (self.batch, self.heads, self._fields, CHUNK)
+                self._log.append(torch.full(shape, NOBODY, dtype=torch.int32, device=self.device))
             now = min(m - done, CHUNK - start)
-            self._losers[chunk][rows, :, start : start + now] = losers[..., done : done + now]
-            if winners is not None:
-                self._winners[chunk][rows, :, start : start + now] = winners[..., done : done + now]
+            chunk = self._log[number].narrow(3, start, now)
+            if not (self._count.covers(rows) and fields == self._fields):
+                chunk = chunk[rows, :, :fields]
+            chunk.copy_(evicted if now == m else evicted.narrow(3, done, now))
             done += now
-        self._count[rows] = [first + m] * len(self._count[rows])
+        self._count.more(rows, m)
 
-    def _chunk(self) -> Tensor:
-        return torch.full((self.batch, self.heads, CHUNK), NOBODY, dtype=torch.int32, device=self.device)
-
-    def _note(self, row: int, step: int, m: int) -> None:
-        """m evictions of a row at `step`; a step may come in several parts."""
-        runs = self._runs[row]
-        if runs and runs[-1].last == step:
-            m += runs[-1].each
-            runs[-1].length -= 1
-            if not runs[-1].length:
-                runs.pop()
-        if runs and runs[-1].goes_on(step, m):
-            runs[-1].stride = step - runs[-1].last
-            runs[-1].length += 1
-        elif m:
-            runs.append(_Run(step, m))
+    def _logged(self, field: int) -> Tensor:
+        """int32 [batch, heads, evictions]."""
+        return torch.cat([chunk[:, :, field] for chunk in self._log], dim=2)
 
     def _steps(self, row: int) -> Tensor:
         """int32 [evictions of this row], when each happened."""
         parts = [
-            torch.arange(run.step, run.last + 1, run.stride, dtype=torch.int32).repeat_interleave(run.each)
+            torch.arange(run.first, run.last + 1, run.stride or 1, dtype=torch.int32).repeat_interleave(run.each)
             for run in self._runs[row]
         ]
         return torch.cat(parts).to(self.device) if parts else torch.empty(0, dtype=torch.int32, device=self.device)
 
     def _dense(self, values: list[Tensor]) -> Tensor:
         """From one value per eviction to one per token."""
-        shape = (self.batch, self.heads, max(self._tokens, default=0))
+        shape = (self.batch, self.heads, max(self._tokens[:], default=0))
         result = torch.full(shape, -1, dtype=torch.int32, device=self.device)
-        if self._losers:
-            losers = torch.cat(self._losers, dim=2)
+        if self._log:
+            losers = self._logged(0)
             for row, value in enumerate(values):
                 index = losers[row, :, : self._count[row]].long()
                 result[row].scatter_(1, index, value.expand_as(index))
@@ -179,20 +173,31 @@ class Mark(NamedTuple):
 
 @dataclass(slots=True)
 class _Run:
-    """`each` evictions at every one of `length` steps, `stride` apart, from `step` on."""
+    """`each` evictions at every step from `first` to `last`, `stride` apart; `stride` is 0 for a single step."""
 
-    step: int
+    first: int
     each: int
-    length: int = 1
-    stride: int = 1
-
-    @property
-    def last(self) -> int:
-        return self.step + (self.length - 1) * self.stride
-
-    def goes_on(self, step: int, each: int) -> bool:
-        """Whether the next step of this run is this one."""
-        return self.each == each and (self.length == 1 or step - self.last == self.stride)
+    last: int
+    stride: int = 0
 
 
-_RUN_BYTES = sys.getsizeof(_Run(0, 0)) + 4 * sys.getsizeof(2**30) + 8  # its numbers, and its place in a list
+def _note(runs: list[_Run], step: int, m: int) -> None:
+    """Add m evictions at `step`, which may come in several parts, to the runs of a row."""
+    if runs and (step - runs[-1].last, m) == (runs[-1].stride, runs[-1].each) and runs[-1].stride:  # mostly
+        runs[-1].last = step
+        return
+    if runs and runs[-1].last == step:
+        run = runs[-1]
+        m += run.each
+        run.last -= run.stride
+        if not run.stride:
+            runs.pop()
+        elif run.first == run.last:
+            run.stride = 0
+    if runs and runs[-1].each == m and runs[-1].stride in (0, step - runs[-1].last):
+        runs[-1].stride, runs[-1].last = step - runs[-1].last, step
+    elif m:
+        runs.append(_Run(step, m, step))
+
+
+_RUN_BYTES = sys.getsizeof(_Run(0, 0, 0)) + 4 * sys.getsizeof(2**30) + 8  # its numbers, and its place in a list

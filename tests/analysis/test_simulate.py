@@ -87,6 +87,20 @@ def test_several_settings_and_some_layers(run):
     assert seen[-1] == (2 * TOKENS, 2 * TOKENS) and seen == sorted(seen)
 
 
+@pytest.mark.parametrize("prefill, prompt, block", [("tree", 0, 1), ("stream", 40, 1), ("tree", 61, 2), ("none", 8, 1)])
+def test_settings_that_watch_together_see_what_each_sees_alone(run, prefill, prompt, block):
+    """Also where, after a prompt of 61 tokens in blocks of 2, some hold fewer than others."""
+    configs = {str(own): TreeKVConfig(cache_size=12, prefill=prefill, block_size=block, **own) for own in SETTINGS}
+    if prefill == "tree":
+        configs["snapkv"] = TreeKVConfig(policy="snapkv", cache_size=12, window_size=4)
+    configs["full"] = TreeKVConfig(policy="full")
+    together = simulate(run, configs, prompt=prompt)
+    for name, config in configs.items():
+        alone = simulate(run, {name: config}, prompt=prompt)
+        for field in ("evicted_at", "survivor"):
+            assert (together[field].sel(policy=name) == alone[field].sel(policy=name)).all(), (name, field)
+
+
 @pytest.mark.parametrize("prefill, prompt", [("stream", 0), ("tree", 61)])
 def test_a_random_draw_is_the_same_whatever_layers_are_simulated(run, prefill, prompt):
     config = TreeKVConfig(policy="random", cache_size=12, sink_size=2, recent_size=4, prefill=prefill)

@@ -230,15 +230,55 @@ def test_runs_tell_when_everybody_went(steps, data):
         mark, before = trace.mark(0), list(expected)
         now += distance
         for _ in range(parts):
-            trace.record(slice(0, 1), torch.arange(logged, logged + count).view(1, 1, -1), None, now)
+            trace.record(slice(0, 1), torch.arange(logged, logged + count).view(1, 1, -1), count, now)
             expected += [now] * count
             logged += count
         if data.draw(st.booleans()):
             trace.take_back(0, mark)
             logged -= len(expected) - len(before)
             expected = before
-    trace.extend(slice(0, 1), [logged])
+    trace.extend(slice(0, 1), logged)
     assert trace.evicted_at[0, 0].tolist() == expected
+
+
+def test_rows_with_different_settings_are_what_each_is_alone():
+    """Two rows of each policy, those that look at attention first; from the middle on in another order."""
+    names = ("tree", "h2o", "tova", "tree_left", "streaming", "random")
+    base = TreeKVConfig(cache_size=8, sink_size=2, recent_size=2, trace=True)
+    configs = [base.replace(policy=name, recent_size=6 if name == "streaming" else 2) for name in names]
+    generator = torch.Generator().manual_seed(0)
+    rows, reading = slice(0, 12), 6
+    weights = torch.rand(50, reading, HEADS, 50, generator=generator)  # by step and position
+
+    def feed(ledger: Ledger, numbers: list[int], first: int, last: int, within: slice) -> None:
+        for step in range(first, last):
+            places = ledger.places(within, 1)
+            position = ledger.part(ledger.position, within)[..., : places.n].scatter(2, places.slots, step)
+            seen = torch.stack([weights[step, n].gather(1, position[i]) for i, n in enumerate(numbers) if n < reading])
+            ledger.step(within, places, seen if len(seen) else None)
+
+    together = Ledger([own for own in configs for _ in range(2)], 12, HEADS, layer=[0, 1] * 6, layers=2)
+    order = list(range(12))
+    feed(together, order, 0, 30, rows)
+    assert not together.in_step(rows, 2, block=True)
+    order = [5, 0, 1, 4, 2, 3, 8, 10, 11, 9, 6, 7]
+    together.select(torch.tensor(order))
+    feed(together, order, 30, 45, rows)
+    # Some of them by themselves.
+    feed(together, order[:6], 45, 50, slice(0, 6))
+    for i, number in enumerate(order):
+        alone = Ledger(configs[number // 2], 1, HEADS, layer=number % 2, layers=2)
+        last = 50 if i < 6 else 45
+        for step in range(last):
+            places = alone.places(slice(0, 1), 1)
+            position = alone.position[..., : places.n].scatter(2, places.slots, step)
+            seen = weights[step, number][None].gather(2, position) if number < reading else None
+            alone.step(slice(0, 1), places, seen)
+        one = slice(i, i + 1)
+        assert torch.equal(together.positions(one), alone.positions(slice(0, 1)))
+        assert torch.equal(together.trace.evicted_at[i, :, :last], alone.trace.evicted_at[0])
+        assert torch.equal(together.trace.survivor[i, :, :last], alone.trace.survivor[0])
+        assert (together.trace.survivor[i] >= 0).any() == (configs[number // 2].policy in ("tree", "tree_left"))
 
 
 def test_selecting_rows_takes_all_their_books_along():

@@ -23,8 +23,8 @@ class Scores(Protocol):
         cursor: where policy "tree" compares next, counted from the end of the sinks: one number for all rows,
             or a LongTensor [batch, 1, 1].
         step: true position of the newest token: one number, or a LongTensor [batch, 1, 1].
-        layer: the layer's number in the model: one number, or LongTensor [batch, 1, 1] if rows belong to several
-            layers, which a policy with `depends_on_layer` sees only if it `takes_layers_together`.
+        layer: the layer's number in the model, or the number of each row if they belong to several layers, which a
+            policy with `depends_on_layer` sees only if it `takes_layers_together`.
         traced: whether anybody wants to know the winners; a policy may leave them out otherwise.
         shape: (batch, kv_heads).
         device: where the tensors live.
@@ -32,7 +32,6 @@ class Scores(Protocol):
 
     capacity: int
     cursor: int | Tensor
-    step: int | Tensor
     traced: bool
     shape: tuple[int, int]
     device: torch.device
@@ -41,7 +40,10 @@ class Scores(Protocol):
     def held(self) -> int: ...
 
     @property
-    def layer(self) -> int | Tensor: ...
+    def step(self) -> int | Tensor: ...
+
+    @property
+    def layer(self) -> int | tuple[int, ...]: ...
 
     def average(self, ranks: slice | Tensor) -> Tensor:
         """Average observed weight, float32 [batch, kv_heads, m], of the m ranks asked for."""
@@ -85,7 +87,7 @@ class Prompt(NamedTuple):
     sums: Tensor | None
     counts: Tensor | None
     heads: int
-    layer: int | Tensor
+    layer: int | tuple[int, ...]
     layers: int
     device: torch.device
 

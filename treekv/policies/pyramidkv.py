@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 from treekv.policies.snapkv import SnapKV
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from treekv.config import TreeKVConfig
 
 BETA = 20  # the last layer keeps about a twentieth of the mean prefix budget
@@ -26,7 +24,7 @@ class PyramidKV(SnapKV):
     name = "pyramidkv"
     depends_on_layer = True
 
-    def prefix_budget(self, config: TreeKVConfig, layer: int | Tensor, layers: int) -> int:
+    def prefix_budget(self, config: TreeKVConfig, layer: int | tuple[int, ...], layers: int) -> int:
         mean = config.cache_size - config.window_size
         if layers == 1:
             return mean

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +12,9 @@ from treekv.policies.base import Evictions, Policy, Prompt, Scores, Selection, h
 
 if TYPE_CHECKING:
     from treekv.config import TreeKVConfig
+
+
+AT_ONCE = 64  # draws are made for this many steps at a time
 
 
 class Random(Policy):
@@ -28,7 +32,12 @@ class Random(Policy):
     def evict(self, config: TreeKVConfig, scores: Scores, count: int) -> Evictions:
         candidates = scores.held - config.recent_size - config.sink_size
         # `held` tells the evictions of one step apart: it falls by one with each.
-        draw = hashed(config.seed, scores.layer, scores.shape[1], scores.step, scores.held, scores.device)
+        step, who = scores.step, (config.seed, scores.layer, scores.shape[1])
+        if isinstance(step, Tensor) or torch.compiler.is_compiling():
+            draw = hashed(*who, step, scores.held, scores.device)
+        else:
+            first = step - step % AT_ONCE
+            draw = _draws(*who, first, scores.held, scores.device).narrow(2, step - first, 1)
         losers = (draw % candidates + config.sink_size).expand(*scores.shape, 1)
         return Evictions(losers, None, scores.cursor)
 
@@ -40,15 +49,22 @@ class Random(Policy):
         return Selection(with_protected(chosen, first, last, prompt.length), None)
 
 
+@lru_cache(maxsize=64)
+def _draws(seed: int, layer: int | tuple[int, ...], heads: int, first: int, held: int, device: torch.device) -> Tensor:
+    """`hashed` for the steps from `first` on, LongTensor [1 or batch, heads, AT_ONCE]."""
+    return hashed(seed, layer, heads, torch.arange(first, first + AT_ONCE, device=device), held, device)
+
+
 def hashed(
-    seed: int, layer: int | Tensor, heads: int, step: int | Tensor, held: int, device: torch.device | str
+    seed: int, layer: int | tuple[int, ...], heads: int, step: int | Tensor, held: int, device: torch.device | str
 ) -> Tensor:
     """Numbers from 0 to 2**31 - 1, LongTensor [1 or batch, heads, 1 or as many as `step` has].
 
     The finalizer of SplitMix64, once for each input; int64 arithmetic wraps around on every device.
     """
     value = torch.zeros((1, heads, 1), dtype=torch.long, device=device)
-    for part in (seed, layer, torch.arange(heads, device=device)[None, :, None], held, step):
+    rows = layer if isinstance(layer, int) else torch.tensor(layer, device=device)[:, None, None]
+    for part in (seed, rows, torch.arange(heads, device=device)[None, :, None], held, step):
         value = (value + part + 1) * -7046029254386353131
         value = (value ^ (value >> 30 & (1 << 34) - 1)) * -4658895280553007687
         value = (value ^ (value >> 27 & (1 << 37) - 1)) * -7723592293110705685

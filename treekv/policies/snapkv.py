@@ -61,7 +61,7 @@ class SnapKV(Policy):
                 f"got {config.window_size}"
             )
 
-    def prefix_budget(self, config: TreeKVConfig, layer: int | Tensor, layers: int) -> int:
+    def prefix_budget(self, config: TreeKVConfig, layer: int | tuple[int, ...], layers: int) -> int:
         """How many tokens before the window a layer keeps."""
         return config.cache_size - config.window_size
 

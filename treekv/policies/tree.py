@@ -93,8 +93,8 @@ def compare_pairs(scores: Scores, count: int, sink: int, region: int, stride: in
     left = scores.cursor + sink
     if count == 1 and isinstance(left, int):
         pair = scores.average(slice(left, left + 2))
-        losers = (pair[..., :1] > pair[..., 1:]) + left
-        winners = 2 * left + 1 - losers if scores.traced else None
+        losers = pair.argmin(2, keepdim=True) + left  # of equals the first
+        winners = torch.rsub(losers, 2 * left + 1) if scores.traced else None
         return Evictions(losers, winners, (scores.cursor + stride) % region)
     lefts = left + (stride + 1) * torch.arange(count, device=scores.device)[None, None]
     if stride == 1 and isinstance(left, int):  # the pairs stand side by side
@@ -137,14 +137,13 @@ def without(values: Tensor, ranks: Tensor) -> Tensor:
     return values.gather(2, index + before)
 
 
-def to_the_end(values: Tensor, ranks: Tensor) -> Tensor:
-    """`values` [batch, heads, n] with the entries at `ranks` [batch, heads, m] (ascending, distinct) moved behind the
-    others, in that order."""
+def to_the_end(values: Tensor, ranks: Tensor, moved: Tensor, count: Tensor) -> Tensor:
+    """`values` [batch, heads, n] with the entries at `ranks` [batch, heads, m] (ascending, distinct), which are
+    `moved`, behind the others in that order; `count` is 0 ... n-1."""
     if ranks.shape[2] > 1:
-        return without(torch.cat([values, values.gather(2, ranks)], dim=2), ranks)
-    index = torch.arange(values.shape[2], device=values.device)
-    index = index + (index >= ranks)
-    index[..., -1:] = ranks
+        return without(torch.cat([values, moved], dim=2), ranks)
+    index = count + (count >= ranks)
+    index.narrow(2, -1, 1).copy_(ranks)
     return values.gather(2, index)
 
 

@@ -24,6 +24,12 @@ class TreeLeft(Tree):
 
     def sweep(self, config: TreeKVConfig, scores: Scores, count: int, sink: int, region: int) -> Evictions:
         count = at_once(scores.cursor, count, region, config.stride)
-        every = (config.stride + 1) * torch.arange(count, device=scores.device)[None, None]
-        losers = (every + scores.cursor + sink).expand(*scores.shape, count)
-        return Evictions(losers, losers + 1, (scores.cursor + count * config.stride) % region)
+        left = scores.cursor + sink
+        if count > 1:
+            left = left + (config.stride + 1) * torch.arange(count, device=scores.device)[None, None]
+        if isinstance(left, int):
+            losers = torch.full((*scores.shape, 1), left, device=scores.device)
+        else:
+            losers = left.expand(*scores.shape, count)
+        winners = losers + 1 if scores.traced else None
+        return Evictions(losers, winners, (scores.cursor + count * config.stride) % region)
