@@ -21,6 +21,7 @@ from treekv.ledger import Ledger, Places
 from treekv.trace import LayerTrace
 
 QUERIES_AT_ONCE = 16  # attention logits exist for this many queries at a time
+TOGETHER = 2**19  # logits of a query, over layers, heads and settings; with more a processor's caches overflow
 
 Progress = Callable[[int, int], None]
 
@@ -121,7 +122,7 @@ def _groups(run: Capture, config: TreeKVConfig, layers: list[int]) -> list[tuple
 
 
 def _watchers(run: Capture, configs: list[TreeKVConfig], layers: list[int], prompt: int) -> list[_Watcher]:
-    """Settings that go the same way watch together, for a step costs hardly more for several of them."""
+    """Settings that go the same way watch together, for a small step costs hardly more for several of them."""
     together: dict[tuple, list[tuple[int, TreeKVConfig, list[int]]]] = {}
     for number, config in enumerate(configs):
         for own, group in _groups(run, config, layers):
@@ -133,7 +134,13 @@ def _watchers(run: Capture, configs: list[TreeKVConfig], layers: list[int], prom
                 number if in_blocks else None,  # in a block policies evict differently many at once
             )
             together.setdefault(way, []).append((number, own, group))
-    return [_Watcher(run, members, prompt) for members in together.values()]
+    watchers = []
+    for members in together.values():
+        members.sort(key=lambda member: not _reads(member[1]))
+        _, config, group = members[0]
+        most = max(TOGETHER // (len(group) * run.query_heads * config.cache_size), 1)
+        watchers += [_Watcher(run, members[i : i + most], prompt) for i in range(0, len(members), most)]
+    return watchers
 
 
 class _Watcher:
@@ -150,7 +157,6 @@ class _Watcher:
     """
 
     def __init__(self, run: Capture, members: list[tuple[int, TreeKVConfig, list[int]]], prompt: int) -> None:
-        members = sorted(members, key=lambda member: not _reads(member[1]))
         configs = [config for _, config, _ in members]
         self.numbers = [number for number, _, _ in members]
         self.layers = members[0][2]

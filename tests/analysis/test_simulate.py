@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import pytest
 import torch
 
@@ -87,9 +89,11 @@ def test_several_settings_and_some_layers(run):
     assert seen[-1] == (2 * TOKENS, 2 * TOKENS) and seen == sorted(seen)
 
 
+@pytest.mark.parametrize("most", [2, 99])
 @pytest.mark.parametrize("prefill, prompt, block", [("tree", 0, 1), ("stream", 40, 1), ("tree", 61, 2), ("none", 8, 1)])
-def test_settings_that_watch_together_see_what_each_sees_alone(run, prefill, prompt, block):
+def test_settings_that_watch_together_see_what_each_sees_alone(run, monkeypatch, most, prefill, prompt, block):
     """Also where, after a prompt of 61 tokens in blocks of 2, some hold fewer than others."""
+    monkeypatch.setattr(import_module("analysis.simulate"), "TOGETHER", most * 2 * run.query_heads * 12)
     configs = {str(own): TreeKVConfig(cache_size=12, prefill=prefill, block_size=block, **own) for own in SETTINGS}
     if prefill == "tree":
         configs["snapkv"] = TreeKVConfig(policy="snapkv", cache_size=12, window_size=4)
