@@ -328,38 +328,34 @@ class Ledger:
         now = self._shared(self.seen, rows) - 1
         while excess:
             used = order.narrow(2, 0, held)
-            losers, winners = self._choose(rows, held, excess)
-            m = losers.shape[2]
-            slots = used.gather(2, losers if winners is None else torch.cat([losers, winners], dim=2))
+            ranks = self._choose(rows, held, excess)  # [losers or losers and winners, rows, heads, m]
+            slots = used.expand(len(ranks), -1, -1, -1).gather(3, ranks)
             if self.trace is not None:
-                self.trace.record(rows, position.gather(2, slots), m, now)
-            if winners is not None:
-                slots = slots.narrow(2, 0, m)
-            used.copy_(to_the_end(used, losers, slots, self._count(held)))
-            excess -= m
-            held -= m
+                self.trace.record(rows, position.expand(len(ranks), -1, -1, -1).gather(3, slots), now)
+            used.copy_(to_the_end(used, ranks[0], slots[0], self._count(held)))
+            excess -= ranks.shape[3]
+            held -= ranks.shape[3]
         self.held.fill(rows, held)
 
-    def _choose(self, rows: slice, held: int, count: int) -> tuple[Tensor, Tensor | None]:
-        """Up to `count` of the next evictions, in ranks: losers and, if they are traced, winners."""
+    def _choose(self, rows: slice, held: int, count: int) -> Tensor:
+        """Up to `count` of the next evictions, LongTensor [1 or 2, rows, heads, m]: the ranks of the losers and, if
+        they are traced and there are any, of the winners."""
         parts = self._together(rows)
-        if len(parts) == 1:
-            return self._ask(parts[0], held, count)
-        # One, for policies evict differently many at once. Where nothing was compared the loser stands for the winner.
-        each = [self._ask(part, held, 1) for part in parts]
-        losers = torch.cat([lost for lost, _ in each])
-        if all(won is None for _, won in each):
-            return losers, None
-        return losers, torch.cat([lost if won is None else won for lost, won in each])
-
-    def _ask(self, part: _Part, held: int, count: int) -> tuple[Tensor, Tensor | None]:
-        view = _View(self, part.rows, held)
-        losers, winners, cursor = part.policy.evict(part.config, view, count)
-        if isinstance(cursor, Tensor):
-            self.cursor[part.rows] = cursor.flatten().tolist()
-        elif cursor != view.cursor:
-            self.cursor.fill(part.rows, cursor)
-        return losers, winners if view.traced else None
+        if len(parts) > 1:
+            count = 1  # policies evict differently many at once
+        losers, winners, compared = [], [], False
+        for part in parts:
+            lost, won, cursor = part.policy.evict(part.config, _View(self, part.rows, held), count)
+            if isinstance(cursor, Tensor):
+                self.cursor[part.rows] = cursor.flatten().tolist()
+            elif cursor is not None:
+                self.cursor.fill(part.rows, cursor)
+            losers.append(lost)
+            winners.append(lost if won is None else won)  # the loser stands for the winner where nothing was compared
+            compared |= won is not None
+        if self.trace is not None and compared:
+            losers += winners
+        return (torch.cat(losers) if len(losers) > 1 else losers[0]).unflatten(0, (-1, rows.stop - rows.start))
 
     def _together(self, rows: slice) -> list[_Part]:
         """The same rows, by their settings."""
@@ -478,11 +474,17 @@ class _View:
     def __init__(self, ledger: Ledger, rows: slice, held: int) -> None:
         self.held = held
         self.traced = ledger.trace is not None
-        self.capacity: int = ledger.capacity.first(rows)  # type: ignore[assignment]  # a number, or nobody asks
-        self.cursor = ledger._shared(ledger.cursor, rows)
         self.shape = (rows.stop - rows.start, ledger.heads)
         self.device = ledger.device
         self._ledger, self._rows = ledger, rows
+
+    @property
+    def capacity(self) -> int:
+        return self._ledger.capacity.first(self._rows)  # type: ignore[return-value]  # a number, or nobody asks
+
+    @property
+    def cursor(self) -> int | Tensor:
+        return self._ledger._shared(self._ledger.cursor, self._rows)
 
     @property
     def step(self) -> int | Tensor:

@@ -26,7 +26,7 @@ class LayerTrace:
 
     def __init__(self, batch: int, heads: int, device: torch.device) -> None:
         self.batch, self.heads, self.device = batch, heads, device
-        # int32 [batch, heads, fields, CHUNK] each; fields are the loser and, as soon as anybody has one, the winner.
+        # int32 [fields, batch, heads, CHUNK] each; fields are the loser and, as soon as anybody has one, the winner.
         self._log: list[Tensor] = []
         self._fields = 1
         self._count = PerRow(0, batch)
@@ -62,15 +62,16 @@ class LayerTrace:
         """Rows have seen so many more tokens; these count as kept."""
         self._tokens.more(rows, tokens)
 
-    def record(self, rows: slice, positions: Tensor, m: int, step: int | Tensor) -> None:
-        """Note that m tokens of each head went at `step`: `positions` [rows, heads, m or 2 m] are the losers and then,
-        if there are any, the winners; where nothing was compared the loser stands for the winner."""
+    def record(self, rows: slice, evicted: Tensor, step: int | Tensor) -> None:
+        """Note what went at `step`: `evicted` [1 or 2, rows, heads, m] are the positions of the losers and, if there
+        are any, of the winners; where nothing was compared the loser stands for the winner."""
         numbers = range(self.batch)[rows]
         if self._count.alike(rows):
-            self._write(rows, positions, m)
+            self._write(rows, evicted)
         else:
             for i, row in enumerate(numbers):
-                self._write(slice(row, row + 1), positions[i : i + 1], m)
+                self._write(slice(row, row + 1), evicted[:, i : i + 1])
+        m = evicted.shape[3]
         if isinstance(step, Tensor):
             for row, at in zip(numbers, step.flatten().tolist(), strict=True):
                 _note(self._runs[row], at, m)
@@ -81,16 +82,16 @@ class LayerTrace:
     def record_prompt(self, rows: slice, kept: Tensor, survivors: Tensor | None, length: int) -> None:
         """Note the outcome of prefill "tree": whatever is not in `kept` went with the prompt's last token."""
         gone = torch.ones((*kept.shape[:2], length), dtype=torch.bool, device=self.device).scatter_(2, kept, False)
-        losers = gone.nonzero()[:, 2].view(*kept.shape[:2], -1)
-        m = losers.shape[2]
+        evicted = gone.nonzero()[:, 2].view(1, *kept.shape[:2], -1)
         if survivors is not None:
-            losers = torch.cat([losers, survivors.expand(*kept.shape[:2], -1).gather(2, losers)], dim=2)
-        self.record(rows, losers, m, length - 1)
+            winners = survivors.expand(*kept.shape[:2], -1).gather(2, evicted[0])
+            evicted = torch.cat([evicted, winners[None]])
+        self.record(rows, evicted, length - 1)
 
     def of(self, rows: slice) -> LayerTrace:
         """The part of some rows, as it is now."""
         part = LayerTrace(len(self._runs[rows]), self.heads, self.device)
-        part._log, part._fields = [chunk[rows] for chunk in self._log], self._fields
+        part._log, part._fields = [chunk[:, rows] for chunk in self._log], self._fields
         part._count[:], part._tokens[:] = self._count[rows], self._tokens[rows]
         part._runs = [[replace(run) for run in runs] for runs in self._runs[rows]]
         return part
@@ -112,36 +113,35 @@ class LayerTrace:
 
     def select(self, index: Tensor) -> None:
         """Keep, repeat or reorder batch rows."""
-        self._log = [chunk.index_select(0, index) for chunk in self._log]
+        self._log = [chunk.index_select(1, index) for chunk in self._log]
         rows = index.tolist()
         self.batch = len(rows)
         self._count.select(rows)
         self._tokens.select(rows)
         self._runs = [[replace(run) for run in self._runs[row]] for row in rows]
 
-    def _write(self, rows: slice, positions: Tensor, m: int) -> None:
+    def _write(self, rows: slice, evicted: Tensor) -> None:
         """Append to the log of rows that have logged equally much."""
-        first, done, fields = self._count.first(rows), 0, positions.shape[2] // max(m, 1)
+        first, done, (fields, _, _, m) = self._count.first(rows), 0, evicted.shape
         if fields > self._fields:
             self._fields = fields
-            self._log = [torch.cat([chunk, torch.full_like(chunk, NOBODY)], dim=2) for chunk in self._log]
-        evicted = positions.unflatten(2, (-1, m)) if m > 1 else positions.unsqueeze(3)
+            self._log = [torch.cat([chunk, torch.full_like(chunk, NOBODY)]) for chunk in self._log]
         while done < m:
             number, start = divmod(first + done, CHUNK)
             if number == len(self._log):
-                shape = (self.batch, self.heads, self._fields, CHUNK)
+                shape = (self._fields, self.batch, self.heads, CHUNK)
                 self._log.append(torch.full(shape, NOBODY, dtype=torch.int32, device=self.device))
             now = min(m - done, CHUNK - start)
             chunk = self._log[number].narrow(3, start, now)
             if not (self._count.covers(rows) and fields == self._fields):
-                chunk = chunk[rows, :, :fields]
+                chunk = chunk[:fields, rows]
             chunk.copy_(evicted if now == m else evicted.narrow(3, done, now))
             done += now
         self._count.more(rows, m)
 
     def _logged(self, field: int) -> Tensor:
         """int32 [batch, heads, evictions]."""
-        return torch.cat([chunk[:, :, field] for chunk in self._log], dim=2)
+        return torch.cat([chunk[field] for chunk in self._log], dim=2)
 
     def _steps(self, row: int) -> Tensor:
         """int32 [evictions of this row], when each happened."""

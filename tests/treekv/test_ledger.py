@@ -230,7 +230,7 @@ def test_runs_tell_when_everybody_went(steps, data):
         mark, before = trace.mark(0), list(expected)
         now += distance
         for _ in range(parts):
-            trace.record(slice(0, 1), torch.arange(logged, logged + count).view(1, 1, -1), count, now)
+            trace.record(slice(0, 1), torch.arange(logged, logged + count).view(1, 1, 1, -1), now)
             expected += [now] * count
             logged += count
         if data.draw(st.booleans()):

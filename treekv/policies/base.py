@@ -30,14 +30,18 @@ class Scores(Protocol):
         device: where the tensors live.
     """
 
-    capacity: int
-    cursor: int | Tensor
     traced: bool
     shape: tuple[int, int]
     device: torch.device
 
     @property
     def held(self) -> int: ...
+
+    @property
+    def capacity(self) -> int: ...
+
+    @property
+    def cursor(self) -> int | Tensor: ...
 
     @property
     def step(self) -> int | Tensor: ...
@@ -61,12 +65,12 @@ class Evictions(NamedTuple):
         losers: LongTensor [batch, kv_heads, m], ascending along m.
         winners: LongTensor of the same shape, who won the comparison; None where nothing was compared
             or nobody wants to know.
-        cursor: the cursor afterwards.
+        cursor: the cursor afterwards; None if it stays where it is.
     """
 
     losers: Tensor
-    winners: Tensor | None
-    cursor: int | Tensor
+    winners: Tensor | None = None
+    cursor: int | Tensor | None = None
 
 
 class Prompt(NamedTuple):

@@ -29,7 +29,7 @@ class H2O(Policy):
     def evict(self, config: TreeKVConfig, scores: Scores, count: int) -> Evictions:
         candidates = slice(config.sink_size, scores.held - config.recent_size)
         losers = lowest(scores.total(candidates), count, config.sink_size)
-        return Evictions(losers, None, scores.cursor)
+        return Evictions(losers)
 
     def select_prompt(self, config: TreeKVConfig, prompt: Prompt) -> Selection:
         assert prompt.sums is not None  # uses_attention is True

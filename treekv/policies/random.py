@@ -39,7 +39,7 @@ class Random(Policy):
             first = step - step % AT_ONCE
             draw = _draws(*who, first, scores.held, scores.device).narrow(2, step - first, 1)
         losers = (draw % candidates + config.sink_size).expand(*scores.shape, 1)
-        return Evictions(losers, None, scores.cursor)
+        return Evictions(losers)
 
     def select_prompt(self, config: TreeKVConfig, prompt: Prompt) -> Selection:
         first, last = config.sink_size, prompt.length - config.recent_size

@@ -39,7 +39,7 @@ class Streaming(Policy):
 
     def evict(self, config: TreeKVConfig, scores: Scores, count: int) -> Evictions:
         losers = torch.arange(config.sink_size, config.sink_size + count, device=scores.device)
-        return Evictions(losers.expand(*scores.shape, count), None, scores.cursor)
+        return Evictions(losers.expand(*scores.shape, count).contiguous())
 
     def select_prompt(self, config: TreeKVConfig, prompt: Prompt) -> Selection:
         positions = torch.arange(prompt.length, device=prompt.device)

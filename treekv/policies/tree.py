@@ -75,8 +75,9 @@ class Tree(Policy):
         while blocks.held > blocks.capacity:
             # Scores are fixed, so inserting every block first and evicting afterwards makes the same comparisons
             # as inserting them one by one: a pair lies left of whatever is still to come.
-            losers, winners, blocks.cursor = self.sweep(config, blocks, blocks.held - blocks.capacity, sink, region)
-            assert winners is not None
+            losers, winners, cursor = self.sweep(config, blocks, blocks.held - blocks.capacity, sink, region)
+            assert winners is not None and cursor is not None
+            blocks.cursor = cursor
             winner_of = winner_of.scatter(2, kept.gather(2, losers), kept.gather(2, winners))
             kept = without(kept, losers)
             blocks.remove(losers)
@@ -89,20 +90,21 @@ def compare_pairs(scores: Scores, count: int, sink: int, region: int, stride: in
     Each eviction shifts the ranks to its right down by one, so the k-th pair of a sweep begins at rank
     left + k * (stride + 1) of the list before it: pairs do not overlap and can be compared together.
     """
-    count = at_once(scores.cursor, count, region, stride)
-    left = scores.cursor + sink
+    cursor = scores.cursor
+    count = at_once(cursor, count, region, stride)
+    left = cursor + sink
     if count == 1 and isinstance(left, int):
         pair = scores.average(slice(left, left + 2))
         losers = pair.argmin(2, keepdim=True) + left  # of equals the first
         winners = torch.rsub(losers, 2 * left + 1) if scores.traced else None
-        return Evictions(losers, winners, (scores.cursor + stride) % region)
+        return Evictions(losers, winners, (cursor + stride) % region)
     lefts = left + (stride + 1) * torch.arange(count, device=scores.device)[None, None]
     if stride == 1 and isinstance(left, int):  # the pairs stand side by side
         pairs = scores.average(slice(left, left + 2 * count)).unflatten(2, (count, 2))
         losers = lefts + (pairs[..., 0] > pairs[..., 1])
     else:
         losers = lefts + (scores.average(lefts) > scores.average(lefts + 1))
-    return Evictions(losers, 2 * lefts + 1 - losers, (scores.cursor + count * stride) % region)
+    return Evictions(losers, 2 * lefts + 1 - losers, (cursor + count * stride) % region)
 
 
 def at_once(cursor: int | Tensor, count: int, region: int, stride: int) -> int:

@@ -23,8 +23,9 @@ class TreeLeft(Tree):
     uses_attention = False
 
     def sweep(self, config: TreeKVConfig, scores: Scores, count: int, sink: int, region: int) -> Evictions:
-        count = at_once(scores.cursor, count, region, config.stride)
-        left = scores.cursor + sink
+        cursor = scores.cursor
+        count = at_once(cursor, count, region, config.stride)
+        left = cursor + sink
         if count > 1:
             left = left + (config.stride + 1) * torch.arange(count, device=scores.device)[None, None]
         if isinstance(left, int):
@@ -32,4 +33,4 @@ class TreeLeft(Tree):
         else:
             losers = left.expand(*scores.shape, count)
         winners = losers + 1 if scores.traced else None
-        return Evictions(losers, winners, (scores.cursor + count * config.stride) % region)
+        return Evictions(losers, winners, (cursor + count * config.stride) % region)
