@@ -21,7 +21,7 @@ from treekv.ledger import Ledger, Places
 from treekv.trace import LayerTrace
 
 QUERIES_AT_ONCE = 16  # attention logits exist for this many queries at a time
-TOGETHER = 2**19  # logits of a query, over layers, heads and settings; with more a processor's caches overflow
+TOGETHER = 2**18  # logits of one token, over layers, heads and settings: with many more, caches of a CPU overflow
 
 Progress = Callable[[int, int], None]
 
