@@ -138,7 +138,8 @@ def _watchers(run: Capture, configs: list[TreeKVConfig], layers: list[int], prom
     for members in together.values():
         members.sort(key=lambda member: not _reads(member[1]))
         _, config, group = members[0]
-        most = max(TOGETHER // (len(group) * run.query_heads * config.cache_size), 1)
+        held = max(config.cache_size, prompt if config.prefill == "none" else 0)
+        most = max(TOGETHER // (len(group) * run.query_heads * held), 1)
         watchers += [_Watcher(run, members[i : i + most], prompt) for i in range(0, len(members), most)]
     return watchers
 
@@ -177,7 +178,7 @@ class _Watcher:
         self.chunk = self.block * max(QUERIES_AT_ONCE // self.block, 1)
         self.start = prompt if config.prefill != "stream" else 0
         self.blocks_end = prompt or run.tokens
-        if not self.ledger.policy.evicts_prompt:  # nothing is ever evicted
+        if self.ledger.keeps_everything:
             self.start = run.tokens
             self.trace.extend(self.rows, run.tokens)
         elif self.start:
@@ -269,8 +270,7 @@ class _Logits:
         # Nobody sees who comes later.
         new += torch.full((q, q), float("-inf"), device=keys.device).triu(1).repeat(group, 1)
         # As many slots as can be in use before the last of these queries has been here.
-        held, capacity = max(ledger.held[rows]), max(most or 0 for most in ledger.capacity[rows])
-        n = max(min(held, capacity) + q, *ledger.width[rows])
+        n = max(max(ledger.held[:]) + q, *ledger.width[:])
         position = ledger.position[rows, :, :n]
         if n > position.shape[2]:
             position = torch.nn.functional.pad(position, (0, n - position.shape[2]))

@@ -75,12 +75,11 @@ class _Open(NamedTuple):
 class Ledger:
     """Order and scores of rows of `heads` KV heads; every head of a row holds equally many tokens.
 
-    A row is a row of a batch in one layer. Rows may have different settings, as long as their policies want the same
-    to be done with what a step observes: `uses_attention`, `accumulates` and whether and when they evict are asked of
-    the first.
+    A row is a row of a batch in one layer. Rows may have different settings if all their policies evict while decoding,
+    or none, and likewise a prompt; rows whose policy looks at attention come first.
 
     Args:
-        config: the settings, or those of each row.
+        config: the settings, or those of each row; whether there is a trace says the first.
         rows: how many.
         heads: KV heads.
         device: where the books are kept.
@@ -106,10 +105,10 @@ class Ledger:
         layers: int = 1,
     ) -> None:
         each = [config] * rows if isinstance(config, TreeKVConfig) else list(config)
+        assert len(each) == rows
         self._config = PerRow(each[0], rows)
         self._config[:] = each
         self._parts = _parts(each)
-        self.policy = self._parts[0].policy
         self.layers = layers
         self.heads = heads
         self.device = torch.device(device)
@@ -126,6 +125,11 @@ class Ledger:
         self.width = PerRow(0, rows)  # slots from here on have not been used yet and stand in their own order
         self._open: list[_Open | None] = [None] * rows
         self.trace = LayerTrace(rows, heads, self.device) if each[0].trace else None
+
+    @property
+    def policy(self) -> policies.Policy:
+        """That of the first row."""
+        return self._parts[0].policy
 
     @property
     def slots(self) -> int:
@@ -158,7 +162,7 @@ class Ledger:
             if not any(full):
                 return True
             return all(full) and same(held) and same(capacity)
-        if len(self._together(rows)) > 1:  # sweeps of different policies end after different counts
+        if len(self._parts_of(rows)) > 1:  # sweeps of different policies end after different counts
             return False
         alike = (held, capacity, self.cursor[rows], self.seen[rows])
         opened = [block.tokens if block else 0 for block in self._open[rows]]
@@ -205,7 +209,7 @@ class Ledger:
 
         `sums` [rows, heads, length], `counts` [1, 1, length].
         """
-        _, config, policy = self._together(rows)[0]
+        _, config, policy = self._parts_of(rows)[0]
         kept_whole = not policy.evicts_prompt or config.prefill == "none"
         if kept_whole or length <= config.cache_size:
             return None
@@ -226,7 +230,7 @@ class Ledger:
         kept = self._count(length)[None, None] if selection is None else selection.kept
         kept = kept.expand(shape)
         held = kept.shape[2]
-        if self._together(rows)[0].config.prefill == "none":
+        if self._parts_of(rows)[0].config.prefill == "none":
             self.capacity[rows] = [None if most is None else max(most, length) for most in self.capacity[rows]]
         most = self.capacity.first(rows)
         self.reserve(held if most is None else held + 1, None if most is None else most + 1)
@@ -283,7 +287,8 @@ class Ledger:
             rows: they are `in_step`.
             places: what `self.places` said.
             observed: float32 [rows, heads, n], attention weights by slot, summed over the queries of the q newcomers
-                (of the last one, for a policy that does not accumulate); None if the policy does not look.
+                (of the last one, for a policy that does not accumulate), of the rows whose policy looks; None if no
+                policy does.
             unfinished: the newcomers are part of a block of which more may come; then `reopen` can take the
                 evictions back.
         """
@@ -295,7 +300,7 @@ class Ledger:
         else:
             position.scatter_(2, places.slots, (self._count(q) + start).expand(places.slots.shape))
         if observed is not None:
-            parts = self._together(rows)
+            parts = self._parts_of(rows)
             for part in parts:
                 if part.policy.uses_attention:
                     slots, seen = places.slots, observed
@@ -340,7 +345,7 @@ class Ledger:
     def _choose(self, rows: slice, held: int, count: int) -> Tensor:
         """Up to `count` of the next evictions, LongTensor [1 or 2, rows, heads, m]: the ranks of the losers and, if
         they are traced and there are any, of the winners."""
-        parts = self._together(rows)
+        parts = self._parts_of(rows)
         if len(parts) > 1:
             count = 1  # policies evict differently many at once
         losers, winners, compared = [], [], False
@@ -357,8 +362,8 @@ class Ledger:
             losers += winners
         return (torch.cat(losers) if len(losers) > 1 else losers[0]).unflatten(0, (-1, rows.stop - rows.start))
 
-    def _together(self, rows: slice) -> list[_Part]:
-        """The same rows, by their settings."""
+    def _parts_of(self, rows: slice) -> list[_Part]:
+        """These rows by their settings, which are all the same but in a simulation."""
         if self.held.covers(rows):
             return self._parts
         first, last, _ = rows.indices(len(self.held))

@@ -10,7 +10,7 @@ import torch
 import analysis
 from analysis.simulate import simulate
 from tests import tiny
-from treekv import TreeKVCache, TreeKVConfig, TreeKVError
+from treekv import TreeKVCache, TreeKVConfig, TreeKVError, policies, register_policy
 
 TOKENS = 90
 
@@ -90,7 +90,9 @@ def test_several_settings_and_some_layers(run):
 
 
 @pytest.mark.parametrize("most", [2, 99])
-@pytest.mark.parametrize("prefill, prompt, block", [("tree", 0, 1), ("stream", 40, 1), ("tree", 61, 2), ("none", 8, 1)])
+@pytest.mark.parametrize(
+    "prefill, prompt, block", [("tree", 0, 1), ("stream", 40, 1), ("tree", 61, 2), ("none", 40, 1)]
+)
 def test_settings_that_watch_together_see_what_each_sees_alone(run, monkeypatch, most, prefill, prompt, block):
     """Also where, after a prompt of 61 tokens in blocks of 2, some hold fewer than others."""
     monkeypatch.setattr(import_module("analysis.simulate"), "TOGETHER", most * 2 * run.query_heads * 12)
@@ -103,6 +105,40 @@ def test_settings_that_watch_together_see_what_each_sees_alone(run, monkeypatch,
         alone = simulate(run, {name: config}, prompt=prompt)
         for field in ("evicted_at", "survivor"):
             assert (together[field].sel(policy=name) == alone[field].sel(policy=name)).all(), (name, field)
+
+
+class Loose(policies.TOVA):
+    """Keeps more of a prompt than `cache_size`, which goes with the first token that follows."""
+
+    name = "loose"
+
+    def select_prompt(self, config, prompt):
+        return policies.Selection(torch.arange(prompt.length)[None, None, -config.cache_size - 20 :], None)
+
+
+class DecodeOnly(policies.H2O):
+    name = "decode only"
+    evicts_prompt = False
+
+
+@pytest.mark.parametrize("own", [Loose(), DecodeOnly()], ids=lambda own: own.name)
+def test_a_policy_of_ones_own_is_simulated_as_it_runs(llama, run, own):
+    register_policy(own)
+    try:
+        configs = {
+            name: TreeKVConfig(policy=name, cache_size=12, positions="original", trace=True)
+            for name in (own.name, "tree", "streaming")
+        }
+        result = simulate(run, configs, prompt=61)
+        for name, config in configs.items():
+            cache = TreeKVCache(config, llama.config)
+            llama(tiny.tokens(TOKENS)[:, :61], past_key_values=cache)
+            for token in tiny.tokens(TOKENS)[0, 61:]:
+                llama(token.view(1, 1), past_key_values=cache)
+            got = torch.tensor(result["evicted_at"].sel(policy=name, layer=0).values)
+            assert torch.equal(got, cache.trace[0].evicted_at[0]) and (got < 0).sum() == 2 * 12
+    finally:
+        policies.registry._policies.pop(own.name)
 
 
 @pytest.mark.parametrize("prefill, prompt", [("stream", 0), ("tree", 61)])

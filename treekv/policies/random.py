@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from treekv.config import TreeKVConfig
 
 
-AT_ONCE = 64  # draws are made for this many steps at a time
+AT_ONCE = 64  # draws are made for this many evictions at a time
 
 
 class Random(Policy):
@@ -32,12 +32,15 @@ class Random(Policy):
     def evict(self, config: TreeKVConfig, scores: Scores, count: int) -> Evictions:
         candidates = scores.held - config.recent_size - config.sink_size
         # `held` tells the evictions of one step apart: it falls by one with each.
-        step, who = scores.step, (config.seed, scores.layer, scores.shape[1])
+        step, held, who = scores.step, scores.held, (config.seed, scores.layer, scores.shape[1])
         if isinstance(step, Tensor) or torch.compiler.is_compiling():
-            draw = hashed(*who, step, scores.held, scores.device)
+            draw = hashed(*who, step, held, scores.device)
         else:
-            first = step - step % AT_ONCE
-            draw = _draws(*who, first, scores.held, scores.device).narrow(2, step - first, 1)
+            # The evictions of a block have the step in common, single ones the number held.
+            turn = held if count > 1 else step
+            turns = range(turn - turn % AT_ONCE, turn - turn % AT_ONCE + AT_ONCE)
+            draws = _draws(*who, *((step, turns) if count > 1 else (turns, held)), scores.device)
+            draw = draws.narrow(2, turn - turns.start, 1)
         losers = (draw % candidates + config.sink_size).expand(*scores.shape, 1)
         return Evictions(losers)
 
@@ -49,16 +52,24 @@ class Random(Policy):
         return Selection(with_protected(chosen, first, last, prompt.length), None)
 
 
-@lru_cache(maxsize=64)
-def _draws(seed: int, layer: int | tuple[int, ...], heads: int, first: int, held: int, device: torch.device) -> Tensor:
-    """`hashed` for the steps from `first` on, LongTensor [1 or batch, heads, AT_ONCE]."""
-    return hashed(seed, layer, heads, torch.arange(first, first + AT_ONCE, device=device), held, device)
+@lru_cache(maxsize=8)
+def _draws(
+    seed: int, layer: int | tuple[int, ...], heads: int, step: int | range, held: int | range, device: torch.device
+) -> Tensor:
+    """`hashed` for several steps, or several numbers held."""
+    steps, helds = (torch.tensor(n, device=device) if isinstance(n, range) else n for n in (step, held))
+    return hashed(seed, layer, heads, steps, helds, device)
 
 
 def hashed(
-    seed: int, layer: int | tuple[int, ...], heads: int, step: int | Tensor, held: int, device: torch.device | str
+    seed: int,
+    layer: int | tuple[int, ...],
+    heads: int,
+    step: int | Tensor,
+    held: int | Tensor,
+    device: torch.device | str,
 ) -> Tensor:
-    """Numbers from 0 to 2**31 - 1, LongTensor [1 or batch, heads, 1 or as many as `step` has].
+    """Numbers from 0 to 2**31 - 1, LongTensor [1 or batch, heads, 1 or as many as `step` or `held` has].
 
     The finalizer of SplitMix64, once for each input; int64 arithmetic wraps around on every device.
     """
