@@ -485,7 +485,9 @@ class _View:
 
     @property
     def capacity(self) -> int:
-        return self._ledger.capacity.first(self._rows)  # type: ignore[return-value]  # a number, or nobody asks
+        capacity = self._ledger.capacity.first(self._rows)
+        assert capacity is not None  # or nothing would be evicted
+        return capacity
 
     @property
     def cursor(self) -> int | Tensor:

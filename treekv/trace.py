@@ -11,7 +11,6 @@ from torch import Tensor
 
 from treekv.per_row import PerRow
 
-KEPT = -1
 NOBODY = -1
 CHUNK = 64  # evictions; room is added this much at a time, so little stands empty
 

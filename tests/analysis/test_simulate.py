@@ -107,6 +107,19 @@ def test_settings_that_watch_together_see_what_each_sees_alone(run, monkeypatch,
             assert (together[field].sel(policy=name) == alone[field].sel(policy=name)).all(), (name, field)
 
 
+@pytest.mark.parametrize("prefill, prompt, held", [("tree", 0, 12), ("none", 40, 40)])
+def test_settings_watch_together_as_long_as_a_step_is_small(run, monkeypatch, prefill, prompt, held):
+    module = import_module("analysis.simulate")
+    configs = [
+        TreeKVConfig(policy=name, cache_size=12, prefill=prefill) for name in ("streaming", "tree", "h2o", "tova")
+    ]
+    for most, expected in ((99, [[1, 2, 3, 0]]), (3, [[1, 2, 3], [0]]), (0, [[1], [2], [3], [0]])):
+        monkeypatch.setattr(module, "TOGETHER", most * 2 * run.query_heads * held)
+        assert [watcher.numbers for watcher in module._watchers(run, configs, [0, 1], prompt)] == expected
+    in_blocks = [config.replace(prefill="stream", block_size=4) for config in configs]
+    assert len(module._watchers(run, in_blocks, [0, 1], prompt)) == 4
+
+
 class Loose(policies.TOVA):
     """Keeps more of a prompt than `cache_size`, which goes with the first token that follows."""
 
