@@ -21,6 +21,7 @@ from treekv.ledger import Ledger, Places
 from treekv.trace import LayerTrace
 
 QUERIES_AT_ONCE = 16  # attention logits exist for this many queries at a time
+NEWCOMERS_AT_ONCE = 64  # where it makes no difference whether they come together
 TOGETHER = 2**18  # logits of one token, over layers, heads and settings: with many more, caches of a CPU overflow
 
 Progress = Callable[[int, int], None]
@@ -131,7 +132,8 @@ def _watchers(run: Capture, configs: list[TreeKVConfig], layers: list[int], prom
             way = (
                 *(tuple(group), own.cache_size, own.prefill, own.importance),
                 *(policy.evicts_prompt, policy.evicts_decoding),
-                number if in_blocks else None,  # in a block policies evict differently many at once
+                # When there are several newcomers policies evict differently many at once.
+                number if in_blocks or policy.heeds_ranks_only else None,
             )
             together.setdefault(way, []).append((number, own, group))
     watchers = []
@@ -153,7 +155,8 @@ class _Watcher:
         parts: the rows of each of the settings.
         reading: the rows of those that read attention.
         start: the first position that is decoded; what comes before is the prompt.
-        block: tokens that are processed together, up to position `blocks_end`; from there on it is one at a time.
+        block: tokens that are processed together, up to position `blocks_end`; from there on it is one at a time,
+            or, where that is the same, `single`.
         chunk: tokens for which attention logits are computed at one time, whole blocks.
     """
 
@@ -175,9 +178,10 @@ class _Watcher:
         if config.importance == "contribution":
             self.norms = torch.stack([torch.linalg.vector_norm(run.v[i].float(), dim=-1) for i in self._index])
         self.block = config.block_size if config.prefill == "stream" else 1
-        self.chunk = self.block * max(QUERIES_AT_ONCE // self.block, 1)
+        self.single = NEWCOMERS_AT_ONCE if policies.get(config.policy).heeds_ranks_only else 1
+        self.chunk = self.block * max(max(QUERIES_AT_ONCE, self.single) // self.block, 1)
         self.start = prompt if config.prefill != "stream" else 0
-        self.blocks_end = prompt or run.tokens
+        self.blocks_end = prompt or run.tokens if self.block > 1 else 0
         if self.ledger.keeps_everything:
             self.start = run.tokens
             self.trace.extend(self.rows, run.tokens)
@@ -220,12 +224,13 @@ class _Watcher:
                 logits = _Logits(queries, keys, first, self.ledger, self.reading)
             begin = first
             while begin < last:
-                end = min(begin + self.block, self.blocks_end, last) if begin < self.blocks_end else begin + 1
-                self._step(logits, begin, end)
+                in_block = begin < self.blocks_end
+                end = min(begin + self.block, self.blocks_end, last) if in_block else min(begin + self.single, last)
+                self._step(logits, begin, end, one_by_one=not in_block)
                 begin = end
             progress((last - first) * self.rows.stop)
 
-    def _step(self, logits: _Logits | None, first: int, last: int) -> None:
+    def _step(self, logits: _Logits | None, first: int, last: int, *, one_by_one: bool) -> None:
         """Tokens first..last-1."""
         ledger = self.ledger
         # After a prompt some settings may hold more than others.
@@ -239,7 +244,7 @@ class _Watcher:
                 observed = _observe(seen if ledger.policy.accumulates else seen[:, :, :, -1:], places)
                 if self.norms is not None:
                     observed *= self._by_slot(self.norms, reading, places, first)
-            ledger.step(rows, places, observed)
+            ledger.step(rows, places, observed, one_by_one=one_by_one)
 
     def _by_slot(self, values: Tensor, rows: slice, places: Places, first: int) -> Tensor:
         """[rows, kv_heads, n] from `values` [layers, kv_heads, T] by position; newcomers begin at `first`."""

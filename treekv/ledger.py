@@ -280,7 +280,15 @@ class Ledger:
             ranks_before = last - torch.empty_like(order).scatter_(2, order, self._count(n).expand_as(order))
         return Places(slots, n, ranks_before, all_used, max(room(longest + q, most), n))
 
-    def step(self, rows: slice, places: Places, observed: Tensor | None, *, unfinished: bool = False) -> None:
+    def step(
+        self,
+        rows: slice,
+        places: Places,
+        observed: Tensor | None,
+        *,
+        unfinished: bool = False,
+        one_by_one: bool = False,
+    ) -> None:
         """Add newcomers at `places`, note what their queries saw, evict down to the capacity.
 
         Args:
@@ -291,6 +299,8 @@ class Ledger:
                 policy does.
             unfinished: the newcomers are part of a block of which more may come; then `reopen` can take the
                 evictions back.
+            one_by_one: the newcomers did not come together; that makes a difference to the trace only, for a policy
+                that `heeds_ranks_only`.
         """
         q = places.slots.shape[2]
         self.width.fill(rows, places.n)
@@ -315,7 +325,12 @@ class Ledger:
         else:
             self._open[rows] = [None] * len(self._open[rows])
         if excess:
-            self._evict(rows, held, excess)
+            now = self._shared(self.seen, rows) - 1
+            if one_by_one and q > 1:
+                assert isinstance(now, int)
+                self._evict(rows, held, excess, [max(now - i, now - q + 1) for i in reversed(range(excess))])
+            else:
+                self._evict(rows, held, excess, now)
 
     def _add(self, part: _Part, slots: Tensor, observed: Tensor) -> None:
         """What the queries of newcomers in `slots` saw."""
@@ -328,14 +343,14 @@ class Ledger:
         else:
             sums.copy_(observed)
 
-    def _evict(self, rows: slice, held: int, excess: int) -> None:
+    def _evict(self, rows: slice, held: int, excess: int, when: int | Tensor | list[int]) -> None:
         order, position = self.part(self.order, rows), self.part(self.position, rows)
-        now = self._shared(self.seen, rows) - 1
         while excess:
             used = order.narrow(2, 0, held)
             ranks = self._choose(rows, held, excess)  # [losers or losers and winners, rows, heads, m]
             slots = used.expand(len(ranks), -1, -1, -1).gather(3, ranks)
             if self.trace is not None:
+                now = when[-excess:][: ranks.shape[3]] if isinstance(when, list) else when
                 self.trace.record(rows, position.expand(len(ranks), -1, -1, -1).gather(3, slots), now)
             used.copy_(to_the_end(used, ranks[0], slots[0], self._count(held)))
             excess -= ranks.shape[3]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -30,7 +30,7 @@ class LayerTrace:
         self._fields = 1
         self._count = PerRow(0, batch)
         self._tokens = PerRow(0, batch)
-        self._runs: list[list[_Run]] = [[] for _ in range(batch)]
+        self._runs: PerRow[tuple[_Run, ...]] = PerRow((), batch)
 
     @property
     def evicted_at(self) -> Tensor:
@@ -55,28 +55,31 @@ class LayerTrace:
     def nbytes(self) -> int:
         """Bytes of the log: on the device, and on the host for the runs."""
         log = sum(chunk.numel() * chunk.element_size() for chunk in self._log)
-        return log + _RUN_BYTES * sum(map(len, self._runs))
+        return log + _RUN_BYTES * sum(map(len, self._runs[:]))
 
     def extend(self, rows: slice, tokens: int) -> None:
         """Rows have seen so many more tokens; these count as kept."""
         self._tokens.more(rows, tokens)
 
-    def record(self, rows: slice, evicted: Tensor, step: int | Tensor) -> None:
-        """Note what went at `step`: `evicted` [1 or 2, rows, heads, m] are the positions of the losers and, if there
-        are any, of the winners; where nothing was compared the loser stands for the winner."""
-        numbers = range(self.batch)[rows]
+    def record(self, rows: slice, evicted: Tensor, step: int | Tensor | Sequence[int]) -> None:
+        """Note what went at `step`, one for all rows, for each of them, or for each of m evictions in turn: `evicted`
+        [1 or 2, rows, heads, m] are the positions of the losers and, if there are any, of the winners; where nothing
+        was compared the loser stands for the winner."""
         if self._count.alike(rows):
             self._write(rows, evicted)
         else:
-            for i, row in enumerate(numbers):
+            for i, row in enumerate(range(self.batch)[rows]):
                 self._write(slice(row, row + 1), evicted[:, i : i + 1])
         m = evicted.shape[3]
         if isinstance(step, Tensor):
-            for row, at in zip(numbers, step.flatten().tolist(), strict=True):
-                _note(self._runs[row], at, m)
-        else:
-            for runs in self._runs[rows]:
-                _note(runs, step, m)
+            steps = step.flatten().tolist()
+            self._runs[rows] = [_noted(own, at, m) for own, at in zip(self._runs[rows], steps, strict=True)]
+            return
+        for at, each in [(step, m)] if isinstance(step, int) else [(at, 1) for at in step]:
+            if self._runs.alike(rows):
+                self._runs.fill(rows, _noted(self._runs.first(rows), at, each))
+            else:
+                self._runs[rows] = [_noted(own, at, each) for own in self._runs[rows]]
 
     def record_prompt(self, rows: slice, kept: Tensor, survivors: Tensor | None, length: int) -> None:
         """Note the outcome of prefill "tree": whatever is not in `kept` went with the prompt's last token."""
@@ -89,22 +92,18 @@ class LayerTrace:
 
     def of(self, rows: slice) -> LayerTrace:
         """The part of some rows, as it is now."""
-        part = LayerTrace(len(self._runs[rows]), self.heads, self.device)
+        part = LayerTrace(len(range(self.batch)[rows]), self.heads, self.device)
         part._log, part._fields = [chunk[:, rows] for chunk in self._log], self._fields
-        part._count[:], part._tokens[:] = self._count[rows], self._tokens[rows]
-        part._runs = [[replace(run) for run in runs] for runs in self._runs[rows]]
+        part._count[:], part._tokens[:], part._runs[:] = self._count[rows], self._tokens[rows], self._runs[rows]
         return part
 
     def mark(self, row: int) -> Mark:
         """How far the log of a row has come."""
-        return Mark(self._count[row], tuple(replace(run) for run in self._runs[row][-1:]), len(self._runs[row]))
+        return Mark(self._count[row], self._runs[row])
 
     def take_back(self, row: int, mark: Mark) -> None:
         """Forget what was recorded of a row since then."""
-        self._count[row : row + 1] = [mark.logged]
-        runs = self._runs[row]
-        del runs[mark.runs :]
-        runs[len(runs) - len(mark.last) :] = [replace(run) for run in mark.last]
+        self._count[row : row + 1], self._runs[row : row + 1] = [mark.logged], [mark.runs]
 
     def copy_tensors(self) -> None:
         """Replace every tensor by a copy."""
@@ -115,9 +114,8 @@ class LayerTrace:
         self._log = [chunk.index_select(1, index) for chunk in self._log]
         rows = index.tolist()
         self.batch = len(rows)
-        self._count.select(rows)
-        self._tokens.select(rows)
-        self._runs = [[replace(run) for run in self._runs[row]] for row in rows]
+        for per_row in (self._count, self._tokens, self._runs):
+            per_row.select(rows)
 
     def _write(self, rows: slice, evicted: Tensor) -> None:
         """Append to the log of rows that have logged equally much."""
@@ -166,12 +164,10 @@ class Mark(NamedTuple):
     """A place in the log of a row."""
 
     logged: int
-    last: tuple[_Run, ...]  # as it was: a run grows in place
-    runs: int
+    runs: tuple[_Run, ...]
 
 
-@dataclass(slots=True)
-class _Run:
+class _Run(NamedTuple):
     """`each` evictions at every step from `first` to `last`, `stride` apart; `stride` is 0 for a single step."""
 
     first: int
@@ -180,23 +176,20 @@ class _Run:
     stride: int = 0
 
 
-def _note(runs: list[_Run], step: int, m: int) -> None:
-    """Add m evictions at `step`, which may come in several parts, to the runs of a row."""
-    if runs and (step - runs[-1].last, m) == (runs[-1].stride, runs[-1].each) and runs[-1].stride:  # mostly
-        runs[-1].last = step
-        return
+def _noted(runs: tuple[_Run, ...], step: int, m: int) -> tuple[_Run, ...]:
+    """The runs of a row with m more evictions at `step`, which may come in several parts."""
+    if not m:
+        return runs
     if runs and runs[-1].last == step:
-        run = runs[-1]
+        *before, run = runs
         m += run.each
-        run.last -= run.stride
-        if not run.stride:
-            runs.pop()
-        elif run.first == run.last:
-            run.stride = 0
+        if run.stride:
+            last = step - run.stride
+            before.append(run._replace(last=last, stride=run.stride if last > run.first else 0))
+        runs = tuple(before)
     if runs and runs[-1].each == m and runs[-1].stride in (0, step - runs[-1].last):
-        runs[-1].stride, runs[-1].last = step - runs[-1].last, step
-    elif m:
-        runs.append(_Run(step, m, step))
+        return (*runs[:-1], _Run(runs[-1].first, m, step, step - runs[-1].last))
+    return (*runs, _Run(step, m, step))
 
 
-_RUN_BYTES = sys.getsizeof(_Run(0, 0, 0)) + 4 * sys.getsizeof(2**30) + 8  # its numbers, and its place in a list
+_RUN_BYTES = sys.getsizeof(_Run(0, 0, 0)) + 4 * sys.getsizeof(2**30) + 8  # its numbers, and its place in a tuple

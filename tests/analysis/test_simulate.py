@@ -111,7 +111,7 @@ def test_settings_that_watch_together_see_what_each_sees_alone(run, monkeypatch,
 def test_settings_watch_together_as_long_as_a_step_is_small(run, monkeypatch, prefill, prompt, held):
     module = import_module("analysis.simulate")
     configs = [
-        TreeKVConfig(policy=name, cache_size=12, prefill=prefill) for name in ("streaming", "tree", "h2o", "tova")
+        TreeKVConfig(policy=name, cache_size=12, prefill=prefill) for name in ("random", "tree", "h2o", "tova")
     ]
     for most, expected in ((99, [[1, 2, 3, 0]]), (3, [[1, 2, 3], [0]]), (0, [[1], [2], [3], [0]])):
         monkeypatch.setattr(module, "TOGETHER", most * 2 * run.query_heads * held)

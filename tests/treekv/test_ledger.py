@@ -241,6 +241,26 @@ def test_runs_tell_when_everybody_went(steps, data):
     assert trace.evicted_at[0, 0].tolist() == expected
 
 
+@given(st.lists(st.integers(1, 40), max_size=12), st.integers(0, 60), st.integers(0, 3), st.integers(1, 2))
+@pytest.mark.parametrize("policy", [name for name in names() if get(name).heeds_ranks_only])
+def test_a_policy_that_heeds_ranks_only_may_have_newcomers_together(policy, calls, prompt, sinks, stride):
+    """After a prompt, which may be longer than the cache (then the first newcomer's step evicts what is too much)."""
+    own = {"recent_size": 2, "stride": stride} if policy == "tree_left" else {}
+    config = TreeKVConfig(policy=policy, cache_size=12, sink_size=sinks, trace=True, **own)
+    row = slice(0, 1)
+    together, alone = Ledger(config, rows=1, heads=HEADS), Ledger(config, rows=1, heads=HEADS)
+    for ledger in (together, alone):
+        ledger.admit_prompt(row, prompt, None)
+    for q in calls:
+        together.step(row, together.places(row, q), None, one_by_one=True)
+        for _ in range(q):
+            alone.step(row, alone.places(row, 1), None)
+        assert (together.positions(row) == alone.positions(row)).all()
+        assert together.cursor[0] == alone.cursor[0]
+    for field in ("evicted_at", "survivor"):
+        assert (getattr(together.trace, field) == getattr(alone.trace, field)).all()
+
+
 def test_rows_with_different_settings_are_what_each_is_alone():
     """Two rows of each policy, those that look at attention first; from the middle on in another order."""
     names = ("tree", "h2o", "tova", "tree_left", "streaming", "random")

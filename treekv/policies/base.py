@@ -121,6 +121,8 @@ class Policy(ABC):
         observes_whole_prompt: whether all queries of a prompt score it, or those of the observation window.
         depends_on_layer: whether layers are treated differently.
         takes_layers_together: whether rows of several layers may be given at once all the same.
+        heeds_ranks_only: whether a choice depends on nothing but ranks and the cursor, so that newcomers may come
+            together or one at a time; a simulation then does not walk token by token.
     """
 
     name: str
@@ -131,6 +133,7 @@ class Policy(ABC):
     observes_whole_prompt: bool = False
     depends_on_layer: bool = False
     takes_layers_together: bool = False
+    heeds_ranks_only: bool = False
 
     def default_sink_size(self) -> int:
         """The paper's 4."""

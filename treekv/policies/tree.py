@@ -144,9 +144,8 @@ def to_the_end(values: Tensor, ranks: Tensor, moved: Tensor, count: Tensor) -> T
     `moved`, behind the others in that order; `count` is 0 ... n-1."""
     if ranks.shape[2] > 1:
         return without(torch.cat([values, moved], dim=2), ranks)
-    index = count + (count >= ranks)
-    index.narrow(2, -1, 1).copy_(ranks)
-    return values.gather(2, index)
+    shifted = torch.cat([values.narrow(2, 1, values.shape[2] - 1), moved], dim=2)
+    return torch.where(count >= ranks, shifted, values)
 
 
 class _Blocks:
