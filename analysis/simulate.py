@@ -22,6 +22,7 @@ from treekv.trace import LayerTrace
 
 QUERIES_AT_ONCE = 16  # attention logits exist for this many queries at a time
 NEWCOMERS_AT_ONCE = 64  # where it makes no difference whether they come together
+BLOCK_TOGETHER = 4  # settings with larger blocks gain nothing from each other
 TOGETHER = 2**18  # logits of one token, over layers, heads and settings: with many more, caches of a CPU overflow
 
 Progress = Callable[[int, int], None]
@@ -128,20 +129,20 @@ def _watchers(run: Capture, configs: list[TreeKVConfig], layers: list[int], prom
     for number, config in enumerate(configs):
         for own, group in _groups(run, config, layers):
             policy = policies.get(own.policy)
-            in_blocks = own.prefill == "stream" and own.block_size > 1
+            block = _block(own)
             way = (
-                *(tuple(group), own.cache_size, own.prefill, own.importance),
+                *(tuple(group), own.cache_size, own.prefill, block, own.importance),
                 *(policy.evicts_prompt, policy.evicts_decoding),
-                # When there are several newcomers policies evict differently many at once.
-                number if in_blocks or policy.heeds_ranks_only else None,
+                # Several would evict one token at a time, which is slow where one alone evicts many.
+                number if block > BLOCK_TOGETHER or policy.heeds_ranks_only else None,
             )
             together.setdefault(way, []).append((number, own, group))
     watchers = []
     for members in together.values():
-        members.sort(key=lambda member: not _reads(member[1]))
+        members.sort(key=lambda member: (not _reads(member[1]), not policies.get(member[1].policy).accumulates))
         _, config, group = members[0]
         held = max(config.cache_size, prompt if config.prefill == "none" else 0)
-        most = max(TOGETHER // (len(group) * run.query_heads * held), 1)
+        most = max(TOGETHER // (len(group) * run.query_heads * held * _block(config)), 1)
         watchers += [_Watcher(run, members[i : i + most], prompt) for i in range(0, len(members), most)]
     return watchers
 
@@ -154,10 +155,11 @@ class _Watcher:
         layers: the model's numbers of the layers.
         parts: the rows of each of the settings.
         reading: the rows of those that read attention.
+        adding: the rows of those that read and accumulate it.
         start: the first position that is decoded; what comes before is the prompt.
-        block: tokens that are processed together, up to position `blocks_end`; from there on it is one at a time,
-            or, where that is the same, `single`.
+        block: tokens that are processed together, up to position `blocks_end`; from there on it is one at a time.
         chunk: tokens for which attention logits are computed at one time, whole blocks.
+        patient: whether a whole chunk may come together, for it makes no difference.
     """
 
     def __init__(self, run: Capture, members: list[tuple[int, TreeKVConfig, list[int]]], prompt: int) -> None:
@@ -168,6 +170,7 @@ class _Watcher:
         self.parts = [slice(first, first + size) for first in range(0, size * len(members), size)]
         self.rows = slice(0, size * len(members))
         self.reading = slice(0, size * sum(map(_reads, configs)))
+        self.adding = slice(0, size * sum(_reads(own) and policies.get(own.policy).accumulates for own in configs))
         self._index = [run.layers.index(layer) for layer in self.layers]
         # The ledger counts as the cache does: among all the layers that the model has compressed.
         every = run.full_layers
@@ -177,9 +180,9 @@ class _Watcher:
         self.norms: Tensor | None = None
         if config.importance == "contribution":
             self.norms = torch.stack([torch.linalg.vector_norm(run.v[i].float(), dim=-1) for i in self._index])
-        self.block = config.block_size if config.prefill == "stream" else 1
-        self.single = NEWCOMERS_AT_ONCE if policies.get(config.policy).heeds_ranks_only else 1
-        self.chunk = self.block * max(max(QUERIES_AT_ONCE, self.single) // self.block, 1)
+        self.block = _block(config)
+        self.patient = policies.get(config.policy).heeds_ranks_only
+        self.chunk = self.block * max((NEWCOMERS_AT_ONCE if self.patient else QUERIES_AT_ONCE) // self.block, 1)
         self.start = prompt if config.prefill != "stream" else 0
         self.blocks_end = prompt or run.tokens if self.block > 1 else 0
         if self.ledger.keeps_everything:
@@ -224,14 +227,14 @@ class _Watcher:
                 logits = _Logits(queries, keys, first, self.ledger, self.reading)
             begin = first
             while begin < last:
-                in_block = begin < self.blocks_end
-                end = min(begin + self.block, self.blocks_end, last) if in_block else min(begin + self.single, last)
-                self._step(logits, begin, end, one_by_one=not in_block)
+                piece, until = (self.block, min(self.blocks_end, last)) if begin < self.blocks_end else (1, last)
+                end = min(begin + (self.chunk if self.patient else piece), until)
+                self._step(logits, begin, end, piece)
                 begin = end
             progress((last - first) * self.rows.stop)
 
-    def _step(self, logits: _Logits | None, first: int, last: int, *, one_by_one: bool) -> None:
-        """Tokens first..last-1."""
+    def _step(self, logits: _Logits | None, first: int, last: int, piece: int) -> None:
+        """Tokens first..last-1, which come `piece` at a time."""
         ledger = self.ledger
         # After a prompt some settings may hold more than others.
         together = len(self.parts) == 1 or ledger.held.alike(self.rows)
@@ -241,10 +244,10 @@ class _Watcher:
             reading = slice(rows.start, min(rows.stop, self.reading.stop))
             if logits is not None and reading.start < reading.stop:
                 seen = logits.by_slot(reading, places, first)
-                observed = _observe(seen if ledger.policy.accumulates else seen[:, :, :, -1:], places)
+                observed = _observe(seen, places, max(self.adding.stop - rows.start, 0))
                 if self.norms is not None:
                     observed *= self._by_slot(self.norms, reading, places, first)
-            ledger.step(rows, places, observed, one_by_one=one_by_one)
+            ledger.step(rows, places, observed, piece=piece)
 
     def _by_slot(self, values: Tensor, rows: slice, places: Places, first: int) -> Tensor:
         """[rows, kv_heads, n] from `values` [layers, kv_heads, T] by position; newcomers begin at `first`."""
@@ -253,6 +256,11 @@ class _Watcher:
         position = self.ledger.part(self.ledger.position, rows)[..., : places.n]
         position = position.scatter(2, slots, new.expand(slots.shape))
         return values.repeat(len(position) // len(values), 1, 1).gather(2, position)
+
+
+def _block(config: TreeKVConfig) -> int:
+    """Tokens that the settings take together."""
+    return config.block_size if config.prefill == "stream" else 1
 
 
 def _reads(config: TreeKVConfig) -> bool:
@@ -299,14 +307,17 @@ class _Logits:
         return logits.unflatten(2, (self._group, -1)).narrow(3, begin, q).narrow(4, 0, places.n)
 
 
-def _observe(seen: Tensor, places: Places) -> Tensor:
+def _observe(seen: Tensor, places: Places, adding: int) -> Tensor:
     """Attention of newcomers to what is held and to themselves, as `Ledger.step` wants it, from logits [rows,
-    kv_heads, group, q, n]."""
-    q = seen.shape[3]
+    kv_heads, group, q, n]: that of all in the first rows, which are `adding`, and of the last in the others."""
+    rows, q = seen.shape[0], seen.shape[3]
+    if q > 1 and adding < rows:
+        last = _observe(seen[adding:, :, :, -1:], places.of(slice(adding, rows)), 0)
+        return torch.cat([_observe(seen[:adding], places.of(slice(adding)), adding), last]) if adding else last
     if not places.all_used:
         visible = prefill.visible(places.distance, q, False)
         assert visible is not None  # there are free slots
-        seen = seen.masked_fill(~visible[: len(seen), :, None], float("-inf"))
+        seen = seen.masked_fill(~visible[:rows, :, None], float("-inf"))
     if q == 1:
         return seen.select(3, 0).softmax(-1).mean(2)
     return seen.softmax(-1).mean(2).sum(2)

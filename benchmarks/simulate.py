@@ -71,10 +71,9 @@ def main() -> None:
 
 
 def times(run: analysis.Capture, configs: dict[str, TreeKVConfig], forward: float, layers: list[int]) -> None:
-    for blocks, chosen in (
-        ("in blocks of 16", configs),
-        ("token by token", {name: config.replace(block_size=1) for name, config in configs.items()}),
-    ):
+    for size in (16, 4, 2, 1):
+        blocks = f"in blocks of {size}" if size > 1 else "token by token"
+        chosen = {name: config.replace(block_size=size) for name, config in configs.items()}
         single = 0.0
         for name, config in chosen.items():
             start = time.perf_counter()

@@ -287,7 +287,7 @@ class Ledger:
         observed: Tensor | None,
         *,
         unfinished: bool = False,
-        one_by_one: bool = False,
+        piece: int | None = None,
     ) -> None:
         """Add newcomers at `places`, note what their queries saw, evict down to the capacity.
 
@@ -299,8 +299,8 @@ class Ledger:
                 policy does.
             unfinished: the newcomers are part of a block of which more may come; then `reopen` can take the
                 evictions back.
-            one_by_one: the newcomers did not come together; that makes a difference to the trace only, for a policy
-                that `heeds_ranks_only`.
+            piece: the newcomers came so many at a time, all together by default. To a policy that `heeds_ranks_only`
+                this is the same, and only the trace tells the difference.
         """
         q = places.slots.shape[2]
         self.width.fill(rows, places.n)
@@ -326,11 +326,13 @@ class Ledger:
             self._open[rows] = [None] * len(self._open[rows])
         if excess:
             now = self._shared(self.seen, rows) - 1
-            if one_by_one and q > 1:
-                assert isinstance(now, int)
-                self._evict(rows, held, excess, [max(now - i, now - q + 1) for i in reversed(range(excess))])
-            else:
+            if piece is None or piece >= q:
                 self._evict(rows, held, excess, now)
+            else:
+                assert isinstance(now, int)
+                # Each of the last newcomers was one too many; what was too much before went with the first piece.
+                pieces = [max(newcomer, 0) // piece for newcomer in range(q - excess, q)]
+                self._evict(rows, held, excess, [min(now - q + piece * (number + 1), now) for number in pieces])
 
     def _add(self, part: _Part, slots: Tensor, observed: Tensor) -> None:
         """What the queries of newcomers in `slots` saw."""
@@ -344,6 +346,7 @@ class Ledger:
             sums.copy_(observed)
 
     def _evict(self, rows: slice, held: int, excess: int, when: int | Tensor | list[int]) -> None:
+        """Let so many go; `when` is the step, of each if it is a list."""
         order, position = self.part(self.order, rows), self.part(self.position, rows)
         while excess:
             used = order.narrow(2, 0, held)

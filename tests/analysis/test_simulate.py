@@ -91,11 +91,13 @@ def test_several_settings_and_some_layers(run):
 
 @pytest.mark.parametrize("most", [2, 99])
 @pytest.mark.parametrize(
-    "prefill, prompt, block", [("tree", 0, 1), ("stream", 40, 1), ("tree", 61, 2), ("none", 40, 1)]
+    "prefill, prompt, block",
+    [("tree", 0, 1), ("stream", 40, 1), ("stream", 45, 2), ("stream", 0, 4), ("tree", 61, 2), ("none", 40, 1)],
 )
 def test_settings_that_watch_together_see_what_each_sees_alone(run, monkeypatch, most, prefill, prompt, block):
     """Also where, after a prompt of 61 tokens in blocks of 2, some hold fewer than others."""
-    monkeypatch.setattr(import_module("analysis.simulate"), "TOGETHER", most * 2 * run.query_heads * 12)
+    at_once = block if prefill == "stream" else 1
+    monkeypatch.setattr(import_module("analysis.simulate"), "TOGETHER", most * 2 * run.query_heads * 12 * at_once)
     configs = {str(own): TreeKVConfig(cache_size=12, prefill=prefill, block_size=block, **own) for own in SETTINGS}
     if prefill == "tree":
         configs["snapkv"] = TreeKVConfig(policy="snapkv", cache_size=12, window_size=4)
@@ -110,14 +112,26 @@ def test_settings_that_watch_together_see_what_each_sees_alone(run, monkeypatch,
 @pytest.mark.parametrize("prefill, prompt, held", [("tree", 0, 12), ("none", 40, 40)])
 def test_settings_watch_together_as_long_as_a_step_is_small(run, monkeypatch, prefill, prompt, held):
     module = import_module("analysis.simulate")
-    configs = [
-        TreeKVConfig(policy=name, cache_size=12, prefill=prefill) for name in ("random", "tree", "h2o", "tova")
-    ]
+    configs = [TreeKVConfig(policy=name, cache_size=12, prefill=prefill) for name in ("random", "tree", "h2o", "tova")]
     for most, expected in ((99, [[1, 2, 3, 0]]), (3, [[1, 2, 3], [0]]), (0, [[1], [2], [3], [0]])):
         monkeypatch.setattr(module, "TOGETHER", most * 2 * run.query_heads * held)
         assert [watcher.numbers for watcher in module._watchers(run, configs, [0, 1], prompt)] == expected
-    in_blocks = [config.replace(prefill="stream", block_size=4) for config in configs]
-    assert len(module._watchers(run, in_blocks, [0, 1], prompt)) == 4
+    monkeypatch.setattr(module, "TOGETHER", 3 * 2 * run.query_heads * 12 * 4)
+    for block, expected in ((4, [[1, 2, 3], [0]]), (5, [[0], [1], [2], [3]])):
+        in_blocks = [config.replace(prefill="stream", block_size=block) for config in configs]
+        assert [watcher.numbers for watcher in module._watchers(run, in_blocks, [0, 1], prompt)] == expected
+
+
+@pytest.mark.parametrize("policy", ["streaming", "tree_left"])
+@pytest.mark.parametrize(
+    "prefill, prompt, block", [("stream", 0, 1), ("stream", 0, 3), ("stream", 41, 4), ("tree", 41, 1)]
+)
+def test_newcomers_may_come_together_where_it_makes_no_difference(run, monkeypatch, policy, prefill, prompt, block):
+    config = {"one": TreeKVConfig(policy=policy, cache_size=12, prefill=prefill, block_size=block)}
+    together = simulate(run, config, prompt=prompt)
+    monkeypatch.setattr(policies.get(policy), "heeds_ranks_only", False)
+    apart = simulate(run, config, prompt=prompt)
+    assert together.equals(apart) and (together["evicted_at"] >= 0).any()
 
 
 class Loose(policies.TOVA):

@@ -252,7 +252,7 @@ def test_a_policy_that_heeds_ranks_only_may_have_newcomers_together(policy, call
     for ledger in (together, alone):
         ledger.admit_prompt(row, prompt, None)
     for q in calls:
-        together.step(row, together.places(row, q), None, one_by_one=True)
+        together.step(row, together.places(row, q), None, piece=1)
         for _ in range(q):
             alone.step(row, alone.places(row, 1), None)
         assert (together.positions(row) == alone.positions(row)).all()
