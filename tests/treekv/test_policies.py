@@ -6,16 +6,34 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import treekv
 from tests import tiny
 from treekv import SNAPKV_PRESETS, TreeKVCache, TreeKVConfig, TreeKVError, policies
+from treekv.policies.base import highest, lowest
 
 
 def test_all_policies_are_there():
     assert policies.names()[:9] == [
         "full", "tree", "tree_left", "streaming", "h2o", "tova", "snapkv", "pyramidkv", "random",
     ]  # fmt: skip
+
+
+NUMBERS = st.one_of(st.floats(width=32, allow_nan=False), st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5]))
+
+
+@given(st.one_of(st.lists(NUMBERS, min_size=1), st.lists(st.integers(0, 2**31 - 1), min_size=1)), st.data())
+def test_the_lowest_are_the_older_of_equals_and_the_highest_the_newer(numbers, data):
+    count = data.draw(st.integers(1, len(numbers)))
+    values = torch.tensor([[numbers, numbers[::-1]]])
+    ranks = range(len(numbers))
+    for head, own in enumerate((numbers, numbers[::-1])):
+        expected = sorted(sorted(ranks, key=lambda rank: (own[rank], rank))[:count])
+        assert lowest(values, count, 7)[0, head].tolist() == [rank + 7 for rank in expected]
+        expected = sorted(sorted(ranks, key=lambda rank: (own[rank], rank))[len(own) - count :])
+        assert highest(values, count)[0, head].tolist() == expected
 
 
 @pytest.mark.parametrize("name", ["tree", "tree_left", "streaming", "h2o", "tova", "snapkv", "pyramidkv"])
