@@ -206,23 +206,23 @@ def retention_map(
     first, last = (0, int(retention.attrs["steps"])) if steps is None else steps
     if not 0 <= first < last <= int(retention.attrs["steps"]):
         raise TreeKVError(f"steps must lie within 0 to {retention.attrs['steps']}, got {first} to {last}")
-    position = retention["position"].values.astype(np.int64)
-    gone = evicted_at.transpose(..., "position").values.reshape(-1, len(position)).astype(np.int64)
-    gone = np.where(gone < 0, last, gone)
+    position = retention["position"].values.astype(np.int32)
+    gone = evicted_at.transpose(..., "position").values.reshape(-1, len(position))
+    gone = np.where(gone < 0, np.int32(last), gone)
     row, column = first + pooling.edges(last - first, max_cells), pooling.edges(len(position), max_cells)
     cells = np.empty((len(row) - 1, len(column) - 1), np.float32)
 
-    # The number of steps that token p was held before step t is clip(min(gone, t) - p, 0): rows are
+    # The number of steps that token p was held before step t is max(min(gone, t) - p, 0): rows are
     # differences.
     def steps_held(end: int) -> np.ndarray:
-        each = np.clip(np.minimum(gone, end) - position, 0, None)
-        return each if pooled == "any" else each.mean(0, keepdims=True)
+        each = np.maximum(np.minimum(gone, end) - position, 0)
+        return each if pooled == "any" else each.sum(0, keepdims=True) / len(each)
 
     before = steps_held(first)
-    existed = np.clip(first - position, 0, None).astype(float)
+    existed = np.maximum(first - position, 0)
     for index, end in enumerate(row[1:]):
         now = steps_held(end)
-        exists = np.clip(end - position, 0, None).astype(float)
+        exists = np.maximum(end - position, 0)
         numerator = np.add.reduceat(now - before, column[:-1], axis=-1)
         denominator = np.add.reduceat(exists - existed, column[:-1])
         with np.errstate(invalid="ignore"):

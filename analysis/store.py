@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -31,7 +32,12 @@ _NAMES = {
 
 def versions() -> dict[str, str]:
     """Versions of the libraries that a result depends on, as netCDF attributes."""
-    return {f"{name}_version": metadata.version(name) for name in ("torch", "transformers", "xarray", "PyWavelets")}
+    return {f"{name}_version": _version(name) for name in ("torch", "transformers", "xarray", "PyWavelets")}
+
+
+@cache  # reading what is installed takes milliseconds, and it does not change under a running process
+def _version(name: str) -> str:
+    return metadata.version(name)
 
 
 def write(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
