@@ -134,7 +134,7 @@ def _watchers(run: Capture, configs: list[TreeKVConfig], layers: list[int], prom
                 *(tuple(group), own.cache_size, own.prefill, block, own.importance),
                 *(policy.evicts_prompt, policy.evicts_decoding),
                 # Several would evict one token at a time, which is slow where one alone evicts many.
-                number if block > BLOCK_TOGETHER or policy.heeds_ranks_only else None,
+                number if block > BLOCK_TOGETHER or _patient(own) else None,
             )
             together.setdefault(way, []).append((number, own, group))
     watchers = []
@@ -181,7 +181,7 @@ class _Watcher:
         if config.importance == "contribution":
             self.norms = torch.stack([torch.linalg.vector_norm(run.v[i].float(), dim=-1) for i in self._index])
         self.block = _block(config)
-        self.patient = policies.get(config.policy).heeds_ranks_only
+        self.patient = _patient(config)
         self.chunk = self.block * max((NEWCOMERS_AT_ONCE if self.patient else QUERIES_AT_ONCE) // self.block, 1)
         self.start = prompt if config.prefill != "stream" else 0
         self.blocks_end = prompt or run.tokens if self.block > 1 else 0
@@ -261,6 +261,12 @@ class _Watcher:
 def _block(config: TreeKVConfig) -> int:
     """Tokens that the settings take together."""
     return config.block_size if config.prefill == "stream" else 1
+
+
+def _patient(config: TreeKVConfig) -> bool:
+    """Whether newcomers may as well come together."""
+    policy = policies.get(config.policy)
+    return policy.heeds_ranks_only and not policy.uses_attention  # a subclass may look, whatever it inherits
 
 
 def _reads(config: TreeKVConfig) -> bool:

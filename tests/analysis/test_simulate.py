@@ -134,6 +134,16 @@ def test_newcomers_may_come_together_where_it_makes_no_difference(run, monkeypat
     assert together.equals(apart) and (together["evicted_at"] >= 0).any()
 
 
+class Curious(policies.TreeLeft):
+    """Inherits what it is not."""
+
+    name = "curious"
+    uses_attention = True
+
+    def evict(self, config, scores, count):
+        return policies.get("h2o").evict(config, scores, count)
+
+
 class Loose(policies.TOVA):
     """Keeps more of a prompt than `cache_size`, which goes with the first token that follows."""
 
@@ -148,7 +158,7 @@ class DecodeOnly(policies.H2O):
     evicts_prompt = False
 
 
-@pytest.mark.parametrize("own", [Loose(), DecodeOnly()], ids=lambda own: own.name)
+@pytest.mark.parametrize("own", [Loose(), DecodeOnly(), Curious()], ids=lambda own: own.name)
 def test_a_policy_of_ones_own_is_simulated_as_it_runs(llama, run, own):
     register_policy(own)
     try:
