@@ -215,12 +215,12 @@ def retention_map(
     # The number of steps that token p was held before step t is max(min(gone, t) - p, 0): rows are
     # differences.
     def steps_held(end: int) -> np.ndarray:
-        each = np.maximum(np.minimum(gone, end) - position, 0)
+        each = np.maximum(np.minimum(gone, end) - position, 0)  # in 32 bits, since `end` is no array's number
         return each if pooled == "any" else each.sum(0, keepdims=True) / len(each)
 
     before = steps_held(first)
     existed = np.maximum(first - position, 0)
-    for index, end in enumerate(row[1:]):
+    for index, end in enumerate(row[1:].tolist()):
         now = steps_held(end)
         exists = np.maximum(end - position, 0)
         numerator = np.add.reduceat(now - before, column[:-1], axis=-1)
@@ -232,7 +232,7 @@ def retention_map(
     return xr.DataArray(
         cells,
         dims=("step", "position"),
-        coords={"step": row[:-1], "position": position[column[:-1]]},
+        coords={"step": row[:-1], "position": position[column[:-1]].astype(np.int64)},
         name="held",
         attrs={"step_size": int(row[1] - row[0]), "position_size": int(column[1] - column[0])},
     )

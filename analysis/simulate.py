@@ -21,9 +21,9 @@ from treekv.ledger import Ledger, Places
 from treekv.trace import LayerTrace
 
 QUERIES_AT_ONCE = 16  # attention logits exist for this many queries at a time
-NEWCOMERS_AT_ONCE = 64  # where it makes no difference whether they come together
+NEWCOMERS_AT_ONCE = 64  # of policies that heed ranks only
 BLOCK_TOGETHER = 4  # settings with larger blocks gain nothing from each other
-TOGETHER = 2**18  # logits of one token, over layers, heads and settings: with many more, caches of a CPU overflow
+TOGETHER = 2**18  # logits of one block, over layers, heads and settings: with many more, caches of a CPU overflow
 
 Progress = Callable[[int, int], None]
 
@@ -133,8 +133,8 @@ def _watchers(run: Capture, configs: list[TreeKVConfig], layers: list[int], prom
             way = (
                 *(tuple(group), own.cache_size, own.prefill, block, own.importance),
                 *(policy.evicts_prompt, policy.evicts_decoding),
-                # Several would evict one token at a time, which is slow where one alone evicts many.
-                number if block > BLOCK_TOGETHER or _patient(own) else None,
+                # Settings that watch together evict one token at a time, which is slow where one alone evicts many.
+                number if block > BLOCK_TOGETHER or policy.heeds_ranks_only else None,
             )
             together.setdefault(way, []).append((number, own, group))
     watchers = []
@@ -159,7 +159,7 @@ class _Watcher:
         start: the first position that is decoded; what comes before is the prompt.
         block: tokens that are processed together, up to position `blocks_end`; from there on it is one at a time.
         chunk: tokens for which attention logits are computed at one time, whole blocks.
-        patient: whether a whole chunk may come together, for it makes no difference.
+        whole_chunks: whether the tokens of a chunk come together, since the policy heeds ranks only.
     """
 
     def __init__(self, run: Capture, members: list[tuple[int, TreeKVConfig, list[int]]], prompt: int) -> None:
@@ -181,10 +181,11 @@ class _Watcher:
         if config.importance == "contribution":
             self.norms = torch.stack([torch.linalg.vector_norm(run.v[i].float(), dim=-1) for i in self._index])
         self.block = _block(config)
-        self.patient = _patient(config)
-        self.chunk = self.block * max((NEWCOMERS_AT_ONCE if self.patient else QUERIES_AT_ONCE) // self.block, 1)
+        self.whole_chunks = policies.get(config.policy).heeds_ranks_only
+        at_once = NEWCOMERS_AT_ONCE if self.whole_chunks else QUERIES_AT_ONCE
+        self.chunk = self.block * max(at_once // self.block, 1)
         self.start = prompt if config.prefill != "stream" else 0
-        self.blocks_end = prompt or run.tokens if self.block > 1 else 0
+        self.blocks_end = prompt or run.tokens
         if self.ledger.keeps_everything:
             self.start = run.tokens
             self.trace.extend(self.rows, run.tokens)
@@ -228,7 +229,7 @@ class _Watcher:
             begin = first
             while begin < last:
                 piece, until = (self.block, min(self.blocks_end, last)) if begin < self.blocks_end else (1, last)
-                end = min(begin + (self.chunk if self.patient else piece), until)
+                end = min(begin + (self.chunk if self.whole_chunks else piece), until)
                 self._step(logits, begin, end, piece)
                 begin = end
             progress((last - first) * self.rows.stop)
@@ -261,12 +262,6 @@ class _Watcher:
 def _block(config: TreeKVConfig) -> int:
     """Tokens that the settings take together."""
     return config.block_size if config.prefill == "stream" else 1
-
-
-def _patient(config: TreeKVConfig) -> bool:
-    """Whether newcomers may as well come together."""
-    policy = policies.get(config.policy)
-    return policy.heeds_ranks_only and not policy.uses_attention  # a subclass may look, whatever it inherits
 
 
 def _reads(config: TreeKVConfig) -> bool:
@@ -319,7 +314,7 @@ def _observe(seen: Tensor, places: Places, adding: int) -> Tensor:
     rows, q = seen.shape[0], seen.shape[3]
     if q > 1 and adding < rows:
         last = _observe(seen[adding:, :, :, -1:], places.of(slice(adding, rows)), 0)
-        return torch.cat([_observe(seen[:adding], places.of(slice(adding)), adding), last]) if adding else last
+        return torch.cat([_observe(seen[:adding], places, adding), last]) if adding else last
     if not places.all_used:
         visible = prefill.visible(places.distance, q, False)
         assert visible is not None  # there are free slots

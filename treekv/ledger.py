@@ -292,15 +292,15 @@ class Ledger:
         """Add newcomers at `places`, note what their queries saw, evict down to the capacity.
 
         Args:
-            rows: they are `in_step`.
+            rows: they are `in_step`; or they differ in their settings only, and then evict one token at a time.
             places: what `self.places` said.
             observed: float32 [rows, heads, n], attention weights by slot, summed over the queries of the q newcomers
                 (of the last one, for a policy that does not accumulate), of the rows whose policy looks; None if no
                 policy does.
             unfinished: the newcomers are part of a block of which more may come; then `reopen` can take the
                 evictions back.
-            piece: the newcomers came so many at a time, all together by default. To a policy that `heeds_ranks_only`
-                this is the same, and only the trace tells the difference.
+            piece: the newcomers came so many at a time, all together by default; for policies that
+                `heeds_ranks_only`, to which this is the same, so that only the trace tells the difference.
         """
         q = places.slots.shape[2]
         self.width.fill(rows, places.n)
@@ -329,8 +329,9 @@ class Ledger:
             if piece is None or piece >= q:
                 self._evict(rows, held, excess, now)
             else:
-                assert isinstance(now, int)
-                # Each of the last newcomers was one too many; what was too much before went with the first piece.
+                assert isinstance(now, int) and all(part.policy.heeds_ranks_only for part in self._parts_of(rows))
+                # A newcomer pushes one token out, in its own piece. Numbers below 0 stand for what a prompt left too
+                # much, which goes with the first piece.
                 pieces = [max(newcomer, 0) // piece for newcomer in range(q - excess, q)]
                 self._evict(rows, held, excess, [min(now - q + piece * (number + 1), now) for number in pieces])
 

@@ -53,7 +53,7 @@ class LayerTrace:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the log: on the device, and on the host for the runs."""
+        """Bytes of the log: on the device, and on the host for the runs, as if rows shared none."""
         log = sum(chunk.numel() * chunk.element_size() for chunk in self._log)
         return log + _RUN_BYTES * sum(map(len, self._runs[:]))
 
@@ -177,7 +177,7 @@ class _Run(NamedTuple):
 
 
 def _noted(runs: tuple[_Run, ...], step: int, m: int) -> tuple[_Run, ...]:
-    """The runs of a row with m more evictions at `step`, which may come in several parts."""
+    """The runs of a row, of which there are few, with m more evictions at `step`, which may come in several parts."""
     if not m:
         return runs
     if runs and runs[-1].last == step:

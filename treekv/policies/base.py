@@ -121,8 +121,9 @@ class Policy(ABC):
         observes_whole_prompt: whether all queries of a prompt score it, or those of the observation window.
         depends_on_layer: whether layers are treated differently.
         takes_layers_together: whether rows of several layers may be given at once all the same.
-        heeds_ranks_only: whether a choice depends on nothing but ranks and the cursor, so that newcomers may come
-            together or one at a time; a simulation then does not walk token by token.
+        heeds_ranks_only: whether a choice depends on nothing but ranks counted from the oldest, the capacity and the
+            cursor (not on `held`, `step`, `layer` or scores), so that newcomers may come together or one at a time; a
+            simulation then does not walk token by token. Not inherited: a subclass may choose otherwise.
     """
 
     name: str
@@ -134,6 +135,11 @@ class Policy(ABC):
     depends_on_layer: bool = False
     takes_layers_together: bool = False
     heeds_ranks_only: bool = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "heeds_ranks_only" not in vars(cls):
+            cls.heeds_ranks_only = False
 
     def default_sink_size(self) -> int:
         """The paper's 4."""
@@ -175,7 +181,8 @@ class Policy(ABC):
 def lowest(values: Tensor, count: int, first_rank: int) -> Tensor:
     """Ranks, ascending, of the `count` lowest of `values` [batch, heads, n], the first of which has `first_rank`.
 
-    Among equals the older ones come first, on every device. There is no NaN among attention weights.
+    Values are float32 or integers of 32 bits. Among equals the older ones come first, on every device. There is no NaN
+    among attention weights.
     """
     if count == 1:
         return values.argmin(dim=2, keepdim=True) + first_rank  # the first of equals
@@ -183,13 +190,14 @@ def lowest(values: Tensor, count: int, first_rank: int) -> Tensor:
 
 
 def highest(values: Tensor, count: int) -> Tensor:
-    """Positions, ascending, of the `count` highest of `values` [batch, heads, n]; among equals the newer ones."""
+    """Positions, ascending, of the `count` highest of `values` [batch, heads, n], float32 or integers of 32 bits; among
+    equals the newer ones."""
     return _positions(_keys(values).topk(count, dim=2, sorted=False).values)
 
 
 def _keys(values: Tensor) -> Tensor:
-    """LongTensor [batch, heads, n], in the order of `values`, float32 or integers of 32 bits, and among equals in that
-    of their positions: no two are equal, so that `topk`, much faster than a stable sort, has no choice."""
+    """LongTensor [batch, heads, n], in the order of `values` and among equals in that of their positions: no two are
+    equal, so that `topk`, much faster than a stable sort, has no choice."""
     if values.is_floating_point():
         bits = (values.float() + 0.0).view(torch.int32)  # there is no minus zero then
         values = bits ^ (bits >> 31 & 0x7FFFFFFF)  # below zero a larger pattern is a smaller number
