@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -126,6 +127,20 @@ def verdict(claims: Mapping[str, Any]) -> str:
             else f"The first {claims['sink_count']} tokens were left in the transform and leak into the low bands."
         )
     )
+
+
+CONTROLS: Final = {"cache_size": "Budget", "sink_size": "Sinks", "recent_size": "Recent", "block_size": "Block"}
+
+
+def by_control(sentence: str) -> str:
+    """A sentence about settings with the names that the controls of the dashboard have."""
+    return re.sub("|".join(CONTROLS), lambda found: CONTROLS[found[0]], sentence)
+
+
+def listed(items: Sequence[object]) -> str:
+    """Such as 5, 15 and 25."""
+    *most, last = map(str, items)
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def settings_in_words(config: TreeKVConfig) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -44,6 +44,11 @@ class Comparison:
     retention: xr.Dataset
     loss: xr.Dataset
     configs: dict[str, TreeKVConfig]
+
+    def of(self, layers: Sequence[int]) -> Comparison:
+        """The same for some of the layers."""
+        part = {"layer": list(layers)}
+        return Comparison(self.retention.sel(part), self.loss.sel(part), self.configs)
 
 
 class View(NamedTuple):
@@ -138,6 +143,48 @@ def usual_prompt(configs: Mapping[str, TreeKVConfig], tokens: int) -> int:
     return 0 if all(config.prefill == "stream" for config in configs.values()) else tokens // 2
 
 
+def few_layers(seen: analysis.Capture) -> list[int]:
+    """The middles of the three thirds of the captured layers; the first and the last are unlike the others."""
+    count = len(seen.layers)
+    return sorted({seen.layers[(2 * third + 1) * count // 6] for third in range(3)})
+
+
+def untouched(configs: Mapping[str, TreeKVConfig], prompt: int) -> list[str]:
+    """Those of the settings that act on a prompt only, and find none that is longer than their budget."""
+    return [
+        name
+        for name, config in configs.items()
+        if policies.get(config.policy).evicts_prompt
+        and not policies.get(config.policy).evicts_decoding
+        and prompt <= config.cache_size
+    ]
+
+
+def prompt_in_words(prompt: int) -> str:
+    return f"the prompt has {prompt:,} tokens" if prompt else "there is no prompt"
+
+
+def reading_in_words(prompt: int) -> str:
+    """How the text was read in the simulation."""
+    if prompt:
+        return f"The first {prompt:,} tokens are read as a prompt, the rest one by one."
+    return "All of it is read in blocks, or one by one where a setting has none."
+
+
+def means_in_words(seen: analysis.Capture, found: Comparison) -> str:
+    """What the numbers of the table are."""
+    layers, query = [int(layer) for layer in found.retention["layer"].values], found.loss["query"].values
+    every = len(seen.full_layers)
+    named = wording.listed(layers)
+    others = "" if len(layers) == every else " Others may rank the settings differently, so ask all before you decide."
+    return (
+        f"Means over {'layer' if len(layers) == 1 else 'layers'} {named} of {every}.{others} "
+        f"Tokens are those kept after the last of {seen.tokens:,}; attention retained and error, against the full "
+        f"cache, are means over {len(query)} {'query' if len(query) == 1 else 'queries'} from position "
+        f"{int(query[0]):,} on."
+    )
+
+
 def rows(
     seen: analysis.Capture, found: Comparison, length: int, batch: int, dtype: str
 ) -> list[dict[str, str | float | None]]:
@@ -208,6 +255,9 @@ def reality() -> None:
     st.subheader("Simulation against reality")
     if real is None or simulated is None:
         st.info("Generate a text first: the page Generate records the real run and simulates the very same text.")
+        return
+    if not any((record["evicted_at"] >= 0).any() for record in (real, simulated)):
+        st.info("In the last generation nothing was evicted, so there is nothing to compare: give a longer prompt.")
         return
     names = [wording.policy_title(str(record["policy"].values[0])) for record in (simulated, real)]
     run_state.draw(

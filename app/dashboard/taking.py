@@ -57,8 +57,8 @@ def figures(run: RunFolder, config: TreeKVConfig) -> dict[str, Figure]:
 def simulated(run: RunFolder, config: TreeKVConfig) -> comparing.Comparison:
     """The chosen settings beside a window of the same size, on a few layers of the run's capture."""
     seen, configs = comparing.capture(run), _configs(config)
-    layers = sorted({seen.layers[0], seen.layers[len(seen.layers) // 2], seen.layers[-1]})
-    return comparing.compare(run, configs, tuple(layers), comparing.usual_prompt(configs, seen.tokens))
+    layers = tuple(comparing.few_layers(seen))
+    return comparing.compare(run, configs, layers, comparing.usual_prompt(configs, seen.tokens))
 
 
 def check(run: RunFolder, config: TreeKVConfig) -> None:
@@ -82,7 +82,8 @@ def report(run: RunFolder, config: TreeKVConfig) -> str:
         load=generating.model_of(seen.model),
         text=str(text.get("title", "a text")),
         tokens=seen.tokens,
-        layers=[int(layer) for layer in found.retention["layer"].values],
+        means_words=f"{comparing.reading_in_words(int(found.retention.attrs['prompt']))} "
+        f"{comparing.means_in_words(seen, found)}",
         rows=[_in_words(row) for row in comparing.rows(seen, found, CONTEXT, 1, DTYPE)],
         memory_words=f"Memory is that of keys and values at {CONTEXT:,} tokens, one row, {DTYPE}, over "
         f"{len(seen.model_layers)} layers.",

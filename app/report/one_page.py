@@ -22,7 +22,7 @@ def one_page(
     load: str,
     text: str,
     tokens: int,
-    layers: Sequence[int],
+    means_words: str,
     rows: Sequence[dict[str, Any]],
     memory_words: str,
     pictures: Sequence[tuple[go.Figure, str]],
@@ -33,7 +33,8 @@ def one_page(
         config: the chosen settings.
         title: what to call them.
         model: the name of the model that was captured, `load` what `treekv.load_model` takes for it.
-        text, tokens, layers: what was simulated.
+        text, tokens: what was simulated.
+        means_words: over what the numbers of the table are means.
         rows: the table, one dictionary a setting with the same keys.
         memory_words: for what its memory is told.
         pictures: figures, each with the sentence that says how to read it.
@@ -43,7 +44,7 @@ def one_page(
         model=model,
         text=text,
         tokens=tokens,
-        layers=", ".join(map(str, layers)),
+        means_words=means_words,
         rows=[{name: _shown(value) for name, value in row.items()} for row in rows],
         memory_words=memory_words,
         settings=json.dumps(config.to_dict(), indent=2),

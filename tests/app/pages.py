@@ -45,6 +45,6 @@ def ended(test: AppTest, key: str) -> AppTest:
     raise AssertionError(f"the job {job.title!r} is still {job.state}")
 
 
-def said(test: AppTest) -> str:
-    """Every error sentence on the page, as a reader sees it."""
-    return " ".join(error.value.replace("\\", "") for error in test.error)
+def said(test: AppTest, *kinds: str) -> str:
+    """Every sentence of these kinds on the page, of errors if none is named, as a reader sees it."""
+    return " ".join(one.value.replace("\\", "") for kind in kinds or ("error",) for one in test.get(kind))

@@ -8,7 +8,7 @@ import shutil
 import socket
 import time
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
@@ -205,6 +205,31 @@ def test_controls_are_reached_by_keyboard_alone(dashboard: str, watched: Watched
     tab_to(page, page.get_by_role("button", name="Show the whole text"))
     page.keyboard.press("Enter")
     page.get_by_role("region", name="The text of positions 50 to 149").wait_for(state="detached", timeout=120 * SECOND)
+
+
+def test_a_control_moved_quickly_leaves_the_others_to_what_follows_from_it(dashboard: str, watched: Watched) -> None:
+    """What a browser still says of controls that the run before has changed are not moves."""
+    page = watched.page
+    names = ("tree", "streaming", "tova")
+    page.goto(
+        f"{dashboard}/compare?run=small&compare={';'.join(f'{name},cache_size=64,prefill=stream' for name in names)}"
+    )
+    for marked in ("A TreeKV", "C TOVA"):  # a window of TOVA's is always 0
+        drawn(page, 1)
+        page.get_by_test_id("stMainBlockContainer").get_by_role("radio", name=marked).click()
+        watched.settle()
+        budget = page.get_by_role("slider", name="Budget (tokens)")
+        before = int(budget.input_value())
+        budget.focus()
+        for _ in range(4):
+            budget.press("ArrowRight")
+            page.wait_for_timeout(100)
+        size = before + 4 * 16
+        expected = ";".join(f"{name},cache_size={size},prefill=stream" for name in names)
+        for _ in range(2):
+            page.wait_for_timeout(SECOND)
+            watched.settle()
+        assert f"compare={expected}" in unquote(page.url)
 
 
 def test_every_page_in_the_dark(dashboard: str, browser: Browser) -> None:

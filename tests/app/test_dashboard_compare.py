@@ -33,6 +33,11 @@ def configs(test) -> list[TreeKVConfig]:
     return test.session_state[settings_state.COMPARED]
 
 
+def control(kind, name: str):
+    """The control of a field as it is now: one that others have changed is a new one."""
+    return next(one for one in kind if one.key.startswith(f"edit-{name}-"))
+
+
 def simulated(run: Path, names: dict[str, TreeKVConfig], layers=(0, 1), prompt: int = 0):
     return analysis.simulate(analysis.open_capture(run / "capture.nc"), names, layers=list(layers), prompt=prompt)
 
@@ -205,7 +210,7 @@ def test_the_sidebar_chooses_layer_and_head(small_run: Path, compare) -> None:
 def test_sliders_move_all_settings_together(compare, slider: str, value: int, changed: list) -> None:
     test = compare(compare=TWO)
     before = alternatives(test)
-    test.slider(key=f"edit-{slider}").set_value(value).run()
+    control(test.slider, slider).set_value(value).run()
     assert [(c.cache_size, c.sink_size, c.recent_size) for c in configs(test)] == changed
     assert alternatives(test) != before
     assert test.query_params["compare"] == ";".join(map(settings_state.encode, configs(test)))
@@ -215,33 +220,33 @@ def test_sliders_move_one_setting_alone_when_told(compare) -> None:
     test = compare(compare=TWO)
     test.toggle(key="together").set_value(False).run()
     test.segmented_control(key="edited").set_value(1).run()
-    assert test.slider(key="edit-recent_size").disabled
-    test.slider(key="edit-cache_size").set_value(32).run()
+    assert control(test.slider, "recent_size").disabled
+    control(test.slider, "cache_size").set_value(32).run()
     assert [config.cache_size for config in configs(test)] == [64, 32]
     test.segmented_control(key="edited").set_value(0).run()
-    assert test.slider(key="edit-cache_size").value == 64
-    test.select_slider(key="edit-block_size").set_value(4).run()
+    assert control(test.slider, "cache_size").value == 64
+    control(test.select_slider, "block_size").set_value(4).run()
     assert [config.block_size for config in configs(test)] == [4, configs(test)[1].block_size]
 
 
 def test_policy_and_prompt_are_changed_for_the_marked_setting_alone(compare) -> None:
     test = compare(compare=TWO)
     test.segmented_control(key="edited").set_value(1).run()
-    test.selectbox(key="edit-policy").set_value("h2o").run()
-    test.selectbox(key="edit-prefill").set_value("tree").run()
+    control(test.selectbox, "policy").set_value("h2o").run()
+    control(test.selectbox, "prefill").set_value("tree").run()
     assert [(c.policy, c.prefill) for c in configs(test)] == [("tree", "stream"), ("h2o", "tree")]
-    test.selectbox(key="edit-policy").set_value("snapkv").run()
-    assert test.selectbox(key="edit-prefill").disabled
-    assert test.slider(key="edit-sink_size").disabled
+    control(test.selectbox, "policy").set_value("snapkv").run()
+    assert control(test.selectbox, "prefill").disabled
+    assert control(test.slider, "sink_size").disabled
     assert not test.error
 
 
 def test_what_does_not_fit_is_one_sentence_and_the_page_goes_on(compare) -> None:
     test = compare(compare=TWO)
-    test.slider(key="edit-recent_size").set_value(60).run()
-    assert "leaves a tree region of 0" in said(test)
+    control(test.slider, "recent_size").set_value(60).run()
+    assert "Budget 64 minus Sinks 4 minus Recent 60 leaves a tree region of 0" in said(test)
     assert configs(test)[0].recent_size == 28
-    assert test.slider(key="edit-recent_size").value == 28
+    assert control(test.slider, "recent_size").value == 28
     assert len(alternatives(test)) == 1
 
 
@@ -256,6 +261,35 @@ def test_settings_are_added_up_to_six_and_removed_down_to_two(compare) -> None:
     test.button(key="remove").click().run()
     assert len(configs(test)) == 5
     assert not test.exception
+
+
+def test_the_prompt_follows_the_settings_until_it_is_given(compare) -> None:
+    test = compare(compare=TWO)
+    assert test.slider(key="compare_prompt").value == 0
+    test.button(key="add").click().run()
+    control(test.selectbox, "policy").set_value("snapkv").run()
+    assert test.slider(key="compare_prompt").value == TOKENS // 2
+    assert test.dataframe[0].value["tokens kept"].tolist()[:2] == [64, 64]
+    assert "it keeps all" not in said(test, "warning")
+    test.slider(key="compare_prompt").set_value(0).run()
+    assert test.dataframe[0].value["tokens kept"].tolist() == [64, 64, TOKENS]
+    assert "C SnapKV 64 reduces a prompt and nothing else, and there is no prompt: it keeps all" in said(
+        test, "warning"
+    )
+    test.button(key="remove").click().run()
+    assert test.slider(key="compare_prompt").value == 0 and "it keeps all" not in said(test, "warning")
+
+
+def test_the_layer_at_the_left_is_drawn_and_not_counted(small_run: Path, compare) -> None:
+    test = compare(compare=TWO, compare_layers="1", layer="0")
+    names = {settings_state.label(n, config): config for n, config in enumerate(configs(test))}
+    counted, drawn = (simulated(small_run, names, layers=[layer]) for layer in (1, 0))
+    error = analysis.loss(analysis.open_capture(small_run / "capture.nc"), counted)["error"]
+    for row, name in enumerate(names):
+        found = test.dataframe[0].value["output error"][row]
+        assert found == pytest.approx(100 * float(error.sel(policy=name).mean()))
+    assert "Means over layer 1 of 2. Others may rank the settings differently" in said(test, "caption")
+    assert alternatives(test) == [analysis.plot.eviction_maps(drawn, layer=0).layout.meta["alt"]]
 
 
 def test_layers_and_prompt_are_simulated_as_chosen(small_run: Path, compare) -> None:

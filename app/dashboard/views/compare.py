@@ -34,24 +34,17 @@ def editor(names: list[str]) -> None:
     configs: list[TreeKVConfig] = st.session_state[settings_state.COMPARED]
     if st.session_state.get("edited") not in range(len(configs)):
         st.session_state["edited"] = 0
-    row = st.columns([5, 2], vertical_alignment="bottom")
-    with row[0]:
-        st.segmented_control(
-            "Settings; the controls below change the one marked",
-            list(range(len(configs))),
-            format_func=lambda number: names[number],
-            required=True,
-            key="edited",
-        )
-    edited = st.session_state["edited"]
-    with row[1], st.container(horizontal=True, horizontal_alignment="right"):
-        st.button("Add", key="add", disabled=len(configs) >= settings_state.MOST, on_click=_add,
-                  help="A copy of the one marked, to be changed.")  # fmt: skip
-        st.button("Remove", key="remove", disabled=len(configs) <= settings_state.LEAST, on_click=_remove,
-                  help="Takes the one marked away.")  # fmt: skip
-    config = configs[edited]
+    st.segmented_control(
+        "Settings; the controls below change the one marked",
+        list(range(len(configs))),
+        format_func=lambda number: names[number],
+        required=True,
+        key="edited",
+        persist_state="session",
+    )
     with st.container(border=True):
-        _controls(config)
+        _controls(configs[st.session_state["edited"]])
+        _buttons(len(configs))
     said = st.session_state.pop("refused", None)
     if said is not None:
         st.error(run_state.plain(said))
@@ -67,44 +60,71 @@ def _controls(config: TreeKVConfig) -> None:
         "block_size": config.block_size,
         "prefill": config.prefill,
     }
-    for name, value in values.items():  # the controls show the setting, whichever is marked
-        st.session_state[f"edit-{name}"] = value
+    keys = {name: _shown(name, value) for name, value in values.items()}
     first, second = st.columns(2), st.columns(4)
     with first[0]:
-        st.selectbox("Who is evicted", policies.names(), format_func=wording.policy_title, key="edit-policy",
-                     on_change=_change, args=("policy",))  # fmt: skip
+        st.selectbox("Who is evicted", policies.names(), format_func=wording.policy_title, key=keys["policy"],
+                     on_change=_change, args=("policy", keys["policy"]))  # fmt: skip
     with first[1]:
-        st.selectbox("A prompt is reduced", list(PREFILLS), format_func=PREFILLS.__getitem__, key="edit-prefill",
-                     on_change=_change, args=("prefill",), disabled=not limits.prefills)  # fmt: skip
+        st.selectbox("A prompt is reduced", list(PREFILLS), format_func=PREFILLS.__getitem__, key=keys["prefill"],
+                     on_change=_change, args=("prefill", keys["prefill"]), disabled=not limits.prefills)  # fmt: skip
     with second[0]:
-        st.slider("Budget (tokens)", limits.least, limits.most, step=limits.step, key="edit-cache_size",
-                  on_change=_change, args=("cache_size",), disabled=config.policy == "full")  # fmt: skip
+        st.slider("Budget (tokens)", limits.least, limits.most, step=limits.step, key=keys["cache_size"],
+                  on_change=_change, args=("cache_size", keys["cache_size"]),
+                  disabled=config.policy == "full")  # fmt: skip
     with second[1]:
-        st.slider("Sinks", 0, limits.sinks, key="edit-sink_size", on_change=_change, args=("sink_size",),
-                  disabled=not limits.protects, help="First tokens, never evicted.")  # fmt: skip
+        st.slider("Sinks", 0, limits.sinks, key=keys["sink_size"], on_change=_change,
+                  args=("sink_size", keys["sink_size"]), disabled=not limits.protects,
+                  help="First tokens, never evicted.")  # fmt: skip
     with second[2]:
-        st.slider("Recent", 0, limits.recent, key="edit-recent_size", on_change=_change, args=("recent_size",),
-                  disabled=not limits.recents, help="Last tokens, never evicted.")  # fmt: skip
+        st.slider("Recent", 0, limits.recent, key=keys["recent_size"], on_change=_change,
+                  args=("recent_size", keys["recent_size"]), disabled=not limits.recents,
+                  help="Last tokens, never evicted.")  # fmt: skip
     with second[3]:
         blocks = sorted({*BLOCKS, config.block_size})
-        st.select_slider("Block", blocks, key="edit-block_size", on_change=_change, args=("block_size",),
-                         disabled=config.policy == "full", help="Tokens of a prompt treated together.")  # fmt: skip
-    left, right = st.columns([3, 1], vertical_alignment="center")
-    with left:
-        st.toggle("Budget, sinks, recent and block move for all settings at once", value=True, key="together")
-    with right:
-        st.button("Take these settings", key="take", on_click=_take, type="primary", width="stretch",
+        st.select_slider("Block", blocks, key=keys["block_size"], on_change=_change,
+                         args=("block_size", keys["block_size"]), disabled=config.policy == "full",
+                         help="Tokens of a prompt treated together.")  # fmt: skip
+
+
+def _buttons(count: int) -> None:
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+        st.toggle("Move all settings at once", value=True, key="together", persist_state="session", width="content",
+                  help="Budget, sinks, recent and block, where a setting has them.")  # fmt: skip
+        st.button("Add", key="add", disabled=count >= settings_state.MOST, on_click=_add,
+                  help="A copy of the one marked, to be changed.")  # fmt: skip
+        st.button("Remove", key="remove", disabled=count <= settings_state.LEAST, on_click=_remove,
+                  help="Takes the one marked away.")  # fmt: skip
+        st.button("Take these settings", key="take", on_click=_take, type="primary",
                   help="Generate and Take away then use the ones marked.")  # fmt: skip
 
 
-def _change(name: str) -> None:
+def _shown(name: str, value: object) -> str:
+    """The key of a control, which shows `value` of the marked setting.
+
+    A browser sends the values of all controls with each move, those that it has not been told of yet as they were
+    before, and those that a run showed which the next move cut short as if they were moves. So a control whose value
+    was changed by others becomes a new one, and what each was last made to show is kept for `_change`.
+    """
+    key, last = st.session_state.setdefault("shown", {}).get(name, (f"edit-{name}-0", value))
+    if last != value:
+        key = f"edit-{name}-{int(key.rpartition('-')[2]) + 1}"
+    st.session_state["shown"][name] = key, value
+    st.session_state[key] = value
+    return key
+
+
+def _change(name: str, key: str) -> None:
     """Put one control's new value into the marked setting, and into the others where it fits them."""
     configs: list[TreeKVConfig] = list(st.session_state[settings_state.COMPARED])
-    edited, value = st.session_state["edited"], st.session_state[f"edit-{name}"]
+    edited, value = st.session_state["edited"], st.session_state[key]
+    if key != st.session_state["shown"][name][0] or value == st.session_state["shown"][name][1]:
+        return  # it is no longer there, or nobody moved it
+    st.session_state["shown"][name] = key, value
     try:
         configs[edited] = settings_state.with_changes(configs[edited], **{name: value})
     except TreeKVError as error:
-        st.session_state["refused"] = str(error)
+        st.session_state["refused"] = wording.by_control(str(error))
         return
     if st.session_state.get("together", True) and name not in ("policy", "prefill"):
         for number, config in enumerate(configs):
@@ -139,30 +159,34 @@ def _take() -> None:
 def scope(configs: dict[str, TreeKVConfig]) -> tuple[tuple[int, ...], int]:
     """The layers to simulate and how much of the text is the prompt."""
     left, right = st.columns(2)
-    few = sorted({capture.layers[0], capture.layers[len(capture.layers) // 2], capture.layers[-1]})
+    few = comparing.few_layers(capture)
     if not {*st.session_state.get("compare_layers", few)} <= set(capture.layers):  # of another run
         del st.session_state["compare_layers"]
     if "compare_layers" not in st.session_state and "compare_layers" not in st.query_params:
         st.session_state["compare_layers"] = few
     if st.session_state.get("compare_prompt", 0) > capture.tokens:
         del st.session_state["compare_prompt"]
-    if "compare_prompt" not in st.session_state and "compare_prompt" not in st.query_params:
+    st.session_state.setdefault("prompt-given", "compare_prompt" in st.query_params)
+    if not st.session_state["prompt-given"]:  # it follows the settings until somebody says what it is
         st.session_state["compare_prompt"] = comparing.usual_prompt(configs, capture.tokens)
     with left:
         layers = st.multiselect("Layers to simulate", capture.layers, key="compare_layers", bind="query-params",
                                 help="A few answer within about a second, all of them take longer.")  # fmt: skip
     with right:
         prompt = st.slider("Of the text, so many tokens are the prompt", 0, capture.tokens,
-                           key="compare_prompt", bind="query-params",
-                           help="The rest comes one token at a time, as when text is generated.")  # fmt: skip
+                           key="compare_prompt", bind="query-params", on_change=_give_prompt,
+                           help="The rest comes one token at a time, as when text is generated. At 0 the whole text "
+                           "comes so, or in blocks where a setting reads a prompt in blocks.")  # fmt: skip
     if not layers and not st.session_state.get("layers_shown"):  # an address can ask for layers that are not there
         layers = few
         st.warning(f"None of the layers in the address was captured; simulated are {', '.join(map(str, few))}.")
     else:
         st.session_state["layers_shown"] = True
-    layer = run_state.chosen("layer")
-    also = {layer} & set(capture.layers)  # the one that the sidebar asks for
-    return tuple(sorted({*layers} | also)), int(prompt)
+    return tuple(sorted(layers)), int(prompt)
+
+
+def _give_prompt() -> None:
+    st.session_state["prompt-given"] = True
 
 
 def context() -> tuple[int, int, str]:
@@ -199,8 +223,10 @@ def side_by_side() -> None:
     if not layers:
         st.info("Choose at least one layer to simulate.")
         return
-    found = run_state.or_stop(lambda: comparing.compare(run, configs, layers, prompt))
-    table(found, length, batch, dtype)
+    also = {run_state.chosen("layer")} & set(capture.layers)  # the one that the sidebar asks for, in pictures only
+    shown = tuple(sorted({*layers, *also}))
+    found = run_state.or_stop(lambda: comparing.compare(run, configs, shown, prompt))
+    table(found.of(layers), prompt, length, batch, dtype)
     picture = st.segmented_control(
         "Picture", [*PICTURES, MEMORY], default="Maps", required=True, key="picture", bind="query-params"
     )
@@ -220,7 +246,7 @@ def view_of() -> View:
     return View(run_state.chosen("layer"), head, start, stop)
 
 
-def table(found: Comparison, length: int, batch: int, dtype: str) -> None:
+def table(found: Comparison, prompt: int, length: int, batch: int, dtype: str) -> None:
     rows = comparing.rows(capture, found, length, batch, dtype)
     percent = st.column_config.NumberColumn(format="%.1f %%")
     st.dataframe(
@@ -229,10 +255,10 @@ def table(found: Comparison, length: int, batch: int, dtype: str) -> None:
         width="stretch",
         column_config={"attention retained": percent, "output error": percent},
     )
-    count = len(found.retention["layer"])
+    for name in comparing.untouched(found.configs, prompt):
+        st.warning(f"{name} reduces a prompt and nothing else, and {comparing.prompt_in_words(prompt)}: it keeps all.")
     st.caption(
-        f"Means over {count} {'layer' if count == 1 else 'layers'} at the end of {capture.tokens:,} tokens; the error "
-        "of the attention output is against the full cache. Memory is that of keys and values of "
+        f"{comparing.means_in_words(capture, found)} Memory is that of keys and values of "
         f"{len(capture.model_layers)} layers at {length:,} tokens, {batch} {'row' if batch == 1 else 'rows'}, {dtype}."
     )
 
