@@ -59,6 +59,11 @@ def model_of(name: str) -> str:
     return next((alias for alias, entry in ALIASES.items() if entry.title == name), name)
 
 
+def nothing_went(result: Generation) -> bool:
+    """Whether the cache still holds all that it has seen; the last token has not been fed back."""
+    return result.kept_tokens >= result.prompt_tokens + len(result.token_ids) - 1
+
+
 def work(job: jobs.Job[Outcome], request: Request) -> Outcome:
     """Generate; what comes is appended to `job.events` as (name, piece of text) and, after each token, (name, Pace).
     Stopping ends it with what there is.

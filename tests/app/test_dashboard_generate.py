@@ -94,6 +94,22 @@ def test_texts_that_do_not_part_are_said_to_be_the_same(tiny_model, small_run, m
     assert "all 8 tokens are the same" in " ".join(markdown.value for markdown in test.markdown)
 
 
+def test_a_text_that_never_fills_the_budget_proves_nothing_and_says_so(tiny_model, opened) -> None:
+    test = ended(submitted(opened(), prompt=" ".join(PROMPT.split()[:10]), tokens=8), JOB)
+    assert "They could not: of 17 tokens none had to go with a budget of 32." in said(test, "info")
+    test.switch_page("views/compare.py").run()
+    assert "nothing was evicted, so there is nothing to compare" in said(test, "info")
+
+
+def test_texts_made_with_other_settings_than_those_chosen_say_so(tiny_model, opened) -> None:
+    test = ended(submitted(opened(), beside=False, simulate=False), JOB)
+    assert "other settings" not in said(test, "warning")
+    test.session_state[settings_state.CHOSEN] = SETTINGS.for_policy("streaming")
+    assert "These texts were made with other settings than those chosen now: TreeKV: 32 tokens" in said(
+        test.run(), "warning"
+    )
+
+
 def test_the_full_cache_and_the_simulation_can_be_left_out(tiny_model, opened) -> None:
     test = ended(submitted(opened(), beside=False, simulate=False), JOB)
     outcome = test.session_state[JOB].result

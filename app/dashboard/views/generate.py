@@ -94,6 +94,9 @@ def side_by_side(results: dict[str, Generation]) -> None:
 
 def finished(outcome: Outcome) -> None:
     """The texts, their figures, and where they part."""
+    made = wording.settings_in_words(outcome.request.config)
+    if outcome.request.config != config:
+        st.warning(f"These texts were made with other settings than those chosen now: {run_state.plain(made)}.")
     if outcome.results:
         side_by_side(outcome.results)
     if len(outcome.results) == 2:
@@ -133,7 +136,15 @@ def numbers(result: Generation) -> None:
 def parting(outcome: Outcome) -> None:
     """Where the two texts part, in words and in their own."""
     st.subheader("Where the texts part")
-    count = len(outcome.results[OURS].token_ids)
+    ours = outcome.results[OURS]
+    count = len(ours.token_ids)
+    asked = outcome.request.config
+    if asked.policy != "full" and generating.nothing_went(ours):
+        st.info(
+            f"They could not: of {ours.kept_tokens:,} tokens none had to go with a budget of {asked.cache_size:,}. A "
+            "longer prompt shows what is lost."
+        )
+        return
     if outcome.equal is None:
         st.markdown(f"They do not: all {count:,} tokens are the same.")
         return
