@@ -24,6 +24,7 @@ from treekv import TreeKVError
 
 T = TypeVar("T")
 ALL = "all"
+SETTINGS = ("settings", "compare")  # chosen, and side by side, in the session and in the address
 VIEW = ("layer", "head", "positions")  # what the sidebar chooses, in the session and in the address
 LEAST_STRETCH: Final = 16  # positions; fewer show no band
 MOST_SHOWN: Final = 2048  # tokens of text at once
@@ -59,8 +60,18 @@ def find_run() -> RunFolder | None:
 def open_run(name: str) -> None:
     """Make a run the one of this session, from the next showing of the page on."""
     st.session_state["run"] = st.query_params["run"] = name
-    for key in (*VIEW, "step", "playing"):
+    for key in (*VIEW, "step", "playing", "compare_layers", "compare_prompt", "prompt-given"):
         st.session_state.pop(key, None)
+        st.query_params.pop(key, None)
+    forget_defaults()
+
+
+def forget_defaults() -> None:
+    """Let go of settings that nobody chose: those that the run before came with."""
+    for name in SETTINGS:
+        if not st.session_state.get(f"{name}-by-hand"):
+            st.session_state.pop(name, None)
+            st.query_params.pop(name, None)
 
 
 def current_run() -> RunFolder:

@@ -13,8 +13,7 @@ from app.run_folder import RunFolder
 from app.wording import policy_title
 from treekv import TreeKVConfig, TreeKVError
 
-CHOSEN: Final = "settings"  # names in the session and in the address
-COMPARED: Final = "compare"
+CHOSEN, COMPARED = run_state.SETTINGS
 LEAST, MOST = 2, 6  # settings side by side
 _LETTERS: Final = "ABCDEF"
 
@@ -77,7 +76,9 @@ def chosen(run: RunFolder | None = None) -> TreeKVConfig:
     """What the user has chosen in this session, else what the address says, else the run's own settings, else the
     paper's defaults. The address follows the choice, so that a link carries it."""
     if CHOSEN not in st.session_state:
-        st.session_state[CHOSEN] = _from_address() or _of_run(run)
+        asked = _from_address()
+        st.session_state[CHOSEN] = asked or _of_run(run)
+        st.session_state[f"{CHOSEN}-by-hand"] = asked is not None
     config: TreeKVConfig = st.session_state[CHOSEN]
     _to_address(CHOSEN, encode(config))
     return config
@@ -86,6 +87,7 @@ def chosen(run: RunFolder | None = None) -> TreeKVConfig:
 def choose(config: TreeKVConfig) -> None:
     """Make these the settings that Generate runs and Take away exports."""
     st.session_state[CHOSEN] = config
+    st.session_state[f"{CHOSEN}-by-hand"] = True
     _to_address(CHOSEN, encode(config))
 
 
@@ -121,7 +123,9 @@ def _to_address(name: str, text: str) -> None:
 def compared(run: RunFolder | None, tokens: int) -> dict[str, TreeKVConfig]:
     """The settings side by side by the names that pictures give them, "A TreeKV 128", "B StreamingLLM 128", ..."""
     if COMPARED not in st.session_state:
-        st.session_state[COMPARED] = _compared_in_address() or _to_begin_with(chosen(run), tokens)
+        asked = _compared_in_address()
+        st.session_state[COMPARED] = asked or _to_begin_with(chosen(run), tokens)
+        st.session_state[f"{COMPARED}-by-hand"] = asked is not None
     configs: list[TreeKVConfig] = st.session_state[COMPARED]
     _to_address(COMPARED, ";".join(map(encode, configs)))
     return {label(number, config): config for number, config in enumerate(configs)}
@@ -130,6 +134,7 @@ def compared(run: RunFolder | None, tokens: int) -> dict[str, TreeKVConfig]:
 def set_compared(configs: list[TreeKVConfig]) -> None:
     """Replace the settings side by side; at most six are kept."""
     st.session_state[COMPARED] = list(configs)[:MOST]
+    st.session_state[f"{COMPARED}-by-hand"] = True
 
 
 def label(number: int, config: TreeKVConfig) -> str:

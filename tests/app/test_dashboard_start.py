@@ -180,6 +180,28 @@ def test_recent_runs_are_listed_and_opened(small_run: Path, tmp_path: Path, monk
     assert alternatives(test.switch_page(WAVELETS).run())
 
 
+def test_another_run_comes_with_its_own_settings_unless_some_were_chosen(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, size in (("one", 64), ("two", 48)):
+        shutil.copytree(small_run, tmp_path / name)
+        (tmp_path / name / "settings.json").unlink()
+        TreeKVConfig(cache_size=size).save(tmp_path / name / "settings.json")
+    test = opened(None, monkeypatch, root=tmp_path)
+    seen = []
+    for name in ("one", "two", "one"):
+        test.switch_page(START).run().button(key=f"open-{name}").click().run()
+        test.switch_page("views/compare.py").run()
+        seen.append([config.cache_size for config in test.session_state["compare"]])
+        if len(seen) == 3:
+            test.button(key="take").click().run()
+    assert seen == [[64] * 3, [48] * 3, [64] * 3]
+    assert test.session_state["settings"].cache_size == 64
+    test.switch_page(START).run().button(key="open-two").click().run()
+    test.switch_page("views/take_away.py").run()
+    assert test.session_state["settings"].cache_size == 64  # taken by hand
+
+
 def test_two_users_do_not_see_each_others_choice(
     small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,7 +41,7 @@ def tour() -> None:
             "machine. A policy forgets some tokens to stay small. Here you see which, before you deploy it."
         )
         for number, (page, words) in enumerate(TOUR, start=1):
-            text, link = st.columns([5, 1.3], vertical_alignment="center")
+            text, link = st.columns([4, 1.8], vertical_alignment="center")  # so wide that the names fit a narrow page
             text.markdown(f"{number}. {words}")
             link.page_link(f"views/{page}.py", label=PAGES[page], icon=":material/arrow_forward:")
 
@@ -72,20 +72,21 @@ def recent() -> None:
     for run in runs:
         text = run.manifest.get("text", {})
         when = datetime.datetime.fromtimestamp((run.path / run_folder.MANIFEST).stat().st_mtime)
-        words, button = st.columns([5, 1.4], vertical_alignment="center")
-        words.markdown(
-            f"**{run_state.plain(run.path.name)}**  \n{run_state.plain(str(run.manifest.get('model', 'unknown')))} · "
-            f"{run_state.plain(str(text.get('title', 'unknown text')))} · {text.get('tokens', 0):,} tokens · "
-            f"{when:%d %b %Y, %H:%M}"
-        )
-        button.button(
-            "Open",
-            key=f"open-{run.path.name}",
-            on_click=run_state.open_run,
-            args=(run.path.name,),
-            width="stretch",
-            help=f"Open {run_state.plain(run.path.name)}",
-        )
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.markdown(
+                f"**{run_state.plain(run.path.name)}**  \n{run_state.plain(str(run.manifest.get('model', 'unknown')))} "
+                f"· {run_state.plain(str(text.get('title', 'unknown text')))} · {text.get('tokens', 0):,} tokens · "
+                f"{when:%d %b %Y, %H:%M}",
+                width="stretch",
+            )
+            st.button(
+                "Open",
+                key=f"open-{run.path.name}",
+                on_click=run_state.open_run,
+                args=(run.path.name,),
+                width="content",
+                help=f"Open {run_state.plain(run.path.name)}",
+            )
 
 
 def chosen_text() -> tuple[str, str]:
