@@ -71,7 +71,8 @@ def _of_map(run: RunFolder, asked: dict[str, list[str]]) -> list[str]:
         if value in [run_state.policy_label(name) for name in of_real]:
             steps = int(real.attrs["steps"])
         elif value not in [run_state.policy_label(name) for name in names]:
-            parts.append(f"the policy {_short(value)} ({wording.policy_title(names[0])} is shown)")
+            whose = ", a record of the session that generated it" if value.endswith("(real run)") else ""
+            parts.append(f"the policy {_short(value)}{whose} ({wording.policy_title(names[0])} is shown)")
     for value in asked["step"][-1:]:
         if not 1 <= (run_state.whole(value) or 0) <= steps:
             parts.append(f"step {_short(value)} (the last, {steps:,}, is shown)")

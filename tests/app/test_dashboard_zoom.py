@@ -141,6 +141,11 @@ def test_what_a_link_asks_for_in_vain_is_said_once(small_run: Path, monkeypatch:
     assert not test.warning
 
 
+def test_a_link_to_anothers_generation_says_whose_it_is(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = opened(small_run, monkeypatch, EVICTION_MAP, policy="TreeKV (real run)")
+    assert "TreeKV (real run), a record of the session that generated it" in test.warning[0].value.replace("\\", "")
+
+
 def test_a_link_to_what_is_there_is_taken_without_a_word(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = {"layer": "1", "head": "3", "policy": "StreamingLLM", "step": "200", "positions": ["50", "150"]}
     test = opened(small_run, monkeypatch, EVICTION_MAP, **asked)
