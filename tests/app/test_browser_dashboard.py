@@ -217,6 +217,7 @@ def test_a_control_moved_quickly_leaves_the_others_to_what_follows_from_it(dashb
     for marked in ("A TreeKV", "C TOVA"):  # a window of TOVA's is always 0
         drawn(page, 1)
         page.get_by_test_id("stMainBlockContainer").get_by_role("radio", name=marked).click()
+        page.wait_for_timeout(SECOND)
         watched.settle()
         budget = page.get_by_role("slider", name="Budget (tokens)")
         before = int(budget.input_value())

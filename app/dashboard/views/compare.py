@@ -110,7 +110,8 @@ def _shown(name: str, value: object) -> str:
     if last != value:
         key = f"edit-{name}-{int(key.rpartition('-')[2]) + 1}"
     st.session_state["shown"][name] = key, value
-    st.session_state[key] = value
+    if st.session_state.get("moved") != (name, st.session_state["edited"]) or st.session_state.get(key) != value:
+        st.session_state[key] = value  # to tell the moved one would take it back, should it have moved on meanwhile
     return key
 
 
@@ -121,6 +122,7 @@ def _change(name: str, key: str) -> None:
     if key != st.session_state["shown"][name][0] or value == st.session_state["shown"][name][1]:
         return  # it is no longer there, or nobody moved it
     st.session_state["shown"][name] = key, value
+    st.session_state["moved"] = name, edited
     try:
         configs[edited] = settings_state.with_changes(configs[edited], **{name: value})
     except TreeKVError as error:
