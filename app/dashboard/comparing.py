@@ -144,7 +144,8 @@ def usual_prompt(configs: Mapping[str, TreeKVConfig], tokens: int) -> int:
 
 
 def few_layers(seen: analysis.Capture) -> list[int]:
-    """The middles of the three thirds of the captured layers; the first and the last are unlike the others."""
+    """The middles of the three thirds of the captured layers: the first and the last of a model may be unlike the rest,
+    and rank settings otherwise."""
     count = len(seen.layers)
     return sorted({seen.layers[(2 * third + 1) * count // 6] for third in range(3)})
 

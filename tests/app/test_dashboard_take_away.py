@@ -9,13 +9,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import plotly.graph_objects as go
 import pytest
 
 import analysis
 from app import other_engines, pictures, snippets
-from app.dashboard import settings_state, taking
+from app.dashboard import comparing, settings_state, taking
 from app.run_folder import open_run
 from tests.app.conftest import EVIL
 from tests.app.pages import alternatives, page, said
@@ -151,6 +152,17 @@ def test_the_report_holds_settings_numbers_and_commands(small_run: Path) -> None
     assert "&#34;cache_size&#34;: 48" in page
     assert "treekv generate" in page
     assert 'src="http' not in page
+    assert (
+        "All of it is read in blocks, or one by one where a setting has none. Means over layers 0 and 1 of 2." in page
+    )
+    assert "means over 64 queries from position 160 on" in page
+    at_its_end = taking.report(open_run(small_run), SETTINGS.replace(prefill="tree"))
+    assert "The first 160 tokens are read as a prompt, the rest one by one." in at_its_end
+
+
+def test_the_layers_to_begin_with_are_the_middles_of_thirds() -> None:
+    for layers, few in ((range(30), [5, 15, 25]), ([0, 1], [0, 1]), ([4], [4]), ([2, 5, 9], [2, 5, 9])):
+        assert comparing.few_layers(SimpleNamespace(layers=list(layers))) == few
 
 
 def test_without_a_capture_what_needs_it_is_left_out(

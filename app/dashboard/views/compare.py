@@ -168,6 +168,7 @@ def scope(configs: dict[str, TreeKVConfig]) -> tuple[tuple[int, ...], int]:
         st.session_state["compare_layers"] = few
     if st.session_state.get("compare_prompt", 0) > capture.tokens:
         del st.session_state["compare_prompt"]
+        st.session_state["prompt-given"] = False
     st.session_state.setdefault("prompt-given", "compare_prompt" in st.query_params)
     if not st.session_state["prompt-given"]:  # it follows the settings until somebody says what it is
         st.session_state["compare_prompt"] = comparing.usual_prompt(configs, capture.tokens)
