@@ -229,10 +229,17 @@ class _Watcher:
             begin = first
             while begin < last:
                 piece, until = (self.block, min(self.blocks_end, last)) if begin < self.blocks_end else (1, last)
-                end = min(begin + (self.chunk if self.whole_chunks else piece), until)
+                free = self._free() // piece * piece
+                end = min(begin + (self.chunk if self.whole_chunks else max(piece, free)), until)
                 self._step(logits, begin, end, piece)
                 begin = end
             progress((last - first) * self.rows.stop)
+
+    def _free(self) -> int:
+        """How many newcomers every row has room for: together they make the same as one by one."""
+        ledger = self.ledger
+        held, capacity = ledger.held.only, ledger.capacity.only
+        return 0 if held is None or capacity is None else capacity - held
 
     def _step(self, logits: _Logits | None, first: int, last: int, piece: int) -> None:
         """Tokens first..last-1, which come `piece` at a time."""
@@ -279,10 +286,10 @@ class _Logits:
         layers, heads, q, dim = queries.shape
         kv_heads, tokens = keys.shape[1:3]
         group, settings = heads // kv_heads, rows.stop // layers
-        grouped = queries.reshape(layers, kv_heads, group * q, dim)
+        grouped = queries.unflatten(1, (kv_heads, group)).transpose(2, 3).flatten(2, 3)
         new = grouped @ keys[:, :, first : first + q].transpose(2, 3)
         # Nobody sees who comes later.
-        new += torch.full((q, q), float("-inf"), device=keys.device).triu(1).repeat(group, 1)
+        new += torch.full((q, q), float("-inf"), device=keys.device).triu(1).repeat_interleave(group, 0)
         # As many slots as can be in use before the last of these queries has been here.
         n = max(max(ledger.held[:]) + q, *ledger.width[:])
         position = ledger.position[rows, :, :n]
@@ -291,34 +298,38 @@ class _Logits:
         heads_before = torch.arange(layers * kv_heads, device=keys.device).view(layers, kv_heads, 1)
         index = (position.unflatten(0, (settings, layers)) + heads_before * tokens).flatten()
         held_keys = keys.flatten(0, 2).index_select(0, index).view(settings, layers, kv_heads, n, dim)
-        self._logits = (grouped @ held_keys.transpose(3, 4)).flatten(0, 1)  # [rows, kv_heads, group * q, n]
+        self._logits = (grouped @ held_keys.transpose(3, 4)).flatten(0, 1)  # [rows, kv_heads, q * group, n]
         self._new = new.repeat(settings, 1, 1, 1)
+        self._by_query = self._logits.unflatten(2, (q, group))
         self._group, self._first = group, first
 
     def by_slot(self, rows: slice, places: Places, first: int) -> Tensor:
-        """[rows, kv_heads, group, q, n], of the q newcomers from position `first` on, in their `places`."""
-        begin, size, q = first - self._first, rows.stop - rows.start, places.slots.shape[2]
-        logits, new, slots = self._logits, self._new, places.slots
-        if size < len(logits):
-            logits, new = logits.narrow(0, rows.start, size), new.narrow(0, rows.start, size)
-        if size < len(slots):
-            slots = slots.narrow(0, 0, size)
-        index = slots.unsqueeze(2).expand(-1, -1, logits.shape[2], -1)
-        logits.scatter_(3, index, new.narrow(3, begin, q))
-        return logits.unflatten(2, (self._group, -1)).narrow(3, begin, q).narrow(4, 0, places.n)
+        """[rows, kv_heads, q, group, n], of the q newcomers from position `first` on, in their `places`."""
+        begin, q, slots = first - self._first, places.slots.shape[2], places.slots
+        logits, new, by_query = self._logits, self._new, self._by_query
+        if rows.start or rows.stop < logits.shape[0]:
+            logits, new, by_query = logits[rows], new[rows], by_query[rows]
+        if logits.shape[0] < slots.shape[0]:
+            slots = slots.narrow(0, 0, logits.shape[0])
+        # Queries that were asked before need not know.
+        done, left = begin * self._group, logits.shape[2] - begin * self._group
+        index = slots.unsqueeze(2).expand(-1, -1, left, -1)
+        logits.narrow(2, done, left).scatter_(3, index, new.narrow(2, done, left).narrow(3, begin, q))
+        asked = by_query.narrow(2, begin, q)
+        return asked if places.n == asked.shape[4] else asked.narrow(4, 0, places.n)
 
 
 def _observe(seen: Tensor, places: Places, adding: int) -> Tensor:
     """Attention of newcomers to what is held and to themselves, as `Ledger.step` wants it, from logits [rows,
-    kv_heads, group, q, n]: that of all in the first rows, which are `adding`, and of the last in the others."""
-    rows, q = seen.shape[0], seen.shape[3]
+    kv_heads, q, group, n]: that of all in the first rows, which are `adding`, and of the last in the others."""
+    rows, q = seen.shape[0], seen.shape[2]
     if q > 1 and adding < rows:
-        last = _observe(seen[adding:, :, :, -1:], places.of(slice(adding, rows)), 0)
+        last = _observe(seen[adding:, :, -1:], places.of(slice(adding, rows)), 0)
         return torch.cat([_observe(seen[:adding], places, adding), last]) if adding else last
     if not places.all_used:
         visible = prefill.visible(places.distance, q, False)
         assert visible is not None  # there are free slots
-        seen = seen.masked_fill(~visible[:rows, :, None], float("-inf"))
+        seen = seen.masked_fill(~visible[:rows, :, :, None], float("-inf"))
     if q == 1:
-        return seen.select(3, 0).softmax(-1).mean(2)
-    return seen.softmax(-1).mean(2).sum(2)
+        return seen.select(2, 0).softmax(-1).mean(2)
+    return seen.softmax(-1).mean(3).sum(2)

@@ -10,7 +10,7 @@ counts need not be stored.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -19,10 +19,12 @@ from torch import Tensor
 
 from treekv import policies
 from treekv.config import TreeKVConfig
+from treekv.part import Part
 from treekv.per_row import PerRow, same
 from treekv.policies.base import Prompt, Selection
-from treekv.policies.tree import to_the_end
+from treekv.policies.tree import move_to_the_end
 from treekv.trace import LayerTrace, Mark
+from treekv.views import Views, by_rank, readers_of
 
 GROWTH = 64  # slots are added this many at a time until there is room for the capacity and the newcomers
 
@@ -48,18 +50,6 @@ class Places(NamedTuple):
     def of(self, rows: slice) -> Places:
         """The same for some of the rows."""
         return self._replace(slots=self.slots[rows], distance=None if self.distance is None else self.distance[rows])
-
-
-class _Part(NamedTuple):
-    """Rows side by side with the same settings."""
-
-    rows: slice
-    config: TreeKVConfig
-    policy: policies.Policy
-
-    def of(self, tensor: Tensor, rows: slice) -> Tensor:
-        """This part of a tensor that has the given rows."""
-        return tensor.narrow(0, self.rows.start - rows.start, self.rows.stop - self.rows.start)
 
 
 class _Open(NamedTuple):
@@ -108,7 +98,6 @@ class Ledger:
         assert len(each) == rows
         self._config = PerRow(each[0], rows)
         self._config[:] = each
-        self._parts = _parts(each)
         self.layers = layers
         self.heads = heads
         self.device = torch.device(device)
@@ -120,11 +109,13 @@ class Ledger:
         self._layer[:] = [layer] * rows if isinstance(layer, int) else list(layer)
         self.held, self.seen, self.since, self.cursor = (PerRow(0, rows) for _ in range(4))
         self.capacity: PerRow[int | None] = PerRow(None, rows)
-        if self.policy.evicts_decoding:
-            self.capacity[:] = [own.cache_size for own in each]
         self.width = PerRow(0, rows)  # slots from here on have not been used yet and stand in their own order
         self._open: list[_Open | None] = [None] * rows
         self.trace = LayerTrace(rows, heads, self.device) if each[0].trace else None
+        self._again: Views | None = None
+        self._split()
+        if self.policy.evicts_decoding:
+            self.capacity[:] = [own.cache_size for own in each]
 
     @property
     def policy(self) -> policies.Policy:
@@ -144,9 +135,7 @@ class Ledger:
         """Have at least `tokens` slots; some more at once, but not beyond `most`, unless `tokens` is."""
         more = room(tokens, most) - self.slots
         if tokens > self.slots and more:
-            self.order, self.position, self.sums = (
-                torch.nn.functional.pad(t, (0, more)) for t in (self.order, self.position, self.sums)
-            )
+            self._replace(lambda tensor: torch.nn.functional.pad(tensor, (0, more)))
             self.order[..., -more:] = self._count(self.slots)[-more:]
 
     def in_step(self, rows: slice, q: int, *, block: bool = False) -> bool:
@@ -170,14 +159,25 @@ class Ledger:
 
     def copy_tensors(self) -> None:
         """Replace every tensor by a copy."""
-        for name in ("order", "position", "sums", "_counting"):
-            setattr(self, name, getattr(self, name).clone())
+        self._replace(Tensor.clone)
+        self._counting = self._counting.clone()
         if self.trace is not None:
             self.trace.copy_tensors()
 
     def part(self, tensor: Tensor, rows: slice) -> Tensor:
         """A view of some rows; the tensor itself if that is all of them."""
         return tensor if self.held.covers(rows) else tensor[rows]
+
+    def books(self, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """`order`, `position` and `sums` of some rows."""
+        return self.part(self.order, rows), self.part(self.position, rows), self.part(self.sums, rows)
+
+    def _replace(self, changed: Callable[[Tensor], Tensor]) -> None:
+        """Put other tensors in the place of all three."""
+        self._again = None
+        self.order, self.position, self.sums = map(changed, (self.order, self.position, self.sums))
+        for part in self._parts:
+            part.bind()
 
     def positions(self, rows: slice) -> Tensor:
         """LongTensor [rows, heads, held]: true positions, ascending, of rows that hold equally many."""
@@ -188,13 +188,13 @@ class Ledger:
 
     def counts(self, rows: slice) -> Tensor:
         """LongTensor [rows, heads, slots]: how many queries have observed the token in each slot."""
-        return self._observations(rows, self.part(self.position, rows))
+        return self.observations(rows, self.part(self.position, rows))
 
-    def _observations(self, rows: slice, position: Tensor) -> Tensor:
-        start = self._shared(self.since, rows)
+    def observations(self, rows: slice, position: Tensor) -> Tensor:
+        start = self.shared(self.since, rows)
         if not isinstance(start, int) or start:
             position = position.clamp(min=start) if isinstance(start, int) else position.maximum(start)
-        return self._shared(self.seen, rows) - position
+        return self.shared(self.seen, rows) - position
 
     def _count(self, n: int) -> Tensor:
         """LongTensor 0 ... n-1."""
@@ -209,11 +209,12 @@ class Ledger:
 
         `sums` [rows, heads, length], `counts` [1, 1, length].
         """
-        _, config, policy = self._parts_of(rows)[0]
+        part = self._parts_of(rows)[0]
+        config, policy = part.config, part.policy
         kept_whole = not policy.evicts_prompt or config.prefill == "none"
         if kept_whole or length <= config.cache_size:
             return None
-        prompt = Prompt(length, sums, counts, self.heads, self._layer_of(rows), self.layers, self.device)
+        prompt = Prompt(length, sums, counts, self.heads, self.layer_of(rows), self.layers, self.device)
         return policy.select_prompt(config, prompt)
 
     def admit_prompt(
@@ -259,6 +260,9 @@ class Ledger:
 
         Without `distance` there is none where no slot is free: then a newcomer sees all but the later ones.
         """
+        again = self._again
+        if again is not None and not distance and self.held.covers(rows) and again.state == self._state(q):
+            return again.places
         held, alike = self.held.first(rows), self.held.alike(rows)
         capacity = self.capacity.first(rows)
         longest = held if alike else max(self.held[rows])
@@ -279,6 +283,28 @@ class Ledger:
         if distance or not all_used:
             ranks_before = last - torch.empty_like(order).scatter_(2, order, self._count(n).expand_as(order))
         return Places(slots, n, ranks_before, all_used, max(room(longest + q, most), n))
+
+    def _state(self, q: int) -> tuple[int | None, ...]:
+        """On what the places of q newcomers of all rows depend besides the books; None where rows differ."""
+        return q, self.held.only, self.width.only, self.capacity.only
+
+    def _views(self, rows: slice, parts: list[Part], places: Places) -> Views:
+        """What a step needs: the same, and kept, as long as newcomers push out as many."""
+        if self._again is not None and self._again.places is places:
+            return self._again
+        order, position, sums = self.books(rows)
+        if places.n < self.slots:
+            sums = sums.narrow(2, 0, places.n)
+        readers = readers_of(parts, sums, places.slots)
+        q = places.slots.shape[2]
+        held, capacity = self.held.first(rows) + q, self.capacity.first(rows)
+        ranked = None if capacity is None or held <= capacity else by_rank(order, position, held)
+        views = Views(places, self._state(q), position, readers, ranked)
+        self._again = None
+        steady = places.distance is None and None not in views.state and self.held.covers(rows)
+        if steady and not torch.compiler.is_compiling():
+            self._again = views
+        return views
 
     def step(
         self,
@@ -303,20 +329,17 @@ class Ledger:
                 `heeds_ranks_only`, to which this is the same, so that only the trace tells the difference.
         """
         q = places.slots.shape[2]
+        parts = self._parts_of(rows)
+        views = self._views(rows, parts, places)
         self.width.fill(rows, places.n)
-        start, position = self._shared(self.seen, rows), self.part(self.position, rows)
+        start = self.shared(self.seen, rows)
         if q == 1 and isinstance(start, int):
-            position.scatter_(2, places.slots, start)
+            views.position.scatter_(2, places.slots, start)
         else:
-            position.scatter_(2, places.slots, (self._count(q) + start).expand(places.slots.shape))
+            views.position.scatter_(2, places.slots, (self._count(q) + start).expand(places.slots.shape))
         if observed is not None:
-            parts = self._parts_of(rows)
-            for part in parts:
-                if part.policy.uses_attention:
-                    slots, seen = places.slots, observed
-                    if len(parts) > 1:
-                        slots, seen = part.of(slots, rows), part.of(seen, rows)
-                    self._add(part, slots, seen)
+            for reader in views.readers:
+                reader.see(observed)
         self.count(rows, q)
         held, capacity = self.held.first(rows), self.capacity.first(rows)
         excess = 0 if capacity is None else max(held - capacity, 0)
@@ -325,51 +348,48 @@ class Ledger:
         else:
             self._open[rows] = [None] * len(self._open[rows])
         if excess:
-            now = self._shared(self.seen, rows) - 1
+            now = self.shared(self.seen, rows) - 1
             if piece is None or piece >= q:
-                self._evict(rows, held, excess, now)
+                self._evict(rows, parts, views, held, excess, now)
             else:
-                assert isinstance(now, int) and all(part.policy.heeds_ranks_only for part in self._parts_of(rows))
+                assert isinstance(now, int) and all(part.policy.heeds_ranks_only for part in parts)
                 # A newcomer pushes one token out, in its own piece. Numbers below 0 stand for what a prompt left too
                 # much, which goes with the first piece.
                 pieces = [max(newcomer, 0) // piece for newcomer in range(q - excess, q)]
-                self._evict(rows, held, excess, [min(now - q + piece * (number + 1), now) for number in pieces])
+                self._evict(
+                    rows, parts, views, held, excess, [min(now - q + piece * (number + 1), now) for number in pieces]
+                )
 
-    def _add(self, part: _Part, slots: Tensor, observed: Tensor) -> None:
-        """What the queries of newcomers in `slots` saw."""
-        sums = self.part(self.sums, part.rows)
-        if observed.shape[2] < self.slots:
-            sums = sums.narrow(2, 0, observed.shape[2])
-        if part.policy.accumulates:
-            sums.scatter_(2, slots, 0.0)
-            sums.add_(observed)
-        else:
-            sums.copy_(observed)
-
-    def _evict(self, rows: slice, held: int, excess: int, when: int | Tensor | list[int]) -> None:
+    def _evict(
+        self, rows: slice, parts: list[Part], views: Views, held: int, excess: int, when: int | Tensor | list[int]
+    ) -> None:
         """Let so many go; `when` is the step, of each if it is a list."""
-        order, position = self.part(self.order, rows), self.part(self.position, rows)
-        while excess:
-            used = order.narrow(2, 0, held)
-            ranks = self._choose(rows, held, excess)  # [losers or losers and winners, rows, heads, m]
-            slots = used.expand(len(ranks), -1, -1, -1).gather(3, ranks)
+        ranked = views.ranked
+        assert ranked is not None
+        while True:
+            ranks = self._choose(parts, held, excess)  # [losers or losers and winners, rows, heads, m]
+            slots = ranked.slots.gather(3, ranks)
             if self.trace is not None:
                 now = when[-excess:][: ranks.shape[3]] if isinstance(when, list) else when
-                self.trace.record(rows, position.expand(len(ranks), -1, -1, -1).gather(3, slots), now)
-            used.copy_(to_the_end(used, ranks[0], slots[0], self._count(held)))
+                self.trace.record(rows, ranked.position.gather(3, slots), now)
+            used = ranked.slots[0]
+            move_to_the_end(used, ranks[0], slots[0], self._count(held))
             excess -= ranks.shape[3]
             held -= ranks.shape[3]
+            if not excess:
+                break
+            ranked = by_rank(self.part(self.order, rows), views.position, held)
         self.held.fill(rows, held)
 
-    def _choose(self, rows: slice, held: int, count: int) -> Tensor:
+    def _choose(self, parts: list[Part], held: int, count: int) -> Tensor:
         """Up to `count` of the next evictions, LongTensor [1 or 2, rows, heads, m]: the ranks of the losers and, if
         they are traced and there are any, of the winners."""
-        parts = self._parts_of(rows)
         if len(parts) > 1:
             count = 1  # policies evict differently many at once
         losers, winners, compared = [], [], False
         for part in parts:
-            lost, won, cursor = part.policy.evict(part.config, _View(self, part.rows, held), count)
+            part.held = held
+            lost, won, cursor = part.policy.evict(part.config, part, count)
             if isinstance(cursor, Tensor):
                 self.cursor[part.rows] = cursor.flatten().tolist()
             elif cursor is not None:
@@ -379,26 +399,39 @@ class Ledger:
             compared |= won is not None
         if self.trace is not None and compared:
             losers += winners
-        return (torch.cat(losers) if len(losers) > 1 else losers[0]).unflatten(0, (-1, rows.stop - rows.start))
+        if len(losers) == 1:
+            return losers[0][None]
+        every = torch.cat(losers)
+        return every.view(-1, parts[-1].rows.stop - parts[0].rows.start, *every.shape[1:])
 
-    def _parts_of(self, rows: slice) -> list[_Part]:
-        """These rows by their settings, which are all the same but in a simulation."""
+    def _split(self) -> None:
+        """Part the rows by their settings, which are all the same but in a simulation."""
+        self._parts, first = [], 0
+        for config, alike in groupby(self._config[:]):
+            last = first + len(list(alike))
+            self._parts.append(Part(self, slice(first, last), config))
+            first = last
+        self._again = None
+
+    def _parts_of(self, rows: slice) -> list[Part]:
         if self.held.covers(rows):
             return self._parts
         first, last, _ = rows.indices(len(self.held))
         return [
-            part._replace(rows=slice(max(part.rows.start, first), min(part.rows.stop, last)))
+            Part(self, slice(max(part.rows.start, first), min(part.rows.stop, last)), part.config)
             for part in self._parts
             if part.rows.start < last and part.rows.stop > first
         ]
 
-    def _shared(self, numbers: PerRow[int], rows: slice) -> int | Tensor:
+    def shared(self, numbers: PerRow[int], rows: slice) -> int | Tensor:
         """The number that all of these rows have, or LongTensor [rows, 1, 1] if they differ."""
+        if numbers.only is not None:
+            return numbers.only
         if numbers.alike(rows):
             return numbers.first(rows)
         return torch.tensor(numbers[rows], device=self.device)[:, None, None]
 
-    def _layer_of(self, rows: slice) -> int | tuple[int, ...]:
+    def layer_of(self, rows: slice) -> int | tuple[int, ...]:
         return self._layer.first(rows) if self._layer.alike(rows) else tuple(self._layer[rows])
 
     # ------------------------------------------------------------------ a block in several pieces
@@ -455,84 +488,25 @@ class Ledger:
 
     def trim(self, slots: int) -> None:
         """Keep the books of this many slots; the others are free."""
-        self.order, self.position, self.sums = (
-            t[..., :slots].contiguous() for t in (self.order, self.position, self.sums)
-        )
+        self._replace(lambda tensor: tensor[..., :slots].contiguous())
 
     # ------------------------------------------------------------------ rows
 
     def select(self, index: Tensor) -> None:
         """Keep, repeat or reorder rows: `index` LongTensor, for each new row the old one."""
         index = index.to(self.device)
-        self.order, self.position, self.sums = (
-            t.index_select(0, index) for t in (self.order, self.position, self.sums)
-        )
         chosen = index.tolist()
         for per_row in (self.held, self.seen, self.since, self.cursor, self.capacity, self.width, self._layer):
             per_row.select(chosen)
         self._config.select(chosen)
-        self._parts = _parts(self._config[:])
+        self.order, self.position, self.sums = (t.index_select(0, index) for t in self.books(slice(None)))
+        self._split()
         self._open = [self._open[row] for row in chosen]
         if self.trace is not None:
             self.trace.select(index)
-
-
-def _parts(configs: list[TreeKVConfig]) -> list[_Part]:
-    parts, first = [], 0
-    for config, rows in groupby(configs):
-        last = first + len(list(rows))
-        parts.append(_Part(slice(first, last), config, policies.get(config.policy)))
-        first = last
-    return parts
 
 
 def room(tokens: int, most: int | None) -> int:
     """How many slots to have for `tokens`: some more at once, but not beyond `most`, unless `tokens` is."""
     target = -(-tokens // GROWTH) * GROWTH
     return target if most is None else max(min(target, most), tokens)
-
-
-class _View:
-    """The scores of some rows with the same settings, by rank, as their policy sees them."""
-
-    def __init__(self, ledger: Ledger, rows: slice, held: int) -> None:
-        self.held = held
-        self.traced = ledger.trace is not None
-        self.shape = (rows.stop - rows.start, ledger.heads)
-        self.device = ledger.device
-        self._ledger, self._rows = ledger, rows
-
-    @property
-    def capacity(self) -> int:
-        capacity = self._ledger.capacity.first(self._rows)
-        assert capacity is not None  # or nothing would be evicted
-        return capacity
-
-    @property
-    def cursor(self) -> int | Tensor:
-        return self._ledger._shared(self._ledger.cursor, self._rows)
-
-    @property
-    def step(self) -> int | Tensor:
-        return self._ledger._shared(self._ledger.seen, self._rows) - 1
-
-    @property
-    def layer(self) -> int | tuple[int, ...]:
-        return self._ledger._layer_of(self._rows)
-
-    def average(self, ranks: slice | Tensor) -> Tensor:
-        slots = self._slots(ranks)
-        position = self._ledger.part(self._ledger.position, self._rows).gather(2, slots)
-        return self._sums(slots) / self._ledger._observations(self._rows, position)
-
-    def total(self, ranks: slice | Tensor) -> Tensor:
-        return self._sums(self._slots(ranks))
-
-    def _sums(self, slots: Tensor) -> Tensor:
-        return self._ledger.part(self._ledger.sums, self._rows).gather(2, slots)
-
-    def _slots(self, ranks: slice | Tensor) -> Tensor:
-        order = self._ledger.part(self._ledger.order, self._rows)
-        if isinstance(ranks, slice):
-            return order.narrow(2, 0, self.held)[..., ranks]
-        return order.gather(2, ranks.expand(*self.shape, -1))

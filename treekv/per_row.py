@@ -9,10 +9,20 @@ T = TypeVar("T")
 
 class PerRow(Generic[T]):
     """A list with a value for each row, written once while all rows have the same: a compiled step then sees a single
-    number that changes, not one for each row."""
+    number that changes, not one for each row.
+
+    Attributes:
+        only: what all rows have; None if they differ.
+    """
 
     def __init__(self, value: T, rows: int) -> None:
-        self._values, self._rows = [value], rows
+        self._rows = rows
+        self._set([value])
+
+    def _set(self, values: list[T]) -> None:
+        """One value for each row, or one for all."""
+        self._values = values
+        self.only = values[0] if len(values) == 1 else None
 
     def __len__(self) -> int:
         return self._rows
@@ -32,7 +42,7 @@ class PerRow(Generic[T]):
         else:
             every = self[:]
             every[rows] = values
-        self._values = every[:1] if same(every) else every
+        self._set(every[:1] if same(every) else every)
 
     def covers(self, rows: slice) -> bool:
         """Whether that is all rows."""
@@ -49,7 +59,7 @@ class PerRow(Generic[T]):
     def fill(self, rows: slice, value: T) -> None:
         """Give some rows the same."""
         if self.covers(rows):
-            self._values = [value]
+            self._set([value])
         else:
             self[rows] = [value] * len(range(self._rows)[rows])
 
@@ -58,7 +68,7 @@ class PerRow(Generic[T]):
         values: list[Any] = self._values if self.covers(rows) else self[rows]
         more = [value + q for value in values]
         if values is self._values:
-            self._values = more
+            self._set(more)
         else:
             self[rows] = more
 

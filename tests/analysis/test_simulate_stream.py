@@ -11,9 +11,12 @@ from treekv import TreeKVCache, TreeKVConfig
 
 @pytest.mark.parametrize("policy", ["tree", "h2o", "tova", "streaming", "random"])
 @pytest.mark.parametrize("prompt", [40, 64, 77, 120])
-def test_what_follows_a_streamed_prompt_is_decoded_one_by_one(llama, policy: str, prompt: int) -> None:
+@pytest.mark.parametrize("size, block", [(32, 8), (29, 2)])  # the second is full in the middle of a block
+def test_what_follows_a_streamed_prompt_is_decoded_one_by_one(
+    llama, policy: str, prompt: int, size: int, block: int
+) -> None:
     config = TreeKVConfig(
-        policy=policy, cache_size=32, prefill="stream", block_size=8, positions="original", trace=True
+        policy=policy, cache_size=size, prefill="stream", block_size=block, positions="original", trace=True
     )
     ids = tiny.tokens(120)
     cache = TreeKVCache(config, llama.config)

@@ -185,8 +185,10 @@ def lowest(values: Tensor, count: int, first_rank: int) -> Tensor:
     among attention weights.
     """
     if count == 1:
-        return values.argmin(dim=2, keepdim=True) + first_rank  # the first of equals
-    return _positions(_keys(values).topk(count, dim=2, largest=False, sorted=False).values) + first_rank
+        found = values.argmin(dim=2, keepdim=True)  # the first of equals
+    else:
+        found = _positions(_keys(values).topk(count, dim=2, largest=False, sorted=False).values)
+    return found + first_rank if first_rank else found
 
 
 def highest(values: Tensor, count: int) -> Tensor:

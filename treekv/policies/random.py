@@ -30,19 +30,18 @@ class Random(Policy):
     takes_layers_together = True  # a column of layers is hashed as one is
 
     def evict(self, config: TreeKVConfig, scores: Scores, count: int) -> Evictions:
-        candidates = scores.held - config.recent_size - config.sink_size
         # `held` tells the evictions of one step apart: it falls by one with each.
-        step, held, who = scores.step, scores.held, (config.seed, scores.layer, scores.shape[1])
+        step, held, protected = scores.step, scores.held, (config.sink_size, config.recent_size)
+        who = (config.seed, scores.layer, scores.shape[1])
         if isinstance(step, Tensor) or torch.compiler.is_compiling():
-            draw = hashed(*who, step, held, scores.device)
+            losers = _losers(*who, step, held, *protected, scores.device)
         else:
             # The evictions of a block have the step in common, single ones the number held.
             turn = held if count > 1 else step
             turns = range(turn - turn % AT_ONCE, turn - turn % AT_ONCE + AT_ONCE)
-            draws = _draws(*who, *((step, turns) if count > 1 else (turns, held)), scores.device)
-            draw = draws.narrow(2, turn - turns.start, 1)
-        losers = (draw % candidates + config.sink_size).expand(*scores.shape, 1)
-        return Evictions(losers)
+            losers = _many(*who, *((step, turns) if count > 1 else (turns, held)), *protected, scores.device)
+            losers = losers.narrow(2, turn - turns.start, 1)
+        return Evictions(losers.expand(*scores.shape, 1))
 
     def select_prompt(self, config: TreeKVConfig, prompt: Prompt) -> Selection:
         first, last = config.sink_size, prompt.length - config.recent_size
@@ -53,12 +52,36 @@ class Random(Policy):
 
 
 @lru_cache(maxsize=8)
-def _draws(
-    seed: int, layer: int | tuple[int, ...], heads: int, step: int | range, held: int | range, device: torch.device
+def _many(
+    seed: int,
+    layer: int | tuple[int, ...],
+    heads: int,
+    step: int | range,
+    held: int | range,
+    sink: int,
+    recent: int,
+    device: torch.device,
 ) -> Tensor:
-    """`hashed` for several steps, or several numbers held."""
+    """`_losers` for several steps, or several numbers held."""
     steps, helds = (torch.tensor(n, device=device) if isinstance(n, range) else n for n in (step, held))
-    return hashed(seed, layer, heads, steps, helds, device)
+    return _losers(seed, layer, heads, steps, helds, sink, recent, device)
+
+
+def _losers(
+    seed: int,
+    layer: int | tuple[int, ...],
+    heads: int,
+    step: int | Tensor,
+    held: int | Tensor,
+    sink: int,
+    recent: int,
+    device: torch.device,
+) -> Tensor:
+    """Ranks, LongTensor shaped as those of `hashed`."""
+    candidates = held - sink - recent
+    if isinstance(candidates, Tensor):
+        candidates = candidates.clamp(min=1)  # some that nobody asks for
+    return hashed(seed, layer, heads, step, held, device) % candidates + sink
 
 
 def hashed(

@@ -32,7 +32,7 @@ class TOVA(Policy):
         # Groups are equally large, so the mean over KV heads of the group means is the mean over all query heads.
         common = scores.total(candidates).mean(1, keepdim=True)
         losers = lowest(common, count, config.sink_size)
-        return Evictions(losers.expand(*scores.shape, count).contiguous())
+        return Evictions(losers.expand(*scores.shape, count))
 
     def select_prompt(self, config: TreeKVConfig, prompt: Prompt) -> Selection:
         assert prompt.sums is not None  # uses_attention is True

@@ -139,13 +139,14 @@ def without(values: Tensor, ranks: Tensor) -> Tensor:
     return values.gather(2, index + before)
 
 
-def to_the_end(values: Tensor, ranks: Tensor, moved: Tensor, count: Tensor) -> Tensor:
-    """`values` [batch, heads, n] with the entries at `ranks` [batch, heads, m] (ascending, distinct), which are
+def move_to_the_end(values: Tensor, ranks: Tensor, moved: Tensor, count: Tensor) -> None:
+    """Put the entries of `values` [batch, heads, n] at `ranks` [batch, heads, m] (ascending, distinct), which are
     `moved`, behind the others in that order; `count` is 0 ... n-1."""
     if ranks.shape[2] > 1:
-        return without(torch.cat([values, moved], dim=2), ranks)
+        values.copy_(without(torch.cat([values, moved], dim=2), ranks))
+        return
     shifted = torch.cat([values.narrow(2, 1, values.shape[2] - 1), moved], dim=2)
-    return torch.where(count >= ranks, shifted, values)
+    torch.where(count >= ranks, shifted, values, out=values)
 
 
 class _Blocks:

@@ -1,0 +1,92 @@
+"""The views of a ledger's books that a step needs, made once while nothing but what stands in the books changes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from treekv.ledger import Places
+    from treekv.part import Part
+
+
+class Ranked(NamedTuple):
+    """Views by rank; the first dimension is for losers and winners.
+
+    Attributes:
+        slots: LongTensor [2, rows, heads, held].
+        position: LongTensor [2, rows, heads, slots].
+    """
+
+    slots: Tensor
+    position: Tensor
+
+
+class Reader(NamedTuple):
+    """Rows side by side whose policies look at attention and all accumulate it, or none does.
+
+    Attributes:
+        first: where they begin among the rows of a step.
+        size: how many they are.
+        sums: float32 [size, heads, n].
+        new: LongTensor [size, heads, q], slots of the newcomers.
+    """
+
+    first: int
+    size: int
+    accumulates: bool
+    sums: Tensor
+    new: Tensor
+
+    def see(self, observed: Tensor) -> None:
+        """Take in what `Ledger.step` is told."""
+        if self.size < observed.shape[0]:
+            observed = observed.narrow(0, self.first, self.size)
+        if self.accumulates:
+            self.sums.scatter_(2, self.new, 0.0)
+            self.sums.add_(observed)
+        else:
+            self.sums.copy_(observed)
+
+
+class Views(NamedTuple):
+    """What a step needs of the books.
+
+    Attributes:
+        places: of the newcomers.
+        state: on what these depend besides the books.
+        position: LongTensor [rows, heads, slots].
+        ranked: before anybody goes; None if nobody does.
+    """
+
+    places: Places
+    state: tuple[int | None, ...]
+    position: Tensor
+    readers: list[Reader]
+    ranked: Ranked | None
+
+
+def by_rank(order: Tensor, position: Tensor, held: int) -> Ranked:
+    """From `order` and `position` [rows, heads, slots]."""
+    return Ranked(order.narrow(2, 0, held).expand(2, -1, -1, -1), position.expand(2, -1, -1, -1))
+
+
+def readers_of(parts: list[Part], sums: Tensor, new: Tensor) -> list[Reader]:
+    """Of all rows of these parts, which have the `sums` [rows, heads, n] and newcomers in the slots `new` [rows, heads,
+    q]."""
+    found: list[tuple[int, int, bool]] = []
+    row = 0
+    for part in parts:
+        size, accumulates = part.shape[0], part.policy.accumulates
+        if part.policy.uses_attention:
+            first, before, alike = found[-1] if found else (row, 0, accumulates)
+            if (first + before, alike) == (row, accumulates):
+                found[-1:] = [(first, before + size, accumulates)]
+            else:
+                found.append((row, size, accumulates))
+        row += size
+    return [
+        Reader(first, size, accumulates, sums.narrow(0, first, size), new.narrow(0, first, size))
+        for first, size, accumulates in found
+    ]
