@@ -88,12 +88,12 @@ def loss(
         for first in range(0, len(queries), at_once):
             part = slice(first, first + at_once)
             positions = queries[part]
-            weights = run.weights(layer, positions)
+            weights = run.weights(layer, positions).unflatten(0, (run.kv_heads, -1))
             full = _output(weights, values, projection)
             size = full.square().sum((0, 2)).sqrt()
             for number in range(policies):
-                masked = weights * _visible(gone[number, row].to(weights.device), positions, run.query_heads)
-                kept = masked.sum(-1)
+                masked = weights * _visible(gone[number, row].to(weights.device), positions)[:, None]
+                kept = masked.sum(-1).flatten(0, 1)
                 moved = _output(masked, values, projection, kept) - full
                 mass[number, row, :, part] = kept.cpu().numpy()
                 error[number, row, part] = (moved.square().sum((0, 2)).sqrt() / size).cpu().numpy()
@@ -136,21 +136,20 @@ def open_loss(path: str | os.PathLike[str]) -> xr.Dataset:
 
 
 def _output(weights: Tensor, values: Tensor, projection: Tensor | None, total: Tensor | None = None) -> Tensor:
-    """[query_heads, q, value_dim] from weights [query_heads, q, T], values [kv_heads, T, value_dim].
+    """[query_heads, q, value_dim] from weights [kv_heads, group, q, T], values [kv_heads, T, value_dim].
 
     `total` [query_heads, q] divides weights that do not sum to 1. With `projection` [query_heads, value_dim, hidden]
     what the heads add together, [1, q, hidden].
     """
-    grouped = weights.unflatten(0, (values.shape[0], -1))
-    output = torch.einsum("hgqk,hkd->hgqd", grouped, values).flatten(0, 1)
+    output = (weights.flatten(1, 2) @ values).unflatten(1, weights.shape[1:3]).flatten(0, 1)
     output = output if total is None else output / total[..., None]
     return output if projection is None else torch.einsum("hqd,hdo->qo", output, projection)[None]
 
 
-def _visible(gone: Tensor, positions: Sequence[int], query_heads: int) -> Tensor:
-    """bool [query_heads, q, T] from gone [kv_heads, T]; what is beyond a query has no weight anyway."""
-    at = torch.tensor(list(positions), device=gone.device)
-    return (gone[:, None] >= at[:, None]).repeat_interleave(query_heads // gone.shape[0], 0)
+def _visible(gone: Tensor, positions: Sequence[int]) -> Tensor:
+    """bool [kv_heads, q, T] from gone [kv_heads, T]; what is beyond a query has no weight anyway."""
+    at = torch.tensor(list(positions), dtype=gone.dtype, device=gone.device)
+    return gone[:, None] >= at[:, None]
 
 
 def _check(run: Capture, retention: xr.Dataset) -> None:

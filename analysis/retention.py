@@ -210,25 +210,28 @@ def retention_map(
     gone = evicted_at.transpose(..., "position").values.reshape(-1, len(position))
     gone = np.where(gone < 0, np.int32(last), gone)
     row, column = first + pooling.edges(last - first, max_cells), pooling.edges(len(position), max_cells)
-    cells = np.empty((len(row) - 1, len(column) - 1), np.float32)
+    # How many pairs each column has before each border of the rows: what exists, and what is held.
+    start, prefix = column[:-1], np.append(0, np.cumsum(position, dtype=np.int64))
+    until = np.clip(np.searchsorted(position, row)[:, None], start, column[1:])
+    exists = row[:, None] * (until - start) - (prefix[until] - prefix[start])
+    column_of = np.repeat(np.arange(len(start)), np.diff(column))
 
-    # The number of steps that token p was held before step t is max(min(gone, t) - p, 0): rows are
-    # differences.
-    def steps_held(end: int) -> np.ndarray:
-        each = np.maximum(np.minimum(gone, end) - position, 0)  # in 32 bits, since `end` is no array's number
-        return each if pooled == "any" else each.sum(0, keepdims=True) / len(each)
+    def pairs_held(gone: np.ndarray) -> np.ndarray:
+        """[rows, columns] of some heads together, whose tokens went at `gone` [heads, positions]."""
+        # From the first border beyond `gone` on, a token lacks what lies between.
+        cell = (np.searchsorted(row, gone, side="right") * len(start) + column_of).ravel()
+        size = exists.size
+        number = np.bincount(cell, minlength=size)[:size].reshape(exists.shape).cumsum(0)
+        when = np.bincount(cell, weights=gone.ravel(), minlength=size)[:size].reshape(exists.shape).cumsum(0)
+        return np.diff(len(gone) * exists - (row[:, None] * number - when), axis=0)
 
-    before = steps_held(first)
-    existed = np.maximum(first - position, 0)
-    for index, end in enumerate(row[1:].tolist()):
-        now = steps_held(end)
-        exists = np.maximum(end - position, 0)
-        numerator = np.add.reduceat(now - before, column[:-1], axis=-1)
-        denominator = np.add.reduceat(exists - existed, column[:-1])
+    pairs = np.diff(exists, axis=0)
+    if pooled == "any":
+        share = sum(pairs_held(own[None]) > 0 for own in gone) / len(gone)
+    else:
         with np.errstate(invalid="ignore"):
-            share = numerator > 0 if pooled == "any" else numerator / denominator
-            cells[index] = np.where(denominator > 0, share.mean(0), np.nan)
-        before, existed = now, exists
+            share = pairs_held(gone) / (len(gone) * pairs)
+    cells = np.where(pairs > 0, share, np.nan).astype(np.float32)
     return xr.DataArray(
         cells,
         dims=("step", "position"),

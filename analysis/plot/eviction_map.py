@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -91,7 +92,8 @@ def eviction_maps(
     # Under the first map alone there is no room for how positions are pooled.
     size = maps[0].attrs["position_size"]
     cells_of = f" · {pooled} of every {size} positions" if size > 1 else ""
-    tables = [_quarters(part, name, layer, head, steps) for name in names]
+    held = records.held(part, steps[1] - 1)
+    tables = [_quarters(held.sel(policy=name), layer, head) for name in names]
     figure = theme.grid(
         "Tokens kept, by policy",
         f"{words.replace('head', 'KV head')} · {_extent(part, steps, total)}{cells_of}",
@@ -110,15 +112,19 @@ def eviction_maps(
         heatmap.update(coloraxis="coloraxis")
         figure.add_trace(heatmap, **place)
         hide_future(figure, view, total, **place)
-        if number + columns >= len(names):  # nothing stands below
-            figure.update_xaxes(showticklabels=True, **place)
     bar = _colorbar(pooled, maps[0].attrs["step_size"] * maps[0].attrs["position_size"])
     figure.update_layout(coloraxis={"colorscale": "Cividis", "cmin": 0, "cmax": 100, "colorbar": bar})
     # Few numbers, so that those of neighbouring maps do not run into each other.
-    figure.update_xaxes(showgrid=False, range=view[:2], nticks=4)
-    figure.update_yaxes(showgrid=False, range=view[:1:-1])
-    figure.update_xaxes(title={"text": "position", "standoff": 8}, row=rows, col=1)
-    figure.update_yaxes(title="step, downwards", col=1)
+    for number, axis in enumerate(list(figure.select_xaxes())):
+        labels: dict[str, Any] = (
+            {"showticklabels": True} if number + columns >= len(names) else {}
+        )  # nothing stands below
+        if number == (rows - 1) * columns:
+            labels["title"] = {"text": "position", "standoff": 8}
+        theme.style(figure, axis, showgrid=False, range=view[:2], nticks=4, **labels)
+    for number, axis in enumerate(list(figure.select_yaxes())):
+        labels = {"title": {"text": "step, downwards"}} if number % columns == 0 else {}
+        theme.style(figure, axis, showgrid=False, range=view[:1:-1], **labels)
     name_columns(figure, part, size)
     return figure
 
@@ -249,11 +255,9 @@ def name_columns(figure: go.Figure, retention: xr.Dataset, size: int) -> None:
         }
 
 
-def _quarters(part: xr.Dataset, policy: str, layer: int | None, head: int | None, steps: tuple[int, int]) -> str:
-    """Share of each quarter that is held after the last step drawn, in words."""
-    last = steps[1] - 1
-    chosen = {name: value for name, value in (("layer", layer), ("head", head)) if value is not None}
-    share = records.held(part, last).sel({"policy": policy, **chosen})
+def _quarters(held: xr.DataArray, layer: int | None, head: int | None) -> str:
+    """Share of each quarter that is held, of one policy, in words."""
+    share = held.sel({name: value for name, value in (("layer", layer), ("head", head)) if value is not None})
     values = share.transpose(..., "position").values.reshape(-1, share.sizes["position"]).mean(0)
     return ", ".join(f"{100 * quarter.mean():.0f} %" for quarter in np.array_split(values, min(4, len(values))))
 
@@ -272,5 +276,5 @@ def _alt(
     return (
         f"Map of step against position for the policy {policy}, {words}: {_shown(_pooled(layer, head))}. After the "
         f"last of {steps[1]} steps the four quarters of the {what} are held to "
-        f"{_quarters(part, policy, layer, head, steps)}."
+        f"{_quarters(records.held(part, steps[1] - 1).sel(policy=policy), layer, head)}."
     )
