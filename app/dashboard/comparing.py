@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import plotly.graph_objects as go
 import streamlit as st
@@ -191,21 +191,25 @@ def rows(
 ) -> list[dict[str, str | float | None]]:
     """One row a setting: what it keeps, what it loses, what it holds."""
     held = analysis.held(found.retention, int(found.retention.attrs["steps"]) - 1).sum("position")
-    bias = analysis.bias(found.retention)
-    table: list[dict[str, str | float | None]] = []
+    columns = {
+        "tokens kept": (held, round),
+        "attention retained": (found.loss["mass"], _percent),
+        "output error": (found.loss["error"], _percent),
+        "unevenness (Gini)": (analysis.bias(found.retention)["gini"], lambda mean: round(mean, 2)),
+    }
+    table: dict[str, dict[str, str | float | None]] = {name: {"settings": name} for name in found.configs}
+    for column, (values, told) in columns.items():
+        means = values.mean([dim for dim in values.dims if dim != "policy"])
+        for name, mean in zip(means["policy"].values, means.values.tolist(), strict=True):
+            table[str(name)][column] = told(mean)
     for name, config in found.configs.items():
-        of: dict[str, Any] = {"policy": name}
-        table.append(
-            {
-                "settings": name,
-                "tokens kept": round(float(held.sel(of).mean())),
-                "attention retained": 100 * float(found.loss["mass"].sel(of).mean()),
-                "output error": 100 * float(found.loss["error"].sel(of).mean()),
-                "unevenness (Gini)": round(float(bias["gini"].sel(of).mean()), 2),
-                "memory": wording.size(analysis.memory(seen, config, length, batch=batch, dtype=dtype)),
-            }
-        )
-    return table
+        memory = analysis.memory(seen, config, length, batch=batch, dtype=dtype)
+        table[name]["memory"] = wording.size(memory)
+    return list(table.values())
+
+
+def _percent(share: float) -> float:
+    return 100 * share
 
 
 def memory_figure(
