@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,11 @@ from analysis import retention as records
 from analysis.plot import theme
 from treekv.errors import TreeKVError
 
+NOT_READ = "not read yet"
+
 _ABREAST = 3  # maps in a row
+_LETTERS = 14  # of a line above a map, where that many stand abreast
+_FEWER = 8  # in it
 _ROW = 330  # pixels
 
 
@@ -100,7 +105,7 @@ def eviction_maps(
         f"Maps of step against position, one a policy, {words}: {_shown(pooled)}. "
         "After the last step the four quarters of the text are held to: "
         f"{'; '.join(f'{name} {table}' for name, table in zip(names, tables, strict=True))}.",
-        [theme.shown(name) for name in names],
+        [_narrow(theme.shown(name), columns, _LETTERS) for name in names],
         columns,
         130 + _ROW * rows,
     )
@@ -111,7 +116,7 @@ def eviction_maps(
         heatmap = _heatmap(cells, at_cell(part))
         heatmap.update(coloraxis="coloraxis")
         figure.add_trace(heatmap, **place)
-        hide_future(figure, view, total, **place)
+        hide_future(figure, view, total, _narrow(NOT_READ, columns, _FEWER), **place)
     bar = _colorbar(pooled, maps[0].attrs["step_size"] * maps[0].attrs["position_size"])
     figure.update_layout(coloraxis={"colorscale": "Cividis", "cmin": 0, "cmax": 100, "colorbar": bar})
     # Few numbers, so that those of neighbouring maps do not run into each other.
@@ -127,6 +132,13 @@ def eviction_maps(
         theme.style(figure, axis, showgrid=False, range=view[:1:-1], **labels)
     name_columns(figure, part, size)
     return figure
+
+
+def _narrow(words: str, columns: int, letters: int) -> str:
+    """In lines of so many letters where many maps stand abreast, for which a narrow page has little room."""
+    if columns < _ABREAST:
+        return words
+    return "<br>".join(textwrap.wrap(words, letters, break_long_words=False, break_on_hyphens=False))
 
 
 def _pooled(layer: int | None, head: int | None) -> str:
@@ -190,7 +202,9 @@ def _extent(part: xr.Dataset, steps: tuple[int, int], total: int) -> str:
     return ", ".join(words)
 
 
-def hide_future(figure: go.Figure, view: tuple[float, float, float, float], total: int, **place: int) -> None:
+def hide_future(
+    figure: go.Figure, view: tuple[float, float, float, float], total: int, words: str = NOT_READ, **place: int
+) -> None:
     """Whole per cents have no room for "not read yet", so the triangle above the diagonal is covered."""
     near, far, grey = -0.5, total - 0.5, "#f2f3f5"
     triangle = go.Scatter(
@@ -202,14 +216,14 @@ def hide_future(figure: go.Figure, view: tuple[float, float, float, float], tota
         fillcolor=grey,
         hoveron="fills",
         hoverinfo="text",
-        text="not read yet",
+        text=NOT_READ,
         showlegend=False,
     )
     figure.add_trace(triangle, **place)
     left, right, top, bottom = view
     x, y = left + 0.72 * (right - left), top + 0.28 * (bottom - top)
     if x - y > 0.2 * (right - left):  # the triangle is there, and there is room for the words
-        figure.add_annotation(x=x, y=y, text="not read yet", showarrow=False, **place)
+        figure.add_annotation(x=x, y=y, text=words, showarrow=False, **place)
 
 
 def at_cell(retention: xr.Dataset) -> str:

@@ -44,7 +44,8 @@ def grid(
         vertical_spacing=0.22 / rows,
     )
     figure.layout.annotations = [above.to_plotly_json() | {"font": {"size": 14}} for above in figure.layout.annotations]
-    return _dressed(figure, title, subtitle, alt, height, top=115)
+    lines = max(name.count("<br>") for name in names)
+    return _dressed(figure, title, subtitle, alt, height + LINE_HEIGHT * lines, top=115 + LINE_HEIGHT * lines)
 
 
 def _dressed(figure: go.Figure, title: str, subtitle: str, alt: str, height: int, top: int = 90) -> go.Figure:

@@ -86,6 +86,19 @@ def test_maps_of_several_policies_share_one_scale(made_record):
     assert len(plot.eviction_maps(record).select_traces("heatmap").__iter__().__next__().x) == 60
 
 
+def test_maps_abreast_have_names_in_short_lines_and_room_for_them(made_record):
+    record = made_record(60)
+    names = ["A TreeKV 128", "B StreamingLLM 128", "C H2O 128", "D TOVA 128"]
+    many = analysis.combine(*(record.assign_coords(policy=names[i : i + 2]) for i in (0, 2)))
+    two, three, short = (plot.eviction_maps(many, some) for some in (names[:2], names[:3], [names[0], *names[2:]]))
+    assert [note.text for note in two.layout.annotations if note.text != "not read yet"] == names[:2]
+    notes = [note.text for note in three.layout.annotations]
+    assert notes[:3] == ["A TreeKV 128", "B StreamingLLM<br>128", "C H2O 128"]
+    assert set(notes[3:]) == {"not read<br>yet"}
+    line = plot.theme.LINE_HEIGHT
+    assert three.layout.margin.t - short.layout.margin.t == three.layout.height - short.layout.height == line
+
+
 def test_many_maps_of_a_long_text_stay_small(made_record):
     record = made_record(5000)
     many = analysis.combine(*(record.assign_coords(policy=[f"a{i}", f"b{i}"]) for i in range(4)))
