@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -116,6 +116,10 @@ class Ledger:
         self._split()
         if self.policy.evicts_decoding:
             self.capacity[:] = [own.cache_size for own in each]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies, whose views would not be views of their own books."""
+        return self.__dict__ | {"_again": None}
 
     @property
     def policy(self) -> policies.Policy:
@@ -260,7 +264,7 @@ class Ledger:
 
         Without `distance` there is none where no slot is free: then a newcomer sees all but the later ones.
         """
-        again = self._again
+        again = self._kept()
         if again is not None and not distance and self.held.covers(rows) and again.state == self._state(q):
             return again.places
         held, alike = self.held.first(rows), self.held.alike(rows)
@@ -290,8 +294,9 @@ class Ledger:
 
     def _views(self, rows: slice, parts: list[Part], places: Places) -> Views:
         """What a step needs: the same, and kept, as long as newcomers push out as many."""
-        if self._again is not None and self._again.places is places:
-            return self._again
+        again = self._kept()
+        if again is not None and again.places is places:
+            return again
         order, position, sums = self.books(rows)
         if places.n < self.slots:
             sums = sums.narrow(2, 0, places.n)
@@ -300,11 +305,14 @@ class Ledger:
         held, capacity = self.held.first(rows) + q, self.capacity.first(rows)
         ranked = None if capacity is None or held <= capacity else by_rank(order, position, held)
         views = Views(places, self._state(q), position, readers, ranked)
-        self._again = None
         steady = places.distance is None and None not in views.state and self.held.covers(rows)
-        if steady and not torch.compiler.is_compiling():
-            self._again = views
+        if not torch.compiler.is_compiling():
+            self._again = views if steady else None
         return views
+
+    def _kept(self) -> Views | None:
+        """The views of the step before; a graph makes its own, or it would have to be told that they share memory."""
+        return None if torch.compiler.is_compiling() else self._again
 
     def step(
         self,
@@ -372,8 +380,7 @@ class Ledger:
             if self.trace is not None:
                 now = when[-excess:][: ranks.shape[3]] if isinstance(when, list) else when
                 self.trace.record(rows, ranked.position.gather(3, slots), now)
-            used = ranked.slots[0]
-            move_to_the_end(used, ranks[0], slots[0], self._count(held))
+            move_to_the_end(ranked.order, ranks[0], slots[0], self._count(held))
             excess -= ranks.shape[3]
             held -= ranks.shape[3]
             if not excess:

@@ -12,13 +12,15 @@ if TYPE_CHECKING:
 
 
 class Ranked(NamedTuple):
-    """Views by rank; the first dimension is for losers and winners.
+    """Views by rank.
 
     Attributes:
-        slots: LongTensor [2, rows, heads, held].
-        position: LongTensor [2, rows, heads, slots].
+        order: LongTensor [rows, heads, held].
+        slots: the same twice, for losers and winners, [2, rows, heads, held]; to read only.
+        position: LongTensor [2, rows, heads, slots] likewise.
     """
 
+    order: Tensor
     slots: Tensor
     position: Tensor
 
@@ -69,7 +71,8 @@ class Views(NamedTuple):
 
 def by_rank(order: Tensor, position: Tensor, held: int) -> Ranked:
     """From `order` and `position` [rows, heads, slots]."""
-    return Ranked(order.narrow(2, 0, held).expand(2, -1, -1, -1), position.expand(2, -1, -1, -1))
+    order = order.narrow(2, 0, held)
+    return Ranked(order, order.expand(2, -1, -1, -1), position.expand(2, -1, -1, -1))
 
 
 def readers_of(parts: list[Part], sums: Tensor, new: Tensor) -> list[Reader]:

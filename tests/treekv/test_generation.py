@@ -198,6 +198,32 @@ def test_a_compiled_decode_step_gives_the_same_tokens_from_one_graph():
     torch._dynamo.reset()
 
 
+@pytest.mark.parametrize("policy", ["tree", "tova", "streaming"])
+def test_compiled_and_plain_steps_may_follow_each_other(policy):
+    """What a plain step keeps for the next one shares memory with the books."""
+    model = tiny.llama()
+    ids = tiny.tokens(30)
+    config = TreeKVConfig(policy=policy, cache_size=12, sink_size=1, positions="original", prefill="none")
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+
+    def generate(steps) -> tuple[list[int], TreeKVCache]:
+        cache = TreeKVCache(config, model.config)
+        logits = model(ids[:, :12], past_key_values=cache).logits[:, -1:]
+        tokens = []
+        for step in steps:
+            tokens.append(logits.argmax(-1))
+            logits = step(input_ids=tokens[-1], past_key_values=cache).logits
+        return torch.cat(tokens, 1)[0].tolist(), cache
+
+    expected, books = generate([model] * 20)
+    got, cache = generate(([model] * 4 + [compiled] * 3) * 2 + [model] * 6)
+    torch._dynamo.reset()
+    assert got == expected
+    for layer in range(2):
+        assert torch.equal(cache.kept_positions(layer), books.kept_positions(layer))
+
+
 def test_a_compiled_prompt_with_left_padding_is_that_of_the_model_itself():
     model = tiny.llama()
     ids = tiny.tokens(30, batch=2)
