@@ -40,9 +40,9 @@ def is_dark() -> bool:
 
 
 def themed(figure: go.Figure, dark: bool) -> go.Figure:
-    """The figure on the page's own paper; on a dark page a copy whose ink is light. Colour scales stay."""
+    """A copy whose paper is the page's own and, on a dark page, whose ink is light. Colour scales stay."""
     if not dark:
-        return figure.update_layout(**_PAPER)
+        return go.Figure(figure).update_layout(**_PAPER)
     figure = go.Figure({"data": [_relit(trace, True) for trace in _parts(figure, "data")], "layout": _layout(figure)})
     return figure.update_layout(hoverlabel=_HOVER, **_PAPER)
 

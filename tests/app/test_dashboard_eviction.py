@@ -91,7 +91,7 @@ def test_a_dark_page_gets_light_ink_and_the_same_data() -> None:
     assert dark.layout.font.color == "#e6e9f0"
     assert light.layout.font.color == "#1f2430"
     assert dark.layout.paper_bgcolor == light.layout.paper_bgcolor == "rgba(0,0,0,0)"
-    assert light.data == figure.data
+    assert light.data == figure.data and figure.layout.paper_bgcolor == "white"  # what is taken away keeps its paper
     assert dark.layout.meta == figure.layout.meta
     assert [trace.x for trace in dark.data] == [trace.x for trace in figure.data]
     low, high = (brightness(trace.line.color) for trace in dark.data[:2])
