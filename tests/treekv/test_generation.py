@@ -430,13 +430,15 @@ def test_a_reused_buffer_of_positions_with_budgets(llama):
     assert same_books(*caches)
 
 
-def test_a_cache_filled_in_inference_mode_goes_on_without():
+@pytest.mark.parametrize("positions", ["rank", "original"])  # with the latter, steps keep views for those to come
+def test_a_cache_filled_in_inference_mode_goes_on_without(positions):
     model, ids = tiny.llama(), tiny.tokens(30)
-    config = TreeKVConfig(**{**dataclasses.asdict(SMALL), "trace": True})
+    config = TreeKVConfig(**{**dataclasses.asdict(SMALL), "trace": True, "positions": positions})
     cache, expected = TreeKVCache(config, model.config), TreeKVCache(config, model.config)
     with torch.inference_mode():
-        model(ids, past_key_values=cache)
-        model(ids, past_key_values=expected)
+        for books in (cache, expected):
+            model(ids, past_key_values=books)
+            step_by_step(model, books, tiny.tokens(3))
         want = step_by_step(model, expected, tiny.tokens(5))
     with torch.inference_mode(False), torch.no_grad():
         got = step_by_step(model, cache, tiny.tokens(5))
