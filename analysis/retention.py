@@ -195,7 +195,7 @@ def retention_map(
     the layers and heads left open (None). There are at most `max_cells` a side; the coordinates are each cell's first
     step and first position, attrs step_size and position_size its extent. `policy` may be None when the record has
     one policy. `steps` (first, end) draws only the steps first to end - 1; of positions, draw some by
-    `retention.isel(position=slice(...))`.
+    `retention.isel(position=slice(...))`; they have to ascend.
 
     Raises TreeKVError, listing what there is, for a policy, layer, head or steps that are not in the record, and
     for another word for `pooled`.

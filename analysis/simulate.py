@@ -157,7 +157,8 @@ class _Watcher:
         reading: the rows of those that read attention.
         adding: the rows of those that read and accumulate it.
         start: the first position that is decoded; what comes before is the prompt.
-        block: tokens that are processed together, up to position `blocks_end`; from there on it is one at a time.
+        block: tokens that are processed together, or more while there is room, up to position `blocks_end`; from there
+            on it is one at a time.
         chunk: tokens for which attention logits are computed at one time, whole blocks.
         whole_chunks: whether the tokens of a chunk come together, since the policy heeds ranks only.
     """
@@ -236,7 +237,7 @@ class _Watcher:
             progress((last - first) * self.rows.stop)
 
     def _free(self) -> int:
-        """How many newcomers every row has room for: together they make the same as one by one."""
+        """How many newcomers all rows have room for, which together make the same as one by one; 0 if rows differ."""
         ledger = self.ledger
         held, capacity = ledger.held.only, ledger.capacity.only
         return 0 if held is None or capacity is None else capacity - held

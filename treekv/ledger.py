@@ -19,7 +19,7 @@ from torch import Tensor
 
 from treekv import policies
 from treekv.config import TreeKVConfig
-from treekv.part import Part
+from treekv.part import Part, observations
 from treekv.per_row import PerRow, same
 from treekv.policies.base import Prompt, Selection
 from treekv.policies.tree import move_to_the_end
@@ -121,6 +121,11 @@ class Ledger:
         """For copies, whose views would not be views of their own books."""
         return self.__dict__ | {"_again": None}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        for part in self._parts:
+            part.bind(self)
+
     @property
     def policy(self) -> policies.Policy:
         """That of the first row."""
@@ -181,7 +186,7 @@ class Ledger:
         self._again = None
         self.order, self.position, self.sums = map(changed, (self.order, self.position, self.sums))
         for part in self._parts:
-            part.bind()
+            part.bind(self)
 
     def positions(self, rows: slice) -> Tensor:
         """LongTensor [rows, heads, held]: true positions, ascending, of rows that hold equally many."""
@@ -192,13 +197,8 @@ class Ledger:
 
     def counts(self, rows: slice) -> Tensor:
         """LongTensor [rows, heads, slots]: how many queries have observed the token in each slot."""
-        return self.observations(rows, self.part(self.position, rows))
-
-    def observations(self, rows: slice, position: Tensor) -> Tensor:
-        start = self.shared(self.since, rows)
-        if not isinstance(start, int) or start:
-            position = position.clamp(min=start) if isinstance(start, int) else position.maximum(start)
-        return self.shared(self.seen, rows) - position
+        since, seen = self.since.shared(rows, self.device), self.seen.shared(rows, self.device)
+        return observations(self.part(self.position, rows), since, seen)
 
     def _count(self, n: int) -> Tensor:
         """LongTensor 0 ... n-1."""
@@ -340,7 +340,7 @@ class Ledger:
         parts = self._parts_of(rows)
         views = self._views(rows, parts, places)
         self.width.fill(rows, places.n)
-        start = self.shared(self.seen, rows)
+        start = self.seen.shared(rows, self.device)
         if q == 1 and isinstance(start, int):
             views.position.scatter_(2, places.slots, start)
         else:
@@ -356,7 +356,7 @@ class Ledger:
         else:
             self._open[rows] = [None] * len(self._open[rows])
         if excess:
-            now = self.shared(self.seen, rows) - 1
+            now = self.seen.shared(rows, self.device) - 1
             if piece is None or piece >= q:
                 self._evict(rows, parts, views, held, excess, now)
             else:
@@ -430,14 +430,6 @@ class Ledger:
             if part.rows.start < last and part.rows.stop > first
         ]
 
-    def shared(self, numbers: PerRow[int], rows: slice) -> int | Tensor:
-        """The number that all of these rows have, or LongTensor [rows, 1, 1] if they differ."""
-        if numbers.only is not None:
-            return numbers.only
-        if numbers.alike(rows):
-            return numbers.first(rows)
-        return torch.tensor(numbers[rows], device=self.device)[:, None, None]
-
     def layer_of(self, rows: slice) -> int | tuple[int, ...]:
         return self._layer.first(rows) if self._layer.alike(rows) else tuple(self._layer[rows])
 
@@ -506,7 +498,9 @@ class Ledger:
         for per_row in (self.held, self.seen, self.since, self.cursor, self.capacity, self.width, self._layer):
             per_row.select(chosen)
         self._config.select(chosen)
-        self.order, self.position, self.sums = (t.index_select(0, index) for t in self.books(slice(None)))
+        self.order, self.position, self.sums = (
+            t.index_select(0, index) for t in (self.order, self.position, self.sums)
+        )
         self._split()
         self._open = [self._open[row] for row in chosen]
         if self.trace is not None:

@@ -31,30 +31,33 @@ class Part:
         self.shape = (rows.stop - rows.start, ledger.heads)
         self.device = ledger.device
         self.layer = ledger.layer_of(rows)
-        self._ledger = ledger
-        self.bind()
+        # Not the ledger itself, which would then be freed by the garbage collector only.
+        self._capacity, self._cursor = ledger.capacity, ledger.cursor
+        self._seen, self._since = ledger.seen, ledger.since
+        self.bind(ledger)
 
-    def bind(self) -> None:
+    def bind(self, ledger: Ledger) -> None:
         """Take the ledger's tensors, which it replaces now and then."""
-        self.order, self.position, self.sums = self._ledger.books(self.rows)
+        self.order, self.position, self.sums = ledger.books(self.rows)
 
     @property
     def capacity(self) -> int:
-        capacity = self._ledger.capacity.first(self.rows)
+        capacity = self._capacity.first(self.rows)
         assert capacity is not None  # or nothing would be evicted
         return capacity
 
     @property
     def cursor(self) -> int | Tensor:
-        return self._ledger.shared(self._ledger.cursor, self.rows)
+        return self._cursor.shared(self.rows, self.device)
 
     @property
     def step(self) -> int | Tensor:
-        return self._ledger.shared(self._ledger.seen, self.rows) - 1
+        return self._seen.shared(self.rows, self.device) - 1
 
     def average(self, ranks: slice | Tensor) -> Tensor:
         slots = self._slots(ranks)
-        return self.sums.gather(2, slots) / self._ledger.observations(self.rows, self.position.gather(2, slots))
+        since, seen = self._since.shared(self.rows, self.device), self._seen.shared(self.rows, self.device)
+        return self.sums.gather(2, slots) / observations(self.position.gather(2, slots), since, seen)
 
     def total(self, ranks: slice | Tensor) -> Tensor:
         return self.sums.gather(2, self._slots(ranks))
@@ -64,3 +67,10 @@ class Part:
             used = self.order if self.held == self.order.shape[2] else self.order.narrow(2, 0, self.held)
             return used[..., ranks]
         return self.order.gather(2, ranks.expand(*self.shape, -1))
+
+
+def observations(position: Tensor, since: int | Tensor, seen: int | Tensor) -> Tensor:
+    """How many queries have observed the tokens at `position` [rows, heads, n]: those from `since` on of `seen`."""
+    if not isinstance(since, int) or since:
+        position = position.clamp(min=since) if isinstance(since, int) else position.maximum(since)
+    return seen - position

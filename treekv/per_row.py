@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Generic, TypeVar, overload
 
+import torch
+from torch import Tensor
+
 T = TypeVar("T")
 
 
@@ -55,6 +58,12 @@ class PerRow(Generic[T]):
     def first(self, rows: slice) -> T:
         """That of the first of some rows."""
         return self._values[0] if len(self._values) == 1 else self._values[rows][0]
+
+    def shared(self, rows: slice, device: torch.device) -> T | Tensor:
+        """The number that all of these rows have, or LongTensor [rows, 1, 1] if they differ."""
+        if self.only is not None:
+            return self.only
+        return self.first(rows) if self.alike(rows) else torch.tensor(self[rows], device=device)[:, None, None]
 
     def fill(self, rows: slice, value: T) -> None:
         """Give some rows the same."""

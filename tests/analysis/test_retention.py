@@ -54,6 +54,19 @@ def test_map_is_the_mean_over_pairs_that_exist(made_record, cells):
                 np.testing.assert_allclose(ours.values[i, j], expected, atol=1e-6)
 
 
+def test_map_of_some_positions_over_some_steps(made_record):
+    """Cells that do not lie along the diagonal."""
+    record = made_record(40)
+    part = record.isel(position=slice(9, 34))
+    ours = analysis.retention_map(part, "tree", max_cells=6, steps=(4, 37))
+    for i, step in enumerate(ours["step"].values):
+        for j, position in enumerate(ours["position"].values):
+            steps = range(step, min(step + ours.attrs["step_size"], 37))
+            positions = range(position, min(position + ours.attrs["position_size"], 34))
+            expected = slow_share(record, "tree", steps, positions)
+            np.testing.assert_allclose(ours.values[i, j], expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("cells", [512, 7, 1])
 def test_any_says_whether_a_cell_keeps_anything(made_record, cells):
     record = made_record(30)

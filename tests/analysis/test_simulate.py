@@ -111,6 +111,16 @@ def test_settings_that_watch_together_see_what_each_sees_alone(run, monkeypatch,
             assert (together[field].sel(policy=name) == alone[field].sel(policy=name)).all(), (name, field)
 
 
+def test_settings_are_filled_up_together_where_some_hold_fewer(run):
+    """A prompt of 61 tokens in blocks of 4 leaves room for 3 in some of them."""
+    settings = [own for own in SETTINGS if not {"budgets", "scope"} & set(own)]
+    configs = {str(own): TreeKVConfig(cache_size=16, block_size=4, **own) for own in settings}
+    together = simulate(run, configs, prompt=61)
+    for name, config in configs.items():
+        alone = simulate(run, {name: config}, prompt=61)
+        assert (together["evicted_at"].sel(policy=name) == alone["evicted_at"].sel(policy=name)).all(), name
+
+
 @pytest.mark.parametrize("prefill, prompt, held", [("tree", 0, 12), ("none", 40, 40)])
 def test_settings_watch_together_as_long_as_a_step_is_small(run, monkeypatch, prefill, prompt, held):
     module = import_module("analysis.simulate")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import random
+import weakref
+
 import pytest
 import torch
 from hypothesis import given
@@ -337,3 +341,46 @@ def test_selecting_rows_takes_all_their_books_along():
             step(together, row, weights)
         one = slice(row, row + 1)
         assert torch.equal(together.positions(one), alone.positions(slice(0, 1)))
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_views_kept_from_step_to_step_are_those_made_anew(seed):
+    """Asked for distances a ledger keeps none."""
+    draw, every = random.Random(seed), slice(0, 3)
+    sizes = {"sink_size": 1, "recent_size": 2}
+    config = TreeKVConfig(policy=draw.choice(["tree", "h2o", "tova"]), cache_size=8, trace=True, **sizes)
+    kept, anew = ledgers = [Ledger(config, 3, HEADS) for _ in range(2)]
+    for _ in range(60):
+        what = draw.random()
+        index = torch.tensor([draw.randrange(3) for _ in range(3)])
+        q = draw.choice([1, 1, 1, 2])
+        together = kept.in_step(every, q) and draw.random() < 0.8
+        for rows in [every] if together else [slice(row, row + 1) for row in range(3)]:
+            weights = torch.rand(rows.stop - rows.start, HEADS, 64)
+            for ledger in ledgers:
+                places = ledger.places(rows, q, distance=ledger is anew)
+                ledger.step(rows, places, weights[..., : places.n])
+        for ledger in ledgers:
+            if what < 0.1:
+                ledger.select(index)
+            elif what < 0.2:
+                ledger.copy_tensors()
+        for name in ("held", "seen", "cursor", "width"):
+            assert getattr(kept, name)[:] == getattr(anew, name)[:]
+        for name in ("order", "position", "sums"):
+            assert torch.equal(getattr(kept, name), getattr(anew, name)), name
+    assert torch.equal(kept.trace.evicted_at, anew.trace.evicted_at)
+    assert torch.equal(kept.trace.survivor, anew.trace.survivor)
+
+
+def test_books_are_freed_with_their_ledger():
+    """On a device they should not wait for the garbage collector."""
+    gc.disable()
+    try:
+        ledger = Ledger(TreeKVConfig(cache_size=8, sink_size=1, recent_size=2), 1, HEADS)
+        ledger.step(slice(0, 1), ledger.places(slice(0, 1), 1), torch.ones(1, HEADS, 1))
+        books = weakref.ref(ledger.order)
+        del ledger
+        assert books() is None
+    finally:
+        gc.enable()

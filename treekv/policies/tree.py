@@ -146,7 +146,7 @@ def move_to_the_end(values: Tensor, ranks: Tensor, moved: Tensor, count: Tensor)
         values.copy_(without(torch.cat([values, moved], dim=2), ranks))
         return
     shifted = torch.cat([values.narrow(2, 1, values.shape[2] - 1), moved], dim=2)
-    torch.where(count >= ranks, shifted, values, out=values)
+    values.copy_(torch.where(count >= ranks, shifted, values))
 
 
 class _Blocks:
