@@ -355,13 +355,17 @@ def test_views_kept_from_step_to_step_are_those_made_anew(seed):
         index = torch.tensor([draw.randrange(3) for _ in range(3)])
         q = draw.choice([1, 1, 1, 2])
         together = kept.in_step(every, q) and draw.random() < 0.8
+        unfinished = together and kept.in_step(every, q, block=True) and draw.random() < 0.3
         for rows in [every] if together else [slice(row, row + 1) for row in range(3)]:
             weights = torch.rand(rows.stop - rows.start, HEADS, 64)
             for ledger in ledgers:
                 places = ledger.places(rows, q, distance=ledger is anew)
-                ledger.step(rows, places, weights[..., : places.n])
+                ledger.step(rows, places, weights[..., : places.n], unfinished=unfinished)
         for ledger in ledgers:
-            if what < 0.1:
+            if unfinished:
+                ledger.reopen(every)
+                ledger.close()
+            elif what < 0.1:
                 ledger.select(index)
             elif what < 0.2:
                 ledger.copy_tensors()
