@@ -19,7 +19,7 @@ NOT_READ = "not read yet"
 
 _ABREAST = 3  # maps in a row
 _LETTERS = 14  # of a line above a map, where that many stand abreast
-_FEWER = 8  # in it
+_FEWER = 8  # of one inside a map
 _ROW = 330  # pixels
 
 
@@ -121,9 +121,9 @@ def eviction_maps(
     figure.update_layout(coloraxis={"colorscale": "Cividis", "cmin": 0, "cmax": 100, "colorbar": bar})
     # Few numbers, so that those of neighbouring maps do not run into each other.
     for number, axis in enumerate(list(figure.select_xaxes())):
-        labels: dict[str, Any] = (
-            {"showticklabels": True} if number + columns >= len(names) else {}
-        )  # nothing stands below
+        labels: dict[str, Any] = {}
+        if number + columns >= len(names):  # nothing stands below
+            labels["showticklabels"] = True
         if number == (rows - 1) * columns:
             labels["title"] = {"text": "position", "standoff": 8}
         theme.style(figure, axis, showgrid=False, range=view[:2], nticks=4, **labels)
