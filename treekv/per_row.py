@@ -11,8 +11,8 @@ T = TypeVar("T")
 
 
 class PerRow(Generic[T]):
-    """A list with a value for each row, written once while all rows have the same: a compiled step then sees a single
-    number that changes, not one for each row.
+    """A value for each row, kept once while all rows have the same: a compiled step then sees a single number that
+    changes, not one for each row.
 
     Attributes:
         only: what all rows have; None if they differ.
@@ -20,12 +20,8 @@ class PerRow(Generic[T]):
 
     def __init__(self, value: T, rows: int) -> None:
         self._rows = rows
-        self._set([value])
-
-    def _set(self, values: list[T]) -> None:
-        """One value for each row, or one for all."""
-        self._values = values
-        self.only = values[0] if len(values) == 1 else None
+        self.only: Any = value
+        self._each: list[T] | None = None  # unless all rows have the same
 
     def __len__(self) -> int:
         return self._rows
@@ -35,17 +31,18 @@ class PerRow(Generic[T]):
     @overload
     def __getitem__(self, rows: slice) -> list[T]: ...
     def __getitem__(self, rows: int | slice) -> T | list[T]:
-        if isinstance(rows, int):
-            return self._values[0 if len(self._values) == 1 else rows]
-        return self._values * len(range(self._rows)[rows]) if len(self._values) == 1 else self._values[rows]
+        if self._each is not None:
+            return self._each[rows]
+        only = self.only
+        return only if isinstance(rows, int) else [only] * len(range(self._rows)[rows])
 
     def __setitem__(self, rows: slice, values: list[T]) -> None:
-        if len(values) == self._rows:
+        if self.covers(rows):
             every = values
         else:
             every = self[:]
             every[rows] = values
-        self._set(every[:1] if same(every) else every)
+        self.only, self._each = (every[0], None) if same(every) else (None, every)
 
     def covers(self, rows: slice) -> bool:
         """Whether that is all rows."""
@@ -53,33 +50,32 @@ class PerRow(Generic[T]):
 
     def alike(self, rows: slice) -> bool:
         """Whether some rows all have the same."""
-        return len(self._values) == 1 or same(self._values[rows])
+        return self._each is None or same(self._each[rows])
 
     def first(self, rows: slice) -> T:
         """That of the first of some rows."""
-        return self._values[0] if len(self._values) == 1 else self._values[rows][0]
+        return self.only if self._each is None else self._each[rows][0]
 
     def shared(self, rows: slice, device: torch.device) -> T | Tensor:
         """The number that all of these rows have, or LongTensor [rows, 1, 1] if they differ."""
-        if self.only is not None:
+        if self._each is None:
             return self.only
         return self.first(rows) if self.alike(rows) else torch.tensor(self[rows], device=device)[:, None, None]
 
     def fill(self, rows: slice, value: T) -> None:
         """Give some rows the same."""
         if self.covers(rows):
-            self._set([value])
+            self.only, self._each = value, None
         else:
             self[rows] = [value] * len(range(self._rows)[rows])
 
     def more(self, rows: slice, q: int) -> None:
         """Add to the numbers of some rows."""
-        values: list[Any] = self._values if self.covers(rows) else self[rows]
-        more = [value + q for value in values]
-        if values is self._values:
-            self._set(more)
+        if self._each is None and self.covers(rows):
+            self.only += q
         else:
-            self[rows] = more
+            values: list[Any] = self[rows]
+            self[rows] = [value + q for value in values]
 
     def select(self, rows: list[int]) -> None:
         every = [self[row] for row in rows]
