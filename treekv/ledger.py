@@ -22,7 +22,6 @@ from treekv.config import TreeKVConfig
 from treekv.part import Part, observations
 from treekv.per_row import PerRow, same
 from treekv.policies.base import Prompt, Selection
-from treekv.policies.tree import move_to_the_end
 from treekv.trace import LayerTrace, Mark
 from treekv.views import Views, by_rank, readers_of
 
@@ -303,7 +302,7 @@ class Ledger:
         readers = readers_of(parts, sums, places.slots)
         q = places.slots.shape[2]
         held, capacity = self.held.first(rows) + q, self.capacity.first(rows)
-        ranked = None if capacity is None or held <= capacity else by_rank(order, position, held)
+        ranked = None if capacity is None or held <= capacity else by_rank(order, position, self._count(held))
         views = Views(places, self._state(q), position, readers, ranked)
         steady = places.distance is None and None not in views.state and self.held.covers(rows)
         if not torch.compiler.is_compiling():
@@ -380,12 +379,12 @@ class Ledger:
             if self.trace is not None:
                 now = when[-excess:][: ranks.shape[3]] if isinstance(when, list) else when
                 self.trace.record(rows, ranked.position.gather(3, slots), now)
-            move_to_the_end(ranked.order, ranks[0], slots[0], self._count(held))
+            ranked.move_to_the_end(ranks[0], slots[0])
             excess -= ranks.shape[3]
             held -= ranks.shape[3]
             if not excess:
                 break
-            ranked = by_rank(self.part(self.order, rows), views.position, held)
+            ranked = by_rank(self.part(self.order, rows), views.position, self._count(held))
         self.held.fill(rows, held)
 
     def _choose(self, parts: list[Part], held: int, count: int) -> Tensor:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
 from torch import Tensor
+
+from treekv.policies.tree import without
 
 if TYPE_CHECKING:
     from treekv.ledger import Places
@@ -18,11 +21,26 @@ class Ranked(NamedTuple):
         order: LongTensor [rows, heads, held].
         slots: the same twice, for losers and winners, [2, rows, heads, held]; to read only.
         position: LongTensor [2, rows, heads, slots] likewise.
+        earlier, later, last: parts of `order`: all but the last rank, all but the first, and the last.
+        ranks: LongTensor [held - 1], 0 ... held-2.
     """
 
     order: Tensor
     slots: Tensor
     position: Tensor
+    earlier: Tensor
+    later: Tensor
+    last: Tensor
+    ranks: Tensor
+
+    def move_to_the_end(self, ranks: Tensor, moved: Tensor) -> None:
+        """Put the slots at `ranks` LongTensor [rows, heads, m] (ascending, distinct), which are `moved`, behind the
+        others in that order."""
+        if ranks.shape[2] > 1:
+            self.order.copy_(without(torch.cat([self.order, moved], dim=2), ranks))
+        else:
+            self.earlier.copy_(torch.where(self.ranks >= ranks, self.later, self.earlier))
+            self.last.copy_(moved)
 
 
 class Reader(NamedTuple):
@@ -69,10 +87,12 @@ class Views(NamedTuple):
     ranked: Ranked | None
 
 
-def by_rank(order: Tensor, position: Tensor, held: int) -> Ranked:
-    """From `order` and `position` [rows, heads, slots]."""
-    order = order.narrow(2, 0, held)
-    return Ranked(order, order.expand(2, -1, -1, -1), position.expand(2, -1, -1, -1))
+def by_rank(order: Tensor, position: Tensor, ranks: Tensor) -> Ranked:
+    """From `order` and `position` [rows, heads, slots] and `ranks` 0 ... held-1."""
+    n = len(ranks) - 1
+    order = order.narrow(2, 0, n + 1)
+    parts = order.narrow(2, 0, n), order.narrow(2, 1, n), order.narrow(2, n, 1)
+    return Ranked(order, order.expand(2, -1, -1, -1), position.expand(2, -1, -1, -1), *parts, ranks.narrow(0, 0, n))
 
 
 def readers_of(parts: list[Part], sums: Tensor, new: Tensor) -> list[Reader]:

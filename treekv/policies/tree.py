@@ -139,16 +139,6 @@ def without(values: Tensor, ranks: Tensor) -> Tensor:
     return values.gather(2, index + before)
 
 
-def move_to_the_end(values: Tensor, ranks: Tensor, moved: Tensor, count: Tensor) -> None:
-    """Put the entries of `values` [batch, heads, n] at `ranks` [batch, heads, m] (ascending, distinct), which are
-    `moved`, behind the others in that order; `count` is 0 ... n-1."""
-    if ranks.shape[2] > 1:
-        values.copy_(without(torch.cat([values, moved], dim=2), ranks))
-        return
-    shifted = torch.cat([values.narrow(2, 1, values.shape[2] - 1), moved], dim=2)
-    values.copy_(torch.where(count >= ranks, shifted, values))
-
-
 class _Blocks:
     """Scores of whole blocks of a prompt: the mean of the averages of their tokens.
 
