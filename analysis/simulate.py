@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 
 import numpy as np
 import torch
 import xarray as xr
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from analysis import store
@@ -24,6 +27,7 @@ QUERIES_AT_ONCE = 16  # attention logits exist for this many queries at a time
 NEWCOMERS_AT_ONCE = 64  # of policies that heed ranks only
 BLOCK_TOGETHER = 4  # settings with larger blocks gain nothing from each other
 TOGETHER = 2**18  # logits of one block, over layers, heads and settings: with many more, caches of a CPU overflow
+SMALL = 2**15  # numbers of a step; below that torch's threads share few functions, but softmax
 
 Progress = Callable[[int, int], None]
 
@@ -83,7 +87,8 @@ def simulate(
             progress(done, total)
 
     for watcher in watchers:
-        watcher.watch(run, advance)
+        with _one_thread() if watcher.small else nullcontext():
+            watcher.watch(run, advance)
         cells = np.ix_(watcher.numbers, [layers.index(layer) for layer in watcher.layers])
         for target, found in ((evicted_at, watcher.trace.evicted_at), (survivor, watcher.trace.survivor)):
             target[cells] = found.cpu().numpy().reshape(*cells[0].shape[:1], -1, *shape[2:])
@@ -159,6 +164,7 @@ class _Watcher:
         start: the first position that is decoded; what comes before is the prompt.
         block: tokens that are processed together, or more while there is room, up to position `blocks_end`; from there
             on it is one at a time.
+        small: whether a step is so little work that one thread is quickest.
         chunk: tokens for which attention logits are computed at one time, whole blocks.
         whole_chunks: whether the tokens of a chunk come together, since the policy heeds ranks only.
     """
@@ -185,6 +191,9 @@ class _Watcher:
         self.whole_chunks = policies.get(config.policy).heeds_ranks_only
         at_once = NEWCOMERS_AT_ONCE if self.whole_chunks else QUERIES_AT_ONCE
         self.chunk = self.block * max(at_once // self.block, 1)
+        held = max(most or 0 for most in self.ledger.capacity[:])
+        numbers = max(self.reading.stop * run.query_heads * self.block, self.rows.stop * run.kv_heads) * held
+        self.small = run.k[0].device.type == "cpu" and numbers < SMALL
         self.start = prompt if config.prefill != "stream" else 0
         self.blocks_end = prompt or run.tokens
         if self.ledger.keeps_everything:
@@ -265,6 +274,17 @@ class _Watcher:
         position = self.ledger.part(self.ledger.position, rows)[..., : places.n]
         position = position.scatter(2, slots, new.expand(slots.shape))
         return values.repeat(len(position) // len(values), 1, 1).gather(2, position)
+
+
+def _one_thread() -> AbstractContextManager[object]:
+    """Steps without OpenMP's other threads: to wake one that sleeps takes longer than a small softmax, and one that
+    does not sleep keeps other programs from running."""
+    return _openmp().limit(limits=1, user_api="openmp")
+
+
+@cache
+def _openmp() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 def _block(config: TreeKVConfig) -> int:

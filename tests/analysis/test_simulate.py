@@ -134,6 +134,26 @@ def test_settings_watch_together_as_long_as_a_step_is_small(run, monkeypatch, pr
         assert [watcher.numbers for watcher in module._watchers(run, in_blocks, [0, 1], prompt)] == expected
 
 
+@pytest.mark.parametrize("small", [True, False])
+def test_small_steps_are_taken_by_one_thread(run, monkeypatch, small):
+    if not small:
+        monkeypatch.setattr(import_module("analysis.simulate"), "SMALL", 16 * 2 * run.query_heads)
+    before, during = torch.get_num_threads(), set()
+    torch.set_num_threads(3)
+    try:
+        config = TreeKVConfig(cache_size=16, prefill="stream", block_size=1)
+        simulate(run, {"tree": config}, progress=lambda done, total: during.add(torch.get_num_threads()))
+        with pytest.raises(KeyboardInterrupt):
+            simulate(run, {"tree": config}, progress=stop)
+        assert (during, torch.get_num_threads()) == ({1 if small else 3}, 3)
+    finally:
+        torch.set_num_threads(before)
+
+
+def stop(done, total):
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("policy", ["streaming", "tree_left"])
 @pytest.mark.parametrize(
     "prefill, prompt, block", [("stream", 0, 1), ("stream", 0, 3), ("stream", 41, 4), ("tree", 41, 1)]
