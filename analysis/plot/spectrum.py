@@ -43,12 +43,12 @@ def spectrum(
         "Token contributions by frequency band",
         f"{theme.source(picked)} · {words}",
         _alt(bands, amplitude, position, words),
-        height=520,
+        height=580,
     )
     colours = theme.ordered_colours(len(bands))
     if spread:
         over = "texts" if "text_std" in picked else "queries"
-        legend += f"<br>shaded: \u00b1 1 standard<br>deviation over {over}"
+        legend += f"<br>shaded: \u00b1 1 standard deviation over {over}"
         deviation = pooling.mean(picked[_STD[over]].mean(("layer", "head")).values, edges)
         for number, band in enumerate(bands):
             _shade(figure, x, lines[number], deviation[number], band, colours[number])
@@ -65,7 +65,11 @@ def spectrum(
         )
     figure.update_xaxes(title=theme.position_title(int(edges[1] - edges[0]), "mean"))
     figure.update_yaxes(title="amplitude (units of the values)", type="log", exponentformat="power", dtick=1)
-    figure.update_layout(legend={"title": {"text": legend}, "traceorder": "normal"})
+    # Below: beside it takes half of a narrow page. On the paper, for on the container a page lays it over the axis.
+    below = {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0}
+    figure.update_layout(
+        legend=below | {"title": {"text": legend, "side": "top"}, "traceorder": "normal", "font": {"size": 12}}
+    )
     return figure
 
 

@@ -17,7 +17,7 @@ from plotly.subplots import make_subplots
 from treekv.errors import TreeKVError
 
 MAX_CELLS = 512
-LINE = 96  # characters of a second line that fit a narrow page
+LINE = 68  # characters of a second line that fit a narrow page
 LINE_HEIGHT = 18
 
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif"
@@ -135,8 +135,8 @@ def source(dataset: xr.Dataset) -> str:
     if attrs.get("projected"):
         parts.append("after the output projection")
     if attrs.get("sink_count"):
-        treated = "taken out before" if attrs.get("sinks") == "separate" else "left in"
-        parts.append(f"first {attrs['sink_count']} tokens {treated} the transform")
+        treated = "taken out" if attrs.get("sinks") == "separate" else "left in"
+        parts.append(f"first {attrs['sink_count']} tokens {treated}")
     return " · ".join(part for part in parts if part)
 
 
