@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from treekv.config import TreeKVConfig
 
 
-AT_ONCE = 64  # draws are made for this many evictions at a time
+STEPS, HELD = 32, 16  # draws are made for so many steps, and so many numbers of tokens held, at a time
 
 
 class Random(Policy):
@@ -36,11 +36,9 @@ class Random(Policy):
         if isinstance(step, Tensor) or torch.compiler.is_compiling():
             losers = _losers(*who, step, held, *protected, scores.device)
         else:
-            # The evictions of a block have the step in common, single ones the number held.
-            turn = held if count > 1 else step
-            turns = range(turn - turn % AT_ONCE, turn - turn % AT_ONCE + AT_ONCE)
-            losers = _many(*who, *((step, turns) if count > 1 else (turns, held)), *protected, scores.device)
-            losers = losers.narrow(2, turn - turns.start, 1)
+            first = step - step % STEPS, held - held % HELD
+            losers = _many(*who, *first, *protected, scores.device)
+            losers = losers.narrow(2, (step - first[0]) * HELD + held - first[1], 1)
         return Evictions(losers.expand(*scores.shape, 1))
 
     def select_prompt(self, config: TreeKVConfig, prompt: Prompt) -> Selection:
@@ -51,19 +49,20 @@ class Random(Policy):
         return Selection(with_protected(chosen, first, last, prompt.length), None)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=128)  # layers of a model, which are asked in turn
 def _many(
     seed: int,
     layer: int | tuple[int, ...],
     heads: int,
-    step: int | range,
-    held: int | range,
+    step: int,
+    held: int,
     sink: int,
     recent: int,
     device: torch.device,
 ) -> Tensor:
-    """`_losers` for several steps, or several numbers held."""
-    steps, helds = (torch.tensor(n, device=device) if isinstance(n, range) else n for n in (step, held))
+    """`_losers` for each of the next steps and, within a step, of the next numbers held."""
+    steps = torch.arange(step, step + STEPS, device=device).repeat_interleave(HELD)
+    helds = torch.arange(held, held + HELD, device=device).repeat(STEPS)
     return _losers(seed, layer, heads, steps, helds, sink, recent, device)
 
 
