@@ -43,7 +43,7 @@ def spectrum(
         "Token contributions by frequency band",
         f"{theme.source(picked)} · {words}",
         _alt(bands, amplitude, position, words),
-        height=580,
+        height=490 + 10 * min(len(bands), 32),  # two bands a line of a narrow page's legend, which scrolls if long
     )
     colours = theme.ordered_colours(len(bands))
     if spread:

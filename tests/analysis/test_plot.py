@@ -48,14 +48,17 @@ def test_the_legend_says_what_a_band_compares(run):
     packets = plot.spectrum(analysis.spectrum(run, level=2, transform="packet"))
     assert [t.name for t in packets.data] == ["da: 2 to 2.67", "dd: 2.67 to 4", "ad: 4 to 8", "aa: above 8"]
     assert packets.layout.legend.title.text == "band: tokens per period"
+    finer = plot.spectrum(analysis.spectrum(run, level=3, transform="packet"))
+    assert finer.layout.legend.orientation == "h"  # below, where each two bands take a line of a narrow page
+    assert finer.layout.height == packets.layout.height + 10 * 4
 
 
 def test_the_second_line_says_how_the_sinks_were_treated(run):
     for sinks, words in (("separate", "taken out"), ("include", "left in")):
         for draw in (plot.spectrum, plot.coefficients):
             figure = draw(analysis.spectrum(run, level=3, sinks=sinks, transform="swt"))
-            assert f"first 4 tokens {words}" in figure.layout.title.subtitle.text
-            assert "haar stationary" in figure.layout.title.subtitle.text
+            parts = figure.layout.title.subtitle.text.replace("<br>", " · ").split(" · ")
+            assert {f"first 4 tokens {words}", "haar stationary"} <= set(parts)
     pooled = plot.spectrum(analysis.pool([analysis.spectrum(run), analysis.spectrum(run)]))
     assert "mean of 2 texts" in pooled.layout.title.subtitle.text
 

@@ -49,7 +49,7 @@ class Random(Policy):
         return Selection(with_protected(chosen, first, last, prompt.length), None)
 
 
-@lru_cache(maxsize=128)  # layers of a model, which are asked in turn
+@lru_cache(maxsize=8)
 def _many(
     seed: int,
     layer: int | tuple[int, ...],
