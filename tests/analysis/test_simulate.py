@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
 import pytest
 import torch
 
@@ -11,7 +9,6 @@ import analysis
 from analysis.simulate import simulate
 from tests import tiny
 from treekv import TreeKVCache, TreeKVConfig, TreeKVError, policies, register_policy
-from treekv.ledger import Ledger
 
 TOKENS = 90
 
@@ -80,7 +77,7 @@ def test_several_settings_and_some_layers(run):
     result = simulate(
         run,
         {"full": TreeKVConfig(policy="full"), "tree": tree},
-        layers=[1],
+        layers=[1, 1],
         progress=lambda done, total: seen.append((done, total)),
     )
     assert result["policy"].values.tolist() == ["full", "tree"] and result["layer"].values.tolist() == [1]
@@ -90,83 +87,21 @@ def test_several_settings_and_some_layers(run):
     assert seen[-1] == (2 * TOKENS, 2 * TOKENS) and seen == sorted(seen)
 
 
-@pytest.mark.parametrize("most", [2, 99])
 @pytest.mark.parametrize(
     "prefill, prompt, block",
     [("tree", 0, 1), ("stream", 40, 1), ("stream", 45, 2), ("stream", 0, 4), ("tree", 61, 2), ("none", 40, 1)],
 )
-def test_settings_that_watch_together_see_what_each_sees_alone(run, monkeypatch, most, prefill, prompt, block):
-    """Also where, after a prompt of 61 tokens in blocks of 2, some hold fewer than others."""
-    at_once = block if prefill == "stream" else 1
-    monkeypatch.setattr(import_module("analysis.simulate"), "TOGETHER", most * 2 * run.query_heads * 12 * at_once)
-    settings = SETTINGS if most > 2 else SETTINGS[::-1]
-    configs = {str(own): TreeKVConfig(cache_size=12, prefill=prefill, block_size=block, **own) for own in settings}
-    if prefill == "tree":
-        configs["snapkv"] = TreeKVConfig(policy="snapkv", cache_size=12, window_size=4)
+def test_settings_beside_others_are_simulated_as_alone(run, prefill, prompt, block):
+    """Also those that hold more, or come in larger blocks."""
+    configs = {str(own): TreeKVConfig(cache_size=12, prefill=prefill, block_size=block, **own) for own in SETTINGS}
+    configs["larger"] = TreeKVConfig(cache_size=30, prefill=prefill, block_size=3 * block)
+    configs["snapkv"] = TreeKVConfig(policy="snapkv", cache_size=12, window_size=4)
     configs["full"] = TreeKVConfig(policy="full")
     together = simulate(run, configs, prompt=prompt)
     for name, config in configs.items():
         alone = simulate(run, {name: config}, prompt=prompt)
         for field in ("evicted_at", "survivor"):
             assert (together[field].sel(policy=name) == alone[field].sel(policy=name)).all(), (name, field)
-
-
-def test_settings_are_filled_up_together_where_some_hold_fewer(run):
-    """A prompt of 61 tokens in blocks of 4 leaves room for 3 in some of them."""
-    settings = [own for own in SETTINGS if not {"budgets", "scope"} & set(own)]
-    configs = {str(own): TreeKVConfig(cache_size=16, block_size=4, **own) for own in settings}
-    together = simulate(run, configs, prompt=61)
-    for name, config in configs.items():
-        alone = simulate(run, {name: config}, prompt=61)
-        assert (together["evicted_at"].sel(policy=name) == alone["evicted_at"].sel(policy=name)).all(), name
-
-
-@pytest.mark.parametrize("prefill, prompt, held", [("tree", 0, 12), ("none", 40, 40)])
-def test_settings_watch_together_as_long_as_a_step_is_small(run, monkeypatch, prefill, prompt, held):
-    module = import_module("analysis.simulate")
-    configs = [TreeKVConfig(policy=name, cache_size=12, prefill=prefill) for name in ("random", "tree", "h2o", "tova")]
-    for most, expected in ((99, [[1, 2, 3, 0]]), (3, [[1, 2, 3], [0]]), (0, [[1], [2], [3], [0]])):
-        monkeypatch.setattr(module, "TOGETHER", most * 2 * run.query_heads * held)
-        assert [watcher.numbers for watcher in module._watchers(run, configs, [0, 1], prompt)] == expected
-    monkeypatch.setattr(module, "TOGETHER", 3 * 2 * run.query_heads * 12 * 4)
-    for block, expected in ((4, [[1, 2, 3], [0]]), (5, [[0], [1], [2], [3]])):
-        in_blocks = [config.replace(prefill="stream", block_size=block) for config in configs]
-        assert [watcher.numbers for watcher in module._watchers(run, in_blocks, [0, 1], prompt)] == expected
-
-
-@pytest.mark.parametrize("small", [True, False])
-def test_small_steps_are_taken_by_one_thread(run, monkeypatch, small):
-    if not small:
-        monkeypatch.setattr(import_module("analysis.simulate"), "SMALL", 16 * 2 * run.query_heads)
-    before, during = torch.get_num_threads(), set()
-    torch.set_num_threads(3)
-    try:
-        config = TreeKVConfig(cache_size=16, prefill="stream", block_size=1)
-        simulate(run, {"tree": config}, progress=lambda done, total: during.add(torch.get_num_threads()))
-        with pytest.raises(KeyboardInterrupt):
-            simulate(run, {"tree": config}, progress=stop)
-        assert (during, torch.get_num_threads()) == ({1 if small else 3}, 3)
-    finally:
-        torch.set_num_threads(before)
-
-
-def stop(done, total):
-    raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize("policy", ["streaming", "tree_left"])
-@pytest.mark.parametrize(
-    "prefill, prompt, block", [("stream", 0, 1), ("stream", 0, 3), ("stream", 41, 4), ("tree", 41, 1)]
-)
-def test_newcomers_may_come_together_where_it_makes_no_difference(run, monkeypatch, policy, prefill, prompt, block):
-    config = {"one": TreeKVConfig(policy=policy, cache_size=12, prefill=prefill, block_size=block)}
-    calls, step = [], Ledger.step
-    monkeypatch.setattr(Ledger, "step", lambda *args, **named: calls.append(1) or step(*args, **named))
-    together = simulate(run, config, prompt=prompt)
-    assert len(calls) <= 4
-    monkeypatch.setattr(policies.get(policy), "heeds_ranks_only", False)
-    apart = simulate(run, config, prompt=prompt)
-    assert together.equals(apart) and (together["evicted_at"] >= 0).any()
 
 
 class Moody(policies.Streaming):

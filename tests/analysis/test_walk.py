@@ -1,0 +1,151 @@
+"""The compiled rules against the policies' own code, which walks through the text with the ledger of the real cache."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import analysis
+from analysis import walk
+from analysis.simulate import simulate
+from tests import tiny
+from treekv import TreeKVConfig, policies
+
+TOKENS = 150
+FIELDS = ("evicted_at", "survivor")
+
+SETTINGS = [
+    dict(policy="tree"),
+    dict(policy="tree", sink_size=0, recent_size=0, stride=2),
+    dict(policy="tree", sink_size=1, recent_size=4, scope=3, stride=2),
+    dict(policy="tree", sink_size=2, recent_size=4, scope=4),
+    dict(policy="tree", sink_size=2, recent_size=5, importance="contribution"),
+    dict(policy="tree_left", sink_size=3, recent_size=4),
+    dict(policy="tree_left", stride=2),
+    dict(policy="streaming"),
+    dict(policy="h2o"),
+    dict(policy="h2o", sink_size=2, recent_size=3),
+    dict(policy="tova"),
+    dict(policy="tova", sink_size=2, recent_size=3),
+    dict(policy="random", seed=2**63 - 1),
+]
+
+
+def synthetic(sharpness=1.0, group=2, dtype=torch.float32):
+    """A capture of random queries, keys and values: 3 layers, 2 KV heads with `group` query heads each."""
+    generator = torch.Generator().manual_seed(group)
+    model = tiny.llama(num_hidden_layers=3, num_attention_heads=2 * group, num_key_value_heads=2)
+    real = analysis.capture(model, None, tiny.tokens(TOKENS)[0], queries=1)
+    made = {
+        name: [torch.randn(part.shape, generator=generator).mul(factor).to(dtype) for part in getattr(real, name)]
+        for name, factor in (("q", sharpness), ("k", 1.0), ("v", 1.0))
+    }
+    return analysis.Capture(**{**vars(real), **made})
+
+
+def by_their_own_code(monkeypatch, run, configs, **arguments):
+    with monkeypatch.context() as patch:
+        patch.setattr(walk, "KINDS", {})
+        return simulate(run, configs, **arguments)
+
+
+WAYS = [("stream", 0, 1), ("stream", 0, 7), ("stream", 50, 4), ("tree", 0, 1), ("tree", 77, 2), ("none", 50, 1)]
+
+
+@pytest.mark.parametrize("prefill, prompt, block", WAYS)
+@pytest.mark.parametrize(
+    "sharpness, group, dtype", [(1, 2, torch.float32), (4, 4, torch.bfloat16), (10, 1, torch.float32)]
+)
+def test_the_compiled_rules_choose_as_the_policies_do(monkeypatch, prefill, prompt, block, sharpness, group, dtype):
+    """With a sharpness of 10 nearly all attention is on one token."""
+    run = synthetic(sharpness, group, dtype)
+    configs = {str(own): TreeKVConfig(cache_size=16, prefill=prefill, block_size=block, **own) for own in SETTINGS}
+    found = simulate(run, configs, prompt=prompt)
+    expected = by_their_own_code(monkeypatch, run, configs, prompt=prompt)
+    for name in configs:
+        for field in FIELDS:
+            assert (found[field].sel(policy=name) == expected[field].sel(policy=name)).all(), (name, field)
+        assert (found["evicted_at"].sel(policy=name) >= 0).any()
+
+
+def test_attention_that_is_next_to_none_is_computed_anew(monkeypatch):
+    """Late queries see nothing but a token that one of the caches has evicted long ago."""
+    run = synthetic()
+    for q, k in zip(run.q, run.k):
+        k[..., 0], k[:, 5, 0] = 0, 1000
+        q[:, :60, 0], q[:, 60:, 0] = -1, 1
+    configs = {str(own): TreeKVConfig(cache_size=16, **own) for own in SETTINGS}
+    configs["larger"] = TreeKVConfig(cache_size=140)
+    expected = by_their_own_code(monkeypatch, run, configs)
+    assert (expected["evicted_at"].sel(policy="larger")[..., 5] < 0).all()
+    assert (expected["evicted_at"].sel(policy=str(SETTINGS[0]))[..., 5] >= 0).all()
+    found = simulate(run, configs)
+    for field in FIELDS:
+        assert found[field].equals(expected[field]), field
+
+
+@pytest.mark.parametrize("prefill, prompt", [("none", 76), ("tree", 0)])
+def test_of_equals_those_go_whom_the_policies_would_choose(monkeypatch, prefill, prompt):
+    run = synthetic()
+    for k in run.k:
+        k[:, 1::2] = k[:, ::2]  # in a prompt, two neighbours are seen by the same queries
+        k[..., 1:] = 0  # so that there is nothing to round, and equals are equal
+    configs = {str(own): TreeKVConfig(cache_size=16, prefill=prefill, **own) for own in SETTINGS}
+    found, expected = simulate(run, configs, prompt=prompt), by_their_own_code(monkeypatch, run, configs, prompt=prompt)
+    for field in FIELDS:
+        assert found[field].equals(expected[field]), field
+
+
+def test_weights_may_exist_for_few_queries_at_a_time(monkeypatch):
+    run = synthetic()
+    configs = {str(own): TreeKVConfig(cache_size=16, prefill="stream", block_size=3, **own) for own in SETTINGS}
+    expected = simulate(run, configs)
+    calls = []
+    monkeypatch.setattr(walk, "NUMBERS_AT_ONCE", 4 * (16 + 64) * 2)
+    monkeypatch.setattr(walk, "_look", lambda *args, look=walk._look: calls.append(args[-2:]) or look(*args))
+    found = simulate(run, configs)
+    assert found.equals(expected)
+    assert min(last - first for first, last in calls) == 1 < max(last - first for first, last in calls) <= 2
+
+
+@pytest.mark.parametrize("block", [1, 16])
+def test_the_compiled_rules_choose_as_the_policies_do_on_a_real_text(monkeypatch, smollm2, block):
+    from pydoc_data.topics import topics
+
+    model, tokenizer = smollm2
+    run = analysis.capture(model, tokenizer, topics["assignment"], max_tokens=400, layers=[0, 15, 29])
+    configs = {
+        name: TreeKVConfig(policy=name, cache_size=64, prefill="stream", block_size=block)
+        for name in ("tree", "h2o", "tova", "random")
+    }
+    found, expected = simulate(run, configs), by_their_own_code(monkeypatch, run, configs)
+    for field in FIELDS:
+        # Sums are rounded otherwise, and of thousands of comparisons one may be that close.
+        assert (found[field] == expected[field]).mean() > 0.99, field
+
+
+def test_every_policy_of_ours_that_evicts_while_decoding_has_a_compiled_rule():
+    ours = [
+        policies.get(name) for name in policies.names() if type(policies.get(name)).__module__.startswith("treekv.")
+    ]
+    assert {type(policy) for policy in ours if policy.evicts_decoding} == set(walk.KINDS)
+
+
+def test_what_is_not_a_number_does_no_harm():
+    run = synthetic()
+    run.k[1][:, 40:60] = float("nan")
+    for own in SETTINGS:
+        config = TreeKVConfig(cache_size=16, **own)
+        found = simulate(run, {"it": config})["evicted_at"].sel(policy="it")
+        assert ((found < 0).sum("position") == 16).all()
+        assert (found[..., : config.sink_size] < 0).all() and (found[..., TOKENS - config.recent_size :] < 0).all()
+
+
+def test_machine_code_that_cannot_be_kept_is_made_anew(monkeypatch):
+    def njit(cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: function
+
+    monkeypatch.setattr(walk, "njit", njit)
+    assert walk._compiled()(abs)(-2) == 2
