@@ -10,20 +10,18 @@ counts need not be stored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import groupby
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from treekv import policies
 from treekv.config import TreeKVConfig
-from treekv.part import Part, observations
 from treekv.per_row import PerRow, same
 from treekv.policies.base import Prompt, Selection
+from treekv.ranked import Ranked, observations
 from treekv.trace import LayerTrace, Mark
-from treekv.views import Views, by_rank, readers_of
 
 GROWTH = 64  # slots are added this many at a time until there is room for the capacity and the newcomers
 
@@ -64,11 +62,10 @@ class _Open(NamedTuple):
 class Ledger:
     """Order and scores of rows of `heads` KV heads; every head of a row holds equally many tokens.
 
-    A row is a row of a batch in one layer. Rows may have different settings if all their policies evict while decoding,
-    or none, and likewise a prompt; rows whose policy looks at attention come first.
+    A row is a row of a batch in one layer. All rows have the same settings.
 
     Args:
-        config: the settings, or those of each row; whether there is a trace says the first.
+        config: the settings.
         rows: how many.
         heads: KV heads.
         device: where the books are kept.
@@ -86,17 +83,15 @@ class Ledger:
 
     def __init__(
         self,
-        config: TreeKVConfig | Sequence[TreeKVConfig],
+        config: TreeKVConfig,
         rows: int,
         heads: int,
         device: torch.device | str = "cpu",
         layer: int | Sequence[int] = 0,
         layers: int = 1,
     ) -> None:
-        each = [config] * rows if isinstance(config, TreeKVConfig) else list(config)
-        assert len(each) == rows
-        self._config = PerRow(each[0], rows)
-        self._config[:] = each
+        self.config = config
+        self.policy = policies.get(config.policy)
         self.layers = layers
         self.heads = heads
         self.device = torch.device(device)
@@ -107,28 +102,10 @@ class Ledger:
         self._layer = PerRow(0, rows)
         self._layer[:] = [layer] * rows if isinstance(layer, int) else list(layer)
         self.held, self.seen, self.since, self.cursor = (PerRow(0, rows) for _ in range(4))
-        self.capacity: PerRow[int | None] = PerRow(None, rows)
+        self.capacity: PerRow[int | None] = PerRow(config.cache_size if self.policy.evicts_decoding else None, rows)
         self.width = PerRow(0, rows)  # slots from here on have not been used yet and stand in their own order
         self._open: list[_Open | None] = [None] * rows
-        self.trace = LayerTrace(rows, heads, self.device) if each[0].trace else None
-        self._again: Views | None = None
-        self._split()
-        if self.policy.evicts_decoding:
-            self.capacity[:] = [own.cache_size for own in each]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For copies, whose views would not be views of their own books."""
-        return self.__dict__ | {"_again": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        for part in self._parts:
-            part.bind(self)
-
-    @property
-    def policy(self) -> policies.Policy:
-        """That of the first row."""
-        return self._parts[0].policy
+        self.trace = LayerTrace(rows, heads, self.device) if config.trace else None
 
     @property
     def slots(self) -> int:
@@ -143,7 +120,9 @@ class Ledger:
         """Have at least `tokens` slots; some more at once, but not beyond `most`, unless `tokens` is."""
         more = room(tokens, most) - self.slots
         if tokens > self.slots and more:
-            self._replace(lambda tensor: torch.nn.functional.pad(tensor, (0, more)))
+            self.order, self.position, self.sums = (
+                torch.nn.functional.pad(tensor, (0, more)) for tensor in (self.order, self.position, self.sums)
+            )
             self.order[..., -more:] = self._count(self.slots)[-more:]
 
     def in_step(self, rows: slice, q: int, *, block: bool = False) -> bool:
@@ -159,33 +138,20 @@ class Ledger:
             if not any(full):
                 return True
             return all(full) and same(held) and same(capacity)
-        if len(self._parts_of(rows)) > 1:  # sweeps of different policies end after different counts
-            return False
         alike = (held, capacity, self.cursor[rows], self.seen[rows])
         opened = [block.tokens if block else 0 for block in self._open[rows]]
         return all(same(numbers) for numbers in (*alike, opened))
 
     def copy_tensors(self) -> None:
         """Replace every tensor by a copy."""
-        self._replace(Tensor.clone)
-        self._counting = self._counting.clone()
+        for name in ("order", "position", "sums", "_counting"):
+            setattr(self, name, getattr(self, name).clone())
         if self.trace is not None:
             self.trace.copy_tensors()
 
     def part(self, tensor: Tensor, rows: slice) -> Tensor:
         """A view of some rows; the tensor itself if that is all of them."""
         return tensor if self.held.covers(rows) else tensor[rows]
-
-    def books(self, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """`order`, `position` and `sums` of some rows."""
-        return self.part(self.order, rows), self.part(self.position, rows), self.part(self.sums, rows)
-
-    def _replace(self, changed: Callable[[Tensor], Tensor]) -> None:
-        """Put other tensors in the place of all three."""
-        self._again = None
-        self.order, self.position, self.sums = map(changed, (self.order, self.position, self.sums))
-        for part in self._parts:
-            part.bind(self)
 
     def positions(self, rows: slice) -> Tensor:
         """LongTensor [rows, heads, held]: true positions, ascending, of rows that hold equally many."""
@@ -208,24 +174,17 @@ class Ledger:
     # ------------------------------------------------------------------ a prompt
 
     def choose_prompt(self, rows: slice, length: int, sums: Tensor | None, counts: Tensor | None) -> Selection | None:
-        """Which tokens of a prompt stay in rows with the same settings; None if all do.
-
-        `sums` [rows, heads, length], `counts` [1, 1, length].
-        """
-        part = self._parts_of(rows)[0]
-        config, policy = part.config, part.policy
-        kept_whole = not policy.evicts_prompt or config.prefill == "none"
-        if kept_whole or length <= config.cache_size:
+        """Which tokens of a prompt stay; None if all do. `sums` [rows, heads, length], `counts` [1, 1, length]."""
+        kept_whole = not self.policy.evicts_prompt or self.config.prefill == "none"
+        if kept_whole or length <= self.config.cache_size:
             return None
         prompt = Prompt(length, sums, counts, self.heads, self.layer_of(rows), self.layers, self.device)
-        return policy.select_prompt(config, prompt)
+        return self.policy.select_prompt(self.config, prompt)
 
     def admit_prompt(
         self, rows: slice, length: int, selection: Selection | None, sums: Tensor | None = None, observers: int = 0
     ) -> Tensor:
-        """Fill empty rows that have the same settings with (the selected part of) a prompt.
-
-        Returns the kept positions [rows, heads, k].
+        """Fill empty rows with (the selected part of) a prompt; returns the kept positions [rows, heads, k].
 
         `sums` [rows, heads, length] are the weights that the last `observers` tokens gave to each.
         """
@@ -234,7 +193,7 @@ class Ledger:
         kept = self._count(length)[None, None] if selection is None else selection.kept
         kept = kept.expand(shape)
         held = kept.shape[2]
-        if self._parts_of(rows)[0].config.prefill == "none":
+        if self.config.prefill == "none":
             self.capacity[rows] = [None if most is None else max(most, length) for most in self.capacity[rows]]
         most = self.capacity.first(rows)
         self.reserve(held if most is None else held + 1, None if most is None else most + 1)
@@ -263,9 +222,6 @@ class Ledger:
 
         Without `distance` there is none where no slot is free: then a newcomer sees all but the later ones.
         """
-        again = self._kept()
-        if again is not None and not distance and self.held.covers(rows) and again.state == self._state(q):
-            return again.places
         held, alike = self.held.first(rows), self.held.alike(rows)
         capacity = self.capacity.first(rows)
         longest = held if alike else max(self.held[rows])
@@ -287,66 +243,31 @@ class Ledger:
             ranks_before = last - torch.empty_like(order).scatter_(2, order, self._count(n).expand_as(order))
         return Places(slots, n, ranks_before, all_used, max(room(longest + q, most), n))
 
-    def _state(self, q: int) -> tuple[int | None, ...]:
-        """On what the places of q newcomers of all rows depend besides the books; None where rows differ."""
-        return q, self.held.only, self.width.only, self.capacity.only
-
-    def _views(self, rows: slice, parts: list[Part], places: Places) -> Views:
-        """What a step needs: the same, and kept, as long as newcomers push out as many."""
-        again = self._kept()
-        if again is not None and again.places is places:
-            return again
-        order, position, sums = self.books(rows)
-        if places.n < self.slots:
-            sums = sums.narrow(2, 0, places.n)
-        readers = readers_of(parts, sums, places.slots)
-        q = places.slots.shape[2]
-        held, capacity = self.held.first(rows) + q, self.capacity.first(rows)
-        ranked = None if capacity is None or held <= capacity else by_rank(order, position, self._count(held))
-        views = Views(places, self._state(q), position, readers, ranked)
-        steady = places.distance is None and None not in views.state and self.held.covers(rows)
-        if not torch.compiler.is_compiling():
-            self._again = views if steady else None
-        return views
-
-    def _kept(self) -> Views | None:
-        """The views of the step before; a graph makes its own, or it would have to be told that they share memory."""
-        return None if torch.compiler.is_compiling() else self._again
-
-    def step(
-        self,
-        rows: slice,
-        places: Places,
-        observed: Tensor | None,
-        *,
-        unfinished: bool = False,
-        piece: int | None = None,
-    ) -> None:
+    def step(self, rows: slice, places: Places, observed: Tensor | None, *, unfinished: bool = False) -> None:
         """Add newcomers at `places`, note what their queries saw, evict down to the capacity.
 
         Args:
-            rows: they are `in_step`; or they differ in their settings only, and then evict one token at a time.
+            rows: they are `in_step`.
             places: what `self.places` said.
             observed: float32 [rows, heads, n], attention weights by slot, summed over the queries of the q newcomers
-                (of the last one, for a policy that does not accumulate), of the rows whose policy looks; None if no
-                policy does.
+                (of the last one, for a policy that does not accumulate); None if the policy does not look.
             unfinished: the newcomers are part of a block of which more may come; then `reopen` can take the
                 evictions back.
-            piece: the newcomers came so many at a time, all together by default; for policies that
-                `heeds_ranks_only`, to which this is the same, so that only the trace tells the difference.
         """
         q = places.slots.shape[2]
-        parts = self._parts_of(rows)
-        views = self._views(rows, parts, places)
         self.width.fill(rows, places.n)
-        start = self.seen.shared(rows, self.device)
+        start, position = self.seen.shared(rows, self.device), self.part(self.position, rows)
         if q == 1 and isinstance(start, int):
-            views.position.scatter_(2, places.slots, start)
+            position.scatter_(2, places.slots, start)
         else:
-            views.position.scatter_(2, places.slots, (self._count(q) + start).expand(places.slots.shape))
+            position.scatter_(2, places.slots, (self._count(q) + start).expand(places.slots.shape))
         if observed is not None:
-            for reader in views.readers:
-                reader.see(observed)
+            sums = self.part(self.sums, rows).narrow(2, 0, places.n)
+            if self.policy.accumulates:
+                sums.scatter_(2, places.slots, 0.0)
+                sums.add_(observed)
+            else:
+                sums.copy_(observed)
         self.count(rows, q)
         held, capacity = self.held.first(rows), self.capacity.first(rows)
         excess = 0 if capacity is None else max(held - capacity, 0)
@@ -355,79 +276,26 @@ class Ledger:
         else:
             self._open[rows] = [None] * len(self._open[rows])
         if excess:
-            now = self.seen.shared(rows, self.device) - 1
-            if piece is None or piece >= q:
-                self._evict(rows, parts, views, held, excess, now)
-            else:
-                assert isinstance(now, int) and all(part.policy.heeds_ranks_only for part in parts)
-                # A newcomer pushes one token out, in its own piece. Numbers below 0 stand for what a prompt left too
-                # much, which goes with the first piece.
-                pieces = [max(newcomer, 0) // piece for newcomer in range(q - excess, q)]
-                self._evict(
-                    rows, parts, views, held, excess, [min(now - q + piece * (number + 1), now) for number in pieces]
-                )
+            self._evict(rows, held, excess)
 
-    def _evict(
-        self, rows: slice, parts: list[Part], views: Views, held: int, excess: int, when: int | Tensor | list[int]
-    ) -> None:
-        """Let so many go; `when` is the step, of each if it is a list."""
-        ranked = views.ranked
-        assert ranked is not None
-        while True:
-            ranks = self._choose(parts, held, excess)  # [losers or losers and winners, rows, heads, m]
-            slots = ranked.slots.gather(3, ranks)
-            if self.trace is not None:
-                now = when[-excess:][: ranks.shape[3]] if isinstance(when, list) else when
-                self.trace.record(rows, ranked.position.gather(3, slots), now)
-            ranked.move_to_the_end(ranks[0], slots[0])
-            excess -= ranks.shape[3]
-            held -= ranks.shape[3]
-            if not excess:
-                break
-            ranked = by_rank(self.part(self.order, rows), views.position, self._count(held))
-        self.held.fill(rows, held)
-
-    def _choose(self, parts: list[Part], held: int, count: int) -> Tensor:
-        """Up to `count` of the next evictions, LongTensor [1 or 2, rows, heads, m]: the ranks of the losers and, if
-        they are traced and there are any, of the winners."""
-        if len(parts) > 1:
-            count = 1  # policies evict differently many at once
-        losers, winners, compared = [], [], False
-        for part in parts:
-            part.held = held
-            lost, won, cursor = part.policy.evict(part.config, part, count)
+    def _evict(self, rows: slice, held: int, excess: int) -> None:
+        position = self.part(self.position, rows)
+        now = self.seen.shared(rows, self.device) - 1
+        while excess:
+            scores = Ranked(self, rows, held)
+            losers, winners, cursor = self.policy.evict(self.config, scores, excess)
             if isinstance(cursor, Tensor):
-                self.cursor[part.rows] = cursor.flatten().tolist()
+                self.cursor[rows] = cursor.flatten().tolist()
             elif cursor is not None:
-                self.cursor.fill(part.rows, cursor)
-            losers.append(lost)
-            winners.append(lost if won is None else won)  # the loser stands for the winner where nothing was compared
-            compared |= won is not None
-        if self.trace is not None and compared:
-            losers += winners
-        if len(losers) == 1:
-            return losers[0][None]
-        every = torch.cat(losers)
-        return every.view(-1, parts[-1].rows.stop - parts[0].rows.start, *every.shape[1:])
-
-    def _split(self) -> None:
-        """Part the rows by their settings, which are all the same but in a simulation."""
-        self._parts, first = [], 0
-        for config, alike in groupby(self._config[:]):
-            last = first + len(list(alike))
-            self._parts.append(Part(self, slice(first, last), config))
-            first = last
-        self._again = None
-
-    def _parts_of(self, rows: slice) -> list[Part]:
-        if self.held.covers(rows):
-            return self._parts
-        first, last, _ = rows.indices(len(self.held))
-        return [
-            Part(self, slice(max(part.rows.start, first), min(part.rows.stop, last)), part.config)
-            for part in self._parts
-            if part.rows.start < last and part.rows.stop > first
-        ]
+                self.cursor.fill(rows, cursor)
+            slots = scores.order.gather(2, losers)
+            if self.trace is not None:
+                gone = [slots] if winners is None else [slots, scores.order.gather(2, winners)]
+                self.trace.record(rows, torch.stack([position.gather(2, who) for who in gone]), now)
+            scores.move_to_the_end(losers, slots)
+            excess -= losers.shape[2]
+            held -= losers.shape[2]
+        self.held.fill(rows, held)
 
     def layer_of(self, rows: slice) -> int | tuple[int, ...]:
         return self._layer.first(rows) if self._layer.alike(rows) else tuple(self._layer[rows])
@@ -486,7 +354,9 @@ class Ledger:
 
     def trim(self, slots: int) -> None:
         """Keep the books of this many slots; the others are free."""
-        self._replace(lambda tensor: tensor[..., :slots].contiguous())
+        self.order, self.position, self.sums = (
+            tensor[..., :slots].contiguous() for tensor in (self.order, self.position, self.sums)
+        )
 
     # ------------------------------------------------------------------ rows
 
@@ -496,11 +366,9 @@ class Ledger:
         chosen = index.tolist()
         for per_row in (self.held, self.seen, self.since, self.cursor, self.capacity, self.width, self._layer):
             per_row.select(chosen)
-        self._config.select(chosen)
         self.order, self.position, self.sums = (
             t.index_select(0, index) for t in (self.order, self.position, self.sums)
         )
-        self._split()
         self._open = [self._open[row] for row in chosen]
         if self.trace is not None:
             self.trace.select(index)

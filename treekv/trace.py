@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -47,8 +46,7 @@ class LayerTrace:
         if self._fields == 1:
             nobody = torch.full((1, max(counts, default=0)), NOBODY, dtype=torch.int32, device=self.device)
             return self._dense([nobody[:, :n] for n in counts])
-        losers, winners = self._logged(0), self._logged(1)
-        winners = winners.masked_fill(winners == losers, NOBODY)
+        winners = self._logged(1)
         return self._dense([winners[row, :, :n] for row, n in enumerate(counts)])
 
     @property
@@ -61,10 +59,9 @@ class LayerTrace:
         """Rows have seen so many more tokens; these count as kept."""
         self._tokens.more(rows, tokens)
 
-    def record(self, rows: slice, evicted: Tensor, step: int | Tensor | Sequence[int]) -> None:
-        """Note what went at `step`, one for all rows, for each of them, or for each of m evictions in turn: `evicted`
-        [1 or 2, rows, heads, m] are the positions of the losers and, if there are any, of the winners; where nothing
-        was compared the loser stands for the winner."""
+    def record(self, rows: slice, evicted: Tensor, step: int | Tensor) -> None:
+        """Note what went at `step`, one for all rows or for each of them: `evicted` [1 or 2, rows, heads, m] are the
+        positions of the losers and, if there are any, of the winners."""
         if self._count.alike(rows):
             self._write(rows, evicted)
         else:
@@ -74,12 +71,10 @@ class LayerTrace:
         if isinstance(step, Tensor):
             steps = step.flatten().tolist()
             self._runs[rows] = [_noted(own, at, m) for own, at in zip(self._runs[rows], steps, strict=True)]
-            return
-        for at, each in [(step, m)] if isinstance(step, int) else [(at, 1) for at in step]:
-            if self._runs.alike(rows):
-                self._runs.fill(rows, _noted(self._runs.first(rows), at, each))
-            else:
-                self._runs[rows] = [_noted(own, at, each) for own in self._runs[rows]]
+        elif self._runs.alike(rows):
+            self._runs.fill(rows, _noted(self._runs.first(rows), step, m))
+        else:
+            self._runs[rows] = [_noted(own, step, m) for own in self._runs[rows]]
 
     def record_prompt(self, rows: slice, kept: Tensor, survivors: Tensor | None, length: int) -> None:
         """Note the outcome of prefill "tree": whatever is not in `kept` went with the prompt's last token."""

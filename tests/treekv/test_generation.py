@@ -430,7 +430,7 @@ def test_a_reused_buffer_of_positions_with_budgets(llama):
     assert same_books(*caches)
 
 
-@pytest.mark.parametrize("positions", ["rank", "original"])  # with the latter, steps keep views for those to come
+@pytest.mark.parametrize("positions", ["rank", "original"])
 def test_a_cache_filled_in_inference_mode_goes_on_without(positions):
     model, ids = tiny.llama(), tiny.tokens(30)
     config = TreeKVConfig(**{**dataclasses.asdict(SMALL), "trace": True, "positions": positions})

@@ -245,66 +245,6 @@ def test_runs_tell_when_everybody_went(steps, data):
     assert trace.evicted_at[0, 0].tolist() == expected
 
 
-@given(st.lists(st.integers(1, 40), max_size=12), st.integers(0, 60), st.integers(0, 3), st.integers(1, 2))
-@pytest.mark.parametrize("policy", [name for name in names() if get(name).heeds_ranks_only])
-def test_a_policy_that_heeds_ranks_only_may_have_newcomers_together(policy, calls, prompt, sinks, stride):
-    """After a prompt, which may be longer than the cache (then the first newcomer's step evicts what is too much)."""
-    own = {"recent_size": 2, "stride": stride} if policy == "tree_left" else {}
-    config = TreeKVConfig(policy=policy, cache_size=12, sink_size=sinks, trace=True, **own)
-    row = slice(0, 1)
-    together, alone = Ledger(config, rows=1, heads=HEADS), Ledger(config, rows=1, heads=HEADS)
-    for ledger in (together, alone):
-        ledger.admit_prompt(row, prompt, None)
-    for q in calls:
-        together.step(row, together.places(row, q), None, piece=1)
-        for _ in range(q):
-            alone.step(row, alone.places(row, 1), None)
-        assert (together.positions(row) == alone.positions(row)).all()
-        assert together.cursor[0] == alone.cursor[0]
-    for field in ("evicted_at", "survivor"):
-        assert (getattr(together.trace, field) == getattr(alone.trace, field)).all()
-
-
-def test_rows_with_different_settings_are_what_each_is_alone():
-    """Two rows of each policy, those that look at attention first; from the middle on in another order."""
-    names = ("tree", "h2o", "tova", "tree_left", "streaming", "random")
-    base = TreeKVConfig(cache_size=8, sink_size=2, recent_size=2, trace=True)
-    configs = [base.replace(policy=name, recent_size=6 if name == "streaming" else 2) for name in names]
-    generator = torch.Generator().manual_seed(0)
-    rows, reading = slice(0, 12), 6
-    weights = torch.rand(50, reading, HEADS, 50, generator=generator)  # by step and position
-
-    def feed(ledger: Ledger, numbers: list[int], first: int, last: int, within: slice) -> None:
-        for step in range(first, last):
-            places = ledger.places(within, 1)
-            position = ledger.part(ledger.position, within)[..., : places.n].scatter(2, places.slots, step)
-            seen = torch.stack([weights[step, n].gather(1, position[i]) for i, n in enumerate(numbers) if n < reading])
-            ledger.step(within, places, seen if len(seen) else None)
-
-    together = Ledger([own for own in configs for _ in range(2)], 12, HEADS, layer=[0, 1] * 6, layers=2)
-    order = list(range(12))
-    feed(together, order, 0, 30, rows)
-    assert not together.in_step(rows, 2, block=True)
-    order = [5, 0, 1, 4, 2, 3, 8, 10, 11, 9, 6, 7]
-    together.select(torch.tensor(order))
-    feed(together, order, 30, 45, rows)
-    # Some of them by themselves.
-    feed(together, order[:6], 45, 50, slice(0, 6))
-    for i, number in enumerate(order):
-        alone = Ledger(configs[number // 2], 1, HEADS, layer=number % 2, layers=2)
-        last = 50 if i < 6 else 45
-        for step in range(last):
-            places = alone.places(slice(0, 1), 1)
-            position = alone.position[..., : places.n].scatter(2, places.slots, step)
-            seen = weights[step, number][None].gather(2, position) if number < reading else None
-            alone.step(slice(0, 1), places, seen)
-        one = slice(i, i + 1)
-        assert torch.equal(together.positions(one), alone.positions(slice(0, 1)))
-        assert torch.equal(together.trace.evicted_at[i, :, :last], alone.trace.evicted_at[0])
-        assert torch.equal(together.trace.survivor[i, :, :last], alone.trace.survivor[0])
-        assert (together.trace.survivor[i] >= 0).any() == (configs[number // 2].policy in ("tree", "tree_left"))
-
-
 def test_selecting_rows_takes_all_their_books_along():
     """Rows in different states, reordered, go on as the rows they were."""
     config = TreeKVConfig(cache_size=8, sink_size=1, recent_size=2, prefill="none", block_size=1)
@@ -344,22 +284,21 @@ def test_selecting_rows_takes_all_their_books_along():
 
 
 @pytest.mark.parametrize("seed", range(24))
-def test_views_kept_from_step_to_step_are_those_made_anew(seed):
-    """Asked for distances a ledger keeps none."""
+def test_steps_are_the_same_with_and_without_distances(seed):
     draw, every = random.Random(seed), slice(0, 3)
     sizes = {"sink_size": 1, "recent_size": 2}
     config = TreeKVConfig(policy=draw.choice(["tree", "h2o", "tova"]), cache_size=8, trace=True, **sizes)
-    kept, anew = ledgers = [Ledger(config, 3, HEADS) for _ in range(2)]
+    without, with_them = ledgers = [Ledger(config, 3, HEADS) for _ in range(2)]
     for _ in range(60):
         what = draw.random()
         index = torch.tensor([draw.randrange(3) for _ in range(3)])
         q = draw.choice([1, 1, 1, 2])
-        together = kept.in_step(every, q) and draw.random() < 0.8
-        unfinished = together and kept.in_step(every, q, block=True) and draw.random() < 0.3
+        together = without.in_step(every, q) and draw.random() < 0.8
+        unfinished = together and without.in_step(every, q, block=True) and draw.random() < 0.3
         for rows in [every] if together else [slice(row, row + 1) for row in range(3)]:
             weights = torch.rand(rows.stop - rows.start, HEADS, 64)
             for ledger in ledgers:
-                places = ledger.places(rows, q, distance=ledger is anew)
+                places = ledger.places(rows, q, distance=ledger is with_them)
                 ledger.step(rows, places, weights[..., : places.n], unfinished=unfinished)
         for ledger in ledgers:
             if unfinished:
@@ -370,11 +309,11 @@ def test_views_kept_from_step_to_step_are_those_made_anew(seed):
             elif what < 0.2:
                 ledger.copy_tensors()
         for name in ("held", "seen", "cursor", "width"):
-            assert getattr(kept, name)[:] == getattr(anew, name)[:]
+            assert getattr(without, name)[:] == getattr(with_them, name)[:]
         for name in ("order", "position", "sums"):
-            assert torch.equal(getattr(kept, name), getattr(anew, name)), name
-    assert torch.equal(kept.trace.evicted_at, anew.trace.evicted_at)
-    assert torch.equal(kept.trace.survivor, anew.trace.survivor)
+            assert torch.equal(getattr(without, name), getattr(with_them, name)), name
+    assert torch.equal(without.trace.evicted_at, with_them.trace.evicted_at)
+    assert torch.equal(without.trace.survivor, with_them.trace.survivor)
 
 
 def test_books_are_freed_with_their_ledger():

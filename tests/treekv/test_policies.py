@@ -21,15 +21,6 @@ def test_all_policies_are_there():
     ]  # fmt: skip
 
 
-def test_who_heeds_ranks_only_says_so_itself():
-    assert {name for name in policies.names() if policies.get(name).heeds_ranks_only} >= {"streaming", "tree_left"}
-
-    class Other(policies.Streaming):
-        name = "other"
-
-    assert not Other.heeds_ranks_only
-
-
 NUMBERS = st.one_of(st.floats(width=32, allow_nan=False), st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5]))
 
 

@@ -121,9 +121,6 @@ class Policy(ABC):
         observes_whole_prompt: whether all queries of a prompt score it, or those of the observation window.
         depends_on_layer: whether layers are treated differently.
         takes_layers_together: whether rows of several layers may be given at once all the same.
-        heeds_ranks_only: whether a choice depends on nothing but ranks counted from the oldest, the capacity and the
-            cursor (not on `held`, `step`, `layer` or scores), so that newcomers may come together or one at a time; a
-            simulation then does not walk token by token. Not inherited: a subclass may choose otherwise.
     """
 
     name: str
@@ -134,12 +131,6 @@ class Policy(ABC):
     observes_whole_prompt: bool = False
     depends_on_layer: bool = False
     takes_layers_together: bool = False
-    heeds_ranks_only: bool = False
-
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        if "heeds_ranks_only" not in vars(cls):
-            cls.heeds_ranks_only = False
 
     def default_sink_size(self) -> int:
         """The paper's 4."""

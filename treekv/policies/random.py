@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,9 +11,6 @@ from treekv.policies.base import Evictions, Policy, Prompt, Scores, Selection, h
 
 if TYPE_CHECKING:
     from treekv.config import TreeKVConfig
-
-
-STEPS, HELD = 32, 16  # draws are made for so many steps, and so many numbers of tokens held, at a time
 
 
 class Random(Policy):
@@ -30,16 +26,10 @@ class Random(Policy):
     takes_layers_together = True  # a column of layers is hashed as one is
 
     def evict(self, config: TreeKVConfig, scores: Scores, count: int) -> Evictions:
+        candidates = scores.held - config.recent_size - config.sink_size
         # `held` tells the evictions of one step apart: it falls by one with each.
-        step, held, protected = scores.step, scores.held, (config.sink_size, config.recent_size)
-        who = (config.seed, scores.layer, scores.shape[1])
-        if isinstance(step, Tensor) or torch.compiler.is_compiling():
-            losers = _losers(*who, step, held, *protected, scores.device)
-        else:
-            first = step - step % STEPS, held - held % HELD
-            losers = _many(*who, *first, *protected, scores.device)
-            losers = losers.narrow(2, (step - first[0]) * HELD + held - first[1], 1)
-        return Evictions(losers.expand(*scores.shape, 1))
+        draw = hashed(config.seed, scores.layer, scores.shape[1], scores.step, scores.held, scores.device)
+        return Evictions((draw % candidates + config.sink_size).expand(*scores.shape, 1))
 
     def select_prompt(self, config: TreeKVConfig, prompt: Prompt) -> Selection:
         first, last = config.sink_size, prompt.length - config.recent_size
@@ -49,49 +39,15 @@ class Random(Policy):
         return Selection(with_protected(chosen, first, last, prompt.length), None)
 
 
-@lru_cache(maxsize=8)
-def _many(
-    seed: int,
-    layer: int | tuple[int, ...],
-    heads: int,
-    step: int,
-    held: int,
-    sink: int,
-    recent: int,
-    device: torch.device,
-) -> Tensor:
-    """`_losers` for each of the next steps and, within a step, of the next numbers held."""
-    steps = torch.arange(step, step + STEPS, device=device).repeat_interleave(HELD)
-    helds = torch.arange(held, held + HELD, device=device).repeat(STEPS)
-    return _losers(seed, layer, heads, steps, helds, sink, recent, device)
-
-
-def _losers(
-    seed: int,
-    layer: int | tuple[int, ...],
-    heads: int,
-    step: int | Tensor,
-    held: int | Tensor,
-    sink: int,
-    recent: int,
-    device: torch.device,
-) -> Tensor:
-    """Ranks, LongTensor shaped as those of `hashed`."""
-    candidates = held - sink - recent
-    if isinstance(candidates, Tensor):
-        candidates = candidates.clamp(min=1)  # some that nobody asks for
-    return hashed(seed, layer, heads, step, held, device) % candidates + sink
-
-
 def hashed(
     seed: int,
     layer: int | tuple[int, ...],
     heads: int,
     step: int | Tensor,
-    held: int | Tensor,
+    held: int,
     device: torch.device | str,
 ) -> Tensor:
-    """Numbers from 0 to 2**31 - 1, LongTensor [1 or batch, heads, 1 or as many as `step` or `held` has].
+    """Numbers from 0 to 2**31 - 1, LongTensor [1 or batch, heads, 1 or as many as `step` has].
 
     The finalizer of SplitMix64, once for each input; int64 arithmetic wraps around on every device.
     """

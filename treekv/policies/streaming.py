@@ -22,7 +22,6 @@ class Streaming(Policy):
 
     name = "streaming"
     uses_attention = False
-    heeds_ranks_only = True
 
     def default_recent_size(self, cache_size: int, sink_size: int) -> int:
         return max(cache_size - sink_size, 0)

@@ -21,7 +21,6 @@ class TreeLeft(Tree):
 
     name = "tree_left"
     uses_attention = False
-    heeds_ranks_only = True
 
     def sweep(self, config: TreeKVConfig, scores: Scores, count: int, sink: int, region: int) -> Evictions:
         cursor = scores.cursor
