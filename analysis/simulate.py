@@ -180,9 +180,9 @@ def _walker(
     norms = _norms(run, config, run.layers.index(layer))
     capacity = ledger.capacity[row]
     assert capacity is not None  # it evicts
-    start = ledger.seen[row]
-    rule = walk.rule(config, capacity, run.full_layers.index(layer), start, prompt or run.tokens, ledger.since[row])
-    return walk.Walker(rule, positions, sums, None if norms is None else norms.cpu().numpy(), evicted_at, survivor)
+    rule = walk.rule(config, capacity, run.full_layers.index(layer), prompt or run.tokens, ledger.since[row])
+    known = positions, sums, None if norms is None else norms.cpu().numpy()
+    return walk.Walker(rule, ledger.seen[row], *known, evicted_at, survivor)
 
 
 def _watch(

@@ -43,7 +43,6 @@ class Rule(NamedTuple):
         kind: the policy, one of the constants above.
         capacity, sink, recent, stride, scope, seed: as in `TreeKVConfig`; `capacity` for `cache_size`.
         place: the layer's place among those that the model has compressed.
-        start: the first position that is walked through; what comes before is the prompt.
         block: up to `blocks_end` so many tokens come before it evicts, from there on one; 1 if there is a prompt.
         since: the position of the first query whose weights count.
     """
@@ -56,7 +55,6 @@ class Rule(NamedTuple):
     scope: int
     seed: int
     place: int
-    start: int
     block: int
     blocks_end: int
     since: int
@@ -86,12 +84,15 @@ class Walker:
     """Some settings in one layer.
 
     Attributes:
+        rule: these settings.
+        start: the first position that it comes to; what is before is a prompt.
         evicted_at, survivor: int32 [kv_heads, T], written while it walks.
     """
 
     def __init__(
         self,
         rule: Rule,
+        start: int,
         positions: np.ndarray,
         sums: np.ndarray,
         norms: np.ndarray | None,
@@ -100,7 +101,8 @@ class Walker:
     ) -> None:
         """`positions` and `sums` [kv_heads, held] of what is held of a prompt, oldest first; `norms` float32 [kv_heads,
         T] by which weights are multiplied, if they are."""
-        self.rule, self.evicted_at, self.survivor = rule, evicted_at, survivor
+        self.rule, self.start = rule, start
+        self.evicted_at, self.survivor = evicted_at, survivor
         heads, held = positions.shape
         room = max(held, rule.capacity) + rule.block
         self._positions, self._columns = (np.zeros((heads, room), np.int32) for _ in range(2))
@@ -120,18 +122,18 @@ class Walker:
         return self._positions[:, : self._state[0]]
 
     def advance(self, first: int, last: int, seen: Seen) -> None:
-        """Take the tokens first..last-1, or those from where it starts."""
+        """Take the tokens first..last-1, which it has come to."""
         books = (self._positions, self._columns, self._sums, self._norms, self._state, self.evicted_at, self.survivor)
         _advance(self.rule, first, last, *seen, *books)
 
 
-def rule(config: TreeKVConfig, capacity: int, place: int, start: int, blocks_end: int, since: int) -> Rule:
+def rule(config: TreeKVConfig, capacity: int, place: int, blocks_end: int, since: int) -> Rule:
     """Of settings whose policy has one."""
     kind = KINDS[type(policies.get(config.policy))]
     scope = config.scope if kind == TREE else 2
     block = config.block_size if config.prefill == "stream" else 1
     sizes = (capacity, config.sink_size, config.recent_size, config.stride, scope)
-    return Rule(kind, *sizes, config.seed, place, start, block, blocks_end, since)
+    return Rule(kind, *sizes, config.seed, place, block, blocks_end, since)
 
 
 def walk(q: Tensor, k: Tensor, scaling: float, walkers: list[Walker], progress: Callable[[int], object]) -> None:
@@ -145,17 +147,21 @@ def walk(q: Tensor, k: Tensor, scaling: float, walkers: list[Walker], progress: 
         progress: told how many tokens of walkers were done.
     """
     tokens = k.shape[1]
-    first = min(walker.rule.start for walker in walkers)
-    progress(first * len(walkers))
+    starts = {walker.start for walker in walkers}
+    first = min(starts)
+    for walker in walkers:
+        progress(walker.start)
     while first < tokens:
-        reading = [walker for walker in walkers if walker.reads]
+        under_way = [walker for walker in walkers if walker.start <= first]
+        reading = [walker for walker in under_way if walker.reads]
         held = sum(walker.positions.shape[1] for walker in reading)
         numbers = len(q) * (min(held, first) + QUERIES_AT_ONCE)
         last = min(first + max(min(QUERIES_AT_ONCE, NUMBERS_AT_ONCE // numbers), 1), tokens)
+        last = min(start for start in {*starts, last} if start > first)
         seen = _look(q, k, scaling, reading, first, last) if reading else NOTHING
-        for walker in walkers:
+        for walker in under_way:
             walker.advance(first, last, seen if walker.reads else NOTHING)
-        progress((last - first) * len(walkers))
+        progress((last - first) * len(under_way))
         first = last
 
 
@@ -308,7 +314,7 @@ def _advance(
         for head in range(heads):
             for j in range(held):
                 columns[head, j] = column[head, positions[head, j]]
-    for step in range(max(first, rule.start), last):
+    for step in range(first, last):
         for head in range(heads):
             positions[head, held] = step
             columns[head, held] = newcomers + step - first

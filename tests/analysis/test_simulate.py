@@ -95,6 +95,7 @@ def test_settings_beside_others_are_simulated_as_alone(run, prefill, prompt, blo
     """Also those that hold more, or come in larger blocks."""
     configs = {str(own): TreeKVConfig(cache_size=12, prefill=prefill, block_size=block, **own) for own in SETTINGS}
     configs["larger"] = TreeKVConfig(cache_size=30, prefill=prefill, block_size=3 * block)
+    configs |= {way: TreeKVConfig(cache_size=12, prefill=way) for way in ("tree", "stream", "none")}
     configs["snapkv"] = TreeKVConfig(policy="snapkv", cache_size=12, window_size=4)
     configs["full"] = TreeKVConfig(policy="full")
     together = simulate(run, configs, prompt=prompt)
