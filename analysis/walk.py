@@ -30,9 +30,9 @@ KINDS: Final[dict[type[policies.Policy], int]] = {
     policies.Random: RANDOM,
 }
 
-QUERIES_AT_ONCE = 64  # weights exist for this many queries at a time,
+QUERIES_AT_ONCE = 128  # weights exist for this many queries at a time,
 NUMBERS_AT_ONCE = 2**25  # and for fewer where they would be more numbers
-# Of the weight on all that any of the walkers holds; what is left of less than that has lost digits.
+# What is left of less, where the weight on one that somebody else holds is 1, has lost digits.
 LOST: Final = np.float32(2.0**-20)
 
 
@@ -65,8 +65,8 @@ class Seen(NamedTuple):
 
     Attributes:
         logits: float32 [kv_heads, q, group, n], of the keys that any walker holds and then of the q newcomers.
-        weights: softmax of these.
-        column: int32 [kv_heads, positions before the first query], where the keys of held ones stand.
+        weights: what softmax adds up, the largest of which is 1.
+        column: uint32 [kv_heads, positions before the first query], where the keys of held ones stand.
         newcomers: where the first newcomer's key stands.
     """
 
@@ -77,7 +77,7 @@ class Seen(NamedTuple):
 
 
 _nobody: Final = np.zeros((0, 0, 0, 0), np.float32)
-NOTHING: Final = Seen(_nobody, _nobody, np.zeros((0, 0), np.int32), 0)
+NOTHING: Final = Seen(_nobody, _nobody, np.zeros((0, 0), np.uint32), 0)
 
 
 class Walker:
@@ -105,8 +105,10 @@ class Walker:
         self.evicted_at, self.survivor = evicted_at, survivor
         heads, held = positions.shape
         room = max(held, rule.capacity) + rule.block
-        self._positions, self._columns = (np.zeros((heads, room), np.int32) for _ in range(2))
+        self._positions = np.zeros((heads, room), np.int32)
+        self._columns = np.zeros((heads, room), np.uint32)  # without a sign, which would be looked at each time
         self._sums = np.zeros((heads, room), np.float32)
+        self._found = np.zeros(room, np.float32)  # room for the weights of one query
         self._positions[:, :held], self._sums[:, :held] = positions, sums
         self._norms = np.zeros((heads, 0), np.float32) if norms is None else norms
         self._state = np.array([held, 0], np.int64)  # tokens held, and the cursor
@@ -123,8 +125,8 @@ class Walker:
 
     def advance(self, first: int, last: int, seen: Seen) -> None:
         """Take the tokens first..last-1, which it has come to."""
-        books = (self._positions, self._columns, self._sums, self._norms, self._state, self.evicted_at, self.survivor)
-        _advance(self.rule, first, last, *seen, *books)
+        books = (self._positions, self._columns, self._sums, self._norms, self._found, self._state)
+        _advance(self.rule, first, last, *seen, *books, self.evicted_at, self.survivor)
 
 
 def rule(config: TreeKVConfig, capacity: int, place: int, blocks_end: int, since: int) -> Rule:
@@ -167,24 +169,26 @@ def walk(q: Tensor, k: Tensor, scaling: float, walkers: list[Walker], progress: 
 
 def _look(q: Tensor, k: Tensor, scaling: float, walkers: list[Walker], first: int, last: int) -> Seen:
     """Attention of the queries first..last-1 over what any of the walkers holds and over themselves."""
-    heads, _, dim = k.shape
+    heads, tokens, dim = k.shape
     asking = last - first
     held = np.zeros((heads, first), bool)
     for walker in walkers:
         np.put_along_axis(held, walker.positions, True, axis=1)
     most = int(held.sum(1).max(initial=0))
-    column = np.zeros((heads, first), np.int32)
+    column = np.zeros((heads, first), np.uint32)
     index = np.zeros((heads, most), np.int64)  # heads that hold fewer see the first key again, to no effect
     for head in range(heads):
         positions = np.flatnonzero(held[head])
         index[head, : len(positions)] = positions
-        column[head, positions] = np.arange(len(positions), dtype=np.int32)
-    at = torch.from_numpy(index).to(k.device)[..., None].expand(-1, -1, dim)
-    keys = torch.cat([k.gather(1, at), k[:, first:last]], dim=1).float()
+        column[head, positions] = np.arange(len(positions), dtype=np.uint32)
+    at = torch.from_numpy(index + np.arange(heads)[:, None] * tokens).to(k.device)
+    keys = k.flatten(0, 1).index_select(0, at.flatten()).view(heads, most, dim)
+    keys = torch.cat([keys, k[:, first:last]], dim=1).float()
     queries = q[:, first:last].float().unflatten(0, (heads, -1)) * scaling
     group = queries.shape[1]
     logits = queries.transpose(1, 2).flatten(1, 2) @ keys.transpose(1, 2)
-    weights = logits.softmax(-1)  # also over those who come later, whom no walker holds yet
+    # The largest may be that of one who comes later, whom no walker holds yet.
+    weights = (logits - logits.amax(-1, keepdim=True)).exp_()
     shape = (heads, asking, group, most + asking)
     return Seen(logits.view(shape).cpu().numpy(), weights.view(shape).cpu().numpy(), column, most)
 
@@ -207,6 +211,7 @@ def _observe(
     logits: np.ndarray,
     columns: np.ndarray,
     norms: np.ndarray,
+    found: np.ndarray,
     positions: np.ndarray,
     sums: np.ndarray,
 ) -> None:
@@ -215,27 +220,26 @@ def _observe(
     n, group = len(sums), np.float32(len(weights))
     for row in range(len(weights)):
         among_all = weights[row]
+        for j in range(n):
+            found[j] = among_all[columns[j]]
         total = np.float32(0)
         for j in range(n):
-            total += among_all[columns[j]]
-        if total > LOST:
-            share = np.float32(1) / (total * group)
-            if len(norms):
-                for j in range(n):
-                    sums[j] += among_all[columns[j]] * share * norms[positions[j]]
-            else:
-                for j in range(n):
-                    sums[j] += among_all[columns[j]] * share
-        else:
+            total += found[j]
+        if not total > LOST:
             most = np.float32(-np.inf)
             for j in range(n):
                 most = max(most, logits[row, columns[j]])
             total = np.float32(0)
             for j in range(n):
-                total += np.exp(logits[row, columns[j]] - most)
+                found[j] = np.exp(logits[row, columns[j]] - most)
+                total += found[j]
+        share = np.float32(1) / (total * group)
+        if len(norms):
             for j in range(n):
-                weight = np.exp(logits[row, columns[j]] - most) / (total * group)
-                sums[j] += weight * norms[positions[j]] if len(norms) else weight
+                sums[j] += found[j] * share * norms[positions[j]]
+        else:
+            for j in range(n):
+                sums[j] += found[j] * share
 
 
 @_compiled()
@@ -301,6 +305,7 @@ def _advance(
     columns: np.ndarray,
     sums: np.ndarray,
     norms: np.ndarray,
+    found: np.ndarray,
     state: np.ndarray,
     evicted_at: np.ndarray,
     survivor: np.ndarray,
@@ -325,7 +330,7 @@ def _advance(
                 sums[:, :held] = 0
             for head in range(heads):
                 rows = weights[head, step - first], logits[head, step - first]
-                _observe(*rows, columns[head], norms[head], positions[head], sums[head, :held])
+                _observe(*rows, columns[head], norms[head], found, positions[head], sums[head, :held])
         if step < rule.blocks_end - 1 and (step + 1) % rule.block:
             continue
         while held > rule.capacity:

@@ -71,6 +71,12 @@ def main() -> None:
 
 
 def times(run: analysis.Capture, configs: dict[str, TreeKVConfig], forward: float, layers: list[int]) -> None:
+    start = time.perf_counter()
+    analysis.simulate(run, configs, layers=layers[:1])
+    print(
+        f"the first simulation, of one layer, with the compiler's work or that of an earlier process read: "
+        f"{time.perf_counter() - start:.2f} s"
+    )
     for size in (16, 4, 2, 1):
         blocks = f"in blocks of {size}" if size > 1 else "token by token"
         chosen = {name: config.replace(block_size=size) for name, config in configs.items()}

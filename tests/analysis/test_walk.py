@@ -101,7 +101,7 @@ def test_weights_may_exist_for_few_queries_at_a_time(monkeypatch):
     configs = {str(own): TreeKVConfig(cache_size=16, prefill="stream", block_size=3, **own) for own in SETTINGS}
     expected = simulate(run, configs)
     calls = []
-    monkeypatch.setattr(walk, "NUMBERS_AT_ONCE", 4 * (16 + 64) * 2)
+    monkeypatch.setattr(walk, "NUMBERS_AT_ONCE", 4 * (16 + walk.QUERIES_AT_ONCE) * 2)
     monkeypatch.setattr(walk, "_look", lambda *args, look=walk._look: calls.append(args[-2:]) or look(*args))
     found = simulate(run, configs)
     assert found.equals(expected)
