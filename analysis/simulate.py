@@ -17,7 +17,7 @@ from treekv import policies, prefill
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
 from treekv.layer import observers
-from treekv.ledger import Ledger
+from treekv.ledger import Ledger, Places
 
 Progress = Callable[[int, int], None]
 
@@ -33,10 +33,11 @@ def simulate(
 ) -> xr.Dataset:
     """Let each policy watch the captured text go by and record what it evicts.
 
-    The ledger and the policies are those of the real cache. It differs from a real run in two ways. Queries
-    and keys come from a model that saw the full cache, while in a real run every layer sees what the layer
-    below made of a compressed one. And attention is computed at the true positions, also where the
-    settings say positions="rank". Weights are taken over the tokens that the policy still holds, as in a real run.
+    The rules are those of the real cache: compiled ones for the policies that come with it (`analysis.walk`), for
+    others their own code. It differs from a real run in two ways. Queries and keys come from a model that saw the full
+    cache, while in a real run every layer sees what the layer below made of a compressed one. And attention is computed
+    at the true positions, also where the settings say positions="rank". Weights are taken over the tokens that the
+    policy still holds, as in a real run.
     A layer gets what it would get in the model, whichever others were captured: its own share of `config.budgets`.
 
     Args:
@@ -83,7 +84,7 @@ def simulate(
             if not ledger.policy.evicts_decoding:
                 advance(run.tokens * len(group))
             elif not compiled:
-                _watch(run, ledger, own, group, prompt, advance)
+                _watch(run, ledger, group, prompt, advance)
             assert ledger.trace is not None
             so_far = [found.cpu().numpy() for found in (ledger.trace.evicted_at, ledger.trace.survivor)]
             for row, layer in enumerate(group):
@@ -91,7 +92,7 @@ def simulate(
                 for target, found in zip(written, so_far, strict=True):
                     target[:, : found.shape[2]] = found[row]
                 if compiled:
-                    walkers[layer].append(_walker(run, ledger, row, own, layer, prompt, *written))
+                    walkers[layer].append(_walker(run, ledger, row, layer, prompt, *written))
     for layer in layers:
         if walkers[layer]:
             i = run.layers.index(layer)
@@ -163,41 +164,28 @@ def _norms(run: Capture, config: TreeKVConfig, i: int) -> Tensor | None:
 
 
 def _walker(
-    run: Capture,
-    ledger: Ledger,
-    row: int,
-    config: TreeKVConfig,
-    layer: int,
-    prompt: int,
-    evicted_at: np.ndarray,
-    survivor: np.ndarray,
+    run: Capture, ledger: Ledger, row: int, layer: int, prompt: int, evicted_at: np.ndarray, survivor: np.ndarray
 ) -> walk.Walker:
     """Goes on from where a row of a ledger stands."""
-    rows = slice(row, row + 1)
-    held = ledger.held[row]
-    positions = ledger.positions(rows)[0].cpu().numpy()
-    sums = ledger.sums[row].gather(1, ledger.order[row][:, :held]).cpu().numpy()
-    norms = _norms(run, config, run.layers.index(layer))
-    capacity = ledger.capacity[row]
+    capacity, held = ledger.capacity[row], ledger.held[row]
     assert capacity is not None  # it evicts
-    rule = walk.rule(config, capacity, run.full_layers.index(layer), prompt or run.tokens, ledger.since[row])
+    place, blocks_end = run.full_layers.index(layer), prompt or run.tokens
+    rule = walk.rule(ledger.config, capacity, place, blocks_end, ledger.since[row])
+    positions = ledger.positions(slice(row, row + 1))[0].cpu().numpy()
+    sums = ledger.sums[row].gather(1, ledger.order[row][:, :held]).cpu().numpy()
+    norms = _norms(run, ledger.config, run.layers.index(layer))
     known = positions, sums, None if norms is None else norms.cpu().numpy()
     return walk.Walker(rule, ledger.seen[row], *known, evicted_at, survivor)
 
 
-def _watch(
-    run: Capture,
-    ledger: Ledger,
-    config: TreeKVConfig,
-    layers: list[int],
-    prompt: int,
-    progress: Callable[[int], object],
-) -> None:
+def _watch(run: Capture, ledger: Ledger, layers: list[int], prompt: int, progress: Callable[[int], object]) -> None:
     """Walk through the text with the policy's own code; the rows of the ledger are layers."""
     index = [run.layers.index(layer) for layer in layers]
     rows = slice(0, len(layers))
-    keys = torch.stack([run.k[i] for i in index]).float()
-    norms = [_norms(run, config, i) for i in index]
+    keys = torch.stack([run.k[i] for i in index]).float() if ledger.policy.uses_attention else None
+    config = ledger.config
+    each = [own for own in (_norms(run, config, i) for i in index) if own is not None]
+    norms = torch.stack(each) if each else None
     block = config.block_size if config.prefill == "stream" else 1
     blocks_end = prompt or run.tokens
     first = ledger.seen[0]
@@ -206,21 +194,28 @@ def _watch(
         last = min(first + block, blocks_end) if first < blocks_end else first + 1
         places = ledger.places(rows, last - first)
         observed = None
-        if ledger.policy.uses_attention:
-            slots = places.slots
-            new = torch.arange(first, last, device=slots.device).expand(slots.shape)
-            position = ledger.position[..., : places.n].scatter(2, slots, new)
-            held = keys.gather(2, position[..., None].expand(*position.shape, keys.shape[3]))
+        if keys is not None:
             queries = torch.stack([run.q[i][:, first:last].float() * run.scaling[i] for i in index])
-            logits = queries.unflatten(1, (run.kv_heads, -1)) @ held.transpose(2, 3)[:, :, None]
-            visible = prefill.visible(places.distance, last - first, places.all_used)
-            if visible is not None:
-                logits = logits.masked_fill(~visible[:, :, None], float("-inf"))
-            weights = logits.softmax(-1).mean(2)
-            observed = weights.sum(2) if ledger.policy.accumulates else weights[:, :, -1]
-            for own, norm, at in zip(observed, norms, position, strict=True):
-                if norm is not None:
-                    own *= norm.gather(1, at)
+            observed = _observed(queries, keys, norms, ledger, places, first)
         ledger.step(rows, places, observed)
         progress((last - first) * len(layers))
         first = last
+
+
+def _observed(
+    queries: Tensor, keys: Tensor, norms: Tensor | None, ledger: Ledger, places: Places, first: int
+) -> Tensor:
+    """Weights as `Ledger.step` wants them, of `queries` [layers, query_heads, q, head_dim] of the tokens from `first`
+    on, which go to `places`; `keys` [layers, kv_heads, T, head_dim] and `norms` [layers, kv_heads, T] of all tokens."""
+    heads, dim = keys.shape[1], keys.shape[3]
+    asking = queries.shape[2]
+    new = torch.arange(first, first + asking, device=keys.device).expand(places.slots.shape)
+    position = ledger.position[..., : places.n].scatter(2, places.slots, new)
+    held = keys.gather(2, position[..., None].expand(*position.shape, dim))
+    logits = queries.unflatten(1, (heads, -1)) @ held.transpose(2, 3)[:, :, None]
+    visible = prefill.visible(places.distance, asking, places.all_used)
+    if visible is not None:
+        logits = logits.masked_fill(~visible[:, :, None], float("-inf"))
+    weights = logits.softmax(-1).mean(2)
+    observed = weights.sum(2) if ledger.policy.accumulates else weights[:, :, -1]
+    return observed if norms is None else observed * norms.gather(2, position)

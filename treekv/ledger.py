@@ -1,6 +1,6 @@
 """The books of some layers: which token sits in which slot, in what order, with what scores.
 
-The ledger knows nothing of keys and values, so the cache and a simulation from captured attention run the very
+The ledger knows nothing of keys and values, so the cache and a simulation from captured attention can run the very
 same code. Storage is by *slot*: a newcomer takes a free slot, an evicted token's slot becomes free, and nothing else
 moves. Order is by *rank* (0 is the oldest): `order[rank]` is a slot, and the free slots follow after the last rank.
 Scores follow the paper: a sum of observed weights and a count of observations per token; a policy compares their
