@@ -19,6 +19,8 @@ from treekv.errors import TreeKVError
 from treekv.layer import observers
 from treekv.ledger import Ledger, Places
 
+QUERIES_AT_ONCE = 16  # attention logits exist for this many queries at a time
+
 Progress = Callable[[int, int], None]
 
 
@@ -187,35 +189,63 @@ def _watch(run: Capture, ledger: Ledger, layers: list[int], prompt: int, progres
     each = [own for own in (_norms(run, config, i) for i in index) if own is not None]
     norms = torch.stack(each) if each else None
     block = config.block_size if config.prefill == "stream" else 1
+    chunk = block * max(QUERIES_AT_ONCE // block, 1)
     blocks_end = prompt or run.tokens
-    first = ledger.seen[0]
-    progress(first * len(layers))
-    while first < run.tokens:
-        last = min(first + block, blocks_end) if first < blocks_end else first + 1
-        places = ledger.places(rows, last - first)
-        observed = None
+    progress(ledger.seen[0] * len(layers))
+    for start in range(ledger.seen[0], run.tokens, chunk):
+        stop = min(start + chunk, run.tokens)
+        logits = None
         if keys is not None:
-            queries = torch.stack([run.q[i][:, first:last].float() * run.scaling[i] for i in index])
-            observed = _observed(queries, keys, norms, ledger, places, first)
-        ledger.step(rows, places, observed)
-        progress((last - first) * len(layers))
-        first = last
+            queries = torch.stack([run.q[i][:, start:stop].float() * run.scaling[i] for i in index])
+            logits = _Logits(queries, keys, start, ledger)
+        first = start
+        while first < stop:
+            last = min(first + block, blocks_end, stop) if first < blocks_end else first + 1
+            places = ledger.places(rows, last - first, distance=False)
+            ledger.step(rows, places, _observed(logits, norms, ledger, places, first) if logits is not None else None)
+            first = last
+        progress((stop - start) * len(layers))
 
 
-def _observed(
-    queries: Tensor, keys: Tensor, norms: Tensor | None, ledger: Ledger, places: Places, first: int
-) -> Tensor:
-    """Weights as `Ledger.step` wants them, of `queries` [layers, query_heads, q, head_dim] of the tokens from `first`
-    on, which go to `places`; `keys` [layers, kv_heads, T, head_dim] and `norms` [layers, kv_heads, T] of all tokens."""
-    heads, dim = keys.shape[1], keys.shape[3]
-    asking = queries.shape[2]
-    new = torch.arange(first, first + asking, device=keys.device).expand(places.slots.shape)
-    position = ledger.position[..., : places.n].scatter(2, places.slots, new)
-    held = keys.gather(2, position[..., None].expand(*position.shape, dim))
-    logits = queries.unflatten(1, (heads, -1)) @ held.transpose(2, 3)[:, :, None]
-    visible = prefill.visible(places.distance, asking, places.all_used)
-    if visible is not None:
-        logits = logits.masked_fill(~visible[:, :, None], float("-inf"))
-    weights = logits.softmax(-1).mean(2)
+class _Logits:
+    """Attention logits of some queries by slot of a ledger, where newcomers take the place of what was evicted."""
+
+    def __init__(self, queries: Tensor, keys: Tensor, first: int, ledger: Ledger) -> None:
+        """`queries` [layers, query_heads, q, head_dim] of the tokens from `first` on, `keys` [layers, kv_heads, T,
+        head_dim] of all."""
+        asking = queries.shape[2]
+        grouped = queries.unflatten(1, (keys.shape[1], -1)).flatten(2, 3)
+        newest = keys[:, :, first : first + asking]
+        # As many slots as can be in use when the last of these queries has been here.
+        slots = max(max(ledger.held[:]) + asking, *ledger.width[:])
+        position = torch.nn.functional.pad(ledger.position, (0, max(slots - ledger.slots, 0)))[..., :slots]
+        held = keys.gather(2, position[..., None].expand(*position.shape, keys.shape[3]))
+        self._first = first
+        self._new, self._all = ((grouped @ each.transpose(2, 3)).unflatten(2, (-1, asking)) for each in (newest, held))
+        # Nobody sees who comes later.
+        self._new += torch.full((asking, asking), float("-inf"), device=keys.device).triu(1)
+
+    def of(self, places: Places, first: int) -> Tensor:
+        """[layers, kv_heads, group, q, n], of the q newcomers from position `first` on, in their `places`."""
+        begin, q = first - self._first, places.slots.shape[2]
+        still = self._all[..., begin:, :]
+        index = places.slots[:, :, None, None].expand(*still.shape[:-1], -1)
+        still.scatter_(4, index, self._new[..., begin:, begin : begin + q])
+        seen = still[..., :q, : places.n]
+        if places.all_used:
+            return seen
+        visible = prefill.visible(places.distance, q, False)
+        assert visible is not None  # there are free slots
+        return seen.masked_fill(~visible[:, :, None], float("-inf"))
+
+
+def _observed(logits: _Logits, norms: Tensor | None, ledger: Ledger, places: Places, first: int) -> Tensor:
+    """Weights as `Ledger.step` wants them, of the newcomers from position `first` on, which go to `places`; `norms`
+    [layers, kv_heads, T] of all tokens."""
+    weights = logits.of(places, first).softmax(-1).mean(2)
     observed = weights.sum(2) if ledger.policy.accumulates else weights[:, :, -1]
-    return observed if norms is None else observed * norms.gather(2, position)
+    if norms is None:
+        return observed
+    new = first + torch.arange(places.slots.shape[2], device=norms.device).expand(places.slots.shape)
+    position = ledger.position[..., : places.n].scatter(2, places.slots, new)
+    return observed * norms.gather(2, position)
