@@ -17,6 +17,7 @@ import platform
 import shutil
 import time
 from pathlib import Path
+from unittest.mock import patch
 from urllib.parse import unquote
 
 import plotly.graph_objects as go
@@ -24,6 +25,7 @@ import torch
 from plotly.offline import get_plotlyjs
 
 import analysis
+from analysis import walk
 from analysis.retention import combine, retention_from_cache
 from treekv import TreeKVCache, TreeKVConfig, load_model
 
@@ -88,13 +90,18 @@ def times(run: analysis.Capture, configs: dict[str, TreeKVConfig], forward: floa
             single += seconds
             print(f"  {name} alone, {blocks}: {seconds:.2f} s, {seconds / forward:.2f} of the capture's forward pass")
         start = time.perf_counter()
+        with patch.object(walk, "KINDS", {}):
+            analysis.simulate(run, chosen, layers=layers)
+        own = time.perf_counter() - start
+        start = time.perf_counter()
         retention = analysis.simulate(run, chosen, layers=layers)
         seconds = time.perf_counter() - start
         analysis.loss(run, retention)
         losses = time.perf_counter() - start - seconds
         print(
             f"all {len(chosen)} together, {blocks}: {seconds:.2f} s, {seconds / forward:.2f} of the capture's forward "
-            f"pass, {seconds / single:.2f} of one after the other; what they lose: {losses:.2f} s"
+            f"pass, {seconds / single:.2f} of one after the other, {seconds / own:.2f} of the policies' own code "
+            f"({own:.2f} s); what they lose: {losses:.2f} s"
         )
 
 

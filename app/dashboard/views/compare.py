@@ -174,7 +174,7 @@ def scope(configs: dict[str, TreeKVConfig]) -> tuple[tuple[int, ...], int]:
         st.session_state["compare_prompt"] = comparing.usual_prompt(configs, capture.tokens)
     with left:
         layers = st.multiselect("Layers to simulate", capture.layers, key="compare_layers", bind="query-params",
-                                help="A few answer within about a second, all of them take longer.")  # fmt: skip
+                                help="A few answer within a second, all of them take longer.")  # fmt: skip
     with right:
         prompt = st.slider("Of the text, so many tokens are the prompt", 0, capture.tokens,
                            key="compare_prompt", bind="query-params", on_change=_give_prompt,
