@@ -32,8 +32,10 @@ KINDS: Final[dict[type[policies.Policy], int]] = {
 
 QUERIES_AT_ONCE = 128  # weights exist for this many queries at a time,
 NUMBERS_AT_ONCE = 2**25  # and for fewer where they would be more numbers
-# What is left of less, where the weight on one that somebody else holds is 1, has lost digits.
+# What is left of less, where the weight on one that somebody else holds is 1, has lost digits;
 LOST: Final = np.float32(2.0**-20)
+# and so has a single weight of less, which matters where the smallest of all is looked for.
+SMALLEST: Final = np.float32(2.0**-126)
 
 
 class Rule(NamedTuple):
@@ -104,7 +106,7 @@ class Walker:
         self.rule, self.start = rule, start
         self.evicted_at, self.survivor = evicted_at, survivor
         heads, held = positions.shape
-        room = max(held, rule.capacity) + rule.block
+        room = min(max(held, rule.capacity) + rule.block, evicted_at.shape[1])
         self._positions = np.zeros((heads, room), np.int32)
         self._columns = np.zeros((heads, room), np.uint32)  # without a sign, which would be looked at each time
         self._sums = np.zeros((heads, room), np.float32)
@@ -214,18 +216,22 @@ def _observe(
     found: np.ndarray,
     positions: np.ndarray,
     sums: np.ndarray,
+    each_counts: bool,
 ) -> None:
     """Add to `sums` [n] what a KV head's queries, the rows of `weights` and `logits`, give to the n that are held: the
-    mean of their softmax over these."""
+    mean of their softmax over these. The smallest of them are exact if `each_counts`."""
     n, group = len(sums), np.float32(len(weights))
     for row in range(len(weights)):
         among_all = weights[row]
         for j in range(n):
             found[j] = among_all[columns[j]]
-        total = np.float32(0)
+        total, least = np.float32(0), np.float32(1)
         for j in range(n):
             total += found[j]
-        if not total > LOST:
+        if each_counts:
+            for j in range(n):
+                least = min(least, found[j])
+        if not total > LOST or (each_counts and least < SMALLEST):
             most = np.float32(-np.inf)
             for j in range(n):
                 most = max(most, logits[row, columns[j]])
@@ -325,15 +331,19 @@ def _advance(
             columns[head, held] = newcomers + step - first
             sums[head, held] = 0
         held += 1
-        if reads:
-            if rule.kind == TOVA:  # heeds the last query only
+        evicts = held > rule.capacity and (step >= rule.blocks_end - 1 or (step + 1) % rule.block == 0)
+        if rule.kind == TOVA:  # heeds nothing but what the last query before an eviction looked at
+            looks = evicts
+            if evicts:
                 sums[:, :held] = 0
+        else:
+            looks = reads
+        if looks:
             for head in range(heads):
                 rows = weights[head, step - first], logits[head, step - first]
-                _observe(*rows, columns[head], norms[head], found, positions[head], sums[head, :held])
-        if step < rule.blocks_end - 1 and (step + 1) % rule.block:
-            continue
-        while held > rule.capacity:
+                books = columns[head], norms[head], found, positions[head], sums[head, :held]
+                _observe(*rows, *books, rule.kind == TOVA)
+        while evicts and held > rule.capacity:
             last_candidate = held - rule.recent
             left = rule.sink + cursor
             common = _lowest_sum(sums, rule.sink, last_candidate) if rule.kind == TOVA else 0
@@ -355,8 +365,9 @@ def _advance(
                 if winner >= 0:
                     survivor[head, gone] = positions[head, winner]
                 _close_up(positions[head], loser, held)
-                _close_up(columns[head], loser, held)
-                _close_up(sums[head], loser, held)
+                if reads:
+                    _close_up(columns[head], loser, held)
+                    _close_up(sums[head], loser, held)
             held -= 1
             if rule.kind == TREE or rule.kind == TREE_LEFT:
                 cursor = (cursor + rule.stride) % (region + 2 - rule.scope)

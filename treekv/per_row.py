@@ -13,14 +13,11 @@ T = TypeVar("T")
 class PerRow(Generic[T]):
     """A value for each row, kept once while all rows have the same: a compiled step then sees a single number that
     changes, not one for each row.
-
-    Attributes:
-        only: what all rows have; None if they differ.
     """
 
     def __init__(self, value: T, rows: int) -> None:
         self._rows = rows
-        self.only: Any = value
+        self._only: Any = value  # what all rows have
         self._each: list[T] | None = None  # unless all rows have the same
 
     def __len__(self) -> int:
@@ -33,7 +30,7 @@ class PerRow(Generic[T]):
     def __getitem__(self, rows: int | slice) -> T | list[T]:
         if self._each is not None:
             return self._each[rows]
-        only = self.only
+        only = self._only
         return only if isinstance(rows, int) else [only] * len(range(self._rows)[rows])
 
     def __setitem__(self, rows: slice, values: list[T]) -> None:
@@ -42,7 +39,7 @@ class PerRow(Generic[T]):
         else:
             every = self[:]
             every[rows] = values
-        self.only, self._each = (every[0], None) if same(every) else (None, every)
+        self._only, self._each = (every[0], None) if same(every) else (None, every)
 
     def covers(self, rows: slice) -> bool:
         """Whether that is all rows."""
@@ -54,25 +51,25 @@ class PerRow(Generic[T]):
 
     def first(self, rows: slice) -> T:
         """That of the first of some rows."""
-        return self.only if self._each is None else self._each[rows][0]
+        return self._only if self._each is None else self._each[rows][0]
 
     def shared(self, rows: slice, device: torch.device) -> T | Tensor:
         """The number that all of these rows have, or LongTensor [rows, 1, 1] if they differ."""
         if self._each is None:
-            return self.only
+            return self._only
         return self.first(rows) if self.alike(rows) else torch.tensor(self[rows], device=device)[:, None, None]
 
     def fill(self, rows: slice, value: T) -> None:
         """Give some rows the same."""
         if self.covers(rows):
-            self.only, self._each = value, None
+            self._only, self._each = value, None
         else:
             self[rows] = [value] * len(range(self._rows)[rows])
 
     def more(self, rows: slice, q: int) -> None:
         """Add to the numbers of some rows."""
         if self._each is None and self.covers(rows):
-            self.only += q
+            self._only += q
         else:
             values: list[Any] = self[rows]
             self[rows] = [value + q for value in values]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -94,6 +96,58 @@ def test_of_equals_those_go_whom_the_policies_would_choose(monkeypatch, prefill,
     found, expected = simulate(run, configs, prompt=prompt), by_their_own_code(monkeypatch, run, configs, prompt=prompt)
     for field in FIELDS:
         assert found[field].equals(expected[field]), field
+
+
+def test_the_smallest_weights_do_not_depend_on_what_others_hold(monkeypatch):
+    """TOVA asks which weight is the smallest; beside a token that others hold it may be too small for a number."""
+    run = synthetic()
+    logits = -torch.rand(TOKENS, generator=torch.Generator().manual_seed(0))
+    logits[:60] = 4 * logits[:60] - 92
+    logits[5] = 12
+    for q, k, scaling in zip(run.q, run.k, run.scaling):
+        q.zero_(), k.zero_()
+        k[..., 0] = logits / scaling
+        q[:, :60, 0], q[:, 60:, 0] = -1, 1  # at first they look at those that are looked at least later
+    alone = {"tova": TreeKVConfig(policy="tova", cache_size=16)}
+    beside = alone | {"larger": TreeKVConfig(cache_size=100)}
+    assert (simulate(run, beside)["evicted_at"].sel(policy="larger")[..., 5] < 0).all()
+    expected = by_their_own_code(monkeypatch, run, alone)["evicted_at"].sel(policy="tova")
+    assert (expected[..., 5] < 60).all()
+    for configs in (alone, beside):
+        assert simulate(run, configs)["evicted_at"].sel(policy="tova").equals(expected)
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 2, 3, 20])
+def test_a_cache_may_be_much_larger_than_the_text(monkeypatch, tokens):
+    whole = synthetic()
+    shorter = {name: [part[:, :tokens] for part in getattr(whole, name)] for name in ("q", "k", "v")}
+    texts = {"token_ids": whole.token_ids[:tokens], "token_text": whole.token_text[:tokens]}
+    run = analysis.Capture(**{**vars(whole), **shorter, **texts})
+    configs = {
+        policy: TreeKVConfig(policy=policy, cache_size=size)
+        for policy, size in (("tree", 10**12), ("h2o", 10**12), ("tova", 4), ("streaming", 8))
+    }
+    for prompt in {0, tokens}:
+        found = simulate(run, configs, prompt=prompt)
+        assert found.equals(by_their_own_code(monkeypatch, run, configs, prompt=prompt))
+        assert ((found["evicted_at"] < 0).sum("position") == min(tokens, 10**12)).sel(policy=["tree", "h2o"]).all()
+
+
+def test_progress_adds_up_where_some_begin_later():
+    seen = []
+    configs = {way: TreeKVConfig(cache_size=16, prefill=way) for way in ("tree", "stream", "none")}
+    configs |= {"snapkv": TreeKVConfig(policy="snapkv", cache_size=16, window_size=4)}
+    simulate(synthetic(), configs, prompt=70, progress=lambda done, total: seen.append((done, total)))
+    assert seen == sorted(seen) and seen[-1] == (12 * TOKENS, 12 * TOKENS)
+
+
+def test_several_threads_may_simulate_at_once():
+    run = synthetic()
+    configs = {str(own): TreeKVConfig(cache_size=16, **own) for own in SETTINGS}
+    expected = simulate(run, configs)
+    with ThreadPoolExecutor(4) as threads:
+        for found in threads.map(lambda _: simulate(run, configs), range(8)):
+            assert found.equals(expected)
 
 
 def test_weights_may_exist_for_few_queries_at_a_time(monkeypatch):
