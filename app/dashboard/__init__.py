@@ -8,7 +8,10 @@ import ipaddress
 import os
 import re
 import socket
-from collections.abc import Sequence
+import sys
+import threading
+import webbrowser
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -63,7 +66,7 @@ def serve(
     Raises:
         TreeKVError: the address cannot be listened on, or what is allowed is not the name of a host.
     """
-    options = server_options(host, port, browser, allow_hosts)
+    options = server_options(host, port, allow_hosts)
     _check_address(host, port)
     os.environ.pop(RUN_VARIABLE, None)
     os.environ[ROOT_VARIABLE] = str(root_of(run))
@@ -75,8 +78,24 @@ def serve(
 
     from app.dashboard.addressing import KnownAddress
 
-    app = st.App(Path(__file__).with_name("main.py"), middleware=[Middleware(KnownAddress)])
+    name = options["browser.serverAddress"]
+    address = f"http://{f'[{name}]' if ':' in name else name}:{port}"
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: st.App) -> AsyncIterator[None]:
+        print(f"Dashboard: {address} (Ctrl-C stops it)", flush=True)
+        if browser and has_screen():
+            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+        yield
+
+    app = st.App(Path(__file__).with_name("main.py"), lifespan=lifespan, middleware=[Middleware(KnownAddress)])
     app.run(config=options)
+
+
+def has_screen() -> bool:
+    """Whether a browser has somewhere to show a page; where not, one of the terminal's would come."""
+    there = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
+    return not sys.platform.startswith("linux") or any(os.environ.get(name) for name in there)
 
 
 def root_of(run: Path | None) -> Path:
@@ -84,7 +103,7 @@ def root_of(run: Path | None) -> Path:
     return DEFAULT_RUN.parent.absolute() if run is None else run.resolve().parent
 
 
-def server_options(host: str, port: int, browser: bool, allow_hosts: Sequence[str] = ()) -> dict[str, Any]:
+def server_options(host: str, port: int, allow_hosts: Sequence[str] = ()) -> dict[str, Any]:
     """Streamlit's options, the safe ones spelt out: its defaults listen everywhere and report usage.
 
     Raises:
@@ -99,13 +118,15 @@ def server_options(host: str, port: int, browser: bool, allow_hosts: Sequence[st
         "server.enableCORS": True,
         "server.enableXsrfProtection": True,
         "server.maxUploadSize": UPLOAD_MB,
-        "server.headless": not browser,
+        "server.headless": True,  # an app that is served like this opens no browser anyway
         "server.fileWatcherType": "none",
         "browser.serverAddress": LOOPBACK[0] if everywhere else host,  # what the browser here is opened on
         "browser.gatherUsageStats": False,
         "global.disableWidgetStateDuplicationWarning": True,  # dragging and playing set what a slider shows
         "client.showErrorDetails": "type",
         "client.toolbarMode": "viewer",
+        # With its welcome goes an offer to install files for people who write Streamlit apps, also on the page.
+        "logger.hideWelcomeMessage": True,
         # A full collection after every run of a page, twice a second beside a job's progress, would take 0.2 s of the
         # job's time each: torch and transformers are half a million objects. Python's own collections are enough.
         "runner.postScriptGC": False,

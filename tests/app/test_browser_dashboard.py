@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import socket
+import sys
 import time
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -13,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from app.dashboard import PAGES, own_names
+from app.dashboard import PAGES, has_screen, own_names
 from tests.app.browsing import SECOND, Watched, drawn, handshake, served
 
 MOST_BYTES = 3_000_000
@@ -344,6 +345,42 @@ def test_a_server_on_all_addresses_is_usable_over_this_machines_own(
         assert [handshake(port, f"{name}:{port}", others[0]) for name in names] == [101, 101, 101, 403]
     said = (tmp_path / "log").read_text()
     assert f"Anybody who reaches this machine can see all runs below {small_run.parent}" in said
+
+
+def test_the_users_browser_is_sent_to_the_address_and_nothing_is_offered_there(
+    small_run: Path, browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Streamlit offers files to people who have a coding agent."""
+    opener, home = tmp_path / "opener", tmp_path / "home"
+    opener.write_text(f'#!/bin/sh\necho "$1" > "{tmp_path}/opened"\n')
+    opener.chmod(0o755)
+    (home / ".claude").mkdir(parents=True)
+    monkeypatch.setenv("BROWSER", str(opener))
+    monkeypatch.setenv("HOME", str(home))
+    with served(small_run, tmp_path, "--browser") as address:
+        watched = Watched(browser)
+        watched.page.goto(f"{address}/eviction-map")
+        assert drawn(watched.page, 1)
+        assert watched.page.get_by_test_id("stSkillsNudge").count() == 0
+        watched.context.close()
+    assert (tmp_path / "opened").read_text().strip() == address
+    said = (tmp_path / "log").read_text()
+    assert f"Dashboard: {address} (Ctrl-C stops it)" in said
+    assert "Streamlit" not in said
+
+
+@pytest.mark.parametrize(
+    "platform, screen, shown", [("linux", {}, False), ("linux", {"DISPLAY": ":0"}, True), ("darwin", {}, True)]
+)
+def test_without_a_screen_no_browser_is_opened(
+    platform: str, screen: dict[str, str], shown: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in screen.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "platform", platform)
+    assert has_screen() is shown
 
 
 def test_a_closed_tab_stops_its_job_and_the_next_in_the_queue_runs(dashboard: str, browser: Browser) -> None:

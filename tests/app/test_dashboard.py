@@ -182,7 +182,7 @@ def test_paths_begin_at_the_folder_of_runs(monkeypatch: pytest.MonkeyPatch, root
 
 
 def test_the_server_is_closed_to_others() -> None:
-    options = server_options("127.0.0.1", 8501, browser=False)
+    options = server_options("127.0.0.1", 8501)
     assert options["server.address"] == "127.0.0.1"
     assert set(options["server.allowedHosts"]) == set(LOOPBACK)
     assert options["server.enableCORS"] is True
@@ -191,11 +191,12 @@ def test_the_server_is_closed_to_others() -> None:
     assert options["runner.postScriptGC"] is False  # or the jobs stand still while their progress is drawn
     assert options["client.showErrorDetails"] != "full"
     assert options["server.maxUploadSize"] < 200
+    assert options["logger.hideWelcomeMessage"] is True  # with it go the offers that come after it
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "0"])
 def test_a_server_on_all_addresses_answers_to_this_machines_own_names(host: str) -> None:
-    options = server_options(host, 8501, browser=False)
+    options = server_options(host, 8501)
     assert options["server.address"] == host
     assert set(options["server.allowedHosts"]) == {*LOOPBACK, *own_names()}
     assert socket.gethostname() in own_names()
@@ -203,8 +204,8 @@ def test_a_server_on_all_addresses_answers_to_this_machines_own_names(host: str)
 
 
 def test_other_names_are_answered_only_when_asked_for() -> None:
-    options = server_options("192.0.2.1", 8501, False, ["[2001:db8::7]", "*.example.org"])
+    options = server_options("192.0.2.1", 8501, ["[2001:db8::7]", "*.example.org"])
     assert set(options["server.allowedHosts"]) == {*LOOPBACK, "192.0.2.1", "2001:db8::7", "*.example.org"}
     for wrong in ("*", "", "http://runs.example.org", "runs.example.org:80", "a b"):
         with pytest.raises(TreeKVError, match="--allow-host takes the name or address of a host"):
-            server_options("127.0.0.1", 8501, False, [wrong])
+            server_options("127.0.0.1", 8501, [wrong])
