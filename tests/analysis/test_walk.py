@@ -130,7 +130,7 @@ def test_a_cache_may_be_much_larger_than_the_text(monkeypatch, tokens):
     for prompt in {0, tokens}:
         found = simulate(run, configs, prompt=prompt)
         assert found.equals(by_their_own_code(monkeypatch, run, configs, prompt=prompt))
-        assert ((found["evicted_at"] < 0).sum("position") == min(tokens, 10**12)).sel(policy=["tree", "h2o"]).all()
+        assert (found["evicted_at"].sel(policy=["tree", "h2o"]) < 0).all()
 
 
 def test_progress_adds_up_where_some_begin_later():
