@@ -5,17 +5,15 @@ and prints nothing.
 """
 
 from analysis import plot
-from analysis.agreement import agreement
-from analysis.bias import bias
-from analysis.capture import Capture, capture, open_capture
-from analysis.captures import capture_many, open_captures
-from analysis.contributions import contributions
-from analysis.growth import growth
-from analysis.loss import loss, open_loss, save_loss
-from analysis.memory import memory, memory_by_context
-from analysis.pool import pool
-from analysis.recommend import Recommendation, recommend
-from analysis.retention import (
+from analysis.captures.capture import Capture, capture, open_capture
+from analysis.captures.contributions import contributions
+from analysis.captures.many import capture_many, open_captures
+from analysis.memory_size import memory, memory_by_context
+from analysis.recommendation.recommend import Recommendation, recommend
+from analysis.retention.agreement import agreement
+from analysis.retention.bias import bias
+from analysis.retention.loss import loss, open_loss, save_loss
+from analysis.retention.record import (
     combine,
     density,
     held,
@@ -24,10 +22,12 @@ from analysis.retention import (
     retention_map,
     save_retention,
 )
-from analysis.simulate import simulate
-from analysis.spectrum import coefficients, open_spectrum, save_spectrum, spectrum
-from analysis.tree import tree
-from analysis.trends import open_trends, save_trends, trends
+from analysis.retention.simulate import simulate
+from analysis.retention.tree import tree
+from analysis.wavelets.growth import growth
+from analysis.wavelets.pooled_spectrum import pool
+from analysis.wavelets.spectrum import coefficients, open_spectrum, save_spectrum, spectrum
+from analysis.wavelets.trends import open_trends, save_trends, trends
 
 __all__ = [
     "Capture",

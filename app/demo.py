@@ -11,9 +11,9 @@ from typing import Any, Final
 import torch
 
 from analysis.evaluation import StreamResult, stream_perplexity
-from app import run_folder
-from app.analysed import Analysed, Stage, described, save
-from app.wording import POLICY_TITLES as TITLES
+from app.runs import folder as run_folder
+from app.runs.pipeline import Analysed, Stage, described, save
+from app.text.wording import POLICY_TITLES as TITLES
 from treekv import TreeKVCache, TreeKVConfig
 
 CHUNK: Final = 16

@@ -21,7 +21,7 @@ import time
 import torch
 
 import analysis
-from app.sample_text import sample_text
+from app.runs.sample_text import sample_text
 from treekv import load_model
 
 

@@ -23,7 +23,7 @@ import torch
 
 import analysis
 from analysis.evaluation import stream_perplexity
-from analysis.recommend import recommend
+from analysis.recommendation.recommend import recommend
 from treekv import TreeKVCache, TreeKVConfig, load_model
 
 PIECE = 64

@@ -25,8 +25,8 @@ import torch
 from plotly.offline import get_plotlyjs
 
 import analysis
-from analysis import walk
-from analysis.retention import combine, retention_from_cache
+from analysis.retention import simulated_cache
+from analysis.retention.record import combine, retention_from_cache
 from treekv import TreeKVCache, TreeKVConfig, load_model
 
 POLICIES = ("tree", "tree_left", "streaming", "h2o", "tova", "random")
@@ -90,7 +90,7 @@ def times(run: analysis.Capture, configs: dict[str, TreeKVConfig], forward: floa
             single += seconds
             print(f"  {name} alone, {blocks}: {seconds:.2f} s, {seconds / forward:.2f} of the capture's forward pass")
         start = time.perf_counter()
-        with patch.object(walk, "KINDS", {}):
+        with patch.object(simulated_cache, "KINDS", {}):
             analysis.simulate(run, chosen, layers=layers)
         own = time.perf_counter() - start
         start = time.perf_counter()

@@ -27,8 +27,8 @@ import numpy as np
 import pywt
 import torch
 
-from analysis.bands import transform_of
-from analysis.wavelets import haar_wavedec
+from analysis.wavelets.bands import transform_of
+from analysis.wavelets.haar import haar_wavedec
 
 
 def pywt_amplitudes(array: np.ndarray, level: int, axis: int) -> np.ndarray:

@@ -8,8 +8,8 @@ Importing the package registers the attention implementation "treekv" with trans
     model.generate(**inputs, past_key_values=cache)
 """
 
-from treekv import attention as _attention
-from treekv.cache import TreeKVCache
+from treekv.attention import interface as _attention
+from treekv.cache.cache import TreeKVCache
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
 from treekv.models import load_model

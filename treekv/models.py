@@ -19,7 +19,7 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto import modeling_auto
 
-from treekv import attention
+from treekv.attention import interface
 from treekv.errors import TreeKVError
 
 HUB_TIMEOUT: Final = 10.0  # seconds to wait for the hub's first answer
@@ -325,7 +325,7 @@ def _load(source: Path | str, options: dict[str, Any], label: str) -> tuple[Any,
         _check_kind(AutoConfig.from_pretrained(source, **common), label)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
-            attn_implementation=attention.NAME,
+            attn_implementation=interface.NAME,
             output_loading_info=True,
             dtype=options["dtype"],
             **common,
@@ -333,7 +333,7 @@ def _load(source: Path | str, options: dict[str, Any], label: str) -> tuple[Any,
     except TreeKVError:
         raise
     except KeyError as error:
-        if error.args == (attention.NAME,):  # the model has a table of its own attention classes
+        if error.args == (interface.NAME,):  # the model has a table of its own attention classes
             raise _no_interface(label) from error
         raise TreeKVError(f"{label} cannot be loaded: {error}") from error
     except Exception as error:  # a damaged file can fail anywhere inside transformers, safetensors or gguf

@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
-from analysis import pooling
+from analysis import binning
 from analysis.plot import theme
 
 
@@ -26,8 +26,8 @@ def coefficients(
     picked, words = theme.chosen(theme.stretch(dataset, start, stop), layer, head)
     values = picked["coefficient"].mean(("layer", "head")).values
     position = picked["position"].values
-    edges = pooling.edges(len(position), theme.MAX_CELLS)
-    cells = pooling.largest(values, edges).astype(np.float32)
+    edges = binning.edges(len(position), theme.MAX_CELLS)
+    cells = binning.largest(values, edges).astype(np.float32)
     bands = [str(band) for band in picked["band"].values]
     with np.errstate(divide="ignore"):
         brightness = np.where(cells > 0, np.log10(cells), np.nan).astype(np.float32)

@@ -6,9 +6,9 @@ import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
-from analysis import pooling
-from analysis import retention as records
+from analysis import binning
 from analysis.plot import theme
+from analysis.retention import record as records
 from treekv.errors import TreeKVError
 
 _CELLS = 160
@@ -57,8 +57,8 @@ def density(
     borders = np.unique(np.rint(np.geomspace(near + 1, far + 2, _CELLS)).astype(int)) - 1 - near
     for number, (name, colour) in enumerate(zip(names, theme.ordered_colours(len(names)), strict=True)):
         figure.add_scatter(
-            x=pooling.mean(distance + 1.0, borders),
-            y=pooling.mean(share.values[number], borders),
+            x=binning.mean(distance + 1.0, borders),
+            y=binning.mean(share.values[number], borders),
             mode="lines",
             name=name,
             line={"color": colour, "width": 2.5, "dash": _DASHES[number % len(_DASHES)]},

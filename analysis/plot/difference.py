@@ -6,9 +6,9 @@ import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
-from analysis import retention as records
 from analysis.plot import theme
 from analysis.plot.eviction_map import at_cell, hide_future, name_columns, view_of, whole_steps
+from analysis.retention import record as records
 
 _SCALE = [[0.0, "#a06500"], [0.25, "#e0b93c"], [0.5, "#f7f7f7"], [0.75, "#5b6d9a"], [1.0, "#00224e"]]
 

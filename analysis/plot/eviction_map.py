@@ -11,8 +11,8 @@ import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
-from analysis import retention as records
 from analysis.plot import theme
+from analysis.retention import record as records
 from treekv.errors import TreeKVError
 
 NOT_READ = "not read yet"

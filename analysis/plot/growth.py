@@ -6,8 +6,8 @@ import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
-from analysis.growth import growth
 from analysis.plot import theme
+from analysis.wavelets.growth import growth
 from treekv.errors import TreeKVError
 
 _LIMIT = 3.0  # powers of ten: beyond a thousandfold only the number tells more

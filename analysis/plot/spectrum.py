@@ -6,9 +6,9 @@ import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
-from analysis import pooling
-from analysis.growth import Ends
+from analysis import binning
 from analysis.plot import theme
+from analysis.wavelets.growth import Ends
 
 _STD = {"texts": "text_std", "queries": "query_std"}
 _POINTS = 128  # a line: more hides the trend behind single tokens
@@ -32,8 +32,8 @@ def spectrum(
     picked, words = theme.chosen(theme.stretch(dataset, start, stop), layer, head)
     amplitude = picked["amplitude"].mean(("layer", "head")).values
     position = picked["position"].values
-    edges = pooling.edges(len(position), _POINTS)
-    lines = pooling.mean(amplitude, edges)
+    edges = binning.edges(len(position), _POINTS)
+    lines = binning.mean(amplitude, edges)
     x = (position[edges[:-1]] + position[edges[1:] - 1]) / 2
     tokens = theme.pooled_tokens(picked, edges)
     bands = [str(band) for band in picked["band"].values]
@@ -49,7 +49,7 @@ def spectrum(
     if spread:
         over = "texts" if "text_std" in picked else "queries"
         legend += f"<br>shaded: \u00b1 1 standard deviation over {over}"
-        deviation = pooling.mean(picked[_STD[over]].mean(("layer", "head")).values, edges)
+        deviation = binning.mean(picked[_STD[over]].mean(("layer", "head")).values, edges)
         for number, band in enumerate(bands):
             _shade(figure, x, lines[number], deviation[number], band, colours[number])
     for number in range(len(bands) - 1, -1, -1):  # the finest band heads the legend

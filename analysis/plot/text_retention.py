@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from plotly.colors import sample_colorscale
 
-from analysis import retention as records
+from analysis.retention import record as records
 from treekv.errors import TreeKVError
 
 MOST_TOKENS = 8192  # beyond, a page of single words is neither read nor small

@@ -6,9 +6,9 @@ import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
-from analysis import retention as records
 from analysis.plot import theme
-from analysis.tree import tree as grow
+from analysis.retention import record as records
+from analysis.retention.tree import tree as grow
 from treekv.errors import TreeKVError
 
 MOST_TOKENS = 256  # lines closer together than this cannot be told apart

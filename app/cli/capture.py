@@ -20,7 +20,7 @@ from app.cli.wavelet_options import (
     TransformOption,
     WaveletOption,
 )
-from app.wording import size
+from app.text.wording import size
 
 
 class Keep(str, Enum):
@@ -70,7 +70,7 @@ def capture(
 
     Example: [bold]treekv capture novel.txt --tokens 4096 --output novel.nc[/]
     """
-    from app.reading import read_layers, read_text
+    from app.text.inputs import read_layers, read_text
 
     wanted: dict[str, Any] = {
         "max_tokens": tokens, "queries": queries, "layers": read_layers(layers), "keep": keep.value,

@@ -12,7 +12,7 @@ from rich.table import Table
 from app.cli.capture import check_output
 from app.cli.console import one_sentence, out, print_json, stage
 from app.cli.page import write_page
-from app.wording import number
+from app.text.wording import number
 
 if TYPE_CHECKING:
     from analysis import Capture

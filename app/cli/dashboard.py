@@ -45,7 +45,7 @@ def dashboard(
 
     Example: [bold]treekv dashboard treekv-runs/demo --port 8600[/]
     """
-    from app.run_folder import open_run
+    from app.runs.folder import open_run
 
     if run is None and DEFAULT_RUN.exists():
         run = DEFAULT_RUN

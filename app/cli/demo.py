@@ -13,7 +13,7 @@ from rich.table import Table
 
 from app import DEFAULT_RUN
 from app.cli.console import one_sentence, out, print_json, stage
-from app.wording import SINKS_APART, band_width, number, size
+from app.text.wording import SINKS_APART, band_width, number, size
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -37,14 +37,14 @@ def demo(
 
     Example: [bold]treekv demo --text novel.txt --tokens 4096 --output runs/novel[/]
     """
-    from app import run_folder
+    from app.runs import folder as run_folder
 
     run_folder.check_output(output, force)
     title = SAMPLE_TITLE if text is None else ("standard input" if text == "-" else Path(text).name)
     content = _text(text)
     with stage(f"Loading {model}"):
         from app import demo as chain
-        from app.analysed import analyse, token_ids
+        from app.runs.pipeline import analyse, token_ids
         from treekv import load_model
 
         network, tokenizer = load_model(model)
@@ -73,10 +73,10 @@ def demo(
 
 def _text(path: str | None) -> str:
     if path is not None:
-        from app.reading import read_text
+        from app.text.inputs import read_text
 
         return read_text(path)
-    from app.sample_text import sample_text
+    from app.runs.sample_text import sample_text
 
     return sample_text()
 

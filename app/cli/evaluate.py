@@ -17,9 +17,9 @@ from app import DEFAULT_RESULTS
 from app.cli.console import err, one_sentence, out, print_json
 
 if TYPE_CHECKING:
-    from analysis.evaluation.records import Record
-    from analysis.evaluation.sweep import Outcome, Workers
-    from analysis.evaluation.sweep_grid import Grid
+    from analysis.evaluation.sweep.grid import Grid
+    from analysis.evaluation.sweep.records import Record
+    from analysis.evaluation.sweep.run import Outcome, Workers
 
 INTERRUPTED = 130  # what shells give for a command ended by Ctrl-C
 
@@ -81,8 +81,8 @@ def evaluate(
     """
     given = {"tasks": task, "models": model, "policies": policy, "budgets": budget, "seeds": seed}
     with err().status("Loading"):
-        from analysis.evaluation import sweep as sweeps
-        from analysis.evaluation.records import Results
+        from analysis.evaluation.sweep import run as sweeps
+        from analysis.evaluation.sweep.records import Results
 
         grid = _grid(sweep, given, setting or [], batch, decode_block)
     start = _workers(grid, workers, ray, gpus)
@@ -103,7 +103,7 @@ def _grid(
     batch: int | None,
     decode_block: int | None,
 ) -> Grid:
-    from analysis.evaluation.sweep_grid import grid, read_grid, read_item
+    from analysis.evaluation.sweep.grid import grid, read_grid, read_item
     from treekv import TreeKVError
 
     content = read_grid(file) if file is not None else {}
@@ -134,11 +134,11 @@ def _grid(
 
 
 def _workers(grid: Grid, workers: int | None, address: str | None, gpus: float | None) -> Callable[[], Workers]:
-    from analysis.evaluation.sweep_runner import OneProcess
+    from analysis.evaluation.sweep.runner import OneProcess
 
     if address is None and (workers is None or workers == 1):
         return OneProcess
-    from analysis.evaluation.sweep_ray import RayWorkers
+    from analysis.evaluation.sweep.ray_workers import RayWorkers
 
     if gpus is None:
         gpus = 1 if any(str(model.device).startswith("cuda") for model in grid.models) else 0
@@ -157,7 +157,7 @@ def _progress() -> Iterator[tuple[Any, Any, Any]]:
         TimeRemainingColumn,
     )
 
-    from analysis.evaluation.sweep import describe
+    from analysis.evaluation.sweep.run import describe
 
     console = err()
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli.console import err, one_sentence, print_json, stage
-from app.wording import size
+from app.text.wording import size
 
 if TYPE_CHECKING:
     from app.generation import Generation
@@ -135,7 +135,7 @@ def _as_json(results: list[Generation], config: Any, other: Any) -> dict[str, An
 
 
 def _prompt(prompt: str | None, file: str | None) -> str:
-    from app.reading import read_text
+    from app.text.inputs import read_text
     from treekv import TreeKVError
 
     if (prompt is None) == (file is None):

@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from app.cli.capture import check_output
 from app.cli.console import one_sentence, out, print_json, stage
-from app.wording import size
+from app.text.wording import size
 
 
 @one_sentence
@@ -56,7 +56,7 @@ def recommend(
     target = {"mass": mass} if mass is not None else {"error": error} if error is not None else None
     with stage("Reading the capture"):
         import analysis
-        from analysis.questions import DEFAULT_QUESTIONS
+        from analysis.recommendation.decisions import DEFAULT_QUESTIONS
 
         run = analysis.open_capture(capture)
     network = None

@@ -40,12 +40,12 @@ def report(
     for file in output or []:
         _check(file, force)
     with err().status("Reading the results"):
-        from app import results as made_of
+        from app.report import results as made_of
 
         made = made_of.read(results, baseline, score)
     for file in output or []:
         if file.suffix == ".html":
-            from app.report.results import results_page
+            from app.report.results_page import results_page
 
             text = results_page(made, f"Results in {results.resolve().name}")
         else:

@@ -23,7 +23,7 @@ from app.cli.wavelet_options import (
     TransformOption,
     WaveletOption,
 )
-from app.wording import number
+from app.text.wording import number
 
 if TYPE_CHECKING:
     import xarray as xr

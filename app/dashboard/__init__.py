@@ -76,7 +76,7 @@ def serve(
     import streamlit as st
     from starlette.middleware import Middleware
 
-    from app.dashboard.addressing import KnownAddress
+    from app.dashboard.server.base_address import KnownAddress
 
     name = options["browser.serverAddress"]
     address = f"http://{f'[{name}]' if ':' in name else name}:{port}"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app.dashboard import PAGES, linked, run_state, theming
+from app.dashboard import PAGES
+from app.dashboard.session import link_check
+from app.dashboard.session import run as run_state
+from app.dashboard.widgets import theme
 
 st.set_page_config(page_title="TreeKV", page_icon="🌲", layout="wide")
-theming.dress()
+theme.dress()
 pages = {
     name: st.Page(f"views/{name}.py", title=title, url_path=name.replace("_", "-"), default=name == "start")
     for name, title in PAGES.items()
@@ -19,7 +22,7 @@ with st.sidebar:
         run_state.describe(run)
         shown = next(name for name in pages if pages[name] == page)
         if shown in ("wavelets", "eviction_map", "compare"):
-            linked.check(run, shown)
+            link_check.check(run, shown)
             run_state.choose_view(run)
-linked.say()
+link_check.say()
 page.run()

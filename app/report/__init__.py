@@ -11,7 +11,7 @@ import plotly.offline
 import xarray as xr
 
 from analysis import plot
-from app import wording
+from app.text import wording
 
 TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("app.report", "."),

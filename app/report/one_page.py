@@ -9,7 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 import plotly.offline
 
-from app import snippets
+from app.export import snippets
 from app.report import TEMPLATES, picture
 from treekv import TreeKVConfig
 

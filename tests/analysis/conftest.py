@@ -7,7 +7,7 @@ import xarray as xr
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import analysis
-from analysis.wavelets import band_levels, band_names
+from analysis.wavelets.haar import band_levels, band_names
 from tests import tiny
 from treekv import TreeKVCache
 

@@ -16,8 +16,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import analysis
-from app import analysed as first_half
-from app import demo, run_folder
+from app import demo
+from app.runs import folder as run_folder
+from app.runs import pipeline as first_half
 from tests import tiny
 
 if TYPE_CHECKING:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.dashboard import ROOT_VARIABLE, RUN_VARIABLE, run_state
+from app import dashboard
+from app.dashboard import ROOT_VARIABLE, RUN_VARIABLE
 
-MAIN = Path(run_state.__file__).with_name("main.py")
+MAIN = Path(dashboard.__file__).with_name("main.py")
 
 
 def page(name: str, run: Path | None, monkeypatch: pytest.MonkeyPatch, **query: str) -> AppTest:

@@ -12,7 +12,9 @@ import pytest
 import torch
 
 import analysis
-from app import analysed, demo, run_folder
+from app import demo
+from app.runs import folder as run_folder
+from app.runs import pipeline as analysed
 from tests import tiny
 from tests.app.conftest import EVIL, TOKENS, words_tokenizer
 from treekv import TreeKVCache, TreeKVConfig, TreeKVError

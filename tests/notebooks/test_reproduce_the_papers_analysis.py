@@ -11,7 +11,7 @@ import pytest
 from nbclient import NotebookClient
 
 import analysis
-from app.sample_text import sample_text
+from app.runs.sample_text import sample_text
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "notebooks" / "reproduce_the_papers_analysis.ipynb"

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import wording
-from app.dashboard import comparing, recommending, run_state, settings_state
-from app.dashboard.comparing import FOLLOWS, PICTURES, Comparison, View
+from app.dashboard.actions import compare as comparing
+from app.dashboard.actions import recommend as recommending
+from app.dashboard.actions.compare import FOLLOWS, PICTURES, Comparison, View
+from app.dashboard.session import run as run_state
+from app.dashboard.session import settings as settings_state
+from app.text import wording
 from treekv import TreeKVConfig, TreeKVError, policies
 
 BLOCKS = [1, 2, 4, 8, 16, 32, 64]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import streamlit as st
 
 from analysis import plot
-from app import wording
-from app.dashboard import run_state
-from app.dashboard.moments import through_time
+from app.dashboard.session import run as run_state
+from app.dashboard.widgets.step_slider import through_time
+from app.text import wording
 
 MOST_TOKENS = 2048  # of the text at once: a page of 250 kB
 MOST_IN_TREE = 256

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import wording
-from app.dashboard import generating, jobs, run_state, settings_state
-from app.dashboard.generating import FULL, OURS, Outcome, Request
+from app.dashboard.actions import generate as generating
+from app.dashboard.actions.generate import FULL, OURS, Outcome, Request
+from app.dashboard.session import jobs
+from app.dashboard.session import run as run_state
+from app.dashboard.session import settings as settings_state
 from app.generation import Generation
+from app.text import wording
 
 JOB = "generation-job"
 TIMES, MOST_TOKENS = 3, 768  # the first prompt in cache sizes, and what a reader waits for

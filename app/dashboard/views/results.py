@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import streamlit as st
 
-from analysis.evaluation import report
-from app import results
-from app.dashboard import run_state
+from analysis.evaluation.report import formats
+from app.dashboard.session import run as run_state
+from app.report import results
 
 STYLE = """<style>
 .results { overflow-x: auto }
@@ -42,7 +42,7 @@ made = run_state.or_stop(lambda: results.read(folder, chosen))
 st.caption(f"{made.records:,} records. Means over documents with 95 % bootstrap intervals.")
 for number, section in enumerate(made.sections):
     label = f"Results of {section.table.model} in {section.table.task}"
-    st.html(run_state.region(report.as_html(section.table), label, 'class="results"') + STYLE)
+    st.html(run_state.region(formats.as_html(section.table), label, 'class="results"') + STYLE)
     for place, (draw, reading) in enumerate(section.pictures):
         run_state.draw(draw, reading, key=f"results-{number}-{place}")
 for heading, lines in (("Notes", made.notes), ("Failures", made.failures)):

@@ -7,11 +7,16 @@ from pathlib import Path
 
 import streamlit as st
 
-from app import run_folder, wording
-from app.dashboard import PAGES, UPLOAD_MB, jobs, making, models, run_state
-from app.dashboard.making import Order
-from app.run_folder import RunFolder
-from app.sample_text import sample_text
+from app.dashboard import PAGES, UPLOAD_MB
+from app.dashboard.actions import make_run as making
+from app.dashboard.actions.make_run import Order
+from app.dashboard.session import jobs
+from app.dashboard.session import model as models
+from app.dashboard.session import run as run_state
+from app.runs import folder as run_folder
+from app.runs.folder import RunFolder
+from app.runs.sample_text import sample_text
+from app.text import wording
 from treekv import TreeKVError
 
 SAMPLE, PASTE, UPLOAD = "Sample", "Paste", "Upload"

@@ -7,9 +7,14 @@ import re
 
 import streamlit as st
 
-from app import other_engines, pictures, run_folder, snippets, wording
-from app.dashboard import generating, run_state, settings_state, taking
-from app.run_folder import RunFolder
+from app.dashboard.actions import generate as generating
+from app.dashboard.actions import take_away as taking
+from app.dashboard.session import run as run_state
+from app.dashboard.session import settings as settings_state
+from app.export import figure_files, other_engines, snippets
+from app.runs import folder as run_folder
+from app.runs.folder import RunFolder
+from app.text import wording
 from treekv import TreeKVConfig, TreeKVError
 
 run = run_state.find_run()
@@ -67,7 +72,7 @@ def figures(run: RunFolder) -> None:
     file = re.sub(r"\W+", "-", name.lower()).strip("-")
     row = st.columns(3)
     with row[0]:
-        st.download_button("HTML", lambda: pictures.html(figure), f"{file}.html", "text/html", key="figure-html",
+        st.download_button("HTML", lambda: figure_files.html(figure), f"{file}.html", "text/html", key="figure-html",
                            on_click="ignore", width="stretch")  # fmt: skip
     key = f"{file} {settings_state.encode(config)} {run.path.name}"
     drawn = st.session_state.get("images")
@@ -77,7 +82,7 @@ def figures(run: RunFolder) -> None:
                 return
         try:
             with st.spinner("Drawing with a browser of its own"):
-                drawn = (key, {kind: pictures.image(figure, kind) for kind in pictures.SCALE})
+                drawn = (key, {kind: figure_files.image(figure, kind) for kind in figure_files.SCALE})
         except TreeKVError as error:
             st.error(run_state.sentence(error))
             return

@@ -5,15 +5,16 @@ from __future__ import annotations
 import streamlit as st
 
 from analysis import plot
-from app import wording
-from app.dashboard import run_state, transforms
+from app.dashboard.actions import transform
+from app.dashboard.session import run as run_state
+from app.text import wording
 
 run = run_state.current_run()
 
 st.title("Wavelets")
 with st.expander("Wavelet and boundary", icon=":material/tune:"):
-    chosen = transforms.choose()
-data, found = transforms.spectrum_and_trends(run, chosen)
+    chosen = transform.choose()
+data, found = transform.spectrum_and_trends(run, chosen)
 layer, head = run_state.chosen("layer"), run_state.chosen("head")
 tokens = int(data["position"].values[-1]) + 1
 start, stop = run_state.stretch(tokens)

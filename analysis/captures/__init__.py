@@ -1,0 +1,1 @@
+"""Queries, keys and values of a text, as a model computed them."""

@@ -1,0 +1,129 @@
+"""One forward pass during which every chosen layer shows its queries, keys and values.
+
+A cache whose layers answer the attention call themselves: no hook, no patch, no attention matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+from treekv.attention.interface import NAME, at_site
+from treekv.errors import TreeKVError
+
+# Takes the layer's number, q [query_heads, T, dim], k and v [kv_heads, T, dim], and the factor before the softmax.
+# The tensors are views of the model's own: whoever keeps one copies it.
+Consumer = Callable[[int, Tensor, Tensor, Tensor, float], None]
+
+
+class CacheLayer(NamedTuple):
+    """What a cache of a model keeps in one layer.
+
+    Attributes:
+        number: the layer's, in the model.
+        channels: numbers that one token takes: keys and values of all KV heads.
+        window: of a layer with a sliding window, which keeps one token less than that; None with full attention.
+    """
+
+    number: int
+    channels: int
+    window: int | None
+
+
+def record(model: nn.Module, ids: Sequence[int], layers: Sequence[int], consume: Consumer) -> list[CacheLayer]:
+    """Run `model` once over `ids`; `consume` is called for each of `layers` when its turn comes.
+
+    Returns what a cache of this model has to keep, layer by layer, of layers that were not asked for too.
+
+    Raises TreeKVError for a layer that the model never asked for attention. An exception of `consume` ends the
+    pass; the model is then as it was.
+    """
+    config: Any = model.config
+    cache = DynamicCache(config=config)
+    seen: list[int] = []
+
+    def shown(number: int, *tensors: Any) -> None:
+        seen.append(number)
+        consume(number, *tensors)
+
+    for number in full_attention_layers(config):
+        cache.layers[number] = _Layer(number, shown if number in layers else None)
+    # The decoder below the language-model head: logits of the whole text would be larger than what is kept.
+    decoder = getattr(model, "base_model", model)
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():  # not inference_mode: what is kept must stay an ordinary tensor
+            decoder(input_ids=torch.tensor([list(ids)], device=device), past_key_values=cache, use_cache=True)
+    finally:
+        model.train(training)
+    silent = sorted(set(layers) - set(seen))
+    if silent:
+        raise TreeKVError(f"the model never asked layers {silent} for attention; it cannot be captured")
+    return [found for number, layer in enumerate(cache.layers) if (found := _kept(number, layer)) is not None]
+
+
+def _kept(number: int, layer: Any) -> CacheLayer | None:
+    if isinstance(layer, _Layer):
+        return None if layer.channels is None else CacheLayer(number, layer.channels, None)
+    if isinstance(layer, DynamicSlidingWindowLayer) and layer.keys is not None and layer.values is not None:
+        return CacheLayer(number, _channels(layer.keys, layer.values), int(layer.sliding_window))
+    return None
+
+
+def _channels(key: Tensor, value: Tensor) -> int:
+    return key.shape[1] * key.shape[3] + value.shape[1] * value.shape[3]
+
+
+def full_attention_layers(config: Any) -> list[int]:
+    """The model's numbers of the layers that attend to everything before them.
+
+    Sliding-window layers of a hybrid model run as always and cannot be captured. Raises TreeKVError for a model
+    with another attention implementation than "treekv", or without any such layer.
+    """
+    if getattr(config, "_attn_implementation", None) != NAME:
+        raise TreeKVError(
+            f"the model's attention is {getattr(config, '_attn_implementation', None)!r}, not {NAME!r}; "
+            f"load it with treekv.load_model or call model.set_attn_implementation({NAME!r})"
+        )
+    numbers = [i for i, layer in enumerate(DynamicCache(config=config).layers) if type(layer) is DynamicLayer]
+    if not numbers:
+        raise TreeKVError("the model has no full-attention layer, so there is nothing to capture")
+    return numbers
+
+
+class _Layer(DynamicLayer):
+    """A cache layer that stores nothing, answers the attention call and shows what went in."""
+
+    def __init__(self, number: int, consume: Consumer | None) -> None:
+        super().__init__()
+        self.number = number
+        self.consume = consume
+        self.channels: int | None = None
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        self.channels = _channels(key_states, value_states)
+        return at_site(key_states, self), value_states
+
+    def attend(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        padding: Tensor | None,
+        scaling: float,
+        position_ids: Tensor | None,
+    ) -> Tensor:
+        grouped = query.shape[1] != key.shape[1]
+        output = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped)
+        if self.consume is not None:
+            self.consume(self.number, query[0], key[0], value[0], scaling)
+        return output

@@ -1,0 +1,1 @@
+"""Measure many cells, resume after an interruption, keep every record."""

@@ -1,0 +1,268 @@
+"""Task "ppl": perplexity of texts that stream through the cache."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final, TypeVar
+
+import torch
+from torch import Tensor
+
+from analysis.evaluation.stream_perplexity import StreamResult, stream_perplexity
+from analysis.evaluation.tasks import options, texts
+from analysis.evaluation.tasks.answering import encode, opening, window
+from analysis.evaluation.tasks.base import Document, Measurement, Progress
+from treekv import TreeKVCache, TreeKVConfig, policies
+from treekv.errors import TreeKVError
+
+T = TypeVar("T")
+#: Copies of the paper's data sets that need no code of their own to load: hub name, split, column.
+DATASETS: Final = {
+    "pg19": ("emozilla/pg19", "test", "text"),
+    "openwebtext2": ("Geralt-Targaryen/openwebtext2", "train", "text"),
+}
+PASS_TOKENS: Final = 512  # of all rows in one pass: enough to keep a processor busy
+PASS_LOGITS: Final = 2**26  # in one pass, 256 MB
+CELLS: Final = 256  # of loss by position, whatever the length
+_LOOKED_AT: Final = 50  # texts of a hub data set for each document wanted, at most
+
+
+@dataclass(kw_only=True)
+class Perplexity:
+    """Perplexity by the paper's protocol: each token is predicted from what the cache kept of those before it.
+
+    A document is a stretch of `length` tokens of a text, which begins with what the tokenizer puts before a text.
+    Whatever the settings say of prompts, the cache evicts from the first token on (prefill "stream"), unless there
+    is a `prompt`. Nothing is refused past the model's window: positions by rank stay within it.
+
+    Scores: `perplexity`; `loss`, nats a token; `bits_per_byte`, by which models with different tokenizers can be
+    compared; `cache_bytes`. The detail has the loss by position. Documents of one length can go through together
+    (`run_many`).
+
+    Args:
+        files: texts (.txt, .md, or .jsonl with `column`), folders of them or patterns.
+        dataset: instead of files, a data set of the hub: "pg19", "openwebtext2", or any other by its name.
+        split, column: of the data set or the .jsonl files; by default the data set's own, else "test" and "text".
+        lengths: tokens of a document.
+        count: the most documents of each length: the first stretch of every text, then the second, and so on. Texts
+            that are too short are taken only where the others do not suffice, and fail.
+        skip: tokens at the beginning of each text that are left out.
+        join: make one text of all.
+        decode_block: tokens that are fed and evicted together; 1 is the paper's protocol, more is faster.
+        prompt: tokens that are read in one go as a prompt, by the settings' own prefill, and not scored; the way to
+            measure policies that act on prompts only, such as "snapkv".
+    """
+
+    files: list[str] = field(default_factory=list)
+    dataset: str | None = None
+    split: str | None = None
+    column: str | None = None
+    lengths: list[int] = field(default_factory=lambda: [2048])
+    count: int = 8
+    skip: int = 0
+    join: bool = False
+    decode_block: int = 1
+    prompt: int = 0
+    name: ClassVar[str] = "ppl"
+
+    def __post_init__(self) -> None:
+        if bool(self.files) == (self.dataset is not None):
+            raise TreeKVError("task 'ppl' needs either files or a dataset")
+        if self.dataset is None:
+            self.files = options.text_list("files", self.files)
+        for option in ("dataset", "split", "column"):
+            if getattr(self, option) is not None:
+                options.text_list(option, getattr(self, option))
+        self.lengths = options.whole_list("lengths", self.lengths, 2)
+        options.whole("count", self.count, 1)
+        options.whole("skip", self.skip, 0)
+        options.flag("join", self.join)
+        options.whole("decode_block", self.decode_block, 1)
+        options.whole("prompt", self.prompt, 0, min(self.lengths) - 2)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return dataclasses.asdict(self) | {"files": texts.names(self.files)}
+
+    def documents(self, tokenizer: Any) -> list[Document]:
+        """Stretches of all lengths.
+
+        Raises:
+            TreeKVError: a data set or none of the files can be read, or no text is long enough for a length. A file
+                among others that cannot be read is a document that fails.
+        """
+        before = opening(tokenizer)
+        found = list(self._texts(tokenizer))
+        faults = [(name, text) for name, text in found if isinstance(text, TreeKVError)]
+        read = [(name, encode(tokenizer, text)[self.skip :]) for name, text in found if isinstance(text, str)]
+        if not read:
+            raise faults[0][1]
+        if self.join:
+            read = [("joined", [token for _, ids in read for token in ids])]
+        documents = [document for length in self.lengths for document in self._stretches(read, before, length)]
+        for length in self.lengths:
+            for name, error in faults:
+                facts = {"tokens": length, "length": length, "text": name, "error": str(error)}
+                documents.append(Document(f"{length}-{name}-0", facts))
+        return documents
+
+    def run(
+        self,
+        model: Any,
+        tokenizer: Any,
+        config: TreeKVConfig | None,
+        document: Document,
+        progress: Progress | None = None,
+    ) -> Measurement:
+        """Measure one document; see `Task.run`."""
+        return self.run_many(model, tokenizer, config, [document], progress)[0]
+
+    def run_many(
+        self,
+        model: Any,
+        tokenizer: Any,
+        config: TreeKVConfig | None,
+        documents: Sequence[Document],
+        progress: Progress | None = None,
+    ) -> list[Measurement]:
+        """Measure documents of one length in one pass; see `BatchTask.run_many`."""
+        for document in documents:
+            if document.data.get("error"):
+                raise TreeKVError(document.data["error"])
+        lengths = {document.data["tokens"] for document in documents}
+        if len(lengths) != 1:
+            raise TreeKVError(f"documents that go through together must have one length, got {sorted(lengths)} tokens")
+        used = self._settings(config)
+        ids = torch.tensor([document.data["ids"] for document in documents])
+        cache = TreeKVCache(used, model.config)
+        result = stream_perplexity(model, ids, cache, self._chunk(model, len(documents)), progress, self.prompt)
+        return [
+            self._measurement(model, tokenizer, used, result, row, document) for row, document in enumerate(documents)
+        ]
+
+    def _chunk(self, model: Any, rows: int) -> int:
+        """Tokens of a row in one pass. A stream is evicted block by block in passes of any length, so several blocks go
+        together; after a prompt, what goes together is evicted together."""
+        if self.prompt:
+            return self.decode_block
+        most = min(PASS_TOKENS, PASS_LOGITS // model.config.get_text_config(decoder=True).vocab_size)
+        return self.decode_block * max(1, most // (rows * self.decode_block))
+
+    def _settings(self, config: TreeKVConfig | None) -> TreeKVConfig:
+        if config is None or config.policy == "full":
+            return TreeKVConfig(policy="full")
+        if self.prompt:
+            return config
+        if not policies.get(config.policy).evicts_decoding:
+            raise TreeKVError(
+                f"policy {config.policy!r} acts on prompts only, so it evicts nothing from a stream; give the task a "
+                "prompt"
+            )
+        return config.replace(prefill="stream", block_size=self.decode_block)
+
+    def _measurement(
+        self, model: Any, tokenizer: Any, used: TreeKVConfig, result: StreamResult, row: int, document: Document
+    ) -> Measurement:
+        nll = result.nll[row].double()
+        scored = tokenizer.decode(document.data["ids"][self.prompt + 1 :], skip_special_tokens=True)
+        loss = nll.mean().item()
+        positions = window(model)
+        scores = {
+            "perplexity": math.exp(loss),
+            "loss": loss,
+            "bits_per_byte": nll.sum().item() / math.log(2) / max(len(scored.encode()), 1),
+            "cache_bytes": result.cache_bytes / len(result.nll),
+        }
+        detail = {
+            "by_position": by_position(nll, self.prompt + 1),
+            "seconds": result.seconds,
+            "tokens_per_second": result.tokens_per_second,
+            "together": len(result.nll),
+            "prefill": used.prefill,
+            "block_size": used.block_size,
+            "past_window": positions is not None and result.tokens > positions,
+        }
+        return Measurement(scores, detail)
+
+    def _stretches(self, read: list[tuple[str, list[int]]], before: list[int], length: int) -> list[Document]:
+        own = length - len(before)
+        found: list[Document] = []
+        for number in itertools.count():
+            left = [(name, ids) for name, ids in read if len(ids) >= (number + 1) * own]
+            if not left or len(found) >= self.count:
+                break
+            for name, ids in left[: self.count - len(found)]:
+                piece = before + ids[number * own : (number + 1) * own]
+                facts = {"tokens": length, "length": length, "text": name, "stretch": number}
+                found.append(Document(f"{length}-{name}-{number}", {**facts, "ids": piece}))
+        short = [(name, len(ids)) for name, ids in read if len(ids) < own]
+        if not found:
+            raise TreeKVError(
+                f"no text has {length} tokens; the longest has {max(tokens for _, tokens in short) + len(before)}"
+            )
+        for name, tokens in short[: self.count - len(found)]:
+            error = f"the text {name!r} has {tokens + len(before)} tokens, fewer than {length}"
+            data = {"tokens": length, "length": length, "text": name, "error": error}
+            found.append(Document(f"{length}-{name}-0", data))
+        return found
+
+    def _texts(self, tokenizer: Any) -> Iterator[tuple[str, str | TreeKVError]]:
+        """Named texts, or what is wrong with a file."""
+        if self.dataset is None:
+            return _unique(self._local())
+        name, split, column = DATASETS.get(self.dataset, (self.dataset, "test", "text"))
+        rows = texts.from_hub(name, self.split or split, self.column or column)
+        return self._enough(tokenizer, rows)
+
+    def _local(self) -> Iterator[tuple[str, str | TreeKVError]]:
+        column = self.column or "text"
+        for file in texts.find(self.files, [".txt", ".md", ".jsonl"]):
+            try:
+                if file.suffix != ".jsonl":
+                    yield file.stem, texts.read(file)
+                    continue
+                rows = texts.read_rows(file, [column])
+            except TreeKVError as error:
+                yield file.stem, error
+                continue
+            for number, row in enumerate(rows):
+                text = row.get(column)
+                yield f"{file.stem}-{number}", text if isinstance(text, str) else ""
+
+    def _enough(self, tokenizer: Any, rows: Iterable[str]) -> Iterator[tuple[str, str]]:
+        """Texts of a data set until `count` are long enough, or all together when they are joined."""
+        longest, long, total = max(self.lengths), 0, 0
+        for number, text in enumerate(itertools.islice(rows, _LOOKED_AT * self.count)):
+            tokens = max(len(encode(tokenizer, text)) - self.skip, 0)
+            total += tokens
+            if tokens >= longest or self.join:
+                long += 1
+                yield f"{(self.dataset or '').split('/')[-1]}-{number}", text
+            if (total >= longest * self.count) if self.join else (long >= self.count):
+                return
+
+
+def by_position(nll: Tensor, first: int) -> dict[str, list[float]]:
+    """Losses [tokens], the first of them at position `first`, pooled to at most `CELLS` cells of one width.
+
+    Returns lists `position` (the first of each cell), `loss` (the cell's mean) and `tokens` (how many it has).
+    """
+    width = math.ceil(len(nll) / CELLS)
+    cells = nll.split(width)
+    return {
+        "position": [first + index * width for index in range(len(cells))],
+        "loss": [cell.mean().item() for cell in cells],
+        "tokens": [len(cell) for cell in cells],
+    }
+
+
+def _unique(named: Iterable[tuple[str, T]]) -> Iterator[tuple[str, T]]:
+    """The same texts, where two of one name get different ones."""
+    seen: dict[str, int] = {}
+    for name, text in named:
+        seen[name] = seen.get(name, 0) + 1
+        yield (name if seen[name] == 1 else f"{name}~{seen[name]}"), text

@@ -1,0 +1,138 @@
+"""How many bytes of keys and values a cache will hold, worked out without running a model.
+
+    memory(run, config, tokens=131_072, batch=8, dtype="bfloat16")     # what cache.nbytes would say
+
+It asks the cache's own ledger how many tokens of a prompt stay, and allocates in the same steps. All layers of the
+model count, also those that were not captured and those with a sliding window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import torch
+import xarray as xr
+
+from analysis.captures.capture import Capture
+from treekv import policies
+from treekv.cache.ledger import Ledger, room
+from treekv.config import TreeKVConfig
+from treekv.errors import TreeKVError
+
+LONG: Final = 4  # times the cache: from there on a longer prompt fills no more
+DTYPES: Final = ("float32", "bfloat16", "float16")
+
+
+def memory(
+    run: Capture,
+    config: TreeKVConfig,
+    tokens: int,
+    *,
+    prompt: int | None = None,
+    batch: int = 1,
+    dtype: str = "bfloat16",
+) -> int:
+    """Bytes of keys and values that a cache with these settings holds after `tokens` tokens.
+
+    Equals `TreeKVCache.nbytes` of a real run: every full-attention layer by its budget, whether it was captured or not,
+    and every layer with a sliding window by at most this window. A file from before captures recorded the layers of
+    their model cannot know: of it only the captured layers are counted (`run.model_layers` says which).
+
+    Args:
+        run: where the numbers of layers, heads and channels come from; its text does not matter.
+        config: the settings; policy "full" gives the uncompressed cache (of full-attention layers).
+        tokens: the length of the context, prompt and generated tokens together.
+        prompt: how many of them are the first call's; all but the last when None.
+        batch: rows of equal length.
+        dtype: of keys and values: "float32", "bfloat16" or "float16".
+
+    Raises:
+        TreeKVError: a number or type that is out of range, or budgets for another number of layers.
+    """
+    if tokens < 1 or batch < 1:
+        raise TreeKVError(f"tokens and batch must be at least 1, got {tokens} and {batch}")
+    prompt = max(tokens - 1, 1) if prompt is None else prompt
+    if not 1 <= prompt <= tokens:
+        raise TreeKVError(f"prompt must be between 1 and the {tokens} tokens, got {prompt}")
+    if dtype not in DTYPES:
+        raise TreeKVError(f"dtype must be one of {', '.join(map(repr, DTYPES))}, got {dtype!r}")
+    every = run.model_layers
+    full = [layer for layer in every if layer.window is None]
+    by_layer = policies.get(config.policy).depends_on_layer
+    slots: dict[tuple[TreeKVConfig, int], int] = {}
+    # A sliding layer keeps what the next token will see beside itself.
+    total = sum(min(tokens, layer.window - 1) * layer.channels for layer in every if layer.window is not None)
+    for number, (own, layer) in enumerate(zip(config.per_layer(len(full)), full, strict=True)):
+        key = (own, number if by_layer else 0)
+        if key not in slots:
+            slots[key] = _slots(own, number, len(full), tokens, prompt)
+        total += slots[key] * layer.channels
+    itemsize: int = getattr(torch, dtype).itemsize
+    return total * batch * itemsize
+
+
+def memory_by_context(
+    run: Capture,
+    configs: Mapping[str, TreeKVConfig],
+    contexts: Sequence[int],
+    *,
+    batch: int = 1,
+    dtype: str = "bfloat16",
+) -> xr.DataArray:
+    """`memory` of several settings over several lengths of context: int64 (policy, context).
+
+    attrs batch, dtype and layers (how many are counted) say for what. Raises TreeKVError as `memory` does, and for no
+    settings or contexts.
+    """
+    if not configs or not contexts:
+        raise TreeKVError("give at least one setting and one length of context")
+    values = [[memory(run, config, n, batch=batch, dtype=dtype) for n in contexts] for config in configs.values()]
+    return xr.DataArray(
+        np.array(values, dtype=np.int64),
+        dims=("policy", "context"),
+        coords={"policy": list(configs), "context": list(contexts)},
+        name="memory",
+        attrs={"batch": batch, "dtype": dtype, "layers": len(run.model_layers), "units": "bytes"},
+    )
+
+
+def _slots(config: TreeKVConfig, layer: int, layers: int, tokens: int, prompt: int) -> int:
+    """Slots of one layer and KV head at the end."""
+    ledger = Ledger(config, 1, 1, layer=layer, layers=layers)
+    policy, capacity = ledger.policy, ledger.capacity[0]
+    if ledger.keeps_everything:
+        return room(tokens, None)
+    if config.prefill == "stream":
+        assert capacity is not None  # policies that do not evict while decoding do not stream
+        held, slots = min(prompt, capacity), _streamed(config, capacity, prompt)
+        if tokens > prompt:
+            slots = min(slots, capacity + 1)  # the last block counts as finished
+    else:
+        held = prompt
+        if prompt > config.cache_size and config.prefill != "none":
+            # How many stay of a long prompt depends on its length only by what the last block lacks.
+            enough = LONG * config.cache_size
+            asked = min(prompt, enough + (prompt - enough) % config.block_size)
+            sums = torch.zeros(1, 1, asked) if policy.uses_attention else None
+            counts = None if sums is None else torch.ones(1, 1, asked)
+            selection = ledger.choose_prompt(slice(0, 1), asked, sums, counts)
+            held = prompt if selection is None else selection.kept.shape[2]
+        if config.prefill == "none" and capacity is not None:
+            capacity = max(capacity, prompt)
+        slots = room(held, None) if capacity is None else room(held + 1, capacity + 1)
+    if tokens == prompt:
+        return slots
+    last = held + tokens - prompt
+    return max(slots, room(last, None) if capacity is None else room(min(last, capacity + 1), capacity + 1))
+
+
+def _streamed(config: TreeKVConfig, capacity: int, prompt: int) -> int:
+    """Slots after a prompt that came in blocks; an unfinished one keeps what it evicted."""
+    slots, size = 0, config.block_size
+    for first in range(0, min(prompt, capacity + size), size):
+        q = min(size, prompt - first)
+        slots = min(max(slots, room(min(first, capacity) + q, capacity + q)), capacity + 1)
+    last = prompt % size
+    return capacity + last if last and prompt > capacity else slots

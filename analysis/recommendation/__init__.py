@@ -1,0 +1,1 @@
+"""Settings for a budget or a target, with reasons."""

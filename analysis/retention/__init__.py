@@ -1,0 +1,1 @@
+"""What a cache keeps: simulations, records of evictions, and what is lost."""

@@ -1,0 +1,64 @@
+"""How far policies, layers and heads agree on what to keep: Jaccard indices of the sets they hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+from analysis.retention.record import held
+from treekv.errors import TreeKVError
+
+BETWEEN = ("policy", "layer", "head")
+
+
+def agreement(retention: xr.Dataset, between: str = "policy", step: int | None = None) -> xr.DataArray:
+    """Jaccard index |A and B| / |A or B| of the positions held after `step` (the last one when None).
+
+    Args:
+        retention: a record.
+        between: "policy" compares the policies in the same layer and head, the mean over heads is returned as
+            (layer, policy, other); "head" compares the heads of a layer, (policy, layer, head, other); "layer"
+            compares every head of one layer with every head of another and takes the mean, (policy, layer,
+            other); within one layer, different heads only, or 1 where there is only one.
+        step: position of the last token processed.
+
+    Returns:
+        DataArray "agreement", 0 to 1; two empty sets agree fully.
+
+    Raises:
+        TreeKVError: unknown `between`, or a step outside the record.
+    """
+    if between not in BETWEEN:
+        raise TreeKVError(f"between must be one of {', '.join(map(repr, BETWEEN))}, got {between!r}")
+    step = int(retention.attrs["steps"]) - 1 if step is None else step
+    kept = held(retention, step).transpose("policy", "layer", "head", "position").values
+    names = {dim: retention[dim].values for dim in BETWEEN}
+    attrs = {"step": step, "between": between, "long_name": "Jaccard index of the tokens held"}
+    if between == "policy":
+        values = _jaccard(np.moveaxis(kept, 0, 2)).mean(1)
+        dims: tuple[str, ...] = ("layer", "policy", "other")
+    elif between == "head":
+        values = _jaccard(kept)
+        dims = ("policy", "layer", "head", "other")
+    else:
+        policies, layers, heads, length = kept.shape
+        pairs = _jaccard(kept.reshape(policies, layers * heads, length))
+        pairs = pairs.reshape(policies, layers, heads, layers, heads)
+        values = pairs.mean((2, 4))
+        if heads > 1:
+            own = np.arange(layers)
+            same = pairs[:, own, :, own, :]  # layer first, then policy: (layer, policy, head, other head)
+            alone = np.einsum("lphh->lp", same)
+            values[:, own, own] = ((same.sum((2, 3)) - alone) / (heads * (heads - 1))).T
+        dims = ("policy", "layer", "other")
+    coords = {dim: names[dim] for dim in dims if dim != "other"}
+    return xr.DataArray(values, dims=dims, coords=coords | {"other": names[between]}, name="agreement", attrs=attrs)
+
+
+def _jaccard(kept: np.ndarray) -> np.ndarray:
+    """[..., n, n] from bool [..., n, positions]."""
+    sets = kept.astype(np.float32)  # exact for counts below 2^24
+    both = sets @ np.swapaxes(sets, -1, -2)
+    size = sets.sum(-1)
+    either = size[..., :, None] + size[..., None, :] - both
+    return np.where(either > 0, both / np.maximum(either, 1), 1.0)

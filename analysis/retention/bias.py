@@ -1,0 +1,133 @@
+"""How unevenly a policy keeps the text: one number against the tree's ideal, and one against an even spread.
+
+The ideal follows from the cyclic rule. With R ranks between sinks and recent tokens, one sweep of the cursor makes
+R / stride evictions, each of one token out of stride + 1 neighbours, and passes over everything in the region, the
+newcomers of that sweep included. So a sweep multiplies the density of what it passes by
+
+    q = stride / (stride + 1)          (a half for stride 1)
+
+and after n sweeps the region holds R / stride positions of density q^1, as many of q^2, ..., and at the old end
+R / stride + R positions of density q^n: together R again. Sinks and recent tokens have density 1. In the middle of a
+sweep the oldest (stride + 1) tokens for each eviction made have been passed once more.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+from scipy.stats import wasserstein_distance
+
+from analysis.retention.record import held
+from treekv.config import TreeKVConfig
+from treekv.errors import TreeKVError
+
+DECILES = 10
+
+
+def ideal_density(config: TreeKVConfig, tokens: int) -> np.ndarray:
+    """Expected share of heads that hold each of `tokens` positions, float64 [tokens], if every comparison were a
+    toss of a coin: 1 for sinks and recent tokens, halving from sweep to sweep towards the past.
+
+    Sums to the cache size once the cache is full. Only the sizes and the stride of `config` count.
+
+    Raises:
+        TreeKVError: no region between sinks and recent tokens.
+    """
+    region, stride = config.region_size, config.stride
+    if region < stride + 1:
+        raise TreeKVError(f"a tree needs a region of at least {stride + 1} tokens to compare, got {region}")
+    density = np.ones(tokens)
+    first = config.sink_size
+    evictions = max(tokens - config.cache_size, 0)
+    sweep, factor = -(-region // stride), stride / (stride + 1)
+    done = 0
+    while done < evictions:
+        count = min(sweep, evictions - done)
+        # What has entered the region when this sweep's last eviction is made, oldest first.
+        inside = density[first : first + region + done + count]
+        passed = np.clip((stride + 1) * count - (np.cumsum(inside) - inside), 0, inside)
+        inside -= passed * (1 - factor)
+        done += count
+    return density
+
+
+def bias(retention: xr.Dataset, step: int | None = None, ideal: TreeKVConfig | None = None) -> xr.Dataset:
+    """How far from the tree's ideal and from an even spread each head's tokens are after `step`.
+
+    Args:
+        retention: a record.
+        step: position of the last token processed; the record's last when None.
+        ideal: whose ideal to compare with; the paper's defaults (4 sinks, half of the cache recent) when None. Its
+            size is replaced by the number of tokens that the head holds, and recent_size goes along.
+
+    Returns:
+        Dataset over (policy, layer, head):
+        `distance`, tokens: earth mover's distance between the kept positions and the ideal density, how far a kept
+        token lies on average from where the tree would have it; NaN where too few tokens are held for a tree;
+        `gini`, 0 to 0.9: Gini coefficient of the number of tokens kept in each tenth of the text, 0 if all tenths
+        are kept alike; `ideal_gini`, the same of the ideal density (0 where nothing was evicted).
+
+    Raises:
+        TreeKVError: a step outside the record or below 9.
+    """
+    step = int(retention.attrs["steps"]) - 1 if step is None else step
+    kept = held(retention, step).transpose("policy", "layer", "head", "position").values[..., : step + 1]
+    if step + 1 < DECILES:
+        raise TreeKVError(f"tenths of the text need at least {DECILES} tokens, got {step + 1}")
+    position = np.arange(step + 1)
+    shape = kept.shape[:3]
+    distance, gini_kept, gini_ideal = np.full(shape, np.nan), np.zeros(shape), np.full(shape, np.nan)
+    densities: dict[int, np.ndarray | None] = {}
+    for index in np.ndindex(shape):
+        mine = kept[index]
+        size = int(mine.sum())
+        if size not in densities:
+            densities[size] = _density(size, step + 1, ideal)
+        gini_kept[index] = gini(_tenths(mine.astype(float)))
+        density = densities[size]
+        if density is not None:
+            distance[index] = wasserstein_distance(position[mine], position, v_weights=density)
+            gini_ideal[index] = gini(_tenths(density))
+    dims = ("policy", "layer", "head")
+    return xr.Dataset(
+        {
+            "distance": (dims, distance, {"long_name": "earth mover's distance to the ideal", "units": "tokens"}),
+            "gini": (dims, gini_kept, {"long_name": "Gini coefficient over tenths of the text", "units": "1"}),
+            "ideal_gini": (dims, gini_ideal, {"long_name": "Gini coefficient of the ideal", "units": "1"}),
+        },
+        coords={dim: retention[dim].values for dim in dims},
+        attrs={"step": step},
+    )
+
+
+def gini(amounts: np.ndarray) -> float:
+    """Gini coefficient of non-negative amounts: mean absolute difference of two, over twice their mean; 0 if all
+    are equal (or zero), 1 - 1/n if one of n has everything."""
+    total = amounts.sum()
+    if total <= 0:
+        return 0.0
+    ordered = np.sort(amounts)
+    count = len(ordered)
+    return float(((2 * np.arange(1, count + 1) - count - 1) * ordered).sum() / (count * total))
+
+
+def _density(size: int, tokens: int, ideal: TreeKVConfig | None) -> np.ndarray | None:
+    """The ideal for `size` tokens held, None where they are too few for a tree."""
+    if size >= tokens:
+        return np.ones(tokens)
+    try:
+        if ideal is None:
+            config = TreeKVConfig(cache_size=size, prefill="none")
+        else:
+            recent = ideal.recent_size * size // ideal.cache_size
+            config = ideal.replace(
+                policy="tree", cache_size=size, recent_size=recent, block_size=1, budgets=None, prefill="none"
+            )
+        return ideal_density(config, tokens)
+    except TreeKVError:
+        return None
+
+
+def _tenths(amounts: np.ndarray) -> np.ndarray:
+    """Mean amount in each tenth, which need not be equally long."""
+    return np.array([part.mean() for part in np.array_split(amounts, DECILES)])

@@ -1,0 +1,287 @@
+"""Wavelet spectrum of the token contributions: how much of each frequency band sits at which position.
+
+    spectrum(run)["amplitude"].mean(("layer", "head")).sel(band="D1")     # the paper's curve of one band
+    pool([spectrum(run) for run in runs])                                 # several texts as one spectrum
+
+Source: He et al., TreeKV, arXiv 2501.04987.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor, nn
+
+from analysis import netcdf
+from analysis.captures.contributions import attention_weights, output_weights, weighted_values
+from analysis.wavelets.bands import Transform, transform_of
+from analysis.wavelets.haar import MODE
+from treekv.errors import TreeKVError
+
+if TYPE_CHECKING:
+    from analysis.captures.capture import Capture
+
+FORMAT = "treekv-spectrum"
+SINKS = ("separate", "include")
+
+_AT_ONCE = 1 << 19  # numbers of the contributions that exist at a time, unless one head alone has more
+UNITS = "units of the values"
+
+
+def spectrum(
+    run: Capture,
+    wavelet: str = "haar",
+    level: int | None = None,
+    *,
+    mode: str = MODE,
+    transform: str = "dwt",
+    sinks: str = "separate",
+    sink_count: int = 4,
+    model: nn.Module | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> xr.Dataset:
+    """Mean amplitude of each wavelet band of the contributions, per layer, query head and position.
+
+    For each observed query t the contributions s_j = a_t[j] v_j are one signal along j with head_dim channels,
+    which is decomposed into bands.
+
+    Args:
+        run: the captured text.
+        wavelet: any discrete wavelet of PyWavelets.
+        level: depth; by default 8 (packets: 3), or the deepest that the length allows.
+        mode: how the signal goes on beyond its ends: "symmetric" (default), "zero", "periodization" or another
+            of pywt.Modes.modes.
+        transform: "dwt" (the paper's), "swt" (moves with the signal: for claims about location) or "packet"
+            (bands of equal width: a finer split of the high ones).
+        sinks: the first `sink_count` tokens carry many times the amplitude of the rest. "separate" takes them
+            out before the transform, so that nothing of them reaches the bands. "include" leaves them in the
+            transform, where they leak into the low bands of the first quarter, and only keeps their positions
+            out of the result; the paper says nothing of taking them out.
+        sink_count: how many first tokens count as sinks.
+        model: when given, contributions are taken after its output projection, channels of the residual stream.
+        progress: called with (done, layers) after each layer; one layer is in memory at a time.
+
+    Returns:
+        Dataset, lowest band first, in the units of the values:
+          amplitude       (layer, head, band, position)  mean over channels and queries of |component|
+          query_std       (layer, head, band, position)  standard deviation of that over the queries
+          coefficient     (layer, head, band, position)  mean |coefficient|, laid over the positions it
+                          describes; for Haar amplitude * 2^(level / 2), so bands of white noise are equally bright
+          energy          (layer, head, band)            mean over queries of the component's squares, summed over
+                          positions (with sinks="include" those of the sinks too)
+          query_amplitude (query, band, position)        each query's amplitude, mean over layers and heads; NaN
+                          where it does not see
+          sink_amplitude  (layer, head, sink)            mean over channels and queries of |s_j|
+        with coords layer, head (query heads), band, level, support, low_frequency, high_frequency (band),
+        position (true positions), token (position), queries (position; how many queries see it), query (their
+        positions) and text (query). A position that fewer queries see is averaged over those.
+
+    Raises:
+        TreeKVError: an unknown wavelet, mode or transform, a level that the length does not allow, too many
+            sinks, or a model without a known output projection.
+    """
+    builder = SpectrumBuilder(
+        run.query_positions, wavelet, level, mode, transform, sinks, sink_count, projected=model is not None
+    )
+    for index, layer in enumerate(run.layers):
+        output = None if model is None else output_weights(model, layer, run.query_heads)
+        builder.add(layer, run.q[index], run.k[index], run.v[index], run.scaling[index], output)
+        if progress is not None:
+            progress(index + 1, len(run.layers))
+    return builder.dataset(run.token_text, run.model)
+
+
+class SpectrumBuilder:
+    """A spectrum that is fed one layer at a time, from a capture or during the forward pass."""
+
+    def __init__(
+        self,
+        query_positions: Sequence[int],
+        wavelet: str = "haar",
+        level: int | None = None,
+        mode: str = MODE,
+        transform: str = "dwt",
+        sinks: str = "separate",
+        sink_count: int = 4,
+        projected: bool = False,
+    ) -> None:
+        if sinks not in SINKS:
+            raise TreeKVError(f"sinks is {sinks!r}; give 'separate' or 'include', and their number as sink_count")
+        first = min(query_positions)
+        if not 0 <= sink_count < first:
+            raise TreeKVError(f"sink_count is {sink_count}; give 0 to {first - 1}, so that every query keeps 2 tokens")
+        self.queries = list(query_positions)
+        self.sinks, self.sink_count, self.projected = sinks, sink_count, projected
+        self.start = sink_count if sinks == "separate" else 0  # the first token that is transformed
+        self.transform: Transform = transform_of(first + 1 - self.start, wavelet, level, mode, transform)
+        self.layers: list[int] = []
+        self.parts: dict[str, list[np.ndarray]] = {
+            name: [] for name in ("amplitude", "query_std", "coefficient", "energy", "sink_amplitude")
+        }
+        length = max(query_positions) + 1 - sink_count
+        self.by_query = np.zeros((len(self.queries), len(self.transform.names), length))
+        self.seen = np.zeros(length, np.int32)
+        for t in self.queries:
+            self.seen[: t + 1 - sink_count] += 1
+
+    def add(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scaling: float, output: Tensor | None = None) -> None:
+        """One layer's q [query_heads, T, head_dim], k and v [kv_heads, T, dim]; `output` as of `output_weights`."""
+        heads, bands, length = q.shape[0], len(self.transform.names), len(self.seen)
+        mean, squares, coefficient = (torch.zeros(heads, bands, length, device=q.device) for _ in range(3))
+        energy = torch.zeros(heads, bands, device=q.device)
+        sink_amplitude = torch.zeros(heads, self.sink_count, device=q.device)
+        seen = torch.zeros(length, device=q.device)
+        weights = attention_weights(q[:, self.queries], k, scaling, self.queries)
+        for number, t in enumerate(self.queries):
+            inside = t + 1 - self.sink_count
+            one = self._statistics(weights[:, number, : t + 1], v[:, : t + 1], output)
+            sink_amplitude += one["sink_amplitude"]
+            energy += one["energy"]
+            amplitude = one["amplitude"]
+            self.by_query[number, :, :inside] += amplitude.mean(0).cpu().numpy()
+            # Running mean and sum of squared deviations: the queries are so alike that a difference of sums
+            # of squares would be rounding error.
+            seen[:inside] += 1
+            change = amplitude - mean[..., :inside]
+            mean[..., :inside] += change / seen[:inside]
+            squares[..., :inside] += change * (amplitude - mean[..., :inside])
+            coefficient[..., :inside] += one["coefficient"]
+        count = len(self.queries)
+        results = {
+            "amplitude": mean,
+            "query_std": (squares / seen).sqrt(),
+            "coefficient": coefficient / seen,
+            "energy": energy / count,
+            "sink_amplitude": sink_amplitude / count,
+        }
+        for name, value in results.items():
+            self.parts[name].append(value.cpu().numpy())
+        self.layers.append(layer)
+
+    def _statistics(self, weights: Tensor, v: Tensor, output: Tensor | None) -> dict[str, Tensor]:
+        """One query's statistics for all heads, a few heads at a time."""
+        heads, kv_heads = weights.shape[0], v.shape[0]
+        group = heads // kv_heads
+        channels = v.shape[-1] if output is None else output.shape[-1]
+        step = max(1, _AT_ONCE // (weights.shape[-1] * channels))
+        pieces = []
+        for first in range(0, heads, step):
+            chosen = torch.arange(first, min(first + step, heads), device=v.device)
+            # Each query head with the values that it reads, so that any run of heads can be taken.
+            contributions = weighted_values(weights[chosen], v[chosen // group])
+            if output is not None:
+                contributions = contributions @ output[chosen]
+            found = self.transform.statistics(contributions[:, self.start :])
+            cut = self.sink_count - self.start
+            pieces.append(
+                {
+                    "amplitude": found.amplitude[..., cut:],
+                    "coefficient": found.coefficient[..., cut:],
+                    "energy": found.energy,
+                    "sink_amplitude": contributions[:, : self.sink_count].abs().mean(-1),
+                }
+            )
+        return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+
+    def dataset(self, token_text: Sequence[str], model: str) -> xr.Dataset:
+        """The layers so far, as `spectrum` describes it."""
+        arrays = {name: np.stack(parts) for name, parts in self.parts.items()}
+        full, transform = ("layer", "head", "band", "position"), self.transform
+        last = max(self.queries)
+        by_query = self.by_query / len(self.layers)
+        for row, t in zip(by_query, self.queries, strict=True):
+            row[:, t + 1 - self.sink_count :] = np.nan
+        return xr.Dataset(
+            {
+                "amplitude": (full, arrays["amplitude"], {"long_name": "mean |component|", "units": UNITS}),
+                "query_std": (full, arrays["query_std"], {"long_name": "spread over queries", "units": UNITS}),
+                "coefficient": (full, arrays["coefficient"], {"long_name": "mean |coefficient|", "units": UNITS}),
+                "energy": (full[:3], arrays["energy"], {"long_name": "energy", "units": f"{UNITS}, squared"}),
+                "query_amplitude": (
+                    ("query", "band", "position"),
+                    by_query.astype(np.float32),
+                    {"long_name": "mean |component| of one query", "units": UNITS},
+                ),
+                "sink_amplitude": (
+                    ("layer", "head", "sink"),
+                    arrays["sink_amplitude"],
+                    {"long_name": "mean |contribution|", "units": UNITS},
+                ),
+            },
+            coords={
+                "layer": np.asarray(self.layers, np.int32),
+                "head": np.arange(arrays["amplitude"].shape[1], dtype=np.int32),
+                "band": np.asarray(transform.names),
+                "level": ("band", np.asarray(transform.levels, np.int32)),
+                "support": ("band", np.asarray(transform.support, np.int32)),
+                "low_frequency": ("band", transform.frequencies[:, 0], {"units": "cycles per token"}),
+                "high_frequency": ("band", transform.frequencies[:, 1], {"units": "cycles per token"}),
+                "position": np.arange(self.sink_count, last + 1, dtype=np.int32),
+                "token": ("position", np.asarray(token_text[self.sink_count : last + 1], dtype=np.str_)),
+                "queries": ("position", self.seen),
+                "query": np.asarray(self.queries, np.int32),
+                "text": ("query", np.zeros(len(self.queries), np.int32)),
+                "sink": np.arange(self.sink_count, dtype=np.int32),
+            },
+            attrs={
+                "format": FORMAT,
+                "format_version": netcdf.FORMAT_VERSION,
+                "model": model,
+                "wavelet": transform.wavelet,
+                "mode": transform.mode,
+                "transform": transform.kind,
+                "sinks": self.sinks,
+                "sink_count": self.sink_count,
+                "projected": int(self.projected),
+                "tokens": len(token_text),
+                "texts": 1,
+                **netcdf.versions(),
+            },
+        )
+
+
+def save_spectrum(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
+    """Write a spectrum to one netCDF file and return its path; TreeKVError when it cannot be written."""
+    return netcdf.write(dataset, path)
+
+
+def open_spectrum(path: str | os.PathLike[str]) -> xr.Dataset:
+    """Read what `save_spectrum` wrote; TreeKVError for a missing, damaged, foreign or newer file."""
+    return netcdf.read(path, FORMAT, ("amplitude", "coefficient", "sink_amplitude", "band", "level", "position"))
+
+
+def coefficients(
+    run: Capture,
+    layer: int,
+    query_position: int,
+    wavelet: str = "haar",
+    level: int | None = None,
+    *,
+    mode: str = MODE,
+    transform: str = "dwt",
+    sinks: str = "separate",
+    sink_count: int = 4,
+    model: nn.Module | None = None,
+) -> xr.Dataset:
+    """The signed coefficients of one query's contributions in one layer, every head and channel.
+
+    One variable a band, lowest first, (head, index_<band>, channel); arguments as of `spectrum`, which keeps
+    only their means. `index_<band>` counts coefficients: for Haar in "dwt" number i of D_k compares positions
+    start + i 2^k ... with the 2^(k-1) after them, start (an attribute) being the first token transformed; in "swt"
+    it counts positions from start on.
+    """
+    builder = SpectrumBuilder([query_position], wavelet, level, mode, transform, sinks, sink_count)
+    contributions = run.contributions(layer, query_position, model)[:, builder.start :]
+    bands = builder.transform.coefficients(contributions.transpose(1, 2))
+    arrays = {
+        name: (("head", f"index_{name}", "channel"), band.transpose(1, 2).cpu().numpy())
+        for name, band in zip(builder.transform.names, bands, strict=True)
+    }
+    attrs = {"wavelet": wavelet, "mode": mode, "transform": transform, "start": builder.start, "layer": layer}
+    return xr.Dataset(arrays, attrs={**attrs, "query_position": query_position, "model": run.model})

@@ -1,0 +1,193 @@
+"""The paper's two claims about the spectrum, tested in numbers.
+
+    result = trends(spectrum(run))            # or trends(pool([spectrum(run) for run in runs]))
+    result.attrs["claim_i"]                   # "holds", "fails" or "not decided"
+    result["growth"].sel(band="D1")           # amplitude at the end over amplitude at the start
+    result.attrs["sinks"]                     # "separate" or "include": it can change the verdict
+
+Source: PAPER.md section 1 (He et al., TreeKV, arXiv 2501.04987); the decision rules are ours and stand in
+`RULES`. Estimates, intervals and tests are scipy's; inside the permutation tests two vectorised forms of our own,
+tested to equal scipy's to 1e-12, stand in for `spearmanr` and `theilslopes` (`analysis.wavelets.trend_statistics`).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from analysis import netcdf
+from analysis.wavelets.growth import TAIL, Ends
+from analysis.wavelets.trend_statistics import MAX_RUNS, Estimates, Runs, bootstrap, nulls, shuffled, spearmans
+from treekv.errors import TreeKVError
+
+FORMAT = "treekv-trends"
+LEAST_POSITIONS = 32
+
+_LEAST_RUNS = 6  # fewer runs cannot reach the 5 % level in a way that means anything
+_LEAST_BANDS = 4
+_GREW = 1.1  # growth up to a tenth counts as none
+_ALPHA = 0.05
+
+RULES = (
+    f"Amplitude is averaged over layers, query heads, queries and texts. Growth is the mean over the last {TAIL} "
+    "positions (the last quarter, if shorter) divided by the mean over the first quarter, sinks left out of both. "
+    f"For slope and rank correlation a band is averaged over runs of positions, at most {MAX_RUNS}, none shorter "
+    "than what one coefficient of the band reaches. Intervals are 95 % bootstrap intervals over texts and, within "
+    "them, queries. p-values are one-sided, for a rise, against runs of the same length in shuffled order. "
+    f"Claim (i) in a band: it grew if growth's interval lies above {_GREW}, it did not if the interval lies at or "
+    f"below {_GREW}; it rises if the Spearman correlation of amplitude and position is positive with p < {_ALPHA}. "
+    "The claim holds if the band grew and rises, fails if it did not grow and does not rise, and is else not "
+    f"decided, as it is with fewer than {_LEAST_RUNS} runs. Overall it holds if it holds in every band, fails if it "
+    "fails in any, else it is not decided. Claim (ii): one sign is that the band of largest growth is in the highest "
+    f"third and that this growth exceeds {_GREW}, the other that growth rises from the lowest band to the highest "
+    f"with a positive Spearman correlation, p < {_ALPHA}. It holds if both are so, fails if neither is, and is not "
+    f"decided if they disagree or there are fewer than {_LEAST_BANDS} bands."
+)
+
+
+def trends(spectrum: xr.Dataset, resamples: int = 299, seed: int = 0) -> xr.Dataset:
+    """Does amplitude (i) grow towards the end in every band, and (ii) most in the highest bands?
+
+    `spectrum` is of one text or of several (`pool`). Returns a Dataset over band, lowest first, and (layer,
+    head, band):
+      growth            (band)  mean over the last 64 positions / mean over the first quarter
+      slope             (band)  Theil-Sen slope of log amplitude per 1,000 positions
+      rank_correlation  (band)  Spearman's, amplitude against position
+      *_low, *_high     (band)  95 % bootstrap interval of each of the three (scipy.stats.bootstrap over texts and
+                                queries); NaN with a single query
+      growth_p_value, slope_p_value, p_value  (band)  one-sided, of growth, slope and rank_correlation, when runs of
+                                positions are shuffled (scipy.stats.permutation_test): no run is shorter than what a
+                                coefficient reaches, since a Haar coefficient is constant on its run and would count
+                                double
+      *_null            (band)  of each of the three, what 95 % of the shuffled orders stay below
+      runs              (band)  number of runs of positions behind slope and correlation
+      claim_i           (band)  "holds", "fails", "not decided"
+      growth_by_head    (layer, head, band)  the same growth without averaging
+      share_growing     (band)  share of heads whose growth exceeds 1.1
+    attrs: claim_i, claim_ii (the same three words), claim_ii_correlation with _low, _high and claim_ii_p_value,
+    claim_ii_top_band, `rules` (the exact decision rules in words), and how the sinks were treated: sinks, sink_count.
+
+    With one text the intervals say how far its queries agree, and neighbouring queries see almost the same; only
+    several texts say how far the numbers carry to others. The sinks matter: left in the transform
+    (sinks="include") they raise the low bands of the first quarter, which lowers the growth of those bands. Take
+    both spectra before believing claim (ii).
+
+    `resamples` is the number of bootstrap samples and of permutations, `seed` that of both. Raises TreeKVError
+    for a spectrum of fewer than 32 positions or without its queries, or fewer than 99 resamples.
+    """
+    amplitude = spectrum["amplitude"]
+    length = amplitude.sizes["position"]
+    if length < LEAST_POSITIONS:
+        raise TreeKVError(
+            f"the spectrum has {length} positions; a trend needs at least {LEAST_POSITIONS}: take more text"
+        )
+    if resamples < 99:
+        raise TreeKVError(f"resamples is {resamples}; fewer than 99 give no 95 % interval")
+    if "query_amplitude" not in spectrum:
+        raise TreeKVError("the spectrum lacks 'query_amplitude', what each query saw; take the spectrum again")
+    ends = Ends.of(length)
+    mean = amplitude.mean(("layer", "head")).values.astype(np.float64)
+    by_head = ends.growth(amplitude.values)
+    runs = [Runs.of(int(width), spectrum) for width in spectrum["support"].values]
+    generator = np.random.default_rng(seed)
+
+    found = Estimates.of(mean, runs, ends)
+    low, high = bootstrap(spectrum, lambda sample: Estimates.of(sample, runs, ends).flat(), resamples, generator)
+    against = [nulls(band, run, ends, resamples, generator) for band, run in zip(mean, runs, strict=True)]
+    p_values = {name: np.array([null[name].p_value for null in against]) for name in against[0]}
+    limits = {name: np.array([null[name].limit for null in against]) for name in against[0]}
+    count = np.array([len(run.starts) for run in runs], np.int32)
+    claim_i = [
+        _claim_i(*row)
+        for row in zip(
+            found.growth,
+            low.growth,
+            high.growth,
+            found.rank_correlation,
+            p_values["rank_correlation"],
+            count,
+            strict=True,
+        )
+    ]
+    claim_ii, order_p = _claim_ii(found.growth, found.order, resamples, generator)
+    bands = [str(band) for band in spectrum["band"].values]
+    numbers = {}
+    for name, unit in (("growth", "1"), ("slope", "natural logarithm per 1,000 positions"), ("rank_correlation", "1")):
+        for suffix, source in (("", found), ("_low", low), ("_high", high)):
+            numbers[name + suffix] = ("band", getattr(source, name), {"units": unit})
+        numbers[name + "_null"] = ("band", limits[name], {"units": unit})
+    kept = ("model", "wavelet", "mode", "transform", "sinks", "sink_count", "projected", "tokens", "texts")
+    return xr.Dataset(
+        {
+            **numbers,
+            "growth_p_value": ("band", p_values["growth"]),
+            "slope_p_value": ("band", p_values["slope"]),
+            "p_value": ("band", p_values["rank_correlation"]),
+            "runs": ("band", count),
+            "claim_i": ("band", np.asarray(claim_i)),
+            "growth_by_head": (("layer", "head", "band"), by_head.astype(np.float32)),
+            "share_growing": ("band", (by_head > _GREW).mean((0, 1))),
+        },
+        coords={name: spectrum.coords[name] for name in ("band", "level", "layer", "head")},
+        attrs={
+            **{name: spectrum.attrs[name] for name in kept if name in spectrum.attrs},
+            "format": FORMAT,
+            "format_version": netcdf.FORMAT_VERSION,
+            "claim_i": _overall(claim_i),
+            "claim_ii": claim_ii,
+            "claim_ii_correlation": found.order,
+            "claim_ii_correlation_low": low.order,
+            "claim_ii_correlation_high": high.order,
+            "claim_ii_p_value": order_p,
+            "claim_ii_top_band": bands[int(np.argmax(found.growth))],
+            "first_positions": ends.quarter,
+            "last_positions": ends.tail,
+            "resamples": resamples,
+            "seed": seed,
+            "rules": RULES,
+            **netcdf.versions(),
+        },
+    )
+
+
+def save_trends(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
+    """Write trends to one netCDF file and return its path; TreeKVError when it cannot be written."""
+    return netcdf.write(dataset, path)
+
+
+def open_trends(path: str | os.PathLike[str]) -> xr.Dataset:
+    """Read what `save_trends` wrote; TreeKVError for a missing, damaged, foreign or newer file."""
+    return netcdf.read(path, FORMAT, ("growth", "slope", "rank_correlation", "p_value", "claim_i"))
+
+
+def _claim_i(growth: float, low: float, high: float, correlation: float, p_value: float, runs: int) -> str:
+    if runs < _LEAST_RUNS or np.isnan(growth):
+        return "not decided"
+    low, high = (growth if np.isnan(end) else end for end in (low, high))
+    rises = correlation > 0 and p_value < _ALPHA
+    if low > _GREW and rises:
+        return "holds"
+    return "fails" if high <= _GREW and not rises else "not decided"
+
+
+def _overall(words: list[str]) -> str:
+    if "fails" in words:
+        return "fails"
+    return "not decided" if "not decided" in words else "holds"
+
+
+def _claim_ii(
+    growth: np.ndarray, correlation: float, resamples: int, generator: np.random.Generator
+) -> tuple[str, float]:
+    if len(growth) < _LEAST_BANDS or not np.isfinite(growth).all():
+        return "not decided", np.nan
+    p_value = shuffled(growth, spearmans, resamples, generator).p_value
+    top = int(np.argmax(growth))
+    at_top = top >= len(growth) - len(growth) // 3 and growth[top] > _GREW
+    rises = correlation > 0 and p_value < _ALPHA
+    if at_top and rises:
+        return "holds", p_value
+    return ("not decided" if at_top or rises else "fails"), p_value

@@ -1,0 +1,1 @@
+"""The work behind a page: simulate, generate, recommend, export."""

@@ -1,0 +1,142 @@
+"""A run made from the first page: what is asked for, checked at once, and the job that makes it."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import streamlit as st
+
+from app.dashboard.session.jobs import Job
+from app.runs import folder as run_folder
+from app.runs import pipeline
+from app.text.inputs import read_layers
+from treekv import TreeKVConfig, TreeKVError, policies
+from treekv.models import ALIASES, alias_states
+
+MOST_TOKENS: Final = 16_384  # a capture of more is better made with the command
+POLICIES: Final = tuple(name for name in policies.names() if name not in ("full", "snapkv", "pyramidkv"))
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the user asks for.
+
+    Attributes:
+        name: of the run, a folder among the runs.
+        model: an alias, a local folder, a GGUF file or a hub id.
+        title, text: what the text is called, and the text.
+        tokens: how many of its tokens to use at most.
+        layers: "" for all, or as "0,5,10-12".
+        cache_size: what each policy keeps, tokens.
+        policies: what to simulate.
+    """
+
+    name: str
+    model: str
+    title: str
+    text: str
+    tokens: int
+    layers: str
+    cache_size: int
+    policies: Sequence[str]
+
+
+def model_names() -> list[str]:
+    """What can be loaded without a download: aliases whose package is there, and models in the hub's cache."""
+    names = [state.name for state in alias_states() if state.installed or state.converted]
+    return names + _cached_models()
+
+
+def model_title(name: str) -> str:
+    return f"{name} ({ALIASES[name].title})" if name in ALIASES else name
+
+
+def free_name(root: Path, model: str, title: str, tokens: int) -> str:
+    """A name for the run that is not taken."""
+    words = f"{Path(model).name or 'model'}-{title}-{tokens}".lower()
+    name = re.sub(r"[^a-z0-9.]+", "-", words).strip("-.")[:60] or "run"
+    number, tried = 2, name
+    while (root / tried).exists():
+        tried, number = f"{name}-{number}", number + 1
+    return tried
+
+
+def configs(order: Order) -> dict[str, TreeKVConfig]:
+    """The settings to simulate, by policy. Raises TreeKVError for a budget that they cannot have."""
+    if not order.policies:
+        raise TreeKVError("no policy is chosen; choose at least one")
+    tree = TreeKVConfig(cache_size=order.cache_size, prefill="stream")
+    return {policy: tree.replace(policy=policy) for policy in order.policies}
+
+
+def check(order: Order, root: Path) -> None:
+    """Refuse at once what cannot become a run.
+
+    Raises:
+        TreeKVError: in one sentence, what is wrong.
+    """
+    if not order.model.strip():
+        raise TreeKVError("no model is chosen; choose one, or type a folder or a hub id")
+    if not order.text.strip():
+        raise TreeKVError("the text is empty; paste or upload one, or take the sample")
+    if not pipeline.LEAST_TOKENS <= order.tokens <= MOST_TOKENS:
+        raise TreeKVError(
+            f"tokens must be between {pipeline.LEAST_TOKENS} and {MOST_TOKENS:,} here, got {order.tokens:,}"
+        )
+    if not order.cache_size < order.tokens:
+        raise TreeKVError(
+            f"a cache of {order.cache_size:,} tokens forgets nothing of {order.tokens:,}; make it smaller than the text"
+        )
+    configs(order)
+    read_layers(order.layers)
+    place = run_folder.place_below(root, order.name)
+    if order.name.startswith("."):
+        raise TreeKVError(f"the run's name {order.name[:80]!r} begins with a dot; give another")
+    if place.exists():
+        raise TreeKVError(f"there is a run {order.name!r} already; give another name")
+
+
+def make(order: Order, root: Path, held_model: Callable[[str], tuple[Any, Any]], job: Job[str]) -> str:
+    """The work of the job: capture, spectrum, trends and simulation, written whole or not at all. The run's name.
+
+    Raises:
+        TreeKVError: what only shows on the way, such as a model that does not exist or a text that is too short.
+    """
+    check(order, root)  # again: another session may have taken the name meanwhile
+    number = 0
+
+    @contextlib.contextmanager
+    def stage(title: str) -> Iterator[Callable[[int, int], None]]:
+        nonlocal number
+        first = 100 * number
+        number += 1
+        text = f"{title} ({number} of 5)"
+        job.step(first, 500, text)
+        yield lambda done, total: job.step(first + 100 * done // max(total, 1), 500, text)
+
+    with stage(f"Loading {order.model}"):
+        model, tokenizer = held_model(order.model)
+    ids = pipeline.token_ids(tokenizer, order.text, order.tokens)
+    settings = configs(order)
+    found = pipeline.analyse(model, tokenizer, ids, settings, stage, read_layers(order.layers))
+    with stage("Writing the run"), run_folder.new_run(run_folder.place_below(root, order.name)) as folder:
+        pipeline.save(folder, found, next(iter(settings.values())))
+        run_folder.write_manifest(folder, pipeline.described(order.title, found) | {"load": order.model})
+        job.step(500, 500)
+    return order.name
+
+
+@st.cache_data(ttl=60, show_spinner=False)
+def _cached_models() -> list[str]:
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        return sorted(repo.repo_id for repo in scan_cache_dir().repos if repo.repo_type == "model")
+    except (CacheNotFound, OSError):
+        return []

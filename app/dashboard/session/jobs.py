@@ -1,0 +1,253 @@
+"""Heavy work of all sessions: one job at a time in the whole process, the others wait in the order of their coming.
+
+What a page needs before it can draw, a simulation of a second or so, is not worth a job; such work takes turns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Generic, TypeVar
+
+import streamlit as st
+from streamlit import runtime
+from streamlit.runtime.scriptrunner import get_script_run_ctx
+
+from treekv.errors import TreeKVError
+
+T = TypeVar("T")
+MOST_WAITING: Final = 16
+GRACE: Final = 5.0  # seconds that a session may be away, as over a bad line, before its jobs are stopped
+EVERY: Final = 0.5  # seconds between two looks at a job
+ENDED: Final = ("done", "stopped", "failed")
+
+_log = logging.getLogger(__name__)
+
+
+class Stopped(Exception):
+    """Ends the work of a job that was told to stop; raised by `Job.step`."""
+
+
+class Job(Generic[T]):
+    """One piece of heavy work and how far it is.
+
+    Attributes:
+        owner, title: whose it is (a session's id), and what it is called.
+        state: "waiting", "running", "done", "stopped" or "failed".
+        done, total, text: what the work last reported; `total` is 0 until it did.
+        events: a list that the work may append to, such as tokens.
+        result: what the work returned, also when it was stopped and returned all the same.
+        error: one sentence when it failed.
+    """
+
+    def __init__(self, owner: str, title: str, work: Callable[[Job[T]], T], queue: Queue) -> None:
+        self.owner, self.title = owner, title
+        self.state = "waiting"
+        self.done, self.total, self.text = 0, 0, ""
+        self.events: list[Any] = []
+        self.result: T | None = None
+        self.error = ""
+        self._work: Callable[[Job[T]], T] | None = work
+        self._queue = queue
+        self._stop = threading.Event()
+        self._away_since: float | None = None
+
+    @property
+    def place(self) -> int:
+        """Place in the queue, 1 for the next; 0 when it runs or has ended."""
+        return self._queue.place(self)
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
+
+    def report(self, done: int, total: int, text: str | None = None) -> None:
+        """For the work: how far it is."""
+        self.done, self.total = done, total
+        if text is not None:
+            self.text = text
+
+    def step(self, done: int, total: int, text: str | None = None) -> None:
+        """For the work: `report`, and leave it here (by raising Stopped) when it is to stop."""
+        self.report(done, total, text)
+        if self.stopped():
+            raise Stopped
+
+    def stop(self) -> None:
+        """Ask the work to stop; while it waits it ends at once."""
+        self._stop.set()
+        self._queue.drop(self)
+
+    def stopped(self) -> bool:
+        """Whether the work is to stop: asked to, or its session went away."""
+        if self._abandoned():
+            self._stop.set()
+        return self._stop.is_set()
+
+    def _abandoned(self) -> bool:
+        if not runtime.exists() or runtime.get_instance().is_active_session(self.owner):
+            self._away_since = None
+            return False
+        now = time.monotonic()
+        if self._away_since is None:
+            self._away_since = now
+        return now - self._away_since >= GRACE
+
+    def _run(self) -> None:
+        """Called once, by the queue's thread."""
+        work, self._work = self._work, None  # what the work holds on to, a text or a model, is let go
+        assert work is not None
+        try:
+            if self.stopped():
+                raise Stopped
+            self.result = work(self)
+            self.state = "stopped" if self._stop.is_set() else "done"
+        except Stopped:
+            self.state = "stopped"
+        except TreeKVError as error:
+            self.error, self.state = str(error), "failed"
+        except MemoryError:
+            self.error = "There is not enough memory; take fewer tokens, fewer layers or a smaller model."
+            self.state = "failed"
+        except BaseException as error:  # whatever it is: a thread that ended here would leave the queue standing
+            _log.exception("the job %r failed", self.title)
+            kind = type(error).__name__
+            self.error = f"This did not work because of an unexpected error ({kind}); the server's log says more."
+            self.state = "failed"
+
+
+class Queue:
+    """Jobs in the order of their coming, one at a time, on a thread that lives while there are any."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Job[Any]] = deque()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def submit(self, owner: str, title: str, work: Callable[[Job[T]], T]) -> Job[T]:
+        """Add a job. Raises TreeKVError when too many wait."""
+        job = Job(owner, title, work, self)
+        with self._lock:
+            if len(self._waiting) >= MOST_WAITING:
+                raise TreeKVError(f"{MOST_WAITING} jobs wait already; try again when some of them are done")
+            self._waiting.append(job)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="treekv-jobs", daemon=True)
+                self._thread.start()
+        return job
+
+    def place(self, job: Job[Any]) -> int:
+        with self._lock:
+            return self._waiting.index(job) + 1 if job in self._waiting else 0
+
+    def drop(self, job: Job[Any]) -> None:
+        """Take a job out that still waits."""
+        with self._lock:
+            if job in self._waiting:
+                self._waiting.remove(job)
+                job.state = "stopped"
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._thread = None
+                    return
+                job = self._waiting.popleft()
+                job.state = "running"
+            job._run()
+            del job  # or its result would stay in memory until the next one
+            gc.collect()  # what the work left in cycles may be large, and nothing else collects while all is quiet
+
+
+_QUEUE: Final = Queue()
+_TURN: Final = threading.Lock()
+
+
+def owner() -> str:
+    """The id of the session that runs this page."""
+    context = get_script_run_ctx()
+    return "" if context is None else context.session_id
+
+
+def submit(owner: str, title: str, work: Callable[[Job[T]], T]) -> Job[T]:
+    """Add a job to the process' queue.
+
+    Args:
+        owner: the session's id, see `owner()`; when the session goes away, the job is stopped.
+        title: what the user sees.
+        work: called with the job on a thread of its own. It looks at `job.stopped()` now and then, or calls
+            `job.step(done, total, text)`, which also ends it; streamlit's functions do not work there.
+
+    Raises:
+        TreeKVError: too many jobs wait.
+    """
+    return _QUEUE.submit(owner, title, work)
+
+
+@contextlib.contextmanager
+def turn(doing: str, waiting: str) -> Iterator[None]:
+    """For heavy work in a page itself: one at a time in the whole process. The page says whether it waits or works.
+
+    A page that is left, or run again, while it waits gives its place up.
+    """
+    if get_script_run_ctx() is None:  # a download that is made when it is asked for: there is no page to say it on
+        with _TURN:
+            yield
+        return
+    place = st.empty()
+    while not _TURN.acquire(timeout=EVERY):
+        place.info(waiting, icon=":material/hourglass_top:")  # also where streamlit ends a run that nobody waits for
+    try:
+        place.empty()
+        with st.spinner(doing):
+            yield
+    finally:
+        _TURN.release()
+
+
+def show(job: Job[Any], below: Callable[[], None] | None = None) -> None:
+    """Draw how far a job is, its place in the queue and a Stop button; when it ends, the page runs again.
+
+    `below` draws what the work has given so far, again at every look. Of a job that has ended, draw only what went
+    wrong.
+    """
+    from app.dashboard.session.run import plain, sentence
+
+    if job.state == "failed":
+        st.error(sentence(job.error))
+    elif job.state == "stopped":
+        st.info("Stopped.")
+    if job.ended:
+        return
+
+    def part() -> None:
+        if job.ended:
+            st.rerun()
+        bar, button = st.columns([6, 1], vertical_alignment="bottom")
+        with bar:
+            share = min(job.done / job.total, 1.0) if job.total else 0.0
+            st.progress(share, text=plain(_words(job)))
+        with button:
+            if st.button("Stop", key=f"stop-{id(job)}", width="stretch", disabled=job._stop.is_set()):
+                job.stop()
+                st.rerun()
+        if below is not None:
+            below()
+
+    st.fragment(part, run_every=EVERY)()
+
+
+def _words(job: Job[Any]) -> str:
+    place = job.place
+    if place:
+        others = "1 job" if place == 1 else f"{place} jobs"
+        return f"{job.title}: waits, number {place} in the queue ({others} before it)"
+    if job._stop.is_set():
+        return f"{job.title}: stopping"
+    return f"{job.title}: {job.text}" if job.text else job.title

@@ -1,0 +1,183 @@
+"""The settings that the user has chosen, and those to compare: in the session and in the address."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Final
+
+import streamlit as st
+
+from app.dashboard.session import run as run_state
+from app.runs import folder as run_folder
+from app.runs.folder import RunFolder
+from app.text.wording import policy_title
+from treekv import TreeKVConfig, TreeKVError
+
+CHOSEN, COMPARED = run_state.SETTINGS
+LEAST, MOST = 2, 6  # settings side by side
+_LETTERS: Final = "ABCDEF"
+
+
+# ---------------------------------------------------------------------- one setting in an address
+
+
+def encode(config: TreeKVConfig) -> str:
+    """Settings as an address carries them: "tree,cache_size=128,prefill=stream", defaults left out."""
+    every = dataclasses.asdict(config)
+    named = {name: every.pop(name) for name in ("policy", "cache_size")}
+    try:
+        default = dataclasses.asdict(TreeKVConfig(**named))
+        fields = {name: value for name, value in every.items() if value != default[name]}
+        if TreeKVConfig(**named, **fields) != config:  # a default that follows from another field
+            fields = every
+    except TreeKVError:
+        fields = every
+    parts = [str(named["policy"]), f"cache_size={named['cache_size']}"]
+    parts += [f"{name}={_word(value)}" for name, value in fields.items() if value is not None]
+    return ",".join(parts)
+
+
+def decode(text: str) -> TreeKVConfig:
+    """The inverse of `encode`.
+
+    Raises:
+        TreeKVError: it names what cannot be read or what the settings refuse.
+    """
+    policy, *parts = text.split(",")
+    known = {field.name: field for field in dataclasses.fields(TreeKVConfig)}
+    fields: dict[str, Any] = {"policy": policy}
+    for part in parts:
+        name, equals, word = part.partition("=")
+        if not equals or name not in known or name == "policy":
+            raise TreeKVError(f"the address has settings with {part!r}; a part is a field and its value, sink_size=4")
+        fields[name] = _value(word)
+    return TreeKVConfig(**fields)
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _value(word: str) -> Any:
+    if word in ("true", "false"):
+        return word == "true"
+    if word.isdecimal():
+        return int(word)
+    numbers = word.split("-")
+    return tuple(map(int, numbers)) if all(number.isdecimal() for number in numbers) else word
+
+
+# ---------------------------------------------------------------------- the chosen setting
+
+
+def chosen(run: RunFolder | None = None) -> TreeKVConfig:
+    """What the user has chosen in this session, else what the address says, else the run's own settings, else the
+    paper's defaults. The address follows the choice, so that a link carries it."""
+    if CHOSEN not in st.session_state:
+        asked = _from_address()
+        st.session_state[CHOSEN] = asked or _of_run(run)
+        st.session_state[f"{CHOSEN}-by-hand"] = asked is not None
+    config: TreeKVConfig = st.session_state[CHOSEN]
+    _to_address(CHOSEN, encode(config))
+    return config
+
+
+def choose(config: TreeKVConfig) -> None:
+    """Make these the settings that Generate runs and Take away exports."""
+    st.session_state[CHOSEN] = config
+    st.session_state[f"{CHOSEN}-by-hand"] = True
+    _to_address(CHOSEN, encode(config))
+
+
+def _from_address() -> TreeKVConfig | None:
+    text = st.query_params.get(CHOSEN)
+    if text is None:
+        return None
+    try:
+        return decode(text)
+    except TreeKVError as error:
+        st.warning(f"The settings in the address cannot be used: {run_state.sentence(error)}")
+        return None
+
+
+def _of_run(run: RunFolder | None) -> TreeKVConfig:
+    if run is None:
+        return TreeKVConfig()
+    try:
+        return TreeKVConfig.load(run.file(run_folder.SETTINGS))
+    except TreeKVError as error:
+        st.warning(f"The run's settings cannot be used: {run_state.sentence(error)}")
+        return TreeKVConfig()
+
+
+def _to_address(name: str, text: str) -> None:
+    if st.query_params.get(name) != text:
+        st.query_params[name] = text
+
+
+# ---------------------------------------------------------------------- the settings to compare
+
+
+def compared(run: RunFolder | None, tokens: int) -> dict[str, TreeKVConfig]:
+    """The settings side by side by the names that pictures give them, "A TreeKV 128", "B StreamingLLM 128", ..."""
+    if COMPARED not in st.session_state:
+        asked = _compared_in_address()
+        st.session_state[COMPARED] = asked or _to_begin_with(chosen(run), tokens)
+        st.session_state[f"{COMPARED}-by-hand"] = asked is not None
+    configs: list[TreeKVConfig] = st.session_state[COMPARED]
+    _to_address(COMPARED, ";".join(map(encode, configs)))
+    return {label(number, config): config for number, config in enumerate(configs)}
+
+
+def set_compared(configs: list[TreeKVConfig]) -> None:
+    """Replace the settings side by side; at most six are kept."""
+    st.session_state[COMPARED] = list(configs)[:MOST]
+    st.session_state[f"{COMPARED}-by-hand"] = True
+
+
+def label(number: int, config: TreeKVConfig) -> str:
+    """What the pictures call the setting with that number."""
+    size = "" if config.policy == "full" else f" {config.cache_size:,}"
+    return f"{_LETTERS[number]} {policy_title(config.policy)}{size}"
+
+
+def _compared_in_address() -> list[TreeKVConfig] | None:
+    text = st.query_params.get(COMPARED)
+    if text is None:
+        return None
+    try:
+        configs = [decode(part) for part in text.split(";")]
+        if not LEAST <= len(configs) <= MOST:
+            raise TreeKVError(f"two to six settings can be compared, got {len(configs)}")
+        return configs
+    except TreeKVError as error:
+        st.warning(f"The settings in the address cannot be compared: {run_state.sentence(error)}")
+        return None
+
+
+def _to_begin_with(config: TreeKVConfig, tokens: int) -> list[TreeKVConfig]:
+    """The chosen settings (a tree that fits the text if they keep everything of it) and a window of the same size."""
+    if config.policy == "full" or config.cache_size >= tokens:
+        config = TreeKVConfig(cache_size=max(tokens // 128 * 16, 32))
+    others = [name for name in ("tree", "streaming", "h2o") if name != config.policy]
+    return [config, *(with_changes(config, policy=name) for name in others)]
+
+
+def with_changes(config: TreeKVConfig, **changes: Any) -> TreeKVConfig:
+    """`config.replace`, with a prompt block and recent tokens derived anew where the old ones no longer fit.
+
+    Raises:
+        TreeKVError: the first refusal, if nothing of this helps.
+    """
+    if "policy" in changes:
+        config = config.for_policy(changes.pop("policy"))
+    refused = None
+    for relaxed in ({}, {"block_size": None}, {"block_size": None, "recent_size": None}):
+        try:
+            return config.replace(**(relaxed | changes))
+        except TreeKVError as error:
+            refused = refused or error
+    assert refused is not None
+    raise refused

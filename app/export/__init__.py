@@ -1,0 +1,1 @@
+"""What leaves the dashboard: figures, scripts, settings of other engines."""

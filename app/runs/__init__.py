@@ -1,0 +1,1 @@
+"""Run folders: what a run consists of, and how it is made."""

@@ -1,0 +1,109 @@
+"""The first half of the chain, which the demo and the dashboard share: a text captured, split and simulated."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+import xarray as xr
+
+import analysis
+from app.runs import folder as run_folder
+from treekv import TreeKVConfig, TreeKVError
+
+# A stage of the work as the front shows it: a name in, a function progress(done, total) out.
+Stage = Callable[[str], contextlib.AbstractContextManager[Callable[[int, int], None]]]
+
+LEAST_TOKENS: Final = 256  # below, a sixteenth leaves no tree region
+QUERIES: Final = 16
+
+
+@dataclass(frozen=True)
+class Analysed:
+    """What is known of the text before any policy touches it, and what each would keep."""
+
+    capture: analysis.Capture
+    spectrum: xr.Dataset
+    trends: xr.Dataset
+    retention: xr.Dataset
+
+
+def token_ids(tokenizer: Any, text: str, tokens: int) -> torch.Tensor:
+    """The first `tokens` tokens of the text, LongTensor [at most tokens].
+
+    Raises:
+        TreeKVError: the text is too short.
+    """
+    text = text[: tokens * 100]  # a long file need not be split up whole for its first tokens
+    ids = tokenizer(text, verbose=False, return_tensors="pt")["input_ids"][0, :tokens]
+    if len(ids) < LEAST_TOKENS:
+        raise TreeKVError(f"the text has {len(ids)} tokens; at least {LEAST_TOKENS} are needed")
+    return ids
+
+
+def analyse(
+    model: Any,
+    tokenizer: Any,
+    ids: torch.Tensor,
+    configs: Mapping[str, TreeKVConfig],
+    stage: Stage,
+    layers: Sequence[int] | None = None,
+) -> Analysed:
+    """Capture the text (all layers, or some), take its spectrum, test the two claims, simulate what evicts."""
+    with stage("Capturing what each token contributes") as progress:
+        run = analysis.capture(
+            model, tokenizer, ids, max_tokens=len(ids), queries=QUERIES, layers=layers, progress=progress
+        )
+    with stage("Splitting it into Haar wavelet bands") as progress:
+        spectrum = analysis.spectrum(run, progress=progress)
+        trends = analysis.trends(spectrum)
+    with stage("Simulating what each policy keeps") as progress:
+        evicting = {policy: config for policy, config in configs.items() if policy != "full"}
+        retention = analysis.simulate(run, evicting, progress=progress)
+    return Analysed(run, spectrum, trends, retention)
+
+
+def described(title: str, analysed: Analysed) -> dict[str, Any]:
+    """Plain values for `run.json`: the model, the text and the two claims."""
+    trends, run = analysed.trends, analysed.capture
+    return {
+        "model": run.model,
+        "text": {"title": title, "tokens": run.tokens, "end": "".join(run.token_text[-64:])},
+        "claims": {
+            "i": trends.attrs["claim_i"],
+            "ii": trends.attrs["claim_ii"],
+            "first_positions": trends.attrs["first_positions"],
+            "last_positions": trends.attrs["last_positions"],
+            "rules": trends.attrs["rules"],
+            "bands": [_band(trends.sel(band=band)) for band in trends["band"].values],
+        },
+    }
+
+
+def save(folder: Path, analysed: Analysed, config: TreeKVConfig) -> None:
+    """Put all that the dashboard's pages need into `folder`, except the manifest."""
+    analysed.capture.save(folder / run_folder.CAPTURE)
+    analysis.save_spectrum(analysed.spectrum, folder / run_folder.SPECTRUM)
+    analysis.save_trends(analysed.trends, folder / run_folder.TRENDS)
+    analysis.save_retention(analysed.retention, folder / run_folder.RETENTION)
+    config.save(folder / run_folder.SETTINGS)
+
+
+def _band(trend: xr.Dataset) -> dict[str, Any]:
+    numbers = ("growth", "slope", "slope_low", "slope_high", "rank_correlation", "p_value", "share_growing")
+    return {
+        "band": str(trend["band"].item()),
+        "level": int(trend["level"].item()),
+        "claim_i": str(trend["claim_i"].item()),
+        **{name: _finite(trend[name].item()) for name in numbers},
+    }
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,1 @@
+"""Text that is read and text that is shown."""

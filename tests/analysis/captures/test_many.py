@@ -1,0 +1,157 @@
+"""Several texts: captured one after another, kept one file each, resumed after an interruption."""
+
+import pytest
+import torch
+
+import analysis
+from analysis.model_identity import model_fingerprint
+from tests import tiny
+from treekv import TreeKVError
+
+
+@pytest.fixture
+def texts():
+    return {
+        name: tiny.tokens(length, seed=seed)[0] for seed, (name, length) in enumerate([("b", 60), ("a", 70), ("c", 50)])
+    }
+
+
+def same(one, other):
+    assert one.token_text == other.token_text
+    for mine, theirs in zip(one.q + one.k + one.v, other.q + other.k + other.v, strict=True):
+        assert torch.equal(mine.half(), theirs.half())
+
+
+def test_a_list_in_memory(llama, texts):
+    seen = []
+    runs = analysis.capture_many(llama, None, list(texts.values()), queries=3, progress=lambda *a: seen.append(a))
+    assert isinstance(runs, list)
+    for run, text in zip(runs, texts.values(), strict=True):
+        same(run, analysis.capture(llama, None, text, queries=3))
+    assert seen == [(i, 6) for i in range(1, 7)]
+
+
+def test_one_file_each_in_a_folder(llama, texts, tmp_path):
+    runs = analysis.capture_many(llama, None, texts, queries=3, folder=tmp_path / "new" / "captures")
+    assert (len(runs), runs.names) == (3, ["b", "a", "c"])
+    for run, text in zip(runs, texts.values(), strict=True):
+        same(run, analysis.capture(llama, None, text, queries=3))
+    again = analysis.open_captures(tmp_path / "new" / "captures")
+    assert again.names == ["a", "b", "c"]
+    same(again[1], runs[0])
+    assert again[1:].names == ["b", "c"]
+    assert [run.tokens for run in again[-2:]] == [60, 50]
+
+
+def test_texts_without_names_are_numbered(llama, texts, tmp_path):
+    runs = analysis.capture_many(llama, None, list(texts.values()), queries=3, folder=tmp_path)
+    assert runs.names == ["text-000", "text-001", "text-002"]
+
+
+def test_interrupted_and_resumed(llama, texts, tmp_path):
+    def interrupt(done, total):
+        if done == 4:  # in the last layer of the second text
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        analysis.capture_many(llama, None, texts, queries=3, folder=tmp_path, progress=interrupt)
+    assert [path.name for path in tmp_path.iterdir()] == ["b.nc"]
+    written = (tmp_path / "b.nc").stat().st_mtime_ns
+    seen, passes = [], []
+    hook = llama.model.register_forward_hook(lambda *_: passes.append(1))
+    runs = analysis.capture_many(llama, None, texts, queries=3, folder=tmp_path, progress=lambda *a: seen.append(a))
+    hook.remove()
+    assert len(passes) == 2, "the text that was done must not run again"
+    assert seen == [(2, 6), (3, 6), (4, 6), (5, 6), (6, 6)]
+    assert (tmp_path / "b.nc").stat().st_mtime_ns == written
+    for run, text in zip(runs, texts.values(), strict=True):
+        same(run, analysis.capture(llama, None, text, queries=3))
+
+
+@pytest.mark.parametrize("changes", [{"queries": 4}, {"max_tokens": 50}, {"layers": [1]}])
+def test_a_file_of_other_settings_is_not_taken_for_this(llama, texts, tmp_path, changes):
+    analysis.capture_many(llama, None, texts, queries=3, folder=tmp_path)
+    with pytest.raises(TreeKVError, match=r"b\.nc' holds another text"):
+        analysis.capture_many(llama, None, texts, **{"queries": 3, **changes}, folder=tmp_path)
+
+
+@pytest.mark.parametrize("keep", ["qkv", "spectrum"])
+def test_a_file_of_another_checkpoint_is_not_taken_for_this(texts, tmp_path, keep):
+    def checkpoint(place, change=0.0, **config):
+        model = tiny.llama(**config)
+        model.model.layers[1].self_attn.q_proj.weight.data += change
+        model.save_pretrained(tmp_path / place / "checkpoint-500")
+        model = type(model).from_pretrained(tmp_path / place / "checkpoint-500", attn_implementation="treekv")
+        assert analysis.capture(model, None, texts["a"], queries=3).model == "checkpoint-500"
+        return model
+
+    settings = dict(queries=3, max_tokens=50, keep=keep, folder=tmp_path / "captures")
+    analysis.capture_many(checkpoint("a"), None, texts, **settings)
+    analysis.capture_many(checkpoint("moved"), None, texts, **settings)  # the same model elsewhere
+    for other in (checkpoint("b", 0.01), checkpoint("c", rms_norm_eps=1e-3)):
+        with pytest.raises(TreeKVError, match=r"b\.nc' is of another model that is also called 'checkpoint-500'"):
+            analysis.capture_many(other, None, texts, **settings)
+
+
+def test_a_file_from_before_models_were_told_apart_is_taken_by_name(llama, texts, tmp_path):
+    run = analysis.capture(llama, None, texts["b"], queries=3)
+    del run.attrs["model_fingerprint"]
+    run.save(tmp_path / "b.nc")
+    assert len(analysis.capture_many(llama, None, {"b": texts["b"]}, queries=3, folder=tmp_path)) == 1
+
+
+def test_a_model_is_told_by_what_it_is(llama):
+    known = model_fingerprint(llama)
+    assert len(known) == 16 and known == model_fingerprint(tiny.llama("eager"))
+    llama = tiny.llama()
+    for changes in ({"_name_or_path": "/somewhere/else"}, {"use_cache": False}):
+        llama.config.update(changes)
+        assert model_fingerprint(llama) == known
+    half = llama.bfloat16()
+    assert model_fingerprint(half) == model_fingerprint(half.float())
+    assert model_fingerprint(tiny.llama(window=256)) != known
+
+
+def test_a_file_of_another_text_or_kind_is_not_taken_for_this(llama, texts, tmp_path):
+    analysis.capture_many(llama, None, {"b": texts["a"]}, queries=3, folder=tmp_path)
+    with pytest.raises(TreeKVError, match=r"b\.nc' holds another text"):
+        analysis.capture_many(llama, None, texts, queries=3, folder=tmp_path)
+    with pytest.raises(TreeKVError, match="is a capture; expected a spectrum"):
+        analysis.capture_many(llama, None, {"b": texts["a"]}, queries=3, folder=tmp_path, keep="spectrum")
+    (tmp_path / "b.nc").write_bytes(b"nonsense")
+    with pytest.raises(TreeKVError, match="not a readable netCDF file"):
+        analysis.capture_many(llama, None, texts, queries=3, folder=tmp_path)
+
+
+def test_spectra_of_several_texts(llama, texts, tmp_path):
+    settings = dict(queries=3, max_tokens=50, keep="spectrum", level=2)
+    spectra = analysis.capture_many(llama, None, texts, folder=tmp_path, **settings)
+    for found, text in zip(spectra, texts.values(), strict=True):
+        assert found.identical(analysis.capture(llama, None, text, **settings))
+    resumed = analysis.capture_many(llama, None, texts, folder=tmp_path, **settings)
+    assert all(one.identical(other) for one, other in zip(spectra, resumed, strict=True))
+    assert analysis.pool(spectra).attrs["texts"] == 3
+    with pytest.raises(TreeKVError, match="other settings"):
+        analysis.capture_many(llama, None, texts, folder=tmp_path, **{**settings, "level": 3})
+
+
+def test_bad_texts_are_named_before_the_model_runs(llama, texts, tmp_path):
+    passes = []
+    hook = llama.model.register_forward_hook(lambda *_: passes.append(1))
+    with pytest.raises(TreeKVError, match="text 'short': the text has 3 tokens"):
+        analysis.capture_many(llama, None, {**texts, "short": [1, 2, 3]}, queries=3)
+    for bad, words in (("one text", "not one string"), ([], "no text"), ({"a/b": [1]}, "'a/b' cannot be a file name")):
+        with pytest.raises(TreeKVError, match=words):
+            analysis.capture_many(llama, None, bad)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TreeKVError, match="cannot make the folder"):
+        analysis.capture_many(llama, None, texts, folder=tmp_path / "file")
+    hook.remove()
+    assert not passes
+
+
+def test_folders_without_captures_are_refused(tmp_path):
+    with pytest.raises(TreeKVError, match="no folder"):
+        analysis.open_captures(tmp_path / "absent")
+    with pytest.raises(TreeKVError, match="holds no capture"):
+        analysis.open_captures(tmp_path)

@@ -1,0 +1,93 @@
+"""Regional bias: the ideal density against games of chance, distance and Gini coefficient against definitions."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+import analysis
+from analysis.retention.bias import bias, gini, ideal_density
+from tests.reference.density import tossed_density
+from treekv import TreeKVConfig, TreeKVError
+
+
+@pytest.mark.parametrize("tokens", [20, 24, 37, 52, 100, 300])
+@pytest.mark.parametrize("sizes", [(24, 2, 6, 1), (24, 4, 8, 1), (24, 2, 6, 2)])
+def test_ideal_density_is_what_chance_gives(sizes, tokens):
+    size, sink, recent, stride = sizes
+    config = TreeKVConfig(cache_size=size, sink_size=sink, recent_size=recent, stride=stride, prefill="none")
+    density = ideal_density(config, tokens)
+    assert density.sum() == pytest.approx(min(size, tokens))
+    assert (density[: min(sink, tokens)] == 1).all() and (density[-recent:] == 1).all()
+    games = 1000
+    tossed = np.array(tossed_density(size, sink, recent, stride, tokens, games))
+    # Where a sweep's border falls inside a pair the formula splits a token, chance does not: compare running sums.
+    assert np.abs(np.cumsum(density) - np.cumsum(tossed)).max() < 0.75
+
+
+def test_ideal_density_halves_with_each_sweep():
+    config = TreeKVConfig(cache_size=64, sink_size=4, recent_size=28, prefill="none")  # a region of 32
+    density = ideal_density(config, 64 + 3 * 32)  # exactly three sweeps
+    assert density.tolist() == [1] * 4 + [1 / 8] * 64 + [1 / 4] * 32 + [1 / 2] * 32 + [1] * 28
+
+
+def slow_distance(kept, density):
+    """Earth mover's distance on the line: the area between the two cumulative distributions."""
+    mine, ideal = kept / kept.sum(), density / density.sum()
+    return sum(abs(mine[: i + 1].sum() - ideal[: i + 1].sum()) for i in range(len(kept) - 1))
+
+
+def slow_gini(amounts):
+    pairs = list(itertools.product(amounts, amounts))
+    return sum(abs(a - b) for a, b in pairs) / len(pairs) / (2 * np.mean(amounts))
+
+
+def test_gini():
+    assert gini(np.ones(10)) == 0 and gini(np.zeros(10)) == 0
+    assert gini(np.eye(10)[3]) == pytest.approx(0.9)
+    amounts = np.random.default_rng(0).uniform(size=10)
+    assert gini(amounts) == pytest.approx(slow_gini(amounts))
+
+
+CONFIGS = {
+    "tree": TreeKVConfig(cache_size=32, sink_size=4, recent_size=12),
+    "streaming": TreeKVConfig(policy="streaming", cache_size=32),
+    "full": TreeKVConfig(policy="full"),
+}
+
+
+@pytest.mark.parametrize("step", [None, 150])
+def test_equals_the_slow_definition(run, step):
+    retention = analysis.simulate(run, CONFIGS)
+    last = run.tokens - 1 if step is None else step
+    result = bias(retention, step)
+    for policy in CONFIGS:
+        held = analysis.held(retention, last).sel(policy=policy, layer=1, head=0).values[: last + 1]
+        density = np.ones(last + 1) if policy == "full" else ideal_density(CONFIGS["tree"], last + 1)
+        at = result.sel(policy=policy, layer=1, head=0)
+        assert at["distance"].item() == pytest.approx(slow_distance(held, density), abs=1e-9)
+        tenths = [part.mean() for part in np.array_split(held.astype(float), 10)]
+        assert at["gini"].item() == pytest.approx(slow_gini(tenths))
+    assert (result["distance"].sel(policy="full") == 0).all()
+    distance = result["distance"].mean(("layer", "head"))
+    assert distance.sel(policy="tree") < distance.sel(policy="streaming")
+
+
+def test_another_ideal_is_scaled_to_what_is_held(run):
+    retention = analysis.simulate(run, CONFIGS)
+    ideal = TreeKVConfig(cache_size=64, sink_size=2, recent_size=16)
+    result = bias(retention, ideal=ideal).sel(policy="tree", layer=0, head=1)
+    held = analysis.held(retention, run.tokens - 1).sel(policy="tree", layer=0, head=1).values
+    expected = ideal_density(TreeKVConfig(cache_size=32, sink_size=2, recent_size=8, prefill="none"), run.tokens)
+    assert result["distance"].item() == pytest.approx(slow_distance(held, expected), abs=1e-9)
+
+
+def test_too_little_to_say_anything(run, made_record):
+    retention = analysis.simulate(run, {"streaming": TreeKVConfig(policy="streaming", cache_size=5)})
+    assert np.isnan(bias(retention)["distance"]).all() and not np.isnan(bias(retention)["gini"]).any()
+    with pytest.raises(TreeKVError, match="at least 10 tokens, got 6"):
+        bias(made_record(40), step=5)
+    with pytest.raises(TreeKVError, match="region of at least 2"):
+        ideal_density(TreeKVConfig(policy="streaming", cache_size=16), 100)

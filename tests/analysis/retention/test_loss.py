@@ -1,0 +1,131 @@
+"""What is lost, against sums over the tokens that the definition says are held."""
+
+from __future__ import annotations
+
+import math
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import analysis
+from analysis.retention.loss import loss, open_loss, save_loss
+from tests import tiny
+from treekv import TreeKVConfig, TreeKVError
+
+CONFIGS = {
+    "tree": TreeKVConfig(cache_size=32, sink_size=2, prefill="stream", block_size=8),
+    "streaming": TreeKVConfig(policy="streaming", cache_size=32),
+    "full": TreeKVConfig(policy="full"),
+}
+
+
+@pytest.fixture(scope="module")
+def retention(run):
+    return analysis.simulate(run, CONFIGS)
+
+
+def slow_loss(run, retention, policy, layer, query):
+    """Mass of each query head and the layer's error, one token at a time."""
+    gone = retention["evicted_at"].sel(policy=policy, layer=layer).values
+    i = run.layers.index(layer)
+    group = run.query_heads // run.kv_heads
+    masses, distance, size = [], 0.0, 0.0
+    for head in range(run.query_heads):
+        q, k, v = run.q[i][head, query].double(), run.k[i][head // group].double(), run.v[i][head // group].double()
+        odds = [math.exp(float(q @ k[j]) * run.scaling[i]) for j in range(query + 1)]
+        held = [j for j in range(query + 1) if gone[head // group, j] == -1 or gone[head // group, j] >= query]
+        full = sum(odds[j] * v[j] for j in range(query + 1)) / sum(odds)
+        left = sum(odds[j] * v[j] for j in held) / sum(odds[j] for j in held)
+        masses.append(sum(odds[j] for j in held) / sum(odds))
+        distance += float((left - full).square().sum())
+        size += float(full.square().sum())
+    return masses, math.sqrt(distance / size)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_equals_the_slow_definition(run, retention, layer, monkeypatch):
+    monkeypatch.setattr(
+        sys.modules["analysis.retention.loss"], "WEIGHTS_AT_ONCE", 4 * run.tokens * 2
+    )  # two queries at a time
+    queries = [30, 31, 100, 199, 300]
+    lost = loss(run, retention, queries)
+    assert lost["query"].values.tolist() == queries
+    for policy in CONFIGS:
+        for query in queries:
+            mass, error = slow_loss(run, retention, policy, layer, query)
+            at = lost.sel(policy=policy, layer=layer, query=query)
+            np.testing.assert_allclose(at["mass"].values, mass, atol=2e-5)
+            np.testing.assert_allclose(at["error"].item(), error, atol=2e-5)
+
+
+def test_nothing_is_lost_before_the_cache_is_full_and_with_the_full_cache(run, retention):
+    lost = loss(run, retention, [5, 31, 300])
+    np.testing.assert_allclose(lost["mass"].sel(query=[5, 31]), 1, atol=1e-5)
+    np.testing.assert_allclose(lost["error"].sel(policy="full"), 0, atol=1e-5)
+    assert (lost["mass"].sel(policy="streaming", query=300) < 0.999).any()
+
+
+def test_what_a_query_sees_in_a_real_run_is_what_loss_counts(sharp_llama, run, token_ids):
+    """In the first layer of a run at true positions the output itself must be the one that `loss` describes."""
+    from treekv import TreeKVCache
+
+    config = TreeKVConfig(cache_size=32, sink_size=2, prefill="stream", block_size=8, positions="original", trace=True)
+    model, outputs = sharp_llama("treekv"), []
+    projection = model.model.layers[0].self_attn.o_proj
+    hook = projection.register_forward_pre_hook(lambda module, args: outputs.append(args[0][0].clone()))
+    try:
+        model(token_ids[None])
+        model(token_ids[None], past_key_values=TreeKVCache(config, model.config))
+    finally:
+        hook.remove()
+    full, ours = outputs
+    queries = [50, 123, 300]
+    error = torch.linalg.vector_norm(ours - full, dim=-1) / torch.linalg.vector_norm(full, dim=-1)
+    lost = loss(run, analysis.simulate(run, {"it": config}), queries)
+    np.testing.assert_allclose(lost["error"].sel(policy="it", layer=0), error[queries], rtol=1e-3, atol=1e-4)
+    assert (lost["error"].sel(policy="it", layer=0) > 0.01).any()
+
+
+def test_after_the_output_projection_it_is_what_the_layer_adds(sharp_llama, run, token_ids):
+    """The error of what the model's own projection gives, in the first layer of a real run at true positions."""
+    from treekv import TreeKVCache
+
+    config = TreeKVConfig(cache_size=32, sink_size=2, prefill="stream", block_size=8, positions="original", trace=True)
+    model, outputs = sharp_llama("treekv"), []
+    hook = model.model.layers[0].self_attn.o_proj.register_forward_hook(lambda *args: outputs.append(args[2][0]))
+    try:
+        model(token_ids[None])
+        model(token_ids[None], past_key_values=TreeKVCache(config, model.config))
+    finally:
+        hook.remove()
+    full, ours = outputs
+    queries = [50, 123, 300]
+    error = torch.linalg.vector_norm(ours - full, dim=-1) / torch.linalg.vector_norm(full, dim=-1)
+    retention = analysis.simulate(run, {"it": config})
+    lost = loss(run, retention, queries, model=model)
+    np.testing.assert_allclose(lost["error"].sel(policy="it", layer=0), error[queries], rtol=1e-3, atol=1e-4)
+    assert lost.attrs["projected"] == 1 and loss(run, retention, queries).attrs["projected"] == 0
+    np.testing.assert_array_equal(lost["mass"], loss(run, retention, queries)["mass"])
+
+
+def test_default_queries_and_files(run, retention, tmp_path):
+    lost = loss(run, retention)
+    assert lost["query"].values[0] == run.tokens // 2 and lost["query"].values[-1] == run.tokens - 1
+    assert open_loss(save_loss(lost, tmp_path / "loss.nc")).identical(lost)
+
+
+def test_another_model_is_refused(run, retention):
+    other = tiny.llama(head_dim=24)
+    with pytest.raises(TreeKVError, match=r"takes 24 channels a head, but the captured values have 8"):
+        loss(run, retention, model=other)
+
+
+def test_another_text_is_refused(run, retention):
+    with pytest.raises(TreeKVError, match=r"300 tokens, the capture 301"):
+        loss(run, retention.isel(position=slice(300)))
+    with pytest.raises(TreeKVError, match=r"layer 7"):
+        loss(run, retention.assign_coords(layer=[0, 7]))
+    with pytest.raises(TreeKVError, match=r"position 301"):
+        loss(run, retention, [301])

@@ -1,0 +1,222 @@
+"""The simulation against real runs: in the first layer nothing has been compressed yet, so they must agree."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import analysis
+from analysis.retention.simulate import simulate
+from tests import tiny
+from treekv import TreeKVCache, TreeKVConfig, TreeKVError, policies, register_policy
+
+TOKENS = 90
+
+
+@pytest.fixture(scope="module")
+def run(llama):
+    return analysis.capture(llama, None, tiny.tokens(TOKENS)[0], max_tokens=TOKENS, queries=4)
+
+
+SETTINGS = [
+    dict(policy="tree", sink_size=2, recent_size=4),
+    dict(policy="tree", sink_size=0, recent_size=0, stride=2),
+    dict(policy="tree", sink_size=2, recent_size=4, scope=3),
+    dict(policy="tree", sink_size=2, recent_size=4, importance="contribution"),
+    dict(policy="tree", sink_size=1, recent_size=3, budgets=(10, 14)),
+    dict(policy="tree_left", sink_size=2, recent_size=4),
+    dict(policy="streaming"),
+    dict(policy="h2o"),
+    dict(policy="tova"),
+    dict(policy="random"),
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("prefill, prompt, block", [("tree", 0, 2), ("stream", 0, 5), ("tree", 61, 2), ("none", 61, 2)])
+def test_first_layer_equals_a_real_trace(llama, run, settings, prefill, prompt, block):
+    config = TreeKVConfig(
+        cache_size=12, positions="original", prefill=prefill, block_size=block, trace=True, **settings
+    )
+    cache = TreeKVCache(config, llama.config)
+    ids = tiny.tokens(TOKENS)
+    if prefill == "stream":
+        llama(ids, past_key_values=cache)
+    else:
+        if prompt:
+            llama(ids[:, :prompt], past_key_values=cache)
+        for token in ids[0, prompt:]:
+            llama(token.view(1, 1), past_key_values=cache)
+    result = simulate(run, {"it": config}, prompt=prompt)
+    assert result["evicted_at"].shape == (1, 2, 2, TOKENS)
+    got = torch.tensor(result["evicted_at"].sel(policy="it", layer=0).values)
+    assert torch.equal(got, cache.trace[0].evicted_at[0])
+    got = torch.tensor(result["survivor"].sel(policy="it", layer=0).values)
+    assert torch.equal(got, cache.trace[0].survivor[0])
+    held = (torch.tensor(result["evicted_at"].values) < 0).sum(-1)
+    sizes = torch.tensor(settings.get("budgets", (12, 12)))[:, None]
+    assert (held == sizes.clamp(min=prompt if prefill == "none" else 0)).all()
+
+
+@pytest.mark.parametrize("policy", ["snapkv", "pyramidkv"])
+def test_prompt_policies_keep_all_that_is_generated(llama, run, policy):
+    config = TreeKVConfig(policy=policy, cache_size=12, window_size=4, positions="original", trace=True)
+    cache = TreeKVCache(config, llama.config)
+    ids = tiny.tokens(TOKENS)
+    llama(ids[:, :61], past_key_values=cache)
+    llama(ids[:, 61:], past_key_values=cache)
+    result = simulate(run, {"it": config}, prompt=61)
+    got = torch.tensor(result["evicted_at"].sel(policy="it", layer=0).values)
+    assert torch.equal(got, cache.trace[0].evicted_at[0])
+    assert (got[:, 61:] == -1).all() and (got[:, :61] == -1).sum() < 2 * 61
+
+
+def test_several_settings_and_some_layers(run):
+    tree = TreeKVConfig(cache_size=12, sink_size=2, recent_size=4)
+    seen = []
+    result = simulate(
+        run,
+        {"full": TreeKVConfig(policy="full"), "tree": tree},
+        layers=[1, 1],
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert result["policy"].values.tolist() == ["full", "tree"] and result["layer"].values.tolist() == [1]
+    assert (result["evicted_at"].sel(policy="full") == -1).all()
+    alone = simulate(run, {"tree": tree})
+    assert (result["evicted_at"].sel(policy="tree", layer=1) == alone["evicted_at"].sel(policy="tree", layer=1)).all()
+    assert seen[-1] == (2 * TOKENS, 2 * TOKENS) and seen == sorted(seen)
+
+
+@pytest.mark.parametrize(
+    "prefill, prompt, block",
+    [("tree", 0, 1), ("stream", 40, 1), ("stream", 45, 2), ("stream", 0, 4), ("tree", 61, 2), ("none", 40, 1)],
+)
+def test_settings_beside_others_are_simulated_as_alone(run, prefill, prompt, block):
+    """Also those that hold more, or come in larger blocks."""
+    configs = {str(own): TreeKVConfig(cache_size=12, prefill=prefill, block_size=block, **own) for own in SETTINGS}
+    configs["larger"] = TreeKVConfig(cache_size=30, prefill=prefill, block_size=3 * block)
+    configs |= {way: TreeKVConfig(cache_size=12, prefill=way) for way in ("tree", "stream", "none")}
+    configs["snapkv"] = TreeKVConfig(policy="snapkv", cache_size=12, window_size=4)
+    configs["full"] = TreeKVConfig(policy="full")
+    together = simulate(run, configs, prompt=prompt)
+    for name, config in configs.items():
+        alone = simulate(run, {name: config}, prompt=prompt)
+        for field in ("evicted_at", "survivor"):
+            assert (together[field].sel(policy=name) == alone[field].sel(policy=name)).all(), (name, field)
+
+
+class Moody(policies.Streaming):
+    """Heeds more than ranks, unlike what it is made from."""
+
+    name = "moody"
+
+    def evict(self, config, scores, count):
+        losers = torch.arange(count) + config.sink_size + scores.step % 3
+        return policies.Evictions(losers.expand(*scores.shape, count))
+
+
+class Loose(policies.TOVA):
+    """Keeps more of a prompt than `cache_size`, which goes with the first token that follows."""
+
+    name = "loose"
+
+    def select_prompt(self, config, prompt):
+        return policies.Selection(torch.arange(prompt.length)[None, None, -config.cache_size - 20 :], None)
+
+
+class DecodeOnly(policies.H2O):
+    name = "decode only"
+    evicts_prompt = False
+
+
+@pytest.mark.parametrize("own", [Loose(), DecodeOnly(), Moody()], ids=lambda own: own.name)
+def test_a_policy_of_ones_own_is_simulated_as_it_runs(llama, run, own):
+    register_policy(own)
+    try:
+        configs = {
+            name: TreeKVConfig(policy=name, cache_size=12, positions="original", trace=True)
+            for name in (own.name, "tree", "streaming")
+        }
+        result = simulate(run, configs, prompt=61)
+        for name, config in configs.items():
+            cache = TreeKVCache(config, llama.config)
+            llama(tiny.tokens(TOKENS)[:, :61], past_key_values=cache)
+            for token in tiny.tokens(TOKENS)[0, 61:]:
+                llama(token.view(1, 1), past_key_values=cache)
+            got = torch.tensor(result["evicted_at"].sel(policy=name, layer=0).values)
+            assert torch.equal(got, cache.trace[0].evicted_at[0]) and (got < 0).sum() == 2 * 12
+    finally:
+        policies.registry._policies.pop(own.name)
+
+
+@pytest.mark.parametrize("prefill, prompt", [("stream", 0), ("tree", 61)])
+def test_a_random_draw_is_the_same_whatever_layers_are_simulated(run, prefill, prompt):
+    config = TreeKVConfig(policy="random", cache_size=12, sink_size=2, recent_size=4, prefill=prefill)
+    together = simulate(run, {"it": config}, prompt=prompt)["evicted_at"]
+    for layer in (0, 1):
+        alone = simulate(run, {"it": config}, layers=[layer], prompt=prompt)["evicted_at"]
+        assert (alone.sel(layer=layer) == together.sel(layer=layer)).all()
+    assert (together.sel(layer=0) != together.sel(layer=1)).any()
+
+
+@pytest.fixture(scope="module")
+def four():
+    """A model of four layers, captured whole and one layer of it alone."""
+    model = tiny.llama(num_hidden_layers=4)
+    ids = tiny.tokens(TOKENS)[0]
+    whole, part = (analysis.capture(model, None, ids, queries=4, layers=layers) for layers in (None, [3]))
+    return whole, part
+
+
+SHARES = [
+    dict(policy="tree", budgets="rising"),
+    dict(policy="tree", budgets="falling"),
+    dict(policy="h2o", budgets=(16, 16, 24, 40)),
+    dict(policy="random"),
+    dict(policy="pyramidkv", window_size=4),
+]
+
+
+@pytest.mark.parametrize("settings", SHARES, ids=str)
+@pytest.mark.parametrize("prompt", [0, 61])
+def test_a_captured_layer_gets_what_it_gets_in_the_model(four, settings, prompt):
+    whole, part = four
+    config = TreeKVConfig(cache_size=24, **settings)
+    expected = simulate(whole, {"it": config}, layers=[3], prompt=prompt)
+    found = simulate(part, {"it": config}, prompt=prompt)
+    assert found["evicted_at"].equals(expected["evicted_at"]) and found["survivor"].equals(expected["survivor"])
+    if "budgets" in settings:
+        held = (found["evicted_at"].sel(policy="it", layer=3) < 0).sum("position").values
+        assert (held == {"rising": 36, "falling": 12}.get(settings["budgets"], 40)).all()
+
+
+def test_the_layers_of_the_model_survive_files(four, tmp_path):
+    whole, part = four
+    assert part.layers == [3] and part.full_layers == [0, 1, 2, 3]
+    config = TreeKVConfig(cache_size=24, budgets="rising")
+    again = analysis.open_capture(part.save(tmp_path / "part.nc"))
+    assert again.full_layers == [0, 1, 2, 3] and again.model_layers == part.model_layers == whole.model_layers
+    assert ((simulate(again, {"it": config})["evicted_at"] < 0).sum("position") == 36).all()
+    with pytest.raises(TreeKVError, match="each of the model's 4 compressed layers, got 1"):
+        simulate(again, {"it": TreeKVConfig(cache_size=24, budgets=(24,))})
+
+
+def test_a_file_that_does_not_say_is_read_as_before(four):
+    _, part = four
+    old = analysis.Capture(**{**vars(part), "attrs": {}})
+    assert old.full_layers == [3]
+    found = simulate(old, {"it": TreeKVConfig(cache_size=24, budgets=(24,))})
+    assert ((found["evicted_at"] < 0).sum("position") == 24).all()
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (dict(configs={}), "no settings"),
+        (dict(configs={"a": TreeKVConfig()}, prompt=TOKENS + 1), f"{TOKENS} captured tokens, got {TOKENS + 1}"),
+        (dict(configs={"a": TreeKVConfig()}, layers=[7]), "layer 7 was not captured"),
+    ],
+)
+def test_bad_requests_are_one_sentence(run, arguments, words):
+    with pytest.raises(TreeKVError, match=words):
+        simulate(run, **arguments)

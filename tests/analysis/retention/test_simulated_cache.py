@@ -1,0 +1,207 @@
+"""The compiled rules against the policies' own code, which walks through the text with the ledger of the real cache."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+import analysis
+from analysis.retention import simulated_cache
+from analysis.retention.simulate import simulate
+from tests import tiny
+from treekv import TreeKVConfig, policies
+
+TOKENS = 150
+FIELDS = ("evicted_at", "survivor")
+
+SETTINGS = [
+    dict(policy="tree"),
+    dict(policy="tree", sink_size=0, recent_size=0, stride=2),
+    dict(policy="tree", sink_size=1, recent_size=4, scope=3, stride=2),
+    dict(policy="tree", sink_size=2, recent_size=4, scope=4),
+    dict(policy="tree", sink_size=2, recent_size=5, importance="contribution"),
+    dict(policy="tree_left", sink_size=3, recent_size=4),
+    dict(policy="tree_left", stride=2),
+    dict(policy="streaming"),
+    dict(policy="h2o"),
+    dict(policy="h2o", sink_size=2, recent_size=3),
+    dict(policy="tova"),
+    dict(policy="tova", sink_size=2, recent_size=3),
+    dict(policy="random", seed=2**63 - 1),
+]
+
+
+def synthetic(sharpness=1.0, group=2, dtype=torch.float32):
+    """A capture of random queries, keys and values: 3 layers, 2 KV heads with `group` query heads each."""
+    generator = torch.Generator().manual_seed(group)
+    model = tiny.llama(num_hidden_layers=3, num_attention_heads=2 * group, num_key_value_heads=2)
+    real = analysis.capture(model, None, tiny.tokens(TOKENS)[0], queries=1)
+    made = {
+        name: [torch.randn(part.shape, generator=generator).mul(factor).to(dtype) for part in getattr(real, name)]
+        for name, factor in (("q", sharpness), ("k", 1.0), ("v", 1.0))
+    }
+    return analysis.Capture(**{**vars(real), **made})
+
+
+def by_their_own_code(monkeypatch, run, configs, **arguments):
+    with monkeypatch.context() as patch:
+        patch.setattr(simulated_cache, "KINDS", {})
+        return simulate(run, configs, **arguments)
+
+
+WAYS = [("stream", 0, 1), ("stream", 0, 7), ("stream", 50, 4), ("tree", 0, 1), ("tree", 77, 2), ("none", 50, 1)]
+
+
+@pytest.mark.parametrize("prefill, prompt, block", WAYS)
+@pytest.mark.parametrize(
+    "sharpness, group, dtype", [(1, 2, torch.float32), (4, 4, torch.bfloat16), (10, 1, torch.float32)]
+)
+def test_the_compiled_rules_choose_as_the_policies_do(monkeypatch, prefill, prompt, block, sharpness, group, dtype):
+    """With a sharpness of 10 nearly all attention is on one token."""
+    run = synthetic(sharpness, group, dtype)
+    configs = {str(own): TreeKVConfig(cache_size=16, prefill=prefill, block_size=block, **own) for own in SETTINGS}
+    found = simulate(run, configs, prompt=prompt)
+    expected = by_their_own_code(monkeypatch, run, configs, prompt=prompt)
+    for name in configs:
+        for field in FIELDS:
+            assert (found[field].sel(policy=name) == expected[field].sel(policy=name)).all(), (name, field)
+        assert (found["evicted_at"].sel(policy=name) >= 0).any()
+
+
+def test_attention_that_is_next_to_none_is_computed_anew(monkeypatch):
+    """Late queries see nothing but a token that one of the caches has evicted long ago."""
+    run = synthetic()
+    for q, k in zip(run.q, run.k):
+        k[..., 0], k[:, 5, 0] = 0, 1000
+        q[:, :60, 0], q[:, 60:, 0] = -1, 1
+    configs = {str(own): TreeKVConfig(cache_size=16, **own) for own in SETTINGS}
+    configs["larger"] = TreeKVConfig(cache_size=140)
+    expected = by_their_own_code(monkeypatch, run, configs)
+    assert (expected["evicted_at"].sel(policy="larger")[..., 5] < 0).all()
+    assert (expected["evicted_at"].sel(policy=str(SETTINGS[0]))[..., 5] >= 0).all()
+    found = simulate(run, configs)
+    for field in FIELDS:
+        assert found[field].equals(expected[field]), field
+
+
+@pytest.mark.parametrize("prefill, prompt", [("none", 76), ("tree", 0)])
+def test_of_equals_those_go_whom_the_policies_would_choose(monkeypatch, prefill, prompt):
+    run = synthetic()
+    for k in run.k:
+        k[:, 1::2] = k[:, ::2]  # in a prompt, two neighbours are seen by the same queries
+        k[..., 1:] = 0  # so that there is nothing to round, and equals are equal
+    configs = {str(own): TreeKVConfig(cache_size=16, prefill=prefill, **own) for own in SETTINGS}
+    found, expected = simulate(run, configs, prompt=prompt), by_their_own_code(monkeypatch, run, configs, prompt=prompt)
+    for field in FIELDS:
+        assert found[field].equals(expected[field]), field
+
+
+def test_the_smallest_weights_do_not_depend_on_what_others_hold(monkeypatch):
+    """TOVA asks which weight is the smallest; beside a token that others hold it may be too small for a number."""
+    run = synthetic()
+    logits = -torch.rand(TOKENS, generator=torch.Generator().manual_seed(0))
+    logits[:60] = 4 * logits[:60] - 92
+    logits[5] = 12
+    for q, k, scaling in zip(run.q, run.k, run.scaling):
+        q.zero_(), k.zero_()
+        k[..., 0] = logits / scaling
+        q[:, :60, 0], q[:, 60:, 0] = -1, 1  # at first they look at those that are looked at least later
+    alone = {"tova": TreeKVConfig(policy="tova", cache_size=16)}
+    beside = alone | {"larger": TreeKVConfig(cache_size=100)}
+    assert (simulate(run, beside)["evicted_at"].sel(policy="larger")[..., 5] < 0).all()
+    expected = by_their_own_code(monkeypatch, run, alone)["evicted_at"].sel(policy="tova")
+    assert (expected[..., 5] < 60).all()
+    for configs in (alone, beside):
+        assert simulate(run, configs)["evicted_at"].sel(policy="tova").equals(expected)
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 2, 3, 20])
+def test_a_cache_may_be_much_larger_than_the_text(monkeypatch, tokens):
+    whole = synthetic()
+    shorter = {name: [part[:, :tokens] for part in getattr(whole, name)] for name in ("q", "k", "v")}
+    texts = {"token_ids": whole.token_ids[:tokens], "token_text": whole.token_text[:tokens]}
+    run = analysis.Capture(**{**vars(whole), **shorter, **texts})
+    configs = {
+        policy: TreeKVConfig(policy=policy, cache_size=size)
+        for policy, size in (("tree", 10**12), ("h2o", 10**12), ("tova", 4), ("streaming", 8))
+    }
+    for prompt in {0, tokens}:
+        found = simulate(run, configs, prompt=prompt)
+        assert found.equals(by_their_own_code(monkeypatch, run, configs, prompt=prompt))
+        assert (found["evicted_at"].sel(policy=["tree", "h2o"]) < 0).all()
+
+
+def test_progress_adds_up_where_some_begin_later():
+    seen = []
+    configs = {way: TreeKVConfig(cache_size=16, prefill=way) for way in ("tree", "stream", "none")}
+    configs |= {"snapkv": TreeKVConfig(policy="snapkv", cache_size=16, window_size=4)}
+    simulate(synthetic(), configs, prompt=70, progress=lambda done, total: seen.append((done, total)))
+    assert seen == sorted(seen) and seen[-1] == (12 * TOKENS, 12 * TOKENS)
+
+
+def test_several_threads_may_simulate_at_once():
+    run = synthetic()
+    configs = {str(own): TreeKVConfig(cache_size=16, **own) for own in SETTINGS}
+    expected = simulate(run, configs)
+    with ThreadPoolExecutor(4) as threads:
+        for found in threads.map(lambda _: simulate(run, configs), range(8)):
+            assert found.equals(expected)
+
+
+def test_weights_may_exist_for_few_queries_at_a_time(monkeypatch):
+    run = synthetic()
+    configs = {str(own): TreeKVConfig(cache_size=16, prefill="stream", block_size=3, **own) for own in SETTINGS}
+    expected = simulate(run, configs)
+    calls = []
+    monkeypatch.setattr(simulated_cache, "NUMBERS_AT_ONCE", 4 * (16 + simulated_cache.QUERIES_AT_ONCE) * 2)
+    monkeypatch.setattr(
+        simulated_cache, "_look", lambda *args, look=simulated_cache._look: calls.append(args[-2:]) or look(*args)
+    )
+    found = simulate(run, configs)
+    assert found.equals(expected)
+    assert min(last - first for first, last in calls) == 1 < max(last - first for first, last in calls) <= 2
+
+
+@pytest.mark.parametrize("block", [1, 16])
+def test_the_compiled_rules_choose_as_the_policies_do_on_a_real_text(monkeypatch, smollm2, block):
+    from pydoc_data.topics import topics
+
+    model, tokenizer = smollm2
+    run = analysis.capture(model, tokenizer, topics["assignment"], max_tokens=400, layers=[0, 15, 29])
+    configs = {
+        name: TreeKVConfig(policy=name, cache_size=64, prefill="stream", block_size=block)
+        for name in ("tree", "h2o", "tova", "random")
+    }
+    found, expected = simulate(run, configs), by_their_own_code(monkeypatch, run, configs)
+    for field in FIELDS:
+        # Sums are rounded otherwise, and of thousands of comparisons one may be that close.
+        assert (found[field] == expected[field]).mean() > 0.99, field
+
+
+def test_every_policy_of_ours_that_evicts_while_decoding_has_a_compiled_rule():
+    ours = [
+        policies.get(name) for name in policies.names() if type(policies.get(name)).__module__.startswith("treekv.")
+    ]
+    assert {type(policy) for policy in ours if policy.evicts_decoding} == set(simulated_cache.KINDS)
+
+
+def test_what_is_not_a_number_does_no_harm():
+    run = synthetic()
+    run.k[1][:, 40:60] = float("nan")
+    for own in SETTINGS:
+        config = TreeKVConfig(cache_size=16, **own)
+        found = simulate(run, {"it": config})["evicted_at"].sel(policy="it")
+        assert ((found < 0).sum("position") == 16).all()
+        assert (found[..., : config.sink_size] < 0).all() and (found[..., TOKENS - config.recent_size :] < 0).all()
+
+
+def test_machine_code_that_cannot_be_kept_is_made_anew(monkeypatch):
+    def njit(cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: function
+
+    monkeypatch.setattr(simulated_cache, "njit", njit)
+    assert simulated_cache._compiled()(abs)(-2) == 2

@@ -1,0 +1,134 @@
+"""Predicted bytes against those of a real cache, for every policy and way to treat a prompt."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+
+from analysis import capture
+from analysis.memory_size import memory, memory_by_context
+from analysis.plot.memory import memory as plot_memory
+from tests import tiny
+from treekv import TreeKVCache, TreeKVConfig, TreeKVError, policies
+
+SETTINGS = [
+    *(
+        TreeKVConfig(policy=name, cache_size=96, **options)
+        for name in policies.names()
+        for options in ({"window_size": 16},)
+    ),
+    *(
+        TreeKVConfig(policy=name, cache_size=80, prefill=prefill)
+        for name in ("tree", "streaming", "h2o", "tova", "random", "full")
+        for prefill in ("stream", "none")
+    ),
+    TreeKVConfig(cache_size=100, prefill="stream", block_size=7),
+    TreeKVConfig(cache_size=96, budgets="rising", block_size=8),
+    TreeKVConfig(cache_size=96, budgets=(64, 128), prefill="stream"),
+]
+HISTORIES = [(1, 40), (40, 40), (40, 90), (130, 131), (130, 170), (96, 97), (509, 509)]
+
+
+@pytest.fixture(scope="module")
+def run(llama):
+    return capture(llama, None, tiny.tokens(64)[0], queries=4)
+
+
+@pytest.mark.parametrize("config", SETTINGS, ids=lambda c: f"{c.policy}-{c.prefill}-{c.cache_size}-{c.budgets}")
+def test_memory_is_what_a_real_cache_holds(llama, run, config: TreeKVConfig) -> None:
+    for prompt, tokens in HISTORIES:
+        cache = TreeKVCache(config, llama.config)
+        ids = tiny.tokens(tokens, batch=2)
+        llama(ids[:, :prompt], past_key_values=cache)
+        for t in range(prompt, tokens):
+            llama(ids[:, t : t + 1], past_key_values=cache)
+        assert memory(run, config, tokens, prompt=prompt, batch=2, dtype="float32") == cache.nbytes, (prompt, tokens)
+
+
+@pytest.mark.parametrize(("layers", "model"), [([3], "llama"), (None, "hybrid"), ([1], "hybrid")], ids=str)
+@pytest.mark.parametrize(
+    "config",
+    [
+        TreeKVConfig(policy="full"),
+        TreeKVConfig(cache_size=24, block_size=4),
+        TreeKVConfig(cache_size=24, budgets="rising", prefill="stream"),
+        TreeKVConfig(policy="pyramidkv", cache_size=24, window_size=4),
+    ],
+    ids=lambda c: f"{c.policy}-{c.prefill}-{c.budgets}",
+)
+def test_layers_that_were_not_captured_count(hybrid, nbytes_of, layers, model: str, config: TreeKVConfig) -> None:
+    network = hybrid if model == "hybrid" else tiny.llama(num_hidden_layers=4)
+    part = capture(network, None, tiny.tokens(64)[0], queries=4, layers=layers)
+    for prompt, tokens in ((1, 9), (18, 21), (100, 101), (100, 130)):
+        expected = nbytes_of(network, config, tokens, prompt, batch=2)
+        assert memory(part, config, tokens, prompt=prompt, batch=2, dtype="float32") == expected, (prompt, tokens)
+    assert memory_by_context(part, {"it": config}, [64]).attrs["layers"] == 4
+
+
+def test_a_file_that_does_not_say_counts_what_was_captured() -> None:
+    part = capture(tiny.llama(num_hidden_layers=4), None, tiny.tokens(64)[0], queries=4, layers=[2, 3])
+    whole = memory(part, TreeKVConfig(cache_size=24), 101)
+    del part.attrs["model_layers"]
+    assert memory(part, TreeKVConfig(cache_size=24), 101) == whole // 2
+
+
+def test_the_type_and_the_batch_count(run) -> None:
+    config = TreeKVConfig(cache_size=64)
+    one = memory(run, config, 1000, prompt=900)
+    assert one == 65 * 2 * 2 * (8 + 8) * 2  # slots, layers, KV heads, channels of key and value, bytes
+    assert memory(run, config, 1000, prompt=900, batch=3) == 3 * one
+    assert memory(run, config, 1000, prompt=900, dtype="float32") == 2 * one
+    assert memory(run, config, 1000, prompt=900, dtype="float16") == one
+
+
+def test_a_bounded_cache_does_not_grow_with_the_context_and_a_full_one_does(run) -> None:
+    tree, full = TreeKVConfig(cache_size=64), TreeKVConfig(policy="full")
+    assert memory(run, tree, 4096) == memory(run, tree, 65536)
+    assert memory(run, full, 65536) == 16 * memory(run, full, 4096)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"tokens": 0}, "tokens and batch must be at least 1, got 0 and 1"),
+        ({"tokens": 9, "batch": 0}, "got 9 and 0"),
+        ({"tokens": 9, "prompt": 10}, "prompt must be between 1 and the 9 tokens, got 10"),
+        ({"tokens": 9, "dtype": "int8"}, "dtype must be one of .* got 'int8'"),
+    ],
+)
+def test_what_cannot_be_is_refused(run, arguments: dict, words: str) -> None:
+    with pytest.raises(TreeKVError, match=words):
+        memory(run, TreeKVConfig(cache_size=64), **arguments)
+
+
+@pytest.mark.parametrize("config", SETTINGS[1:9], ids=lambda c: c.policy)
+def test_long_prompts_are_worked_out_from_shorter_ones(run, config: TreeKVConfig, monkeypatch) -> None:
+    lengths = [1000, 1003, 1024, 1041]
+    short = [memory(run, config, n, prompt=n) for n in lengths]
+    monkeypatch.setattr(sys.modules["analysis.memory_size"], "LONG", 1000)  # the function shadows the module
+    assert [memory(run, config, n, prompt=n) for n in lengths] == short
+
+
+def test_the_picture_shows_each_setting_over_the_contexts(run) -> None:
+    configs = {"full": TreeKVConfig(policy="full"), "a <b>": TreeKVConfig(cache_size=64)}
+    found = memory_by_context(run, configs, [1024, 4096], batch=2, dtype="float32")
+    assert (
+        found.sel(policy="a <b>").values.tolist() == [memory(run, configs["a <b>"], 1024, batch=2, dtype="float32")] * 2
+    )
+    figure = plot_memory(found, at=4096)
+    assert [trace.name for trace in figure.data] == ["full", "a &lt;b&gt;"]
+    assert list(figure.data[0].y) == found.sel(policy="full").values.tolist()
+    assert "at 4,096 tokens" in figure.layout.meta["alt"]
+    assert "full 2.1 MB" in figure.layout.meta["alt"]
+    with pytest.raises(TreeKVError, match="context 5 is not there; choose one of 1024, 4096"):
+        plot_memory(found, at=5)
+    with pytest.raises(TreeKVError, match="at least one setting"):
+        memory_by_context(run, {}, [1])
+
+
+def test_tensors_are_not_made_for_it(run) -> None:
+    """A context that no machine here could hold."""
+    assert memory(run, TreeKVConfig(policy="full"), 10**9, batch=64) == -(-(10**9) // 64) * 64 * 64 * 2 * 2 * 16 * 2
+    assert torch.get_default_dtype() is torch.float32

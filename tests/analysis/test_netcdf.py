@@ -1,0 +1,133 @@
+"""Files are whole or absent, and what is not ours is refused in one sentence."""
+
+import os
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import analysis
+from analysis import netcdf
+from treekv import TreeKVConfig, TreeKVError
+
+
+@pytest.fixture
+def spectrum(made_spectrum):
+    return made_spectrum(np.random.default_rng(0).uniform(1, 2, (4, 300)))
+
+
+@pytest.fixture
+def path(spectrum, tmp_path):
+    return analysis.save_spectrum(spectrum, tmp_path / "spectrum.nc")
+
+
+def sentence(path, open_file=analysis.open_spectrum):
+    with pytest.raises(TreeKVError) as caught:
+        open_file(path)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert str(path) in text
+    return text
+
+
+def test_text_with_strange_characters_comes_back(spectrum, tmp_path):
+    spectrum = spectrum.assign_coords(token=("position", ["\u0120\u00e9\U0001f333\n\"'<b>"] * 300))
+    assert analysis.open_spectrum(analysis.save_spectrum(spectrum, tmp_path / "a.nc")).identical(spectrum)
+
+
+def test_half_precision_comes_back(tmp_path):
+    values = np.random.default_rng(0).normal(size=(7, 50)).astype(np.float16)
+    dataset = xr.Dataset({"x": (("a", "b"), values)}, attrs={"format": "treekv-capture", "format_version": 1})
+    again = netcdf.read(netcdf.write(dataset, tmp_path / "a.nc"), "treekv-capture", ("x",))
+    assert again["x"].dtype == np.float16
+    assert again.identical(dataset)
+
+
+def test_every_truncation_is_noticed(path, tmp_path):
+    whole = path.read_bytes()
+    cut = tmp_path / "cut.nc"
+    for share in (0.0, 0.001, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99):
+        cut.write_bytes(whole[: int(share * len(whole))])
+        assert "damaged" in sentence(cut), share
+
+
+# h5netcdf's destructor fails on a file whose constructor failed; the error itself is what the test is about.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_no_flipped_byte_changes_a_number_unnoticed(path, spectrum, tmp_path):
+    whole = path.read_bytes()
+    broken = tmp_path / "broken.nc"
+    noticed = 0
+    for place in np.linspace(0, len(whole) - 1, 100).astype(int):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0xFF
+        broken.write_bytes(damaged)
+        try:
+            found = analysis.open_spectrum(broken)
+        except TreeKVError:
+            noticed += 1
+        else:  # the byte belonged to unused space or to a label
+            for name in spectrum.data_vars:
+                np.testing.assert_array_equal(found[name].values, spectrum[name].values)
+    assert noticed > 30
+
+
+def test_other_files_are_refused(path, run, tmp_path):
+    text = tmp_path / "notes.nc"
+    text.write_text("not a netCDF file")
+    assert "not a readable netCDF file" in sentence(text)
+    assert "no file" in sentence(tmp_path / "absent.nc")
+    assert "folder" in sentence(tmp_path)
+    capture = run.save(tmp_path / "capture.nc")
+    assert "is a capture; expected a spectrum" in sentence(capture)
+    assert "is a spectrum; expected a capture" in sentence(path, analysis.open_capture)
+    foreign = tmp_path / "weather.nc"
+    xr.Dataset({"rain": ("day", [1.0, 2.0])}).to_netcdf(foreign, engine="h5netcdf")
+    assert "netCDF file from elsewhere" in sentence(foreign)
+
+
+def test_newer_and_incomplete_files_are_refused(spectrum, tmp_path):
+    newer = netcdf.write(spectrum.assign_attrs(format_version=2), tmp_path / "newer.nc")
+    assert "format version 2, newer than the 1" in sentence(newer)
+    odd = netcdf.write(spectrum.assign_attrs(format_version="one"), tmp_path / "odd.nc")
+    assert "'one'" in sentence(odd)
+    partial = netcdf.write(spectrum.drop_vars("coefficient"), tmp_path / "partial.nc")
+    assert "lacks 'coefficient'" in sentence(partial)
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(path, spectrum, monkeypatch):
+    before = path.read_bytes()
+
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full_disk)
+    with pytest.raises(TreeKVError, match="No space left"):
+        analysis.save_spectrum(spectrum, path)
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == ["spectrum.nc"]
+
+
+def test_places_that_cannot_be_written_are_named(spectrum, tmp_path):
+    with pytest.raises(TreeKVError, match=r"nowhere.*does not exist"):
+        analysis.save_spectrum(spectrum, tmp_path / "nowhere" / "a.nc")
+    with pytest.raises(TreeKVError, match="is a folder"):
+        analysis.save_spectrum(spectrum, tmp_path)
+
+
+def test_every_kind_of_file_is_called_by_its_name_where_another_is_expected(run, tmp_path):
+    spectrum = analysis.spectrum(run, level=2)
+    retention = analysis.simulate(run, {"tree": TreeKVConfig(cache_size=32)})
+    files = {
+        "a capture": (run.save(tmp_path / "a.nc"), analysis.open_capture),
+        "a spectrum": (analysis.save_spectrum(spectrum, tmp_path / "b.nc"), analysis.open_spectrum),
+        "a table of trends": (
+            analysis.save_trends(analysis.trends(spectrum, resamples=99), tmp_path / "c.nc"),
+            analysis.open_trends,
+        ),
+        "a retention record": (analysis.save_retention(retention, tmp_path / "d.nc"), analysis.open_retention),
+        "a table of losses": (analysis.save_loss(analysis.loss(run, retention), tmp_path / "e.nc"), analysis.open_loss),
+    }
+    for found, (file, _) in files.items():
+        for expected, (_, opens) in files.items():
+            if found != expected:
+                assert sentence(file, opens) == f"{str(file)!r} is {found}; expected {expected}"

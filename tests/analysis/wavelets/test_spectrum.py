@@ -1,0 +1,202 @@
+"""The spectrum of a capture against its slow definition."""
+
+import sys
+
+import numpy as np
+import pytest
+import pywt
+import torch
+import xarray as xr
+
+import analysis
+from tests import tiny
+from tests.reference import wavelets as reference
+from treekv import TreeKVError
+
+
+def slow_queries(run, layer, head, wavelet, level, sinks, count, mode="symmetric", transform="dwt", output=None):
+    """[query, bands, position], NaN where a query does not see: each query's own mean over channels."""
+    last = max(run.query_positions)
+    start = count if sinks == "separate" else 0
+    rows = []
+    for t in run.query_positions:
+        contributions = run.contributions(layer, t)[head]
+        if output is not None:
+            contributions = contributions @ output[head]
+        row = reference.amplitude(contributions[start:].double().numpy(), wavelet, level, mode, transform)
+        row = row[:, count - start :]
+        rows.append(np.pad(row, [(0, 0), (0, last - t)], constant_values=np.nan))
+    return np.stack(rows)
+
+
+@pytest.mark.parametrize(
+    ("settings", "count"),
+    [
+        ({"level": 7}, 4),
+        ({"level": 3}, 0),
+        ({"wavelet": "db2", "level": 4, "mode": "periodization"}, 5),
+        ({"level": 5, "sinks": "include"}, 4),
+        ({"level": 4, "mode": "zero", "sinks": "include"}, 3),
+        ({"level": 3, "transform": "packet"}, 4),
+        ({"level": 4, "transform": "swt"}, 4),
+    ],
+)
+def test_amplitude_equals_its_definition(run, settings, count):
+    spectrum = analysis.spectrum(run, **settings, sink_count=count)
+    assert spectrum["amplitude"].dims == ("layer", "head", "band", "position")
+    assert spectrum["position"].values.tolist() == list(range(count, 301))
+    arguments = {"wavelet": "haar", "sinks": "separate", **settings}
+    expected = np.stack(
+        [[slow_queries(run, layer, head, count=count, **arguments) for head in range(4)] for layer in run.layers]
+    )
+    np.testing.assert_allclose(spectrum["amplitude"], np.nanmean(expected, axis=2), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(spectrum["query_std"], np.nanstd(expected, axis=2), rtol=1e-3, atol=2e-6)
+    np.testing.assert_allclose(spectrum["query_amplitude"], expected.mean((0, 1)), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("transform", ["dwt", "swt"])
+def test_energy_equals_its_definition(run, transform):
+    spectrum = analysis.spectrum(run, level=4, transform=transform)
+    for layer in run.layers:
+        each = [
+            reference.energy(run.contributions(layer, t)[2, 4:].double().numpy(), "haar", 4, transform=transform)
+            for t in run.query_positions
+        ]
+        np.testing.assert_allclose(spectrum["energy"].sel(layer=layer, head=2), np.mean(each, axis=0), rtol=1e-4)
+
+
+def test_after_the_output_projection(run, sharp_llama):
+    model = sharp_llama("treekv")
+    spectrum = analysis.spectrum(run, level=3, model=model)
+    assert spectrum.attrs["projected"] == 1
+    output = [block.self_attn.o_proj.weight.T.unflatten(0, (4, 8)) for block in model.model.layers]
+    for layer, head in ((0, 1), (1, 3)):
+        expected = slow_queries(run, layer, head, "haar", 3, "separate", 4, output=output[layer])
+        ours = spectrum["amplitude"].sel(layer=layer, head=head)
+        np.testing.assert_allclose(ours, np.nanmean(expected, axis=0), rtol=1e-4, atol=1e-6)
+
+
+def test_few_heads_at_a_time_change_nothing(run, monkeypatch):
+    plain = analysis.spectrum(run)
+    for numbers in (1, 301 * 8 * 3):
+        monkeypatch.setattr(sys.modules["analysis.wavelets.spectrum"], "_AT_ONCE", numbers)
+        xr.testing.assert_allclose(analysis.spectrum(run), plain, rtol=1e-5)
+
+
+def test_labels(run):
+    spectrum = analysis.spectrum(run)
+    assert spectrum["band"].values.tolist() == ["A8", "D8", "D7", "D6", "D5", "D4", "D3", "D2", "D1"]
+    assert spectrum["level"].values.tolist() == [8, 8, 7, 6, 5, 4, 3, 2, 1]
+    assert spectrum["position"].values.tolist() == list(range(4, 301))
+    assert spectrum["token"].values.tolist() == run.token_text[4:]
+    assert spectrum["queries"].values.tolist() == [5] * 293 + [4, 3, 2, 1]
+    assert spectrum["support"].values.tolist() == [256, 256, 128, 64, 32, 16, 8, 4, 2]
+    assert spectrum["high_frequency"].values.tolist()[-2:] == [0.25, 0.5]
+    assert spectrum["query"].values.tolist() == run.query_positions
+    attrs = [spectrum.attrs[name] for name in ("sinks", "sink_count", "mode", "transform", "projected", "texts")]
+    assert attrs == ["separate", 4, "symmetric", "dwt", 0, 1]
+
+
+def test_haar_amplitude_and_coefficient_differ_by_the_level(run):
+    spectrum = analysis.spectrum(run)
+    scaled = spectrum["amplitude"] * 2 ** (spectrum["level"] / 2)
+    np.testing.assert_allclose(scaled.values, spectrum["coefficient"].values, rtol=1e-5)
+
+
+def test_sinks_are_reported_apart_and_do_not_leak(run):
+    expected = torch.stack([run.contributions(1, t)[:, :4].abs().mean(-1) for t in run.query_positions]).mean(0)
+    plain = analysis.spectrum(run)
+    np.testing.assert_allclose(plain["sink_amplitude"].sel(layer=1), expected, rtol=1e-5)
+    loud = analysis.Capture(**{**vars(run), "v": [v.clone() for v in run.v]})
+    for v in loud.v:
+        v[:, :4] *= 1000
+    louder = analysis.spectrum(loud)
+    np.testing.assert_array_equal(louder["amplitude"], plain["amplitude"])
+    np.testing.assert_allclose(louder["sink_amplitude"], plain["sink_amplitude"] * 1000, rtol=1e-5)
+    included = [analysis.spectrum(one, sinks="include")["amplitude"] for one in (run, loud)]
+    low = [amplitude.isel(band=0, position=slice(0, 4)).mean() for amplitude in included]
+    assert low[1] > 10 * low[0], "included sinks must leak into the positions that share a low coefficient"
+
+
+def test_level_is_as_deep_as_the_shortest_query_allows(run, llama, token_ids):
+    short = analysis.capture(llama, None, token_ids, max_tokens=40, queries=5)
+    assert analysis.spectrum(short).sizes["band"] == 6  # 32 positions: A5, D5 ... D1
+    assert analysis.spectrum(run).sizes["band"] == 9
+
+
+def test_progress_counts_layers(run):
+    seen = []
+    analysis.spectrum(run, level=2, progress=lambda *call: seen.append(call))
+    assert seen == [(1, 2), (2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"wavelet": "harr"}, "'harr'"),
+        ({"level": 0}, "level is 0.*1 to 8"),
+        ({"level": 9}, "level is 9.*1 to 8"),
+        ({"sinks": 4}, "sinks is 4; give 'separate' or 'include'"),
+        ({"sink_count": -1}, "sink_count is -1"),
+        ({"sink_count": 296}, "sink_count is 296.*0 to 295"),
+        ({"mode": "mirror"}, "'mirror'"),
+        ({"transform": "dct"}, "'dct'"),
+    ],
+)
+def test_bad_arguments_are_refused(run, arguments, words):
+    with pytest.raises(TreeKVError, match=words):
+        analysis.spectrum(run, **arguments)
+
+
+def test_saved_and_opened_again(run, tmp_path):
+    spectrum = analysis.spectrum(run)
+    again = analysis.open_spectrum(analysis.save_spectrum(spectrum, tmp_path / "spectrum.nc"))
+    assert again.identical(spectrum)
+
+
+@pytest.fixture
+def texts(llama):
+    return [analysis.capture(llama, None, tiny.tokens(150, seed=seed)[0], queries=3) for seed in range(3)]
+
+
+def test_texts_are_pooled(texts):
+    each = [analysis.spectrum(text) for text in texts]
+    pooled = analysis.pool(each)
+    for name in ("amplitude", "coefficient", "energy", "sink_amplitude", "query_std"):
+        np.testing.assert_allclose(pooled[name], np.mean([one[name] for one in each], axis=0), rtol=1e-5)
+        assert pooled[name].dims == each[0][name].dims
+    np.testing.assert_allclose(pooled["text_std"], np.std([one["amplitude"] for one in each], axis=0), rtol=1e-4)
+    np.testing.assert_array_equal(pooled["query_amplitude"], np.concatenate([one["query_amplitude"] for one in each]))
+    assert pooled["text"].values.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert "token" not in pooled.coords
+    assert pooled.attrs["texts"] == 3
+    assert analysis.pool(each[:1]).identical(each[0])
+
+
+def test_a_pooled_spectrum_is_saved(texts, tmp_path):
+    pooled = analysis.pool([analysis.spectrum(text) for text in texts])
+    assert analysis.open_spectrum(analysis.save_spectrum(pooled, tmp_path / "spectrum.nc")).identical(pooled)
+
+
+def test_only_what_is_alike_is_pooled(texts, llama):
+    each = [analysis.spectrum(text) for text in texts]
+    with pytest.raises(TreeKVError, match="no spectrum"):
+        analysis.pool([])
+    with pytest.raises(TreeKVError, match="spectrum 1 has sinks 'include'"):
+        analysis.pool([each[0], analysis.spectrum(texts[1], sinks="include")])
+    short = analysis.capture(llama, None, tiny.tokens(140)[0], queries=3)
+    with pytest.raises(TreeKVError, match=r"spectrum 1 has other positions .*4 to 139, not 4 to 149"):
+        analysis.pool([each[0], analysis.spectrum(short)])
+    with pytest.raises(TreeKVError, match="pooled already"):
+        analysis.pool([analysis.pool(each), each[0]])
+
+
+def test_coefficients_of_one_query(run):
+    found = analysis.coefficients(run, 1, 300, level=3)
+    signal = run.contributions(1, 300)[:, 4:].numpy()
+    expected = pywt.wavedec(signal, "haar", mode="symmetric", level=3, axis=1)
+    for band, values in zip(("A3", "D3", "D2", "D1"), expected):
+        assert found[band].dims == ("head", f"index_{band}", "channel")
+        np.testing.assert_allclose(found[band], values, atol=1e-5)
+    mean = np.abs(found["D2"]).mean("channel").isel(index_D2=slice(0, 20))
+    assert mean.shape == (4, 20)

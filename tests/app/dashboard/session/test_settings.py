@@ -1,0 +1,97 @@
+"""Settings in an address: what is written is read again, and what cannot be read is said."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.dashboard.session.settings import decode, encode, label, with_changes
+from app.text.wording import settings_in_words
+from treekv import TreeKVConfig, TreeKVError, policies
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TreeKVConfig(),
+        TreeKVConfig(policy="streaming", cache_size=128),
+        TreeKVConfig(policy="full", cache_size=3),
+        TreeKVConfig(cache_size=128, prefill="stream", block_size=16, trace=True, scope=4),
+        TreeKVConfig(cache_size=96, budgets=(64, 128), prefill="stream"),
+        TreeKVConfig(cache_size=128, budgets="rising"),
+        TreeKVConfig(cache_size=64, sink_size=0, recent_size=10, block_size=1, window_size=9),
+        TreeKVConfig(policy="snapkv", cache_size=64, window_size=8, kernel_size=7, pooling="max"),
+    ],
+    ids=lambda c: f"{c.policy}-{c.cache_size}-{c.budgets}",
+)
+def test_settings_come_back_from_an_address(config: TreeKVConfig) -> None:
+    assert decode(encode(config)) == config
+
+
+@given(
+    policy=st.sampled_from(policies.names()),
+    cache=st.integers(80, 3000),
+    seed=st.integers(0, 2**63 - 1),
+    positions=st.sampled_from(["rank", "original"]),
+)
+def test_any_settings_come_back(policy: str, cache: int, seed: int, positions: str) -> None:
+    config = TreeKVConfig(policy=policy, cache_size=cache, seed=seed, positions=positions)
+    assert decode(encode(config)) == config
+
+
+def test_defaults_are_left_out() -> None:
+    assert encode(TreeKVConfig(cache_size=256)) == "tree,cache_size=256"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("nothing", "policy must be one of"),
+        ("tree,cache_size", "'cache_size'; a part is a field and its value"),
+        ("tree,policy=h2o", "'policy=h2o'"),
+        ("tree,colour=red", "'colour=red'"),
+        ("tree,cache_size=2", "tree region"),
+        ("tree,cache_size=many", "cache_size must be a whole number"),
+    ],
+)
+def test_what_cannot_be_read_is_said(text: str, words: str) -> None:
+    with pytest.raises(TreeKVError, match=words):
+        decode(text)
+
+
+def test_a_change_derives_anew_what_no_longer_fits() -> None:
+    config = TreeKVConfig(cache_size=128, recent_size=100, block_size=8)
+    changed = with_changes(config, cache_size=64)
+    assert (changed.cache_size, changed.recent_size) == (64, 28)
+    assert with_changes(config, policy="streaming").recent_size == 124
+    with pytest.raises(TreeKVError, match="leaves a tree region of"):
+        with_changes(config, cache_size=4)
+
+
+def test_labels_name_letter_policy_and_size() -> None:
+    assert label(0, TreeKVConfig()) == "A TreeKV 1,024"
+    assert label(5, TreeKVConfig(policy="full")) == "F full cache"
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (TreeKVConfig(policy="full"), "full cache: every token is kept"),
+        (
+            TreeKVConfig(cache_size=64),
+            "TreeKV: 64 tokens (4 sinks, 28 recent, 32 in the tree); a prompt is read whole and reduced at its end",
+        ),
+        (
+            TreeKVConfig(policy="streaming", cache_size=64, prefill="stream", block_size=8),
+            "StreamingLLM: 64 tokens (4 sinks, 60 recent); a prompt is read in blocks of 8, reduced as it comes",
+        ),
+        (
+            TreeKVConfig(policy="h2o", cache_size=64, prefill="none"),
+            "H2O: 64 tokens (0 sinks, 32 recent, 32 chosen by it); a prompt is kept whole",
+        ),
+    ],
+    ids=lambda value: value.policy if isinstance(value, TreeKVConfig) else "",
+)
+def test_settings_in_words(config: TreeKVConfig, words: str) -> None:
+    assert settings_in_words(config) == words

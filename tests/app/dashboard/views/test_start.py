@@ -1,0 +1,303 @@
+"""The first page: open a run, make one, and what is wrong with the input; runs stay below their root."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+import analysis
+from app.dashboard.actions import make_run as making
+from app.dashboard.actions.make_run import Order
+from app.dashboard.session import model as models
+from app.dashboard.session import run as run_state
+from app.runs import folder as run_folder
+from app.text.wording import titled
+from tests import tiny
+from tests.app.conftest import words_tokenizer
+from tests.app.dashboard.views.test_views import EVICTION_MAP, START, WAVELETS, alternatives, opened
+from treekv import TreeKVConfig, TreeKVError
+
+TEXT = " ".join(f"w{number % 90 + 2}" for number in range(400))
+ORDER = Order("new", "tiny", "A text", TEXT, 300, "", 32, ("tree", "streaming"))
+
+
+@pytest.fixture
+def tiny_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every name is a tiny model, except "bad"."""
+
+    def load_model(name: str) -> tuple:
+        if name == "bad":
+            raise TreeKVError("there is no model 'bad'; a model is an alias")
+        return tiny.llama(), words_tokenizer()
+
+    monkeypatch.setattr(models.treekv, "load_model", load_model)
+    models._load.clear()
+
+
+def finished(test: AppTest) -> AppTest:
+    """The page once its job has ended."""
+    job = test.session_state["making"]
+    for _ in range(2000):
+        if job.ended:
+            return test.run()
+        job._stop.wait(0.02)
+    raise AssertionError("the job never ended")
+
+
+def press(test: AppTest, label: str) -> AppTest:
+    return next(button for button in test.button if button.label == label).click().run()
+
+
+def sentence(test: AppTest) -> str:
+    assert not test.exception
+    assert len(test.error) == 1
+    return test.error[0].value.replace("\\", "")
+
+
+def filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppTest:
+    test = opened(None, monkeypatch, root=tmp_path)
+    test.segmented_control(key="source").set_value("Paste").run()
+    test.text_area(key="pasted").set_value(TEXT)
+    test.number_input(key="tokens").set_value(300)
+    test.number_input(key="budget").set_value(32)
+    test.text_input(key="run_name").set_value("new")
+    return test.run()
+
+
+def test_the_empty_folder_says_so_and_the_tour_is_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = opened(None, monkeypatch, root=tmp_path)
+    assert "There is no run yet" in test.info[0].value
+    assert test.expander[0].label == "A tour in two minutes"
+    assert test.expander[0].proto.expanded
+
+
+def test_a_run_is_made_opened_and_drawn(tiny_model: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = finished(press(filled(tmp_path, monkeypatch), "Make the run"))
+    assert test.success[0].value == "The run is made and open."
+    assert test.run().success[0].value == "The run is made and open."  # a run of the page that follows keeps it
+    assert test.query_params["run"] in ("new", ["new"])
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
+        "capture.nc", "retention.nc", "run.json", "settings.json", "spectrum.nc", "trends.nc",
+    ]  # fmt: skip
+    run = analysis.open_capture(tmp_path / "new" / "capture.nc")
+    assert run.tokens == 300
+    config = TreeKVConfig(policy="tree", cache_size=32, prefill="stream")
+    assert TreeKVConfig.load(tmp_path / "new" / "settings.json") == config
+    manifest = run_folder.open_run(tmp_path / "new").manifest
+    assert manifest["load"] == making.model_names()[0]  # what the other pages load again
+    assert manifest["text"] == {"title": "Pasted text", "tokens": 300, "end": "".join(run.token_text[-64:])}
+    retention = analysis.open_retention(tmp_path / "new" / "retention.nc")
+    assert retention["policy"].values.tolist() == ["tree", "streaming"]
+    expected = analysis.plot.eviction_map(titled(retention), "TreeKV").layout.meta["alt"]
+    assert alternatives(test.switch_page(EVICTION_MAP).run()) == [expected]
+
+
+def test_chosen_layers_alone_are_captured(tiny_model: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = filled(tmp_path, monkeypatch)
+    test.text_input(key="layers").set_value("1").run()
+    finished(press(test, "Make the run"))
+    assert analysis.open_capture(tmp_path / "new" / "capture.nc").layers == [1]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("pasted", " \n", "the text is empty"),
+        ("budget", 0, "cache_size must be a whole number of at least 1, got 0"),
+        ("budget", 300, "a cache of 300 tokens forgets nothing of 300"),
+        ("budget", -5, "cache_size must be"),
+        ("tokens", 100, "tokens must be between 256 and 16,384 here, got 100"),
+        ("tokens", 10**7, "tokens must be between 256 and 16,384"),
+        ("layers", "1-0", "the layers '1-0' cannot be read at '1-0'"),
+        ("run_name", "../up", "'../up' cannot be the name of a run"),
+        ("run_name", ".hidden", "begins with a dot"),
+        ("simulated", [], "no policy is chosen"),
+    ],
+)
+def test_what_is_wrong_is_said_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: object, words: str
+) -> None:
+    test = filled(tmp_path, monkeypatch)
+    next(widget for kind in (test.text_area, test.number_input, test.text_input, test.multiselect)
+         for widget in kind if widget.key == key).set_value(value).run()  # fmt: skip
+    press(test, "Make the run")
+    assert words in sentence(test)
+    assert "making" not in test.session_state
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"model": "bad"}, "there is no model 'bad'"), ({"text": "w3 w4"}, "the text has 2 tokens; at least 256"),
+     ({"layers": "7"}, "layer 7")],
+)  # fmt: skip
+def test_what_shows_on_the_way_is_one_sentence_and_leaves_nothing(
+    tiny_model: None, tmp_path: Path, change: dict, words: str
+) -> None:
+    from app.dashboard.session import jobs
+
+    order = Order(**{**ORDER.__dict__, **change})
+    job = jobs.submit("a", "makes", lambda job: making.make(order, tmp_path, models.held_model, job))
+    while not job.ended:
+        job._stop.wait(0.02)
+    assert (job.state, words in job.error) == ("failed", True), job.error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_job_shows_on_the_page_and_can_be_tried_again(
+    tiny_model: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test = filled(tmp_path, monkeypatch)
+    test.selectbox(key="model").set_value(making.model_names()[0])
+    test.text_area(key="pasted").set_value("w3 w4").run()
+    test = finished(press(test, "Make the run"))
+    assert "the text has 2 tokens" in sentence(test)
+    test.text_area(key="pasted").set_value(TEXT).run()
+    assert finished(press(test, "Make the run")).success
+
+
+def test_a_name_that_is_taken(small_run: Path) -> None:
+    with pytest.raises(TreeKVError, match="there is a run 'small' already"):
+        making.check(Order(**{**ORDER.__dict__, "name": "small"}), small_run.parent)
+    assert making.free_name(small_run.parent, "a/B c", "Das Ding!", 300) == "b-c-das-ding-300"
+    (small_run.parent / "x").mkdir(exist_ok=True)
+    assert making.free_name(small_run.parent, "x", "", 1) == "x-1"
+
+
+def test_recent_runs_are_listed_and_opened(small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "two"):
+        shutil.copytree(small_run, tmp_path / name)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "run.json").write_text("{")
+    os.utime(tmp_path / "one" / "run.json", (1, 1))
+    test = opened(None, monkeypatch, root=tmp_path)
+    assert [button.key for button in test.button if button.label == "Open"] == ["open-two", "open-one"]
+    test.button(key="open-one").click().run()
+    assert "one" in test.query_params["run"]
+    assert alternatives(test.switch_page(WAVELETS).run())
+
+
+def test_another_run_comes_with_its_own_settings_unless_some_were_chosen(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, size in (("one", 64), ("two", 48)):
+        shutil.copytree(small_run, tmp_path / name)
+        (tmp_path / name / "settings.json").unlink()
+        TreeKVConfig(cache_size=size).save(tmp_path / name / "settings.json")
+    test = opened(None, monkeypatch, root=tmp_path)
+    seen = []
+    for name in ("one", "two", "one"):
+        test.switch_page(START).run().button(key=f"open-{name}").click().run()
+        test.switch_page("views/compare.py").run()
+        seen.append([config.cache_size for config in test.session_state["compare"]])
+        if len(seen) == 3:
+            test.button(key="take").click().run()
+    assert seen == [[64] * 3, [48] * 3, [64] * 3]
+    assert test.session_state["settings"].cache_size == 64
+    test.switch_page(START).run().button(key="open-two").click().run()
+    test.switch_page("views/take_away.py").run()
+    assert test.session_state["settings"].cache_size == 64  # taken by hand
+
+
+def test_two_users_do_not_see_each_others_choice(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        shutil.copytree(small_run, tmp_path / name)
+    first, second = (opened(None, monkeypatch, root=tmp_path) for _ in range(2))
+    first.button(key="open-one").click().run()
+    second.button(key="open-two").click().run()
+    first.text_input(key="run_name").set_value("mine").run()
+    assert first.run().session_state["run"] == "one"
+    assert second.run().session_state["run"] == "two"
+    assert second.text_input(key="run_name").value == ""
+
+
+@pytest.mark.parametrize("missing", ["capture.nc", "trends.nc"])
+def test_a_partial_run_says_what_it_lacks(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    shutil.copytree(small_run, tmp_path / "run")
+    (tmp_path / "run" / missing).unlink()
+    test = opened(tmp_path / "run", monkeypatch)
+    assert f"lacks {missing}" in test.warning[0].value.replace("\\", "")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"text": {"tokens": "many"}}, "'tokens' must be a whole number, got 'many'"),
+     ({"text": "hello"}, "'text' must be an object, got 'hello'"),
+     ({"claims": "none"}, "'claims' must be an object, got 'none'")],
+)  # fmt: skip
+@pytest.mark.parametrize("page", [START, WAVELETS])
+def test_a_damaged_manifest_is_a_sentence_and_start_goes_on_with_the_others(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str, change: dict, words: str
+) -> None:
+    for name in ("good", "bad"):
+        shutil.copytree(small_run, tmp_path / name)
+    manifest = tmp_path / "bad" / "run.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | change))
+    test = opened(None, monkeypatch, root=tmp_path)
+    assert not test.error
+    assert [button.key for button in test.button if button.label == "Open"] == ["open-good"]
+    test = opened(None, monkeypatch, page, root=tmp_path, run="bad")
+    assert words in sentence(test)
+
+
+def test_a_manifest_that_links_to_nowhere_hides_no_other_run(small_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(small_run, tmp_path / "good")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "run.json").symlink_to(tmp_path / "nowhere")
+    assert [run.path.name for run in run_folder.recent(tmp_path)] == ["good"]
+
+
+@pytest.mark.parametrize("name", ["..", ".", "../runs/small", "/etc", "a/b", "a\\b", "C:", "a\0b", "x" * 300, "a\nb"])
+@pytest.mark.parametrize("page", [START, WAVELETS])
+def test_no_address_leaves_the_root(small_run: Path, monkeypatch: pytest.MonkeyPatch, name: str, page: str) -> None:
+    test = opened(None, monkeypatch, page, root=small_run.parent, run=name)
+    assert "cannot be the name of a run" in sentence(test)
+    assert not test.get("plotly_chart")
+
+
+def test_no_link_leaves_the_root(small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "leads-out").symlink_to(small_run)
+    (root / "up").symlink_to(root)
+    shutil.copytree(small_run, root / "inside")
+    (root / "beside").symlink_to(root / "inside")
+    for name in ("leads-out", "up"):
+        with pytest.raises(TreeKVError, match=f"the run '{name}' is a link that leads out"):
+            run_folder.open_below(root, name)
+    assert run_folder.open_below(root, "beside").manifest == run_folder.open_run(small_run).manifest
+    for name in ("spectrum.nc", "run.json"):
+        (root / "inside" / name).unlink()
+        (root / "inside" / name).symlink_to(small_run / name)
+    with pytest.raises(TreeKVError, match=r"run\.json of the run 'inside' is a link that leads out"):
+        run_folder.open_below(root, "inside")
+    run = run_folder.RunFolder(root / "inside", {}, root)
+    with pytest.raises(TreeKVError, match=r"spectrum\.nc of the run 'inside' is a link"):
+        run.file("spectrum.nc")
+    assert run_folder.recent(root) == []
+    test = opened(None, monkeypatch, WAVELETS, root=root, run="leads-out")
+    assert "leads out of the folder of runs" in sentence(test)
+
+
+def test_a_run_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = opened(None, monkeypatch, WAVELETS, root=tmp_path, run="gone")
+    assert "there is no run 'gone' here" in sentence(test)
+    assert test.get("page_link")[0].proto.label == "Go to Start"
+
+
+def test_layers_of_another_run_are_forgotten(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = opened(small_run, monkeypatch, layer="25")
+    test.session_state["positions"] = (400, 5000)
+    test.switch_page(WAVELETS).run()
+    assert not test.exception
+    assert test.selectbox(key="layer").value == run_state.ALL
+    assert test.sidebar.slider[0].value == (304, 320)

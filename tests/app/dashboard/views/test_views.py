@@ -1,0 +1,213 @@
+"""The pages' logic without a browser: what is drawn for which choice, the empty state, the error states."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+import analysis
+from app import dashboard
+from app.dashboard import LOOPBACK, ROOT_VARIABLE, RUN_VARIABLE, own_names, server_options
+from app.dashboard.session import run as run_state
+from app.text.wording import titled
+from tests.app.conftest import EVIL
+from treekv import TreeKVError
+
+MAIN = Path(dashboard.__file__).with_name("main.py")
+START, WAVELETS, EVICTION_MAP = "views/start.py", "views/wavelets.py", "views/eviction_map.py"
+
+
+def opened(
+    run: Path | None,
+    monkeypatch: pytest.MonkeyPatch,
+    page: str | None = None,
+    /,
+    root: Path | None = None,
+    **query: str | list[str],
+) -> AppTest:
+    """A page (the first when None) of a dashboard that was started on `run`, or on no run and the folder `root`."""
+    if run is None:
+        monkeypatch.delenv(RUN_VARIABLE, raising=False)
+        monkeypatch.setenv(ROOT_VARIABLE, str(root or "no-such-folder"))
+    else:
+        monkeypatch.setenv(RUN_VARIABLE, run.name)
+        monkeypatch.setenv(ROOT_VARIABLE, str(run.parent))
+    test = AppTest.from_file(str(MAIN), default_timeout=60)
+    for name, value in query.items():
+        test.query_params[name] = value
+    test.run()
+    return test if page is None else test.switch_page(page).run()
+
+
+def figures(test: AppTest) -> list[dict]:
+    assert not test.exception
+    return [json.loads(chart.proto.spec) for chart in test.get("plotly_chart")]
+
+
+def alternatives(test: AppTest) -> list[str]:
+    return [figure["layout"]["meta"]["alt"] for figure in figures(test)]
+
+
+def test_the_wavelets_page_draws_its_pictures(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = opened(small_run, monkeypatch, WAVELETS)
+    spectrum, trends = analysis.open_spectrum(small_run / "spectrum.nc"), analysis.open_trends(small_run / "trends.nc")
+    plot = analysis.plot
+    drawn = (plot.spectrum, plot.coefficients, plot.sinks, plot.growth_grid)
+    expected = [*(make(spectrum) for make in drawn), plot.trends(trends)]
+    assert alternatives(test) == [figure.layout.meta["alt"] for figure in expected]
+    assert f"in every band: **{trends.attrs['claim_i']}**" in test.markdown[0].value
+    assert f"in the highest bands: **{trends.attrs['claim_ii']}**" in test.markdown[0].value
+    captions = [caption.value for caption in test.main.get("caption")]
+    assert f"interval {trends.attrs['claim_ii_correlation_low']:+.2f} to" in captions[0]
+    assert len([caption for caption in captions if caption.startswith("Each ")]) == 5
+
+
+def test_the_choice_of_layer_and_head_is_drawn(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = opened(small_run, monkeypatch, WAVELETS)
+    before = alternatives(test)
+    test.selectbox(key="layer").select("1").run()
+    test.selectbox(key="head").select("2").run()
+    spectrum = analysis.open_spectrum(small_run / "spectrum.nc")
+    assert alternatives(test)[0] == analysis.plot.spectrum(spectrum, layer=1, head=2).layout.meta["alt"]
+    assert alternatives(test) != before
+    assert test.selectbox(key="layer").options == ["all", "0", "1"]
+    assert test.selectbox(key="head").options == ["all", "0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize(("head", "kv_head"), [("0", 0), ("1", 0), ("2", 1), ("3", 1)])
+def test_the_eviction_map_shows_the_kv_head_that_serves_the_query_head(
+    small_run: Path, monkeypatch: pytest.MonkeyPatch, head: str, kv_head: int
+) -> None:
+    test = opened(small_run, monkeypatch, EVICTION_MAP, layer="1", head=head, policy="TreeKV")
+    retention = analysis.open_retention(small_run / "retention.nc")
+    expected = analysis.plot.eviction_map(titled(retention), "TreeKV", layer=1, head=kv_head)
+    assert alternatives(test) == [expected.layout.meta["alt"]]
+    assert f"Query head {head} reads KV head {kv_head}" in [caption.value for caption in test.main.get("caption")][1]
+
+
+def test_the_eviction_map_starts_with_treekv_and_changes_with_the_policy(
+    small_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test = opened(small_run, monkeypatch, EVICTION_MAP)
+    retention = analysis.open_retention(small_run / "retention.nc")
+    assert alternatives(test) == [analysis.plot.eviction_map(titled(retention), "TreeKV").layout.meta["alt"]]
+    test.segmented_control(key="policy").set_value("streaming").run()
+    assert alternatives(test) == [analysis.plot.eviction_map(titled(retention), "StreamingLLM").layout.meta["alt"]]
+
+
+@pytest.mark.parametrize("page", [WAVELETS, EVICTION_MAP])
+def test_without_a_run_the_page_leads_to_the_first(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = opened(None, monkeypatch, page)
+    assert not test.exception
+    assert test.title[0].value == "No run yet"
+    assert test.get("page_link")[0].proto.label == "Go to Start"
+    assert not test.get("plotly_chart")
+
+
+@pytest.mark.parametrize("page", [WAVELETS, EVICTION_MAP])
+@pytest.mark.parametrize("name", ["spectrum.nc", "retention.nc", "trends.nc", "run.json"])
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_a_damaged_run_is_one_sentence(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str, name: str, damage: str
+) -> None:
+    needed = {WAVELETS: {"spectrum.nc", "trends.nc", "run.json"}, EVICTION_MAP: {"retention.nc", "run.json"}}
+    run = tmp_path / "run"
+    shutil.copytree(small_run, run)
+    if damage == "missing":
+        (run / name).unlink()
+    else:
+        (run / name).write_bytes((run / name).read_bytes()[:100])
+    test = opened(run, monkeypatch, page)
+    assert not test.exception
+    if name in needed[page]:
+        assert len(test.error) == 1
+        assert run_state.plain(name) in test.error[0].value
+        assert "/" not in test.error[0].value.replace("run/", "")  # named from the folder of runs on
+    else:
+        assert not test.error
+        assert test.get("plotly_chart")
+
+
+def test_a_run_that_is_made_again_is_read_again(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(small_run, run)
+    test = opened(run, monkeypatch, WAVELETS)
+    before = figures(test)[0]["data"][0]["y"]
+    spectrum = analysis.open_spectrum(run / "spectrum.nc")
+    spectrum["amplitude"] *= 2
+    analysis.save_spectrum(spectrum, run / "spectrum.nc")
+    assert figures(test.run())[0]["data"][0]["y"] != before
+
+
+def test_file_names_and_texts_are_never_markdown() -> None:
+    escaped = run_state.plain(f"![x](http://example.invalid/a.png) {EVIL} *b* `c` $d$")
+    assert escaped.count("\\") == sum(escaped.count(mark) for mark in "![]():/.<>-*`$") - escaped.count("/")
+    assert "![" not in escaped
+    assert "](" not in escaped
+    assert "<b" not in escaped.replace("\\<", "")
+
+
+@pytest.mark.parametrize("damage", ["settings.json", "capture.nc"])
+@pytest.mark.parametrize("page", ["views/compare.py", "views/take_away.py"])
+def test_no_page_says_where_on_the_server_the_runs_lie(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str, damage: str
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(small_run, run)
+    (run / damage).write_text("{")
+    test = opened(run, monkeypatch, page)
+    assert not test.exception
+    elements = (*test.error, *test.warning, *test.info, *test.main.get("caption"))
+    said = " ".join(element.value.replace("\\", "") for element in elements)
+    assert damage in said
+    assert str(tmp_path) not in said
+
+
+@pytest.mark.parametrize(
+    ("root", "text", "after"),
+    [
+        ("/srv/runs", "file '/srv/runs/demo/a.nc' is damaged", "file 'demo/a.nc' is damaged"),
+        ("/srv/runs", "cannot write to '/srv/runs': full", "cannot write to 'runs': full"),
+        ("/", "there is no model '/models/a'", "there is no model '/models/a'"),
+    ],
+)
+def test_paths_begin_at_the_folder_of_runs(monkeypatch: pytest.MonkeyPatch, root: str, text: str, after: str) -> None:
+    monkeypatch.setenv(ROOT_VARIABLE, root)
+    assert run_state.below_root(text) == after
+
+
+def test_the_server_is_closed_to_others() -> None:
+    options = server_options("127.0.0.1", 8501)
+    assert options["server.address"] == "127.0.0.1"
+    assert set(options["server.allowedHosts"]) == set(LOOPBACK)
+    assert options["server.enableCORS"] is True
+    assert options["server.enableXsrfProtection"] is True
+    assert options["browser.gatherUsageStats"] is False
+    assert options["runner.postScriptGC"] is False  # or the jobs stand still while their progress is drawn
+    assert options["client.showErrorDetails"] != "full"
+    assert options["server.maxUploadSize"] < 200
+    assert options["logger.hideWelcomeMessage"] is True  # with it go the offers that come after it
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "0"])
+def test_a_server_on_all_addresses_answers_to_this_machines_own_names(host: str) -> None:
+    options = server_options(host, 8501)
+    assert options["server.address"] == host
+    assert set(options["server.allowedHosts"]) == {*LOOPBACK, *own_names()}
+    assert socket.gethostname() in own_names()
+    assert options["browser.serverAddress"] == "127.0.0.1"
+
+
+def test_other_names_are_answered_only_when_asked_for() -> None:
+    options = server_options("192.0.2.1", 8501, ["[2001:db8::7]", "*.example.org"])
+    assert set(options["server.allowedHosts"]) == {*LOOPBACK, "192.0.2.1", "2001:db8::7", "*.example.org"}
+    for wrong in ("*", "", "http://runs.example.org", "runs.example.org:80", "a b"):
+        with pytest.raises(TreeKVError, match="--allow-host takes the name or address of a host"):
+            server_options("127.0.0.1", 8501, [wrong])

@@ -1,0 +1,220 @@
+"""Every model family that is said to work, with tiny random weights.
+
+In a model of one layer keys and values depend on nothing but the token and its position. So a query that attends to
+the kept tokens at rank positions must give what the plain model gives for the kept tokens alone, whatever the
+family does with rotary embedding, norms or scaling. That is the oracle here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.models.auto import modeling_auto
+
+from tests import tiny
+from treekv import TreeKVCache, TreeKVConfig, TreeKVError
+from treekv.attention import interface as attention
+from treekv.attention import supported
+
+ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 5e5,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+FAMILIES = {
+    "llama": ("llama", {}),
+    "llama linear": ("llama", dict(rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0})),
+    "llama llama3": ("llama", dict(rope_parameters=LLAMA3)),
+    "llama yarn": ("llama", dict(rope_parameters=YARN)),
+    "mistral": ("mistral", dict(sliding_window=None, head_dim=8)),
+    "qwen2": ("qwen2", {}),
+    "qwen3": ("qwen3", dict(head_dim=16)),
+    "phi3": ("phi3", dict(pad_token_id=0)),
+    "phi3 partial": ("phi3", dict(pad_token_id=0, rope_parameters={**ROPE, "partial_rotary_factor": 0.5})),
+    "gemma3": ("gemma3_text", dict(head_dim=16, layer_types=["full_attention"], query_pre_attn_scalar=16)),
+    "olmo2": ("olmo2", {}),
+    "gpt_neox": ("gpt_neox", dict(rope_parameters={**ROPE, "partial_rotary_factor": 0.25})),
+    "gpt_neox full": ("gpt_neox", dict(rope_parameters={**ROPE, "partial_rotary_factor": 1.0})),
+    "granite": ("granite", dict(attention_multiplier=0.3)),
+}
+
+
+def make(name: str, layers: int = 1, attention: str = "treekv", **changes):
+    family, settings = FAMILIES[name]
+    if family == "gemma3_text":
+        settings = settings | dict(layer_types=(["sliding_attention"] * (layers - 1) + ["full_attention"]))
+        settings = settings | dict(sliding_window=8)
+    torch.manual_seed(0)
+    sizes = dict(
+        vocab_size=tiny.VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        max_position_embeddings=128,
+        eos_token_id=None,
+        bos_token_id=None,
+    )
+    if family == "gpt_neox":
+        del sizes["num_key_value_heads"]
+    config = AutoConfig.for_model(family, **(sizes | settings | changes))
+    model = AutoModelForCausalLM.from_config(config).eval()
+    for parameter in model.parameters():
+        parameter.data.mul_(4.0 if parameter.ndim > 1 else 1.0)
+    model.set_attn_implementation(attention)
+    return model
+
+
+def policies_for(name: str) -> list[str]:
+    """Where heads may keep different tokens there is no common sequence to give to the plain model."""
+    return ["streaming", "tova"] if name.startswith("gpt_neox") else ["streaming", "tova", "tree"]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_rank_positions_are_those_of_the_kept_tokens_alone(name):
+    model, plain = make(name), make(name, attention="eager")
+    ids = tiny.tokens(60)
+    for policy in policies_for(name):
+        config = TreeKVConfig(policy=policy, cache_size=12, prefill="stream", block_size=1)
+        cache = TreeKVCache(config, model.config)
+        before: list[int] = []
+        for step in range(60):
+            logits = model(ids[:, step : step + 1], past_key_values=cache).logits[0, -1]
+            expected = plain(ids[:, [*before, step]]).logits[0, -1]
+            assert torch.allclose(logits, expected, atol=2e-4), (policy, step)
+            before = cache.kept_positions(0)[0, 0].tolist()
+        assert len(before) == 12 and before != list(range(12))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_compressed_prompt_is_the_kept_tokens_alone(name):
+    model, plain = make(name), make(name, attention="eager")
+    ids = tiny.tokens(50)
+    for policy in policies_for(name):
+        config = TreeKVConfig(policy=policy, cache_size=12, block_size=2, sink_size=2, recent_size=None)
+        cache = TreeKVCache(config, model.config)
+        whole = model(ids[:, :49], past_key_values=cache).logits
+        assert torch.allclose(whole, plain(ids[:, :49]).logits, atol=2e-4), "a prompt is attended to in full"
+        kept = cache.kept_positions(0)[0, 0].tolist()
+        logits = model(ids[:, 49:], past_key_values=cache).logits[0, -1]
+        assert torch.allclose(logits, plain(ids[:, [*kept, 49]]).logits[0, -1], atol=2e-4), policy
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_room_for_everything_generates_what_plain_transformers_generates(name):
+    model, plain = make(name, layers=3), make(name, layers=3, attention="sdpa")
+    ids = tiny.tokens(20, batch=2)
+    expected = plain.generate(ids, max_new_tokens=20, do_sample=False, pad_token_id=0)
+    for prefill in ("tree", "stream"):
+        cache = TreeKVCache(TreeKVConfig(cache_size=64, prefill=prefill), model.config)
+        got = model.generate(ids, past_key_values=cache, max_new_tokens=20, do_sample=False, pad_token_id=0)
+        assert torch.equal(got, expected), prefill
+
+
+def test_sliding_layers_of_a_hybrid_model_stay_as_they_are():
+    model = make("gemma3", layers=3)
+    cache = TreeKVCache(TreeKVConfig(cache_size=16, sink_size=2, recent_size=4, block_size=2), model.config)
+    ids = tiny.tokens(40)
+    model.generate(ids, past_key_values=cache, max_new_tokens=10, do_sample=False, pad_token_id=0)
+    assert cache.kept_positions(2).shape == (1, 1, 16)
+    assert cache.layers[0].keys.shape[2] == 8 - 1  # transformers' own sliding layer keeps window - 1
+    with pytest.raises(TreeKVError, match="layer 0 has a sliding window"):
+        cache.kept_positions(0)
+    row = 2 * 16 * 4  # key and value of 16 channels in float32
+    assert cache.nbytes == (16 + 1 + 2 * 7) * row
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt"])
+def test_models_without_rotary_positions_work_at_original_positions(family):
+    torch.manual_seed(0)
+    sizes = dict(vocab_size=97, max_position_embeddings=128, eos_token_id=None, bos_token_id=None)
+    if family == "gpt2":
+        sizes |= dict(n_embd=32, n_layer=2, n_head=4, n_positions=128)
+    else:
+        sizes |= dict(hidden_size=32, ffn_dim=48, num_hidden_layers=2, num_attention_heads=4, word_embed_proj_dim=32)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **sizes)).eval()
+    ids = tiny.tokens(20, batch=2)
+    expected = model.generate(ids, max_new_tokens=20, do_sample=False, pad_token_id=0)
+    model.set_attn_implementation("treekv")
+    with pytest.raises(TreeKVError, match=f"{family}.*positions='original'"):
+        TreeKVCache(TreeKVConfig(cache_size=64), model.config)
+    cache = TreeKVCache(TreeKVConfig(cache_size=64, positions="original"), model.config)
+    got = model.generate(ids, past_key_values=cache, max_new_tokens=20, do_sample=False, pad_token_id=0)
+    assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("positions", ["rank", "original"])
+@pytest.mark.parametrize(
+    "family, changes, words",
+    [
+        ("mistral", dict(sliding_window=16), "sliding window already"),
+        ("gemma2", dict(head_dim=8, sliding_window=16), "'gemma2'"),
+        ("gpt_oss", dict(head_dim=8), "'gpt_oss' have a learned sink logit"),
+        ("doge", {}, "'doge' have a learned mask"),
+        ("gemma3_text", dict(use_bidirectional_attention=True), "attends in both directions"),
+        ("llama", dict(is_causal=False), "attends in both directions"),
+        ("bloom", {}, "'bloom'"),
+        ("falcon", {}, "'falcon'"),
+        ("mpt", {}, "'mpt'"),
+        ("gptj", {}, "'gptj'"),
+        ("mamba", {}, "'mamba'"),
+        ("t5", {}, "'t5'"),
+        ("vit", {}, "'vit'"),
+    ],
+)
+def test_what_does_not_work_is_refused_by_name_before_any_work(family, changes, words, positions):
+    config = AutoConfig.for_model(family, **changes)
+    config._attn_implementation = "treekv"
+    with pytest.raises(TreeKVError, match=words):
+        TreeKVCache(TreeKVConfig(cache_size=16, positions=positions), config)
+
+
+def test_every_family_with_sink_logits_is_refused_by_name():
+    """Those that the installed transformers has: their attention is called with `s_aux`."""
+    found = []
+    for family in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        modeling = Path(transformers.__file__).parent / "models" / family / f"modeling_{family}.py"
+        if modeling.is_file() and "s_aux=" in modeling.read_text(encoding="utf-8"):
+            found.append(family)
+            with pytest.raises(TreeKVError, match=f"'{family}' have a learned sink logit"):
+                supported.check(AutoConfig.for_model(family, attn_implementation="treekv"))
+    assert {"gpt_oss", "mimo_v2_flash"} <= set(found)
+
+
+@pytest.mark.parametrize("at_site", [True, False])
+def test_attention_that_is_not_plain_is_refused_wherever_it_is_called(at_site):
+    """Without a site the call would go to SDPA, which drops sink logits without a word."""
+    states = [torch.rand(1, 2, 3, 8) for _ in range(3)]
+    if at_site:
+        states[1] = attention.at_site(states[1], object())
+    for name in ("s_aux", "sinks"):
+        with pytest.raises(TreeKVError, match=f"'{name}', which TreeKV does not compute"):
+            attention.treekv_attention(torch.nn.Module(), *states, None, **{name: torch.zeros(2)})
+
+
+def test_a_module_that_attends_in_both_directions_is_refused():
+    module = torch.nn.Module()
+    module.is_causal = False
+    states = [torch.rand(1, 2, 3, 8) for _ in range(3)]
+    states[1] = attention.at_site(states[1], object())
+    with pytest.raises(TreeKVError, match="bidirectional"):
+        attention.treekv_attention(module, *states, None)
+
+
+def test_dynamic_rotary_scaling_cannot_be_renumbered():
+    rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+    config = AutoConfig.for_model("qwen2", rope_parameters=rope, attn_implementation="treekv")
+    with pytest.raises(TreeKVError, match=r"'dynamic'.*positions='original'"):
+        TreeKVCache(TreeKVConfig(cache_size=16), config)
+    TreeKVCache(TreeKVConfig(cache_size=16, positions="original"), config)

@@ -1,0 +1,488 @@
+"""Ways to generate: sampling, several sequences, turns, compilation, and what goes wrong on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+
+import pytest
+import torch
+
+from tests import tiny
+from tests.treekv.attention.test_supported import make
+from treekv import TreeKVCache, TreeKVConfig, TreeKVError
+
+SMALL = TreeKVConfig(cache_size=12, sink_size=2, recent_size=4, block_size=2)
+STREAM = TreeKVConfig(cache_size=12, sink_size=2, recent_size=4, prefill="stream", block_size=4)
+
+
+def step_by_step(model, cache, ids) -> torch.Tensor:
+    for token in ids[0]:
+        logits = model(token.view(1, 1), past_key_values=cache).logits
+    return logits[0, -1]
+
+
+def same_books(one: TreeKVCache, other: TreeKVCache) -> bool:
+    return all(torch.equal(one.kept_positions(layer), other.kept_positions(layer)) for layer in range(2))
+
+
+def test_sampling_draws_what_plain_transformers_draws(llama):
+    ids = tiny.tokens(20)
+    texts = []
+    for model, cache in (
+        (tiny.llama("sdpa"), None),
+        (llama, TreeKVCache(TreeKVConfig(cache_size=128), llama.config)),
+    ):
+        torch.manual_seed(5)
+        texts.append(
+            model.generate(
+                ids, past_key_values=cache, do_sample=True, temperature=0.7, max_new_tokens=30, num_return_sequences=3
+            )
+        )
+    assert torch.equal(*texts)
+
+
+def test_each_returned_sequence_has_a_cache_of_its_own(llama):
+    ids = tiny.tokens(20)
+    cache = TreeKVCache(SMALL, llama.config)
+    torch.manual_seed(5)
+    out = llama.generate(ids, past_key_values=cache, do_sample=True, max_new_tokens=25, num_return_sequences=3)
+    assert len({tuple(row.tolist()) for row in out}) == 3
+    for row in range(3):
+        alone = TreeKVCache(SMALL, llama.config)
+        llama(ids, past_key_values=alone)
+        step_by_step(llama, alone, out[row : row + 1, 20:-1])
+        assert torch.equal(cache.kept_positions(1)[row], alone.kept_positions(1)[0])
+
+
+def test_beams_with_room_for_everything_are_those_of_plain_transformers(llama):
+    ids = tiny.tokens(20, batch=2)
+    settings = dict(num_beams=4, num_return_sequences=2, max_new_tokens=20, do_sample=False)
+    expected = tiny.llama("sdpa").generate(ids, **settings)
+    cache = TreeKVCache(TreeKVConfig(cache_size=64), llama.config)
+    assert torch.equal(llama.generate(ids, past_key_values=cache, **settings), expected)
+
+
+@pytest.mark.parametrize("config", [SMALL, STREAM], ids=["tree", "stream"])
+def test_a_second_turn_with_full_ids_or_new_ids_or_by_hand(llama, config):
+    first, second = tiny.tokens(30), tiny.tokens(8, seed=2)
+    results = []
+    for whole in (True, False):
+        cache = TreeKVCache(config, llama.config)
+        out = llama.generate(first, past_key_values=cache, max_new_tokens=6, do_sample=False)
+        assert cache.get_seq_length() == 35  # the last token was generated but not read
+        ids = torch.cat([out, second], 1)
+        if whole:
+            answer = llama.generate(ids, past_key_values=cache, max_new_tokens=6, do_sample=False)[:, ids.shape[1] :]
+        else:
+            mask = torch.ones_like(ids)
+            new = ids[:, 35:]
+            answer = llama.generate(new, attention_mask=mask, past_key_values=cache, max_new_tokens=6, do_sample=False)[
+                :, new.shape[1] :
+            ]
+        results.append((answer, cache))
+    by_hand = TreeKVCache(config, llama.config)
+    llama(first, past_key_values=by_hand)
+    step_by_step(llama, by_hand, out[:, 30:35])
+    logits = llama(ids[:, 35:], past_key_values=by_hand).logits[:, -1]
+    answer = [logits.argmax(-1)]
+    for _ in range(5):
+        answer.append(llama(answer[-1][None], past_key_values=by_hand).logits[:, -1].argmax(-1))
+    for text, cache in results:
+        assert torch.equal(text[0], torch.cat(answer))
+        assert same_books(cache, by_hand)
+
+
+@pytest.mark.parametrize("config", [SMALL, STREAM, SMALL.for_policy("full")], ids=["tree", "stream", "full"])
+def test_a_second_turn_of_a_padded_batch_in_turns_of_unequal_length(llama, config):
+    """Whole ids, or what is new: the padding of the second turn may stand right of a token that was not read yet."""
+    firsts, seconds = [tiny.tokens(n, seed=n) for n in (30, 17)], [tiny.tokens(n, seed=n) for n in (4, 9)]
+    settings = dict(max_new_tokens=6, do_sample=False, pad_token_id=0, eos_token_id=-1)
+    for whole in (True, False):
+        first, mask = left_padded(firsts)
+        cache = TreeKVCache(config, llama.config)
+        out = llama.generate(first, attention_mask=mask, past_key_values=cache, **settings)
+        second, new = left_padded(seconds)
+        ids, mask = torch.cat([out, second], 1), torch.cat([mask, torch.ones(2, 6, dtype=torch.long), new], 1)
+        given = ids if whole else ids[:, cache.get_seq_length() :]
+        answers = llama.generate(given, attention_mask=mask, past_key_values=cache, **settings)[:, given.shape[1] :]
+        for row in range(2):
+            alone = TreeKVCache(config, llama.config)
+            text = llama.generate(firsts[row], past_key_values=alone, **settings)
+            text = torch.cat([text, seconds[row]], 1)
+            expected = llama.generate(text, past_key_values=alone, **settings)[0, text.shape[1] :]
+            assert torch.equal(answers[row], expected), (whole, row)
+            if config.policy != "full":
+                assert torch.equal(cache.kept_positions(1)[row], alone.kept_positions(1)[0])
+
+
+def left_padded(rows: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    most = max(row.shape[1] for row in rows)
+    ids = torch.cat([torch.nn.functional.pad(row, (most - row.shape[1], 0)) for row in rows])
+    return ids, (ids > 0).long()
+
+
+def test_a_conversation_that_is_padded_anew_is_refused(llama):
+    """Its columns are no longer those that were read, so some tokens would be read twice and others never."""
+    cache = TreeKVCache(SMALL, llama.config)
+    ids, mask = left_padded([tiny.tokens(30), tiny.tokens(17, seed=2)])
+    llama(ids, attention_mask=mask, past_key_values=cache)
+    ids, mask = left_padded([tiny.tokens(34), tiny.tokens(26, seed=2)])
+    with pytest.raises(TreeKVError, match=r"22 real tokens of row 1 .* has read 17: give only the new ids"):
+        llama.generate(ids, attention_mask=mask, past_key_values=cache, max_new_tokens=5, pad_token_id=0)
+
+
+@pytest.mark.parametrize("length", [1, 10, 15, 19, 20])
+def test_a_prompt_shorter_than_what_was_read_is_refused(llama, length):
+    cache = TreeKVCache(SMALL, llama.config)
+    llama(tiny.tokens(20), past_key_values=cache)
+    with pytest.raises(TreeKVError, match=r"cache\.reset\(\) for another prompt"):
+        llama.generate(tiny.tokens(length), past_key_values=cache, max_new_tokens=5, do_sample=False, pad_token_id=0)
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (1, 30), (2, 23), (23,), (1, 1, 23)], ids=str)
+@pytest.mark.parametrize("new", [3, 1])
+def test_an_attention_mask_of_another_shape_is_refused(llama, shape, new):
+    cache = TreeKVCache(SMALL, llama.config)
+    llama(tiny.tokens(23 - new), past_key_values=cache)
+    words = f"1 rows of 23 are right: {23 - new} that the cache" if len(shape) == 2 else rf"{len(shape)} dimensions"
+    with pytest.raises(TreeKVError, match=words):
+        llama(tiny.tokens(new), attention_mask=torch.ones(shape), past_key_values=cache)
+
+
+@pytest.mark.parametrize("chunk", [1, 4])
+def test_chunked_prefill_of_a_batch_with_left_padding(llama, chunk):
+    """A row gets what it gets alone, also when a chunk holds nothing but its padding."""
+    config = STREAM.replace(block_size=chunk)
+    ids, mask = torch.zeros(2, 40, dtype=torch.long), torch.zeros(2, 40, dtype=torch.long)
+    rows = [tiny.tokens(40, seed=3), tiny.tokens(20, seed=4)]
+    for row, alone in enumerate(rows):
+        ids[row, 40 - alone.shape[1] :] = alone
+        mask[row, 40 - alone.shape[1] :] = 1
+    settings = dict(max_new_tokens=10, do_sample=False, pad_token_id=0, prefill_chunk_size=chunk)
+    cache = TreeKVCache(config, llama.config)
+    out = llama.generate(ids, attention_mask=mask, past_key_values=cache, **settings)
+    for row, alone in enumerate(rows):
+        expected = llama.generate(alone, past_key_values=TreeKVCache(config, llama.config), **settings)
+        assert torch.equal(out[row, 40:], expected[0, alone.shape[1] :])
+
+
+def test_a_prompt_longer_than_the_models_window():
+    model = tiny.llama(window=32)
+    ids = tiny.tokens(200)
+    cache = TreeKVCache(STREAM, model.config)
+    out = model.generate(ids, past_key_values=cache, max_new_tokens=5, do_sample=False)
+    assert out.shape == (1, 205) and cache.kept_positions(0).shape == (1, 2, 12)
+    assert int(cache.kept_positions(0).max()) == 203
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler, and there is no g++")
+def test_a_compiled_decode_step_gives_the_same_tokens_from_one_graph():
+    model = tiny.llama()
+    ids = tiny.tokens(30)
+
+    def generate(step) -> list[int]:
+        cache = TreeKVCache(SMALL, model.config)
+        logits = model(ids, past_key_values=cache).logits[:, -1:]
+        tokens = []
+        for _ in range(40):
+            tokens.append(logits.argmax(-1))
+            logits = step(input_ids=tokens[-1], past_key_values=cache).logits
+        return torch.cat(tokens, 1)[0].tolist()
+
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    assert generate(torch.compile(model, fullgraph=True)) == generate(model)
+    # One graph with fixed numbers, one with the numbers that change left open; it serves all steps to come.
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("policy", ["tree", "tova", "streaming"])
+def test_compiled_and_plain_steps_may_follow_each_other(policy):
+    """What a plain step keeps for the next one shares memory with the books."""
+    model = tiny.llama()
+    ids = tiny.tokens(30)
+    config = TreeKVConfig(policy=policy, cache_size=12, sink_size=1, positions="original", prefill="none")
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+
+    def generate(steps) -> tuple[list[int], TreeKVCache]:
+        cache = TreeKVCache(config, model.config)
+        logits = model(ids[:, :12], past_key_values=cache).logits[:, -1:]
+        tokens = []
+        for step in steps:
+            tokens.append(logits.argmax(-1))
+            logits = step(input_ids=tokens[-1], past_key_values=cache).logits
+        return torch.cat(tokens, 1)[0].tolist(), cache
+
+    expected, books = generate([model] * 20)
+    got, cache = generate(([model] * 4 + [compiled] * 3) * 2 + [model] * 6)
+    torch._dynamo.reset()
+    assert got == expected
+    for layer in range(2):
+        assert torch.equal(cache.kept_positions(layer), books.kept_positions(layer))
+
+
+def test_a_compiled_prompt_with_left_padding_is_that_of_the_model_itself():
+    model = tiny.llama()
+    ids = tiny.tokens(30, batch=2)
+    mask = torch.ones_like(ids)
+    mask[0, :7] = 0
+    expected = TreeKVCache(SMALL, model.config)
+    logits = model(ids, attention_mask=mask, past_key_values=expected).logits[:, -1]
+    torch._dynamo.reset()
+    cache = TreeKVCache(SMALL, model.config)
+    compiled = torch.compile(model, backend="eager")
+    got = compiled(ids, attention_mask=mask, past_key_values=cache).logits[:, -1]
+    assert torch.allclose(got, logits, atol=1e-5) and same_books(cache, expected)
+    for _ in range(3):
+        mask = torch.cat([mask, mask.new_ones(2, 1)], 1)
+        steps = [
+            step(logits.argmax(-1)[:, None], attention_mask=mask, past_key_values=books).logits[:, -1]
+            for step, books in ((model, expected), (compiled, cache))
+        ]
+        logits = steps[0]
+        assert torch.allclose(steps[1], logits, atol=1e-5) and same_books(cache, expected)
+    torch._dynamo.reset()
+    whole = torch.compile(model, backend="eager", fullgraph=True)
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="compile the model without fullgraph=True"):
+        whole(ids, attention_mask=mask, past_key_values=TreeKVCache(SMALL, model.config))
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("assistance", [dict(prompt_lookup_num_tokens=3), dict(assistant_model=True)])
+def test_assisted_decoding_is_refused(llama, assistance):
+    if "assistant_model" in assistance:
+        assistance = dict(assistant_model=tiny.llama("sdpa"))
+    cache = TreeKVCache(SMALL, llama.config)
+    with pytest.raises(TreeKVError, match="without assistant_model"):
+        llama.generate(tiny.tokens(20), past_key_values=cache, max_new_tokens=5, do_sample=False, **assistance)
+
+
+@pytest.mark.parametrize("config", [SMALL, STREAM], ids=["tree", "stream"])
+def test_a_prompt_of_one_token(llama, config):
+    ids = tiny.tokens(1)
+    expected = tiny.llama("sdpa").generate(ids, max_new_tokens=10, do_sample=False)
+    cache = TreeKVCache(config, llama.config)
+    assert torch.equal(llama.generate(ids, past_key_values=cache, max_new_tokens=10, do_sample=False), expected)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (1, 0)])
+def test_nothing_to_read_is_refused(llama, shape):
+    cache = TreeKVCache(SMALL, llama.config)
+    with pytest.raises(TreeKVError, match=f"{shape[0]} rows of {shape[1]} tokens"):
+        llama(torch.zeros(shape, dtype=torch.long), past_key_values=cache)
+
+
+def test_a_row_of_padding_alone_does_not_disturb_the_others(llama):
+    ids = torch.cat([tiny.tokens(30), torch.zeros(1, 30, dtype=torch.long)])
+    mask = torch.stack([torch.ones(30), torch.zeros(30)]).long()
+    settings = dict(max_new_tokens=10, do_sample=False, pad_token_id=0)
+    cache = TreeKVCache(SMALL, llama.config)
+    out = llama.generate(ids, attention_mask=mask, past_key_values=cache, **settings)
+    alone = llama.generate(ids[:1], past_key_values=TreeKVCache(SMALL, llama.config), **settings)
+    assert torch.equal(out[0], alone[0])
+    assert cache.kept_positions(0)[1, 0].tolist() == [*range(9), -1, -1, -1]
+
+
+def test_an_interrupted_pass_is_noticed_and_reset_mends_it(llama, monkeypatch):
+    ids = tiny.tokens(20)
+    cache = TreeKVCache(SMALL, llama.config)
+    llama(ids, past_key_values=cache)
+    original = llama.model.layers[1].forward
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(llama.model.layers[1], "forward", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        llama(ids[:, :1], past_key_values=cache)
+    monkeypatch.setattr(llama.model.layers[1], "forward", original)
+    with pytest.raises(TreeKVError, match=r"cache\.reset\(\)"):
+        llama(ids[:, :1], past_key_values=cache)
+    cache.reset()
+    fresh = TreeKVCache(SMALL, llama.config)
+    assert torch.equal(llama(ids, past_key_values=cache).logits, llama(ids, past_key_values=fresh).logits)
+
+
+def test_another_attention_implementation_is_noticed():
+    model = tiny.llama()
+    cache = TreeKVCache(SMALL, model.config)
+    model.set_attn_implementation("sdpa")
+    model(tiny.tokens(5), past_key_values=cache)  # the first call cannot know
+    with pytest.raises(TreeKVError, match=r"set_attn_implementation\('treekv'\)"):
+        model(tiny.tokens(1), past_key_values=cache)
+
+
+def test_weights_that_are_no_numbers_are_refused():
+    model = tiny.llama()
+    model.model.layers[1].self_attn.q_proj.weight.fill_(float("nan"))
+    for config in (SMALL, STREAM, TreeKVConfig(policy="streaming", cache_size=12)):
+        cache = TreeKVCache(config, model.config)
+        with pytest.raises(TreeKVError, match="layer 1 is not made of finite numbers"):
+            model(tiny.tokens(20), past_key_values=cache)
+        with pytest.raises(TreeKVError, match=r"interrupted.*reset\(\)"):  # also where the last layer found it
+            model(tiny.tokens(20), past_key_values=cache)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("policy", ["tree", "streaming", "full"])
+def test_no_number_while_decoding_is_refused(policy, layer):
+    """On the CPU, in the very step; the cache then wants to be reset."""
+    model = tiny.llama()
+    cache = TreeKVCache(SMALL.for_policy(policy), model.config)
+    model(tiny.tokens(20), past_key_values=cache)
+    weight = model.model.layers[layer].self_attn.q_proj.weight
+    before = weight.clone()
+    weight.fill_(float("nan"))
+    with pytest.raises(TreeKVError, match="the model is not made of finite numbers"):
+        model(tiny.tokens(1), past_key_values=cache)
+    weight.copy_(before)
+    with pytest.raises(TreeKVError, match=r"cache\.reset\(\)"):
+        model(tiny.tokens(1), past_key_values=cache)
+    cache.reset()
+    model(tiny.tokens(20), past_key_values=cache)
+
+
+def test_no_number_while_decoding_breaks_no_bound(monkeypatch):
+    """Where nobody asks, as on a GPU, the books stay in order, and the next call of several tokens is refused."""
+    model = tiny.llama()
+    cache = TreeKVCache(SMALL, model.config)
+    model(tiny.tokens(20), past_key_values=cache)
+    model.model.layers[0].self_attn.q_proj.weight.fill_(float("nan"))
+    monkeypatch.setattr(torch.Tensor, "is_cpu", False)
+    step_by_step(model, cache, tiny.tokens(30))
+    for layer in range(2):
+        kept = cache.kept_positions(layer)
+        assert kept.shape == (1, 2, 12) and (kept.diff() > 0).all()
+        assert kept[..., :2].tolist() == [[[0, 1]] * 2] and kept[..., -4:].tolist() == [[[46, 47, 48, 49]] * 2]
+    with pytest.raises(TreeKVError, match="layer 0 is not made of finite numbers"):
+        model(tiny.tokens(2), past_key_values=cache)
+
+
+def test_rows_can_be_repeated_selected_and_reordered(llama):
+    cache = TreeKVCache(SMALL, llama.config)
+    ids = tiny.tokens(25, batch=2)
+    llama(ids, past_key_values=cache)
+    before = cache.kept_positions(1)
+    cache.batch_repeat_interleave(2)
+    assert torch.equal(cache.kept_positions(1), before.repeat_interleave(2, 0))
+    cache.reorder_cache(torch.tensor([3, 0, 0, 1]))
+    assert torch.equal(cache.kept_positions(1), before[[1, 0, 0, 0]])
+    cache.batch_select_indices(torch.tensor([0, 1]))
+    expected = TreeKVCache(SMALL, llama.config)
+    llama(ids[[1, 0]], past_key_values=expected)
+    step = tiny.tokens(1, batch=2, seed=9)
+    got = llama(step, past_key_values=cache).logits
+    assert torch.allclose(got, llama(step, past_key_values=expected).logits, atol=1e-5)
+    assert same_books(cache, expected)
+
+
+@pytest.mark.parametrize("name", ["reorder_cache", "batch_select_indices"])
+@pytest.mark.parametrize(
+    "index, words",
+    [
+        ([1, 0], r"LongTensor \[rows\] of row numbers, got \[1, 0\]"),
+        (torch.tensor([0.0, 1.0]), r"got torch.float32 \[2\]"),
+        (torch.tensor([[0, 1]]), r"got torch.int64 \[1, 2\]"),
+        (torch.tensor([0, 2]), "between 0 and 1, got 2"),
+        (torch.tensor([-1, 0]), "between 0 and 1, got -1"),
+        (torch.tensor([], dtype=torch.long), "between 0 and 1, got none"),
+    ],
+    ids=str,
+)
+def test_rows_that_are_not_there_are_refused(llama, name, index, words):
+    cache = TreeKVCache(SMALL, llama.config)
+    llama(tiny.tokens(25, batch=2), past_key_values=cache)
+    before = cache.kept_positions(1)
+    with pytest.raises(TreeKVError, match=words):
+        getattr(cache, name)(index)
+    with pytest.raises(TreeKVError, match="repeats must be a whole number of at least 1, got 0"):
+        cache.batch_repeat_interleave(0)
+    assert torch.equal(cache.kept_positions(1), before)
+
+
+@pytest.mark.parametrize("layer", ["0", None, 1.0, 2, -1])
+def test_layers_that_are_not_there_are_refused(llama, layer):
+    with pytest.raises(TreeKVError, match=f"layer must be a whole number between 0 and 1, got {layer!r}"):
+        TreeKVCache(SMALL, llama.config).kept_positions(layer)
+
+
+def test_another_batch_size_is_refused(llama):
+    cache = TreeKVCache(SMALL, llama.config)
+    llama(tiny.tokens(20, batch=2), past_key_values=cache)
+    with pytest.raises(TreeKVError, match=r"2 rows, but the input has 1.*reset\(\)"):
+        llama(tiny.tokens(1), past_key_values=cache)
+
+
+def test_a_reused_buffer_of_positions_with_budgets(llama):
+    """Layers of different sizes ask for different ranks, and the buffer changes under the same name."""
+    config = TreeKVConfig(cache_size=12, sink_size=1, recent_size=3, budgets=(8, 16), prefill="stream", block_size=1)
+    ids, buffer = tiny.tokens(60), torch.zeros(1, 1, dtype=torch.long)
+    caches = [TreeKVCache(config, llama.config) for _ in range(2)]
+    for step in range(60):
+        buffer.fill_(step)
+        token = ids[:, step : step + 1]
+        reused = llama(token, position_ids=buffer, past_key_values=caches[0]).logits
+        fresh = llama(token, position_ids=torch.tensor([[step]]), past_key_values=caches[1]).logits
+        assert torch.allclose(reused, fresh, atol=1e-5)
+    assert same_books(*caches)
+
+
+@pytest.mark.parametrize("positions", ["rank", "original"])
+def test_a_cache_filled_in_inference_mode_goes_on_without(positions):
+    model, ids = tiny.llama(), tiny.tokens(30)
+    config = TreeKVConfig(**{**dataclasses.asdict(SMALL), "trace": True, "positions": positions})
+    cache, expected = TreeKVCache(config, model.config), TreeKVCache(config, model.config)
+    with torch.inference_mode():
+        for books in (cache, expected):
+            model(ids, past_key_values=books)
+            step_by_step(model, books, tiny.tokens(3))
+        want = step_by_step(model, expected, tiny.tokens(5))
+    with torch.inference_mode(False), torch.no_grad():
+        got = step_by_step(model, cache, tiny.tokens(5))
+    assert torch.equal(got, want) and same_books(cache, expected)
+
+
+def test_no_graph_grows_on_the_cache():
+    with torch.inference_mode(False), torch.enable_grad():
+        model = tiny.llama()
+        cache = TreeKVCache(SMALL, model.config)
+        logits = model(tiny.tokens(20).clone(), past_key_values=cache).logits
+        model(tiny.tokens(1).clone(), past_key_values=cache)
+        assert logits.requires_grad
+        for layer in cache.layers:
+            assert not layer.keys.requires_grad and not layer.values.requires_grad
+            assert not layer.ledger.sums.requires_grad
+
+
+def test_a_cache_for_another_model_is_noticed():
+    cache = TreeKVCache(SMALL, tiny.llama().config)
+    with pytest.raises(TreeKVError, match="2 layers, but layer 2"):
+        tiny.llama(num_hidden_layers=3)(tiny.tokens(20), past_key_values=cache)
+    with pytest.raises(TreeKVError, match="the second argument must be the configuration"):
+        TreeKVCache(SMALL, tiny.llama())
+    with pytest.raises(TreeKVError, match="the first argument must be a TreeKVConfig"):
+        TreeKVCache(tiny.llama().config, SMALL)
+
+
+def test_an_interrupt_in_a_sliding_layer_is_noticed(monkeypatch):
+    model = make("gemma3", layers=3)
+    cache = TreeKVCache(SMALL, model.config)
+    model(tiny.tokens(20), past_key_values=cache)
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(model.model.layers[1], "forward", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        model(tiny.tokens(1), past_key_values=cache)
+    monkeypatch.undo()
+    with pytest.raises(TreeKVError, match=r"20 and 21"):
+        model(tiny.tokens(1), past_key_values=cache)
+
+
+def test_cropping_is_refused(llama):
+    with pytest.raises(TreeKVError, match="cannot be cropped"):
+        TreeKVCache(SMALL, llama.config).crop(-1)

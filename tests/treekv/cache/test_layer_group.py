@@ -1,0 +1,69 @@
+"""Layers that share their books get what each would get alone."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from tests import tiny
+from treekv import TreeKVCache, TreeKVConfig
+from treekv.cache.layer import TreeKVLayer
+from treekv.cache.layer_group import Group
+
+CONFIG = TreeKVConfig(cache_size=8, sink_size=1, recent_size=3, positions="original", prefill="stream", block_size=4)
+
+
+def feed(layer: TreeKVLayer, states: list[torch.Tensor]) -> torch.Tensor:
+    query, key, value = states
+    layer.update(key, value)
+    return layer.attend(None, query, key, value, padding=None, scaling=0.3, position_ids=None)
+
+
+@pytest.mark.parametrize("heads", [[2, 2, 2, 2], [2, 2, 1, 1], [1, 2, 1, 2]], ids=str)
+def test_layers_of_different_heads_keep_separate_books(heads):
+    """As layers on different devices do."""
+    generator = torch.Generator().manual_seed(0)
+
+    def made() -> list[TreeKVLayer]:
+        return [TreeKVLayer(CONFIG, None, number, 4) for number in range(4)]
+
+    together, alone = made(), made()
+    Group(CONFIG, list(together))
+    for layer in alone:
+        Group(CONFIG, [layer])
+    for q in (6, 1, 1, 1, 1, 5, 1, 1, 1):
+        for number in range(4):
+            states = [torch.randn(3, h, q, 6, generator=generator) for h in (2, heads[number], heads[number])]
+            assert torch.allclose(feed(together[number], states), feed(alone[number], states), atol=1e-6)
+    runs = 1 + sum(one != other for one, other in itertools.pairwise(heads))
+    assert len({id(layer.group) for layer in together}) == runs
+    for one, other in zip(together, alone):
+        assert torch.equal(one.ledger.positions(one.rows), other.ledger.positions(other.rows))
+        assert torch.equal(
+            one.ledger.counts(one.rows)[..., :8].sort().values, other.ledger.counts(other.rows)[..., :8].sort().values
+        )
+
+
+def test_layers_with_budgets_of_their_own_do_not_share(llama):
+    cache = TreeKVCache(TreeKVConfig(cache_size=16, budgets=(8, 24), block_size=2, sink_size=2), llama.config)
+    llama(tiny.tokens(40), past_key_values=cache)
+    assert cache.layers[0].ledger is not cache.layers[1].ledger
+    shared = TreeKVCache(TreeKVConfig(cache_size=16, block_size=4), llama.config)
+    llama(tiny.tokens(40), past_key_values=shared)
+    assert shared.layers[0].ledger is shared.layers[1].ledger
+
+
+def test_an_interrupted_step_leaves_the_books_as_they_were(llama):
+    """Layers evict together after the last of them, so nothing is half evicted."""
+    cache = TreeKVCache(TreeKVConfig(cache_size=16, block_size=4), llama.config)
+    llama(tiny.tokens(40), past_key_values=cache)
+    before = [cache.kept_positions(layer) for layer in range(2)]
+    layer = cache.layers[0]
+    states = [torch.randn(1, heads, 1, 8) for heads in (4, 2, 2)]
+    query, key, value = states
+    layer.update(key, value)
+    layer.attend(None, query, key, value, padding=None, scaling=0.3, position_ids=torch.tensor([[40]]))
+    for number in range(2):
+        assert torch.equal(cache.kept_positions(number), before[number])

@@ -1,0 +1,111 @@
+"""What a prompt's observation window saw: scores without a T x T matrix."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+QUERIES_AT_ONCE = 256  # bounds the masks and weights that exist at one time to this many rows
+
+
+def causal_attention(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, visible: Tensor | None = None
+) -> Tensor:
+    """Attention of the last q of T tokens to all T, causally: [batch, query_heads, q, head_dim].
+
+    `query` [batch, query_heads, q, head_dim]; `key`, `value` [batch, kv_heads, T, head_dim], q <= T; `visible` bool,
+    broadcast to [batch, kv_heads, 1, T], says for single queries what they see.
+    """
+    q, length = query.shape[2], key.shape[2]
+    attention = torch.nn.functional.scaled_dot_product_attention
+    if q == length or q == 1:
+        key, value, gqa = _grouped(query, key, value, masked=False)
+        return attention(query, key, value, attn_mask=visible, is_causal=q > 1, scale=scaling, enable_gqa=gqa)
+    key, value, gqa = _grouped(query, key, value, masked=True)
+    outputs = []
+    for first in range(0, q, QUERIES_AT_ONCE):
+        part = query[:, :, first : first + QUERIES_AT_ONCE]
+        seen = length - q + first + part.shape[2]
+        mask = causal_mask(part.shape[2], seen, query.device)
+        now = (part, key[:, :, :seen], value[:, :, :seen])
+        outputs.append(attention(*now, attn_mask=mask, scale=scaling, enable_gqa=gqa))
+    return torch.cat(outputs, dim=2)
+
+
+def _grouped(query: Tensor, key: Tensor, value: Tensor, *, masked: bool) -> tuple[Tensor, Tensor, bool]:
+    """Keys and values for SDPA, and whether it is to share them among a group of query heads.
+
+    Beside the CPU's, only kernels for half precision do that, without a mask and for heads of up to 256 channels; for
+    the rest SDPA would compute all q x T weights at once. Repeated keys take less than that.
+    """
+    group = query.shape[1] // key.shape[1]
+    shares = (
+        key.is_cpu
+        or query.shape[2] == 1
+        or (not masked and key.dtype != torch.float32 and key.shape[3] == value.shape[3] <= 256)
+    )
+    if group == 1 or shares:
+        return key, value, group > 1
+    return key.repeat_interleave(group, 1), value.repeat_interleave(group, 1), False
+
+
+def causal_mask(q: int, length: int, device: torch.device) -> Tensor:
+    """bool [q, length]: whether each of the last q of `length` tokens sees each token."""
+    return torch.ones(q, length, dtype=torch.bool, device=device).tril(length - q)
+
+
+def visible(distance: Tensor | None, q: int, all_used: bool) -> Tensor | None:
+    """What q newcomers see: bool [rows, heads, q, n], themselves and what came before, but no free slot; None if that
+    is all. `distance` [rows, heads, n] and `all_used` are those of `treekv.cache.ledger.Places`."""
+    if q == 1 and all_used:
+        return None
+    assert distance is not None  # where it tells anything
+    if q == 1:
+        return distance[:, :, None] >= 0
+    later = torch.arange(q - 1, -1, -1, device=distance.device)  # newcomers that come after each
+    return distance[:, :, None] >= later[:, None]
+
+
+def observed_attention(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, visible: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Attention with its weights.
+
+    `query` [batch, query_heads, q, head_dim] with query_heads = kv_heads * group; `key`, `value` [batch, kv_heads, n,
+    head_dim]; `visible` bool, broadcast to [batch, kv_heads, q, n], says what each query sees, all by default.
+
+    Returns the output [batch, query_heads, q, value_dim] and float32 weights [batch, kv_heads, group * q, n].
+    """
+    weights = attention_weights(query, key, scaling, visible)
+    output = weights.to(value.dtype) @ value
+    return output.view(*query.shape[:3], value.shape[3]), weights
+
+
+def attention_weights(query: Tensor, key: Tensor, scaling: float, visible: Tensor | None = None) -> Tensor:
+    """float32 weights [batch, kv_heads, group * q, n]; see `observed_attention`."""
+    batch, heads, q, dim = query.shape
+    kv_heads, n = key.shape[1:3]
+    logits = (query * scaling).reshape(batch, kv_heads, heads // kv_heads * q, dim) @ key.transpose(2, 3)
+    if visible is not None:
+        grouped = logits.view(batch, kv_heads, heads // kv_heads, q, n)
+        logits = grouped.masked_fill(~visible.unsqueeze(-3), float("-inf")).view(logits.shape)
+    return logits.softmax(-1, dtype=torch.float32)
+
+
+def window_scores(query: Tensor, key: Tensor, scaling: float, window: int) -> tuple[Tensor, Tensor]:
+    """What the last `window` queries of a prompt saw of each token.
+
+    Returns the weights summed over the window and averaged over the query heads of a group, float32 [batch,
+    kv_heads, T], and how many of the window's queries could see the token, float32 [1, 1, T].
+    """
+    length = key.shape[2]
+    window = min(window, length)
+    sums = key.new_zeros((*key.shape[:2], length), dtype=torch.float32)
+    for first in range(length - window, length, QUERIES_AT_ONCE):
+        last = min(first + QUERIES_AT_ONCE, length)
+        visible = causal_mask(last - first, last, key.device)
+        weights = attention_weights(query[:, :, first:last], key[:, :, :last], scaling, visible)
+        sums[..., :last] += weights.sum(2) * (key.shape[1] / query.shape[1])
+    position = torch.arange(length, device=key.device)
+    counts = torch.minimum(length - position, torch.tensor(window, device=key.device)).float()
+    return sums, counts[None, None]

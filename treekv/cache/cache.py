@@ -1,0 +1,248 @@
+"""`TreeKVCache`: a transformers cache of fixed size that attends to what it holds and evicts the rest."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+from transformers.cache_utils import (
+    Cache,
+    CacheLayerMixin,
+    DynamicCache,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+)
+
+from treekv.attention import supported
+from treekv.attention.rotary import Rotary
+from treekv.cache.layer import TreeKVLayer
+from treekv.cache.layer_group import Group
+from treekv.cache.trace import LayerTrace
+from treekv.config import TreeKVConfig
+from treekv.errors import TreeKVError
+
+
+class TreeKVCache(Cache):
+    """A key-value cache that holds at most `config.cache_size` tokens per layer, head and row; see `TreeKVConfig` for
+    the settings under which it holds more.
+
+    Pass it to a model whose attention implementation is "treekv", to `model(...)` or `model.generate(...)`, as
+    `past_key_values`. Layers with a sliding window (hybrid models) are left as transformers builds them. A call of one
+    token is a decoding step; a prompt that is read in chunks needs chunks of two tokens or more.
+
+    Args:
+        config: the settings.
+        model_config: `model.config`.
+
+    Raises:
+        TreeKVError: the model cannot be used with these settings.
+
+    Example:
+        >>> import torch, treekv
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> model = LlamaForCausalLM(LlamaConfig(
+        ...     vocab_size=50, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
+        ...     num_key_value_heads=2, attn_implementation="treekv"))
+        >>> config = treekv.TreeKVConfig(cache_size=16, block_size=4, recent_size=4)
+        >>> cache = treekv.TreeKVCache(config, model.config)
+        >>> _ = model(torch.arange(40)[None], past_key_values=cache)
+        >>> cache.kept_positions(0).shape  # [batch, kv_heads, kept]
+        torch.Size([1, 2, 16])
+    """
+
+    def __init__(self, config: TreeKVConfig, model_config: Any) -> None:
+        if not isinstance(config, TreeKVConfig):
+            raise TreeKVError(f"the first argument must be a TreeKVConfig, got {type(config).__name__}")
+        if not isinstance(model_config, PreTrainedConfig):
+            raise TreeKVError(
+                f"the second argument must be the configuration, model.config, got {type(model_config).__name__}"
+            )
+        model_config = model_config.get_text_config(decoder=True)
+        supported.check(model_config)
+        self.config = config
+        rotary = None
+        if config.positions == "rank" and config.policy != "full":
+            rotary = Rotary.from_config(model_config)
+        layers = DynamicCache(config=model_config).layers
+        compressed = _full_layers(model_config, layers)
+        for number, (index, own) in enumerate(zip(compressed, config.per_layer(len(compressed)), strict=True)):
+            layers[index] = TreeKVLayer(own, rotary, number, len(compressed))
+        super().__init__(layers=layers)
+        self._compressed = compressed
+        _grouped([self._site(index) for index in compressed])
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        if layer_idx >= len(self.layers):
+            raise TreeKVError(
+                f"the cache was made for a model of {len(self.layers)} layers, but layer {layer_idx} asks for it; "
+                "make it with the configuration of this model"
+            )
+        if layer_idx == 0:
+            seen = [self.get_seq_length(index) for index in range(len(self.layers))]
+            if any(tokens != seen[0] for tokens in seen[1:]):
+                raise TreeKVError(
+                    f"the layers of the cache have seen different numbers of tokens ({min(seen)} and {max(seen)}): the "
+                    "last forward pass was interrupted, or the model has fewer layers; call cache.reset() and start "
+                    "again with the prompt"
+                )
+        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """Make row i what row `beam_idx[i]` is now.
+
+        Raises:
+            TreeKVError: it is no tensor of row numbers.
+        """
+        self._check_rows(beam_idx, "beam_idx")
+        self._select(beam_idx)
+        super().reorder_cache(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Go on with some rows, LongTensor [new batch].
+
+        Raises:
+            TreeKVError: it is no tensor of row numbers.
+        """
+        self._check_rows(indices, "indices")
+        self._select(indices)
+        super().batch_select_indices(indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Have each row `repeats` times, one after the other.
+
+        Raises:
+            TreeKVError: that is no whole number of at least 1.
+        """
+        if type(repeats) is not int or repeats < 1:
+            raise TreeKVError(f"repeats must be a whole number of at least 1, got {repeats!r}")
+        first = self._site(self._compressed[0])
+        if first.is_initialized:
+            self._select(torch.arange(first.keys.shape[0]).repeat_interleave(repeats))
+        super().batch_repeat_interleave(repeats)
+
+    def _check_rows(self, index: Any, name: str) -> None:
+        if not isinstance(index, Tensor) or index.ndim != 1 or index.dtype not in (torch.int64, torch.int32):
+            got = f"{index.dtype} {list(index.shape)}" if isinstance(index, Tensor) else repr(index)
+            raise TreeKVError(f"{name} must be a LongTensor [rows] of row numbers, got {got}")
+        first = self._site(self._compressed[0])
+        if first.is_initialized:
+            rows, chosen = first.keys.shape[0], index.tolist()
+            wrong = next((row for row in chosen if not 0 <= row < rows), None)
+            if wrong is not None or not chosen:
+                got = "none" if wrong is None else wrong
+                raise TreeKVError(f"{name} must hold row numbers between 0 and {rows - 1}, got {got}")
+
+    def _select(self, index: Tensor) -> None:
+        for group in {id(layer.group): layer.group for layer in map(self._site, self._compressed)}.values():
+            group.select(index)
+
+    def activate_past_recording(self) -> None:
+        """Refuse assisted decoding, which begins with this call."""
+        raise TreeKVError(
+            "assisted (speculative) decoding takes tokens back, but what a TreeKV cache has evicted is gone; generate "
+            "without assistant_model and prompt_lookup_num_tokens"
+        )
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Refuse to take tokens back."""
+        raise TreeKVError("a TreeKV cache cannot be cropped: what it has evicted is gone; call cache.reset()")
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by keys and values now, over all layers. The books take 20 bytes a slot and head beside it."""
+        tensors = [
+            t
+            for layer in self.layers
+            if isinstance(layer, CacheLayerMixin)
+            for t in (layer.keys, layer.values)
+            if t is not None
+        ]
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+    @property
+    def full_nbytes(self) -> int:
+        """Bytes that keys and values would take now in a cache that keeps every token seen, padding included."""
+        total = self.nbytes
+        for index in self._compressed:
+            layer = self._site(index)
+            if layer.ledger is not None:
+                per_token = sum(t.shape[1] * t.shape[3] * t.element_size() for t in (layer.keys, layer.values))
+                total += layer.keys.shape[0] * (layer.tokens_seen - layer.keys.shape[2]) * per_token
+        return total
+
+    @property
+    def held_tokens(self) -> int:
+        """The most tokens that a row of any compressed layer holds now."""
+        layers = [self._site(index) for index in self._compressed]
+        return max((max(layer.ledger.held[layer.rows]) for layer in layers if layer.ledger is not None), default=0)
+
+    def kept_positions(self, layer: int) -> Tensor:
+        """True positions of the tokens that `layer` holds, LongTensor [batch, kv_heads, kept], ascending.
+
+        Positions count a row's real tokens from 0, padding excluded. Where rows hold different numbers of tokens
+        the shorter ones end with -1.
+
+        Raises:
+            TreeKVError: there is no such layer, or it is not compressed.
+        """
+        site = self._site(layer)
+        ledger = site.ledger
+        if ledger is None:
+            return torch.empty((0, 0, 0), dtype=torch.long)
+        each = ledger.held[site.rows]
+        kept = torch.full((len(each), ledger.heads, max(each)), -1, device=ledger.device)
+        for row, held in enumerate(each):
+            kept[row, :, :held] = ledger.positions(site.at(slice(row, row + 1)))[0]
+        return kept
+
+    @property
+    def trace(self) -> dict[int, LayerTrace]:
+        """The evictions so far, by layer, if `config.trace` is true.
+
+        Raises:
+            TreeKVError: they were not recorded.
+        """
+        if not self.config.trace:
+            raise TreeKVError("evictions were not recorded: trace is false, use TreeKVConfig(..., trace=True)")
+        return {
+            index: layer.ledger.trace.of(layer.rows)
+            for index, layer in enumerate(self.layers)
+            if isinstance(layer, TreeKVLayer) and layer.ledger is not None and layer.ledger.trace is not None
+        }
+
+    def _site(self, layer: int) -> TreeKVLayer:
+        if not hasattr(layer, "__index__") or not 0 <= layer < len(self.layers):  # numpy's whole numbers too
+            raise TreeKVError(f"layer must be a whole number between 0 and {len(self.layers) - 1}, got {layer!r}")
+        site = self.layers[layer]
+        if not isinstance(site, TreeKVLayer):
+            raise TreeKVError(f"layer {layer} has a sliding window of its own and is not compressed")
+        return site
+
+
+def _grouped(layers: list[TreeKVLayer]) -> None:
+    """Put successive layers with the same settings together."""
+    for _, group in itertools.groupby(layers, key=lambda layer: layer.config):
+        same = list(group)
+        Group(same[0].config, same)
+
+
+def _full_layers(model_config: Any, layers: list[Any]) -> list[int]:
+    """The numbers of the layers with full attention; sliding ones stay as transformers builds them."""
+    for layer in layers:
+        if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
+            raise TreeKVError(
+                f"the model family {model_config.model_type!r} has cache layers of type {type(layer).__name__}; "
+                "TreeKV knows full and sliding attention"
+            )
+    full = [index for index, layer in enumerate(layers) if type(layer) is DynamicLayer]
+    if not full:
+        raise TreeKVError(
+            f"every layer of this {model_config.model_type!r} model has a sliding window already; there is no full "
+            "attention to compress"
+        )
+    return full

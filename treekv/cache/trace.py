@@ -1,0 +1,190 @@
+"""Who was evicted when, and by whom: a log with two integers for each eviction of each head."""
+
+from __future__ import annotations
+
+import sys
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from treekv.cache.row_values import PerRow
+
+NOBODY = -1
+CHUNK = 64  # evictions; room is added this much at a time, so little stands empty
+
+
+class LayerTrace:
+    """The evictions of one layer, written as they happen and read as two labelled arrays.
+
+    Each head of a row evicts equally often and at the same steps, so a step is noted once for all heads, and equally
+    many evictions at equal distances (one at each step while decoding, a block's at each block) are noted as one run:
+    a token costs less than 8 bytes per head.
+    """
+
+    def __init__(self, batch: int, heads: int, device: torch.device) -> None:
+        self.batch, self.heads, self.device = batch, heads, device
+        # int32 [fields, batch, heads, CHUNK] each; fields are the loser and, as soon as anybody has one, the winner.
+        self._log: list[Tensor] = []
+        self._fields = 1
+        self._count = PerRow(0, batch)
+        self._tokens = PerRow(0, batch)
+        self._runs: PerRow[tuple[_Run, ...]] = PerRow((), batch)
+
+    @property
+    def evicted_at(self) -> Tensor:
+        """int32 [batch, kv_heads, tokens]: the position of the token that was being processed when this one was
+        evicted, -1 while it is kept. Rows with fewer tokens end with -1."""
+        steps = [self._steps(row)[None] for row in range(self.batch)]
+        return self._dense(steps)
+
+    @property
+    def survivor(self) -> Tensor:
+        """int32 of the same shape: the position of the token that won the comparison, -1 where nothing was
+        compared or evicted."""
+        counts = self._count[:]
+        if self._fields == 1:
+            nobody = torch.full((1, max(counts, default=0)), NOBODY, dtype=torch.int32, device=self.device)
+            return self._dense([nobody[:, :n] for n in counts])
+        winners = self._logged(1)
+        return self._dense([winners[row, :, :n] for row, n in enumerate(counts)])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the log: on the device, and on the host for the runs, as if rows shared none."""
+        log = sum(chunk.numel() * chunk.element_size() for chunk in self._log)
+        return log + _RUN_BYTES * sum(map(len, self._runs[:]))
+
+    def extend(self, rows: slice, tokens: int) -> None:
+        """Rows have seen so many more tokens; these count as kept."""
+        self._tokens.more(rows, tokens)
+
+    def record(self, rows: slice, evicted: Tensor, step: int | Tensor) -> None:
+        """Note what went at `step`, one for all rows or for each of them: `evicted` [1 or 2, rows, heads, m] are the
+        positions of the losers and, if there are any, of the winners."""
+        if self._count.alike(rows):
+            self._write(rows, evicted)
+        else:
+            for i, row in enumerate(range(self.batch)[rows]):
+                self._write(slice(row, row + 1), evicted[:, i : i + 1])
+        m = evicted.shape[3]
+        if isinstance(step, Tensor):
+            steps = step.flatten().tolist()
+            self._runs[rows] = [_noted(own, at, m) for own, at in zip(self._runs[rows], steps, strict=True)]
+        elif self._runs.alike(rows):
+            self._runs.fill(rows, _noted(self._runs.first(rows), step, m))
+        else:
+            self._runs[rows] = [_noted(own, step, m) for own in self._runs[rows]]
+
+    def record_prompt(self, rows: slice, kept: Tensor, survivors: Tensor | None, length: int) -> None:
+        """Note the outcome of prefill "tree": whatever is not in `kept` went with the prompt's last token."""
+        gone = torch.ones((*kept.shape[:2], length), dtype=torch.bool, device=self.device).scatter_(2, kept, False)
+        evicted = gone.nonzero()[:, 2].view(1, *kept.shape[:2], -1)
+        if survivors is not None:
+            winners = survivors.expand(*kept.shape[:2], -1).gather(2, evicted[0])
+            evicted = torch.cat([evicted, winners[None]])
+        self.record(rows, evicted, length - 1)
+
+    def of(self, rows: slice) -> LayerTrace:
+        """The part of some rows, as it is now."""
+        part = LayerTrace(len(range(self.batch)[rows]), self.heads, self.device)
+        part._log, part._fields = [chunk[:, rows] for chunk in self._log], self._fields
+        part._count[:], part._tokens[:], part._runs[:] = self._count[rows], self._tokens[rows], self._runs[rows]
+        return part
+
+    def mark(self, row: int) -> Mark:
+        """How far the log of a row has come."""
+        return Mark(self._count[row], self._runs[row])
+
+    def take_back(self, row: int, mark: Mark) -> None:
+        """Forget what was recorded of a row since then."""
+        self._count[row : row + 1], self._runs[row : row + 1] = [mark.logged], [mark.runs]
+
+    def copy_tensors(self) -> None:
+        """Replace every tensor by a copy."""
+        self._log = [chunk.clone() for chunk in self._log]
+
+    def select(self, index: Tensor) -> None:
+        """Keep, repeat or reorder batch rows."""
+        self._log = [chunk.index_select(1, index) for chunk in self._log]
+        rows = index.tolist()
+        self.batch = len(rows)
+        for per_row in (self._count, self._tokens, self._runs):
+            per_row.select(rows)
+
+    def _write(self, rows: slice, evicted: Tensor) -> None:
+        """Append to the log of rows that have logged equally much."""
+        first, done, (fields, _, _, m) = self._count.first(rows), 0, evicted.shape
+        if fields > self._fields:
+            self._fields = fields
+            self._log = [torch.cat([chunk, torch.full_like(chunk, NOBODY)]) for chunk in self._log]
+        while done < m:
+            number, start = divmod(first + done, CHUNK)
+            if number == len(self._log):
+                shape = (self._fields, self.batch, self.heads, CHUNK)
+                self._log.append(torch.full(shape, NOBODY, dtype=torch.int32, device=self.device))
+            now = min(m - done, CHUNK - start)
+            chunk = self._log[number].narrow(3, start, now)
+            if not (self._count.covers(rows) and fields == self._fields):
+                chunk = chunk[:fields, rows]
+            chunk.copy_(evicted if now == m else evicted.narrow(3, done, now))
+            done += now
+        self._count.more(rows, m)
+
+    def _logged(self, field: int) -> Tensor:
+        """int32 [batch, heads, evictions]."""
+        return torch.cat([chunk[field] for chunk in self._log], dim=2)
+
+    def _steps(self, row: int) -> Tensor:
+        """int32 [evictions of this row], when each happened."""
+        parts = [
+            torch.arange(run.first, run.last + 1, run.stride or 1, dtype=torch.int32).repeat_interleave(run.each)
+            for run in self._runs[row]
+        ]
+        return torch.cat(parts).to(self.device) if parts else torch.empty(0, dtype=torch.int32, device=self.device)
+
+    def _dense(self, values: list[Tensor]) -> Tensor:
+        """From one value per eviction to one per token."""
+        shape = (self.batch, self.heads, max(self._tokens[:], default=0))
+        result = torch.full(shape, -1, dtype=torch.int32, device=self.device)
+        if self._log:
+            losers = self._logged(0)
+            for row, value in enumerate(values):
+                index = losers[row, :, : self._count[row]].long()
+                result[row].scatter_(1, index, value.expand_as(index))
+        return result
+
+
+class Mark(NamedTuple):
+    """A place in the log of a row."""
+
+    logged: int
+    runs: tuple[_Run, ...]
+
+
+class _Run(NamedTuple):
+    """`each` evictions at every step from `first` to `last`, `stride` apart; `stride` is 0 for a single step."""
+
+    first: int
+    each: int
+    last: int
+    stride: int = 0
+
+
+def _noted(runs: tuple[_Run, ...], step: int, m: int) -> tuple[_Run, ...]:
+    """The runs of a row, of which there are few, with m more evictions at `step`, which may come in several parts."""
+    if not m:
+        return runs
+    if runs and runs[-1].last == step:
+        *before, run = runs
+        m += run.each
+        if run.stride:
+            last = step - run.stride
+            before.append(run._replace(last=last, stride=run.stride if last > run.first else 0))
+        runs = tuple(before)
+    if runs and runs[-1].each == m and runs[-1].stride in (0, step - runs[-1].last):
+        return (*runs[:-1], _Run(runs[-1].first, m, step, step - runs[-1].last))
+    return (*runs, _Run(step, m, step))
+
+
+_RUN_BYTES = sys.getsizeof(_Run(0, 0, 0)) + 4 * sys.getsizeof(2**30) + 8  # its numbers, and its place in a tuple
