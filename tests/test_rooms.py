@@ -128,7 +128,7 @@ def test_the_import_graph_sees_every_kind_of_import() -> None:
             "p.low.one": "X = 1\nfrom os import path\n",
             "p.low.two": "from . import one\nfrom ..high import thing\n",
             "p.high": "def f():\n    import p.low.one\n",
-            "p.top": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from p.low.one import X\nfrom p import low\n",
+            "p.top": "if TYPE_CHECKING:\n    from p.low.one import X\nfrom p import low\n",
         }
     )
     assert graph == {
