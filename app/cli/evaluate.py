@@ -81,14 +81,14 @@ def evaluate(
     """
     given = {"tasks": task, "models": model, "policies": policy, "budgets": budget, "seeds": seed}
     with err().status("Loading"):
-        from analysis.evaluation.sweep import run as sweeps
         from analysis.evaluation.sweep.records import Results
+        from analysis.evaluation.sweep.run import run_sweep
 
         grid = _grid(sweep, given, setting or [], batch, decode_block)
     start = _workers(grid, workers, ray, gpus)
     # Standard output is for the outcome alone, whatever tasks, libraries or Ray print.
-    with _progress() as (told, overall, within), contextlib.redirect_stdout(sys.stderr):
-        outcome = sweeps.run(grid, Results(output), start, told=told, overall=overall, progress=within)
+    with _progress() as (on_record, on_total, within), contextlib.redirect_stdout(sys.stderr):
+        outcome = run_sweep(grid, Results(output), start, on_record=on_record, on_total=on_total, progress=within)
     _show(outcome, output, as_json)
     if outcome.interrupted:
         raise typer.Exit(INTERRUPTED)
@@ -103,7 +103,7 @@ def _grid(
     batch: int | None,
     decode_block: int | None,
 ) -> Grid:
-    from analysis.evaluation.sweep.grid import grid, read_grid, read_item
+    from analysis.evaluation.sweep.grid import parse_grid, read_grid, read_item
     from treekv import TreeKVError
 
     content = read_grid(file) if file is not None else {}
@@ -119,7 +119,7 @@ def _grid(
         content["settings"] = {**(content.get("settings") or {}), name.strip(): read_item(value)}
     if batch is not None:
         content["batch"] = batch
-    wanted = grid(content)
+    wanted = parse_grid(content)
     if decode_block is None:
         return wanted
     if all(spec.name != "ppl" for spec in wanted.tasks):
@@ -157,13 +157,13 @@ def _progress() -> Iterator[tuple[Any, Any, Any]]:
         TimeRemainingColumn,
     )
 
-    from analysis.evaluation.sweep.run import describe
+    from analysis.evaluation.sweep.run import describe_failure
 
     console = err()
 
     def failure(record: Record) -> None:
         if record.error is not None:
-            console.print(f"[yellow]failed:[/] {escape(describe(record))}", soft_wrap=True)
+            console.print(f"[yellow]failed:[/] {escape(describe_failure(record))}", soft_wrap=True)
 
     if not console.is_terminal:
         yield failure, lambda done, total: None, lambda done, total: None
@@ -179,7 +179,7 @@ def _progress() -> Iterator[tuple[Any, Any, Any]]:
         everything = bar.add_task("records", total=None)
         one = bar.add_task("this one", total=None)
 
-        def told(record: Record) -> None:
+        def on_record(record: Record) -> None:
             of = record.of
             where = f"at {of.budget}" if of.budget is not None else ""
             last = " ".join(filter(None, (of.task, of.document, of.name, where)))
@@ -188,7 +188,7 @@ def _progress() -> Iterator[tuple[Any, Any, Any]]:
             failure(record)
 
         yield (
-            told,
+            on_record,
             lambda done, total: bar.update(everything, completed=done, total=total),
             lambda done, total: bar.update(one, completed=done, total=total),
         )

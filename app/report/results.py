@@ -9,9 +9,7 @@ from typing import Final
 
 import plotly.graph_objects as go
 
-from analysis.evaluation.report import aggregate as table
-from analysis.evaluation.report import figures as plots
-from analysis.evaluation.report import formats
+from analysis.evaluation.report import aggregate, figures, formats
 from analysis.evaluation.report.aggregate import Cell, Row
 from analysis.evaluation.report.formats import Table
 from analysis.evaluation.sweep.records import FOLDER, MARKER, Results
@@ -88,25 +86,25 @@ def read(folder: Path, baseline: str | None = None, score: str | None = None) ->
     """
     results = Results(folder)
     records = results.read()
-    cells = table.cells(records)
+    cells = aggregate.group_cells(records)
     if baseline is None and any(cell.name == "full" for cell in cells):
         baseline = "full"
-    rows = table.table(records, baseline, score)
-    notes = table.notes(rows, records)
+    rows = aggregate.summarize(records, baseline, score)
+    notes = aggregate.notes(rows, records)
     if results.damaged:
         some = ", ".join(results.damaged[:3])
         notes.append(f"{len(results.damaged)} damaged files are left out ({some}); treekv eval measures them again.")
-    failures = table.failures(records)
+    failures = aggregate.failures(records)
     if not rows and not failures:
         raise TreeKVError(f"the results folder {str(folder)!r} holds no records yet; fill it with treekv eval")
-    sections = [_section(made, _of(rows, made), cells) for made in formats.tables(rows, baseline)]
+    sections = [_section(made, _of(rows, made), cells) for made in formats.make_tables(rows, baseline)]
     return Report(baseline, rows, sections, notes, failures, len(records))
 
 
 def as_markdown(made: Report) -> str:
     """Tables, notes and failures as one text."""
     lists = [("Notes", made.notes), ("Failures", made.failures)]
-    parts = [formats.markdown(section.table) for section in made.sections]
+    parts = [formats.to_markdown(section.table) for section in made.sections]
     parts += [f"**{title}**\n\n" + "".join(f"- {line}\n" for line in lines) for title, lines in lists if lines]
     return "\n".join(parts)
 
@@ -114,7 +112,7 @@ def as_markdown(made: Report) -> str:
 def as_latex(made: Report) -> str:
     """The tables for the package booktabs; notes as comments."""
     notes = "".join(f"% {' '.join(line.split())}\n" for line in (*made.notes, *made.failures))
-    return notes + "\n".join(formats.latex(section.table) for section in made.sections)
+    return notes + "\n".join(formats.to_latex(section.table) for section in made.sections)
 
 
 def _of(rows: list[Row], made: Table) -> list[Row]:
@@ -126,16 +124,16 @@ def _section(made: Table, rows: list[Row], cells: list[Cell]) -> Section:
     pictures: list[tuple[Callable[[], go.Figure], str]] = []
     places: dict[tuple[str, str, str], list[Cell]] = {}
     for cell in own:
-        places.setdefault(cell.place, []).append(cell)
+        places.setdefault(cell.comparison_key, []).append(cell)
     for together in places.values():
         of = [row for row in rows if row.group == together[0].group and row.estimate is not None]
         if len(of) > 1:
             several = len({row.budget for row in of if row.budget is not None}) > 1
-            pictures.append((_later(plots.quality, of), READ_QUALITY if several else READ_RANKING))
+            pictures.append((_later(figures.quality, of), READ_QUALITY if several else READ_RANKING))
         if any("by_position" in record.detail for cell in together for record in cell.records):
-            pictures.append((_later(plots.loss_by_position, together), READ_LOSS))
+            pictures.append((_later(figures.loss_by_position, together), READ_LOSS))
     if any("depth" in record.facts and record.error is None for cell in own for record in cell.records):
-        pictures.append((_later(plots.needle_grid, own), READ_NEEDLES))
+        pictures.append((_later(figures.needle_grid, own), READ_NEEDLES))
     return Section(made, pictures)
 
 

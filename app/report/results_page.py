@@ -14,7 +14,7 @@ def results_page(made: Report, title: str) -> str:
     sections = [
         {
             "label": f"Results of {section.table.model} in {section.table.task}",
-            "table": formats.as_html(section.table),
+            "table": formats.to_html(section.table),
             "pictures": [
                 picture(f"{number}-{place}", draw(), reading) for place, (draw, reading) in enumerate(section.pictures)
             ],

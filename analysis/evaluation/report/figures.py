@@ -1,4 +1,4 @@
-"""What an evaluation found: quality against budget, loss against position, the grid of needles."""
+"""Figures of an evaluation: quality against budget, loss against position, the needle grid."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from analysis.evaluation.report.aggregate import Cell, Row, budget_order, described, lower_is_better
+from analysis.evaluation.report.aggregate import Cell, Row, budget_order, describe_group, lower_is_better
 from analysis.plot import theme
 from treekv.errors import TreeKVError
 
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 _FULL = "#5b6372"
-_ACROSS = 4  # small grids in a row
-_POOLS = 16  # points of a line of losses
+_COLUMNS = 4  # of small grids
+_POINTS = 16  # of a line of losses
 
 
 def quality(rows: Sequence[Row]) -> go.Figure:
     """Draw the mean score (y) of each settings against the budget (x), with its bootstrap interval.
 
-    What has no budget, the full cache, is a dashed line across. With a single budget settings stand below each other
-    instead, the best on top. The text alternative is in `layout.meta["alt"]`.
+    The full cache, which has no budget, is a dashed horizontal line. With a single budget, settings are ranked instead,
+    the best at the top. The text alternative is in `layout.meta["alt"]`.
 
     Args:
-        rows: of `analysis.evaluation.table.table`, of one model, task and group.
+        rows: from `aggregate.summarize`, of one model, task and group.
 
     Raises:
-        TreeKVError: no row has a score, or they are of several tasks.
+        TreeKVError: no row has a score, or the rows are of several models, tasks or groups.
     """
     rows = [row for row in rows if row.estimate is not None]
     if not rows:
@@ -40,17 +40,17 @@ def quality(rows: Sequence[Row]) -> go.Figure:
         raise TreeKVError("rows of several models, tasks or lengths cannot be one figure")
     budgets = sorted({row.budget for row in rows if row.budget is not None}, key=budget_order)
     labels = [f"{budget:,}" if isinstance(budget, int) else str(budget) for budget in budgets]
-    told = [f"{row.name} at {row.budget or 'all'} {_told(row)}" for row in rows]
-    alt = f"Mean {first.score} by settings and budget: {'; '.join(told)}."
+    spoken = [f"{row.name} at {row.budget or 'all'} {_spoken(row)}" for row in rows]
+    alt = f"Mean {first.score} by settings and budget: {'; '.join(spoken)}."
     less = lower_is_better(first.score)
     subtitle = (
-        f"{theme.shown(first.model)}{theme.shown(described(first.group), 80)} · {'lower' if less else 'higher'} is "
-        "better · bars are 95 % bootstrap intervals"
+        f"{theme.shown(first.model)}{theme.shown(describe_group(first.group), 80)} · "
+        f"{'lower' if less else 'higher'} is better · bars are 95 % bootstrap intervals"
     )
     task, score = theme.shown(first.task), theme.shown(first.score)
     if len(budgets) < 2:
-        held = f" with {labels[0]} held" if labels else ""
-        return _ranking(rows, f"{task}: {score}{held}", subtitle, alt)
+        kept = f" with {labels[0]} kept" if labels else ""
+        return _ranking(rows, f"{task}: {score}{kept}", subtitle, alt)
     figure = theme.figure(f"{task}: {score} against budget", subtitle, alt)
     names = list(dict.fromkeys(row.name for row in rows if row.budget is not None))
     for number, (name, colour) in enumerate(zip(names, theme.ordered_colours(len(names)), strict=True)):
@@ -90,7 +90,7 @@ def quality(rows: Sequence[Row]) -> go.Figure:
 
 
 def _ranking(rows: Sequence[Row], title: str, subtitle: str, alt: str) -> go.Figure:
-    """Settings of one budget below each other, the best on top; the full cache is grey and its mean a line."""
+    """Rank the settings of one budget, the best at the top; the full cache is grey, with a line at its mean."""
     less = lower_is_better(rows[0].score)
     ranked = sorted(rows, key=_mean, reverse=less)  # from below
     figure = theme.figure(title, subtitle, alt, height=190 + 30 * len(ranked))
@@ -122,46 +122,46 @@ def _ranking(rows: Sequence[Row], title: str, subtitle: str, alt: str) -> go.Fig
 
 
 def loss_by_position(cells: Sequence[Cell]) -> go.Figure:
-    """Draw how much more loss (y, nats a token) each cell has than the full cache along the text (x).
+    """Draw how far the loss (y, nats per token) of each cell exceeds that of the full cache along the text (x).
 
-    Where no cell is the full cache they are compared with the mean of all; a single one is drawn as it is. Losses are
-    those of the documents that all cells have, pooled to at most 16 stretches: the text's own ups and downs are far
-    larger than what settings differ by. The text alternative is in `layout.meta["alt"]`.
+    Without a full cache the reference is the mean of all cells; a single cell is drawn as it is. Losses are averaged
+    over the documents that all cells have and pooled to at most 16 stretches, because the variation along a text is
+    far larger than the differences between settings. The text alternative is in `layout.meta["alt"]`.
 
     Args:
-        cells: of `analysis.evaluation.table.cells`, of one model, task and group; records without
-            `detail["by_position"]` are left out.
+        cells: from `aggregate.group_cells`, of one model, task and group; records without `detail["by_position"]` are
+            left out.
 
     Raises:
         TreeKVError: no record has losses by position.
     """
     found = {_label(cell): (cell, losses) for cell in cells if (losses := _losses(cell))}
     if not found:
-        raise TreeKVError("no record has losses by position; the task ppl gives them")
+        raise TreeKVError("no record has losses by position; the task ppl records them")
     first = next(cell for cell, _ in found.values())
-    if any(cell.place != first.place for cell, _ in found.values()):
+    if any(cell.comparison_key != first.comparison_key for cell, _ in found.values()):
         raise TreeKVError("cells of several models, tasks or lengths cannot be one figure")
     documents = set.intersection(*(set(losses) for _, losses in found.values()))
     of = {name: {d: losses[d] for d in documents or losses} for name, (_, losses) in found.items()}
     where = sorted(set.intersection(*(set(one) for losses in of.values() for one in losses.values())))
-    pools = [pool for pool in np.array_split(np.array(where), min(_POOLS, len(where)) or 1) if len(pool)]
+    pools = [pool for pool in np.array_split(np.array(where), min(_POINTS, len(where)) or 1) if len(pool)]
     lines = {name: np.array([_pooled(losses.values(), pool) for pool in pools]) for name, losses in of.items()}
     full = next((name for name, (cell, _) in found.items() if cell.budget is None), None)
     reference = np.zeros(len(pools))
-    title, axis = "loss against position", "loss (nats a token)"
+    title, axis = "loss against position", "loss (nats per token)"
     if len(lines) > 1 and documents:
         reference = np.mean(list(lines.values()), axis=0) if full is None else lines[full]
         compared = "the mean of all" if full is None else "the full cache"
-        title, axis = f"loss above {compared}, by position", f"loss above {compared} (nats a token)"
-    told = []
+        title, axis = f"loss above {compared}, by position", f"loss above {compared} (nats per token)"
+    spoken = []
     for name, loss in lines.items():
         quarters = [part.mean() for part in np.array_split(loss, min(4, len(loss)))]
-        told.append(f"{name} {', '.join(f'{value:.3f}' for value in quarters)}")
+        spoken.append(f"{name} {', '.join(f'{value:.3f}' for value in quarters)}")
     figure = theme.figure(
         f"{theme.shown(first.task)}: {title}",
-        f"{theme.shown(first.model)}{theme.shown(described(first.group), 80)} · mean of "
+        f"{theme.shown(first.model)}{theme.shown(describe_group(first.group), 80)} · mean of "
         f"{max(len(losses) for losses in of.values())} documents · lower is better",
-        f"Mean loss in nats in the quarters of the text, from the first to the last: {'; '.join(told)}.",
+        f"Mean loss in nats in the quarters of the text, from the first to the last: {'; '.join(spoken)}.",
     )
     drawn = {name: loss - reference for name, loss in lines.items() if name != full or not reference.any()}
     for number, ((name, loss), colour) in enumerate(zip(drawn.items(), theme.ordered_colours(len(drawn)), strict=True)):
@@ -188,8 +188,8 @@ def needle_grid(cells: Sequence[Cell]) -> go.Figure:
     The text alternative is in `layout.meta["alt"]`.
 
     Args:
-        cells: of `analysis.evaluation.table.cells`, of one model and task, of any lengths; documents without the
-            facts `depth` and `length` are left out.
+        cells: from `aggregate.group_cells`, of one model and task, of any lengths; documents without the facts `depth`
+            and `length` are left out.
 
     Raises:
         TreeKVError: no document has a depth and a length.
@@ -202,27 +202,27 @@ def needle_grid(cells: Sequence[Cell]) -> go.Figure:
                 scores = grids.setdefault(_label(cell), {}).setdefault(place, [])
                 scores.append(next(iter(record.scores.values())))
     if not grids:
-        raise TreeKVError("no document has a depth and a length; the task needle gives them")
+        raise TreeKVError("no document has a depth and a length; the task needle records them")
     if len({(cell.model, cell.task) for cell in cells}) > 1:
         raise TreeKVError("cells of several models or tasks cannot be one figure")
     depths = sorted({depth for grid in grids.values() for depth, _ in grid})
     lengths = sorted({length for grid in grids.values() for _, length in grid})
-    told = [f"{name} {np.mean([np.mean(scores) for scores in grid.values()]):.0f} %" for name, grid in grids.items()]
-    across = min(len(grids), _ACROSS)
-    down = math.ceil(len(grids) / across)
+    spoken = [f"{name} {np.mean([np.mean(scores) for scores in grid.values()]):.0f} %" for name, grid in grids.items()]
+    n_columns = min(len(grids), _COLUMNS)
+    n_rows = math.ceil(len(grids) / n_columns)
     base = theme.figure(
-        f"{theme.shown(cells[0].task)}: who finds it where",
+        f"{theme.shown(cells[0].task)}: score by length and depth",
         f"{theme.shown(cells[0].model)} · mean score in per cent",
-        f"Mean score by length and depth of the needle; over the whole grid: {'; '.join(told)}.",
-        height=180 + down * (110 + 26 * len(depths)),
+        f"Mean score by length and depth of the needle; over the whole grid: {'; '.join(spoken)}.",
+        height=180 + n_rows * (110 + 26 * len(depths)),
     )
     figure = make_subplots(
-        rows=down,
-        cols=across,
+        rows=n_rows,
+        cols=n_columns,
         shared_yaxes=True,
         shared_xaxes=True,
         subplot_titles=[theme.shown(name) for name in grids],
-        vertical_spacing=0.25 / down,
+        vertical_spacing=0.25 / n_rows,
         horizontal_spacing=0.02,
     )
     for number, (name, grid) in enumerate(grids.items()):
@@ -233,8 +233,8 @@ def needle_grid(cells: Sequence[Cell]) -> go.Figure:
             coloraxis="coloraxis",
             texttemplate="%{z}",
             hovertemplate=f"{theme.shown(name)}, length %{{x}}, depth %{{y}} %: %{{z}} %<extra></extra>",
-            row=number // across + 1,
-            col=number % across + 1,
+            row=number // n_columns + 1,
+            col=number % n_columns + 1,
         )
     figure.update_layout(
         {key: value for key, value in base.layout.to_plotly_json().items() if key not in ("xaxis", "yaxis", "template")}
@@ -250,7 +250,7 @@ def needle_grid(cells: Sequence[Cell]) -> go.Figure:
     )
     figure.update_xaxes(type="category", showgrid=False)
     figure.update_yaxes(type="category", showgrid=False, autorange="reversed")
-    figure.update_xaxes(title="length (tokens)", row=down)
+    figure.update_xaxes(title="length (tokens)", row=n_rows)
     figure.update_yaxes(title="depth (%)", col=1)
     return figure
 
@@ -267,7 +267,7 @@ def _name(row: Row) -> str:
     return theme.shown(f"{row.name} (all tokens)" if row.budget is None else row.name)
 
 
-def _told(row: Row) -> str:
+def _spoken(row: Row) -> str:
     estimate = row.estimate
     if estimate is None:
         return ""
@@ -281,7 +281,7 @@ def _label(cell: Cell) -> str:
 
 
 def _losses(cell: Cell) -> dict[str, dict[int, tuple[float, int]]]:
-    """Of every document that has them: the mean loss and the number of tokens by the first position of each stretch."""
+    """Mean loss and number of tokens by the first position of each stretch, for every document that has them."""
     found = {}
     for record in cell.records:
         by = record.detail.get("by_position")
@@ -292,7 +292,7 @@ def _losses(cell: Cell) -> dict[str, dict[int, tuple[float, int]]]:
 
 
 def _pooled(documents: Iterable[dict[int, tuple[float, int]]], pool: np.ndarray) -> float:
-    """The mean over documents of the loss of a token in a stretch."""
+    """The loss per token in a stretch, averaged over documents."""
     means = []
     for losses in documents:
         loss, tokens = zip(*(losses[position] for position in pool.tolist()), strict=True)

@@ -1,4 +1,4 @@
-"""Tables of results as Markdown, HTML and LaTeX, from the same cells of text."""
+"""Tables of results as Markdown, HTML and LaTeX, all from the same cells."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from analysis.evaluation.report.aggregate import Estimate, Row, lower_is_better
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text for one model and task; the first `left` columns are words, the others numbers."""
+    """The cells of a table as text, for one model and task; the first `left` columns are left-aligned."""
 
     model: str
     task: str
@@ -22,28 +22,28 @@ class Table:
     left: int
 
 
-def tables(rows: Sequence[Row], baseline: str | None = "full") -> list[Table]:
-    """One table for every model and task, with the columns that it needs."""
+def make_tables(rows: Sequence[Row], baseline: str | None = "full") -> list[Table]:
+    """One table for each model and task, with only the columns it needs."""
     together: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         together.setdefault((row.model, row.task, row.score), []).append(row)
     return [_table(own, baseline) for own in together.values()]
 
 
-def markdown(table: Table) -> str:
-    """A GitHub table under its title."""
+def to_markdown(table: Table) -> str:
+    """A GitHub-flavoured Markdown table below its title."""
 
     def line(cells: list[str]) -> str:
         return f"| {' | '.join(cells)} |"
 
     align = ["---"] * table.left + ["---:"] * (len(table.head) - table.left)
-    body = [[_markdown(cell) for cell in cells] for cells in (table.head, *table.rows)]
-    lines = [f"**{_markdown(table.title)}**", "", line(body[0]), line(align), *map(line, body[1:])]
+    body = [[_escape_markdown(cell) for cell in cells] for cells in (table.head, *table.rows)]
+    lines = [f"**{_escape_markdown(table.title)}**", "", line(body[0]), line(align), *map(line, body[1:])]
     return "\n".join(lines) + "\n"
 
 
-def as_html(table: Table) -> str:
-    """A `table` element with a caption; everything in it is escaped."""
+def to_html(table: Table) -> str:
+    """A `<table>` element with a caption; all text is escaped."""
 
     def line(cells: list[str], tag: str) -> str:
         starts = [f'<{tag} class="left">' if i < table.left else f"<{tag}>" for i in range(len(cells))]
@@ -57,14 +57,14 @@ def as_html(table: Table) -> str:
     )
 
 
-def latex(table: Table) -> str:
+def to_latex(table: Table) -> str:
     """A `table` environment for the package booktabs."""
     columns = "l" * table.left + "r" * (len(table.head) - table.left)
-    lines = [" & ".join(_latex(cell) for cell in line) + r" \\" for line in (table.head, *table.rows)]
+    lines = [" & ".join(_escape_latex(cell) for cell in line) + r" \\" for line in (table.head, *table.rows)]
     return "\n".join(
         [
             r"\begin{table}",
-            rf"\caption{{{_latex(table.title)}}}",
+            rf"\caption{{{_escape_latex(table.title)}}}",
             rf"\begin{{tabular}}{{{columns}}}",
             r"\toprule",
             lines[0],
@@ -78,8 +78,8 @@ def latex(table: Table) -> str:
     )
 
 
-def number(value: float | None, signed: bool = False) -> str:
-    """Four digits, in the plain notation; a dash where there is none."""
+def format_number(value: float | None, signed: bool = False) -> str:
+    """Four significant digits without exponent; a dash for None."""
     if value is None:
         return "-"
     sign = "+" if signed else ""
@@ -89,10 +89,11 @@ def number(value: float | None, signed: bool = False) -> str:
     return format(value, f"{sign}.6f") if "e" in text else text
 
 
-def interval(estimate: Estimate | None, signed: bool = False) -> str:
+def format_interval(estimate: Estimate | None, signed: bool = False) -> str:
+    """The bounds of an estimate; a dash without an interval."""
     if estimate is None or estimate.low is None:
         return "-"
-    return f"{number(estimate.low, signed)} to {number(estimate.high, signed)}"
+    return f"{format_number(estimate.low, signed)} to {format_number(estimate.high, signed)}"
 
 
 def _table(rows: list[Row], baseline: str | None) -> Table:
@@ -115,28 +116,28 @@ def _table(rows: list[Row], baseline: str | None) -> Table:
 
 def _cells(row: Row, groups: list[str], others: list[str], compared: bool, failed: bool) -> list[str]:
     estimate, difference = row.estimate, row.difference
-    cells = [_group(row.group.get(key)) for key in groups]
-    cells += [row.name, "all" if row.budget is None else _group(row.budget)]
+    cells = [_format_cell(row.group.get(key)) for key in groups]
+    cells += [row.name, "all" if row.budget is None else _format_cell(row.budget)]
     cells += [str(estimate.documents if estimate else 0)]
     cells += [str(row.failed)] if failed else []
-    cells += [number(estimate.mean if estimate else None), interval(estimate)]
+    cells += [format_number(estimate.mean if estimate else None), format_interval(estimate)]
     if compared:
-        cells += [number(difference.mean if difference else None, True), interval(difference, True)]
+        cells += [format_number(difference.mean if difference else None, True), format_interval(difference, True)]
         cells += [str(difference.documents) if difference else "-"]
-    return cells + [number(row.others.get(name)) for name in others]
+    return cells + [format_number(row.others.get(name)) for name in others]
 
 
-def _group(value: Any) -> str:
+def _format_cell(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _markdown(text: str) -> str:
+def _escape_markdown(text: str) -> str:
     return "".join("\\" + letter if letter in r"\`*_[]<>|#" else letter for letter in " ".join(text.split()))
 
 
-_LATEX = {
+_LATEX_ESCAPES = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
@@ -144,5 +145,5 @@ _LATEX = {
 }
 
 
-def _latex(text: str) -> str:
-    return "".join(_LATEX.get(letter, letter) for letter in text)
+def _escape_latex(text: str) -> str:
+    return "".join(_LATEX_ESCAPES.get(letter, letter) for letter in text)

@@ -29,8 +29,8 @@ _SETTINGS: Final = tuple(
 
 
 @dataclass(frozen=True)
-class Model:
-    """A model as `treekv.load_model` takes it."""
+class ModelSpec:
+    """A model, as arguments for `treekv.load_model`."""
 
     name: str
     dtype: str | None = None
@@ -38,24 +38,25 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Setting:
-    """Settings under a name, all but the budget and the seed."""
+class SettingsSpec:
+    """Named settings without budget and seed."""
 
     name: str
     fields: dict[str, Any]
 
     @property
     def compresses(self) -> bool:
+        """Whether these are not the full cache."""
         return bool(self.fields["policy"] != "full")
 
     def budgets(self, wanted: list[int | str]) -> list[int | str | None]:
-        """The grid's, unless these settings have their own size or need none."""
+        """The budgets of the grid, unless these settings fix their own cache size or need none."""
         if not self.compresses:
             return [None]
         return [self.fields["cache_size"]] if "cache_size" in self.fields else list(wanted)
 
     def config(self, cache_size: int, seed: int) -> TreeKVConfig | None:
-        """The settings at one size, None for the full cache. Raises TreeKVError when they do not fit it."""
+        """The settings at one cache size, None for the full cache. Raises TreeKVError if they do not fit it."""
         if not self.compresses:
             return None
         return TreeKVConfig(**{**self.fields, "cache_size": cache_size, "seed": seed})
@@ -63,7 +64,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """A task's name and options, as `analysis.evaluation.task.create` takes them."""
+    """A task's name and options, as arguments for `analysis.evaluation.create`."""
 
     name: str
     options: dict[str, Any]
@@ -71,13 +72,13 @@ class TaskSpec:
 
 @dataclass(frozen=True)
 class Grid:
-    """A sweep: every model with every setting at every budget on every task with every seed.
+    """A sweep: every model with all settings at every budget on every task with every seed.
 
-    `batch` documents of one length go through together where a task can do that; their scores are the same.
+    `batch` documents of one length run in one pass if the task supports it; the scores do not change.
     """
 
-    models: list[Model]
-    settings: list[Setting]
+    models: list[ModelSpec]
+    settings: list[SettingsSpec]
     budgets: list[int | str]
     tasks: list[TaskSpec]
     seeds: list[int]
@@ -85,7 +86,7 @@ class Grid:
 
 
 def read_grid(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The content of a YAML file, for `grid`.
+    """The content of a YAML file, for `parse_grid`.
 
     Raises:
         TreeKVError: no such file, or not a YAML mapping.
@@ -104,7 +105,7 @@ def read_grid(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def read_item(text: str) -> Any:
-    """One entry of a list as it would stand in the file: `tree`, or `{policy: tree, stride: 2}`.
+    """One list entry as written in the file: `tree`, or `{policy: tree, stride: 2}`.
 
     Raises:
         TreeKVError: it is not YAML.
@@ -115,17 +116,17 @@ def read_item(text: str) -> Any:
         raise TreeKVError(f"{text!r} is not YAML: {_where(error)}") from error
 
 
-def grid(content: Mapping[str, Any]) -> Grid:
-    """Check what a sweep says and fill in the defaults.
+def parse_grid(content: Mapping[str, Any]) -> Grid:
+    """Check a sweep and fill in the defaults.
 
     Args:
         content: lists under `models` (names, or mappings with name, dtype, device), `policies` (names, or mappings
             with fields of TreeKVConfig and a name, or with `file`, a settings file), `budgets` (tokens, or shares of
             the document such as "6.25%"), `tasks` (names, or mappings with task and its options) and `seeds`; and
-            `settings`, a mapping of fields that hold for every policy that does not say otherwise; and `batch`.
+            `settings`, a mapping of fields for every policy that does not set them itself; and `batch`.
 
     Raises:
-        TreeKVError: naming the key or value that is wrong, and what would be right.
+        TreeKVError: names the wrong key or value and what is accepted.
     """
     for key in content:
         if key not in KEYS:
@@ -163,11 +164,11 @@ def grid(content: Mapping[str, Any]) -> Grid:
     return made
 
 
-def cache_size(budget: int | str | None, tokens: int | None) -> int:
-    """A budget in tokens; a share is of a document's `tokens`, to the nearest multiple of 16, at least 16.
+def budget_in_tokens(budget: int | str | None, tokens: int | None) -> int:
+    """A budget in tokens; a share of a document of `tokens` tokens is rounded to a multiple of 16, at least 16.
 
     Raises:
-        TreeKVError: a share of a document whose length the task does not tell.
+        TreeKVError: a share, and the task does not state the length of its documents.
     """
     if budget is None:
         return 1  # the full cache ignores it
@@ -188,9 +189,9 @@ def _list(content: Mapping[str, Any], key: str) -> list[Any]:
     return value
 
 
-def _model(item: Any) -> Model:
+def _model(item: Any) -> ModelSpec:
     if isinstance(item, str) and item:
-        return Model(item)
+        return ModelSpec(item)
     fields = _mapping(item, "models", "a name or a mapping with a name")
     for key, value in fields.items():
         if key not in ("name", "dtype", "device"):
@@ -199,10 +200,10 @@ def _model(item: Any) -> Model:
             raise TreeKVError(f"{key} of a model must be text, got {value!r}")
     if not fields.get("name"):
         raise TreeKVError(f"models has an entry without a name: {item!r}")
-    return Model(**fields)
+    return ModelSpec(**fields)
 
 
-def _setting(item: Any, common: dict[str, Any]) -> Setting:
+def _setting(item: Any, common: dict[str, Any]) -> SettingsSpec:
     if isinstance(item, str):
         item = {"policy": item}
     own = dict(_mapping(item, "policies", "a policy's name or a mapping of settings"))
@@ -212,13 +213,13 @@ def _setting(item: Any, common: dict[str, Any]) -> Setting:
             raise TreeKVError(f"settings from the file {file!r} cannot be combined with {', '.join(own)}")
         config = TreeKVConfig.load(file)
         fields = {key: getattr(config, key) for key in _SETTINGS}
-        return Setting(_name(name if name is not None else Path(file).stem), fields)
+        return SettingsSpec(_name(name if name is not None else Path(file).stem), fields)
     _check_fields(own, "policies")
-    # Options that only some policies have are dropped where they cannot hold; what an entry says itself must fit.
+    # A common option is dropped for policies that do not have it; what an entry sets itself must fit.
     policy = own.get("policy", common.get("policy", "tree"))
     policies.get(policy)
     shared = {key: value for key, value in common.items() if key not in ("scope", "importance") or policy == "tree"}
-    return Setting(_name(name if name is not None else policy), {"policy": policy, **shared, **own})
+    return SettingsSpec(_name(name if name is not None else policy), {"policy": policy, **shared, **own})
 
 
 def _name(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The same measurements on Ray: several processes of this machine, or a cluster."""
+"""Run measurements on Ray, in several processes of this machine or on a cluster."""
 
 from __future__ import annotations
 
@@ -8,30 +8,28 @@ import logging
 import os
 import socket
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from analysis.evaluation.sweep.grid import Model
+from analysis.evaluation.sweep.grid import ModelSpec
 from analysis.evaluation.sweep.records import Record
-from analysis.evaluation.sweep.runner import Job, Load, Report, Runner, load, sentence
+from analysis.evaluation.sweep.runner import CellJob, Load, Runner, load, one_line
+from analysis.evaluation.tasks.base import Document, Progress, Task
 from treekv.errors import TreeKVError
 
-if TYPE_CHECKING:
-    from analysis.evaluation.tasks.base import Document, Task
-
-_ATTEMPTS: Final = 2  # a document whose worker dies is tried once more, on a new worker
-_REACH: Final = 10.0  # seconds for a cluster to answer
-_WAIT: Final = 1.0  # seconds between looks at the workers, so that Ctrl-C is heard
+_ATTEMPTS: Final = 2  # a document whose worker dies is retried once, on a new worker
+_CONNECT_TIMEOUT: Final = 10.0  # seconds
+_POLL: Final = 1.0  # seconds between polls of the workers, so that Ctrl-C is handled soon
 
 
 class RayWorkers:
     """Measures in `workers` processes, each with one model at a time; only this process writes records.
 
-    A worker that dies is replaced and its document tried once more; a second death is recorded as a failure.
+    A worker that dies is replaced and its document retried once; if that worker dies too, the failure is recorded.
 
     Args:
-        workers: how many; None for as many as the cluster has room for.
+        workers: number of processes; None for as many as the cluster has room for.
         address: of a running cluster, as `ray.init` takes it; None starts Ray on this machine.
-        gpus: that a worker holds; with several, `device: auto` in the model spreads its layers over them.
+        gpus: GPUs reserved by each worker; with several, `device: auto` in the model spreads its layers over them.
         load: loads a model in the worker.
 
     Raises:
@@ -61,8 +59,8 @@ class RayWorkers:
             ray.shutdown()
             raise
 
-    def documents(self, model: Model, task: Task) -> list[Document]:
-        """The task's documents, listed by a worker: this process loads no model."""
+    def documents(self, model: ModelSpec, task: Task) -> list[Document]:
+        """The documents of a task, listed by a worker: this process loads no model."""
         fault: Exception
         for attempt in range(1, _ATTEMPTS + 1):
             try:
@@ -76,17 +74,17 @@ class RayWorkers:
                 break
         raise fault
 
-    def records(self, batches: Iterable[list[Job]], progress: Report | None = None) -> Iterator[Record]:
-        """Records in the order they come. `progress` is not called: several are made at once."""
+    def records(self, batches: Iterable[list[CellJob]], progress: Progress | None = None) -> Iterator[Record]:
+        """Records in order of completion. `progress` is not called, since several measurements run at once."""
         waiting = collections.deque((jobs, 1) for jobs in batches)
         idle = list(range(len(self._actors)))
-        busy: dict[Any, tuple[int, list[Job], int]] = {}
+        busy: dict[Any, tuple[int, list[CellJob], int]] = {}
         while waiting or busy:
             while waiting and idle:
                 jobs, attempt = waiting.popleft()
                 place = idle.pop()
                 busy[self._actors[place].measure.remote(jobs)] = (place, jobs, attempt)
-            ready, _ = self._ray.wait(list(busy), num_returns=1, timeout=_WAIT)
+            ready, _ = self._ray.wait(list(busy), num_returns=1, timeout=_POLL)
             for made in ready:
                 place, jobs, attempt = busy.pop(made)
                 try:
@@ -95,15 +93,15 @@ class RayWorkers:
                     self._actors[place] = self._new()
                     if attempt == _ATTEMPTS and len(jobs) == 1:
                         yield jobs[0].failed(f"the worker process died {attempt} times: {_cause(error)}")
-                    else:  # one by one, so that each document answers for itself
+                    else:  # one by one, so that only the document at fault fails
                         again = attempt + 1 if len(jobs) == 1 else 1
                         waiting.extendleft(([job], again) for job in reversed(jobs))
                 except self._ray.exceptions.RayError as error:
-                    yield from (job.failed(sentence(error)) for job in jobs)
+                    yield from (job.failed(one_line(error)) for job in jobs)
                 idle.append(place)
 
     def close(self) -> None:
-        """End the workers, and Ray where it was started for them."""
+        """Stop the workers, and Ray if it was started for them."""
         for actor in self._actors:
             with contextlib.suppress(Exception):
                 self._ray.kill(actor)
@@ -122,30 +120,30 @@ def _start(ray: Any, workers: int | None, address: str | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if address is not None:
-        _reach(address)
+        _check_reachable(address)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is None:
             ray.init(num_cpus=workers, include_dashboard=False, address="local", **quiet)
         else:
             ray.init(address=address, **quiet)
-    except Exception as error:  # Ray raises many kinds: ConnectionError, RuntimeError, ValueError, its own
+    except Exception as error:  # Ray raises ConnectionError, RuntimeError, ValueError and its own types
         where = "on this machine" if address is None else f"at {address!r}"
-        raise TreeKVError(f"Ray cannot be started {where}: {sentence(error)}") from error
+        raise TreeKVError(f"Ray cannot be started {where}: {one_line(error)}") from error
 
 
-def _reach(address: str) -> None:
-    """Refuse an address that nobody answers, at once: Ray itself would try for many minutes."""
+def _check_reachable(address: str) -> None:
+    """Fail fast if the address does not respond: Ray itself would retry for many minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon:
-        return  # a word that Ray knows, such as "auto"
+        return  # a keyword of Ray, such as "auto"
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT).close()
     except (OSError, ValueError, OverflowError) as error:
-        raise TreeKVError(f"Ray cannot be reached at {address!r}: {sentence(error)}") from error
+        raise TreeKVError(f"Ray cannot be reached at {address!r}: {one_line(error)}") from error
 
 
 def _cause(error: BaseException) -> str:
-    """The last line that says something of Ray's long explanation."""
+    """The last non-empty line of Ray's long explanation."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

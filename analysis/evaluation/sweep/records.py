@@ -1,4 +1,4 @@
-"""What was measured, one small file a record: whole or not there, known by a hash of what defines it."""
+"""Measurements on disk: one small file per record, written atomically and named by a hash of its definition."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ FORMAT: Final = "treekv-results"
 VERSION: Final = 1
 MARKER: Final = "results.json"
 FOLDER: Final = "records"
-_LEFT_BEHIND: Final = 3600.0  # seconds after which a temporary file belongs to nobody: writing takes milliseconds
+_STALE: Final = 3600.0  # seconds after which a temporary file is left over: writing takes milliseconds
 
 
 @dataclass(frozen=True)
 class Definition:
-    """What a record is of. Records with the same definition are the same measurement.
+    """What was measured. Records with the same definition are the same measurement.
 
     Attributes:
-        model, dtype, device: as asked for; dtype and device may be None.
-        task, options: the task's name and what defines it.
-        name: what the settings are called in tables.
-        config: the settings' fields, None for the full cache.
-        budget: as asked for: tokens, a share such as "6.25%", or None where no budget applies.
-        seed: of the policy and, where a task draws at random, of the task.
-        document, content: the document's key and a hash of its data; both None where a task could not even say
-            what its documents are.
+        model, dtype, device: as requested; dtype and device may be None.
+        task, options: the name of the task and what defines it.
+        name: the name of the settings in tables.
+        config: the fields of the settings, None for the full cache.
+        budget: as requested: tokens, a share such as "6.25%", or None if no budget applies.
+        seed: of the policy and, if the task draws at random, of the task.
+        document, content: the key of the document and a hash of its data; both None if the task could not list its
+            documents.
     """
 
     model: str
@@ -58,16 +58,16 @@ class Definition:
 
 @dataclass(frozen=True)
 class Record:
-    """One measurement, or why there is none.
+    """One measurement, or why it failed.
 
     Attributes:
         of: its definition.
-        scores: numbers by name, the main one first; empty when it failed.
-        detail: what else the task had to say.
-        facts: the document's own small values, such as length and depth.
-        error: one sentence when it failed, else None.
-        seconds: how long it took.
-        about: versions, machine, date and, when it failed, the traceback.
+        scores: numbers by name, the main one first; empty if it failed.
+        detail: further output of the task.
+        facts: small values of the document, such as length and depth.
+        error: one sentence if it failed, else None.
+        seconds: wall time.
+        about: versions, machine, date and, if it failed, the traceback.
     """
 
     of: Definition
@@ -79,36 +79,36 @@ class Record:
     about: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """Raises ValueError or TypeError for what JSON cannot hold, such as NaN."""
-        # In ASCII: a text may hold what UTF-8 cannot, such as half of a surrogate pair.
+        """The content of the file. Raises ValueError or TypeError for what JSON cannot represent, such as NaN."""
+        # In ASCII: a text may contain what UTF-8 cannot encode, such as half of a surrogate pair.
         return json.dumps({"key": self.of.key, **dataclasses.asdict(self)}, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> Record:
-        """Raises KeyError, TypeError or ValueError when it is not a record, or not the one its key says."""
+        """A record from its file. Raises KeyError, TypeError or ValueError if it is none, or its key does not match."""
         content = json.loads(text)
         key = content.pop("key")
         record = cls(of=Definition(**content.pop("of")), **content)
         if record.of.key != key:
-            raise ValueError("its key is another record's")
+            raise ValueError("the key does not match the definition")
         numbers = all(isinstance(value, (int, float)) and math.isfinite(value) for value in record.scores.values())
         if not numbers or (record.error is None and not record.scores):
-            raise ValueError("its scores are not numbers")
+            raise ValueError("the scores are not finite numbers")
         return record
 
 
 class Results:
-    """A folder of records. Several processes may write to it at once; they never write half a record."""
+    """A folder of records. Several processes may write to it at once; none ever leaves a partial record."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.damaged: list[str] = []
 
     def create(self) -> None:
-        """Make the folder, or check that it is one of results.
+        """Make the folder, or check that it is a results folder.
 
         Raises:
-            TreeKVError: it cannot be made, or holds something else.
+            TreeKVError: it cannot be made, or contains something else.
         """
         marker = self.path / MARKER
         try:
@@ -117,20 +117,20 @@ class Results:
                     raise TreeKVError(f"the results {str(self.path)!r} are a file; give the name of a folder")
                 if any(not entry.name.startswith(".") for entry in self.path.iterdir()):
                     raise TreeKVError(
-                        f"the folder {str(self.path)!r} holds something other than results; give the name of a new one"
+                        f"the folder {str(self.path)!r} contains something other than results; give a new name"
                     )
             self.path.mkdir(parents=True, exist_ok=True)
             if marker.is_file():
                 self.check()
-            else:  # before anything else is there, so that a kill leaves an empty folder or one that is known
+            else:  # first of all, so that a kill leaves either an empty folder or one that is recognised
                 _write(marker, json.dumps({"format": FORMAT, "version": VERSION}) + "\n")
             (self.path / FOLDER).mkdir(exist_ok=True)
-            self._sweep_up()
+            self._remove_stale()
         except OSError as error:
             raise TreeKVError(f"cannot write results to {str(self.path)!r}: {error.strerror or error}") from error
 
     def check(self) -> None:
-        """Raise TreeKVError unless this is a folder of results that this version reads."""
+        """Raise TreeKVError unless this is a results folder that this version can read."""
         marker = self.path / MARKER
         if not self.path.is_dir():
             raise TreeKVError(f"there is no results folder {str(self.path)!r}; make one with treekv eval")
@@ -149,31 +149,31 @@ class Results:
             )
 
     def write(self, record: Record) -> None:
-        """Write a record, replacing an earlier one of the same definition. On return it survives a power cut.
+        """Write a record, replacing an earlier one of the same definition. Once this returns, it survives a power cut.
 
         Raises:
-            TreeKVError: the disk is full or the folder gone; what was there before is as it was.
+            TreeKVError: the disk is full or the folder is missing; an earlier record is unchanged.
         """
         try:
             _write(self._file(record.of.key), record.to_json() + "\n")
-        except OSError as error:  # of the folder; that of the file says so itself
+        except OSError as error:  # names the folder; the error of the file names itself
             raise TreeKVError(f"cannot write to {str(self.path)!r}: {error.strerror or error}") from error
 
     def remove(self, key: str) -> None:
-        """Forget a record, if it is there."""
+        """Delete a record, if it exists."""
         self._file(key).unlink(missing_ok=True)
 
     def get(self, key: str) -> Record | None:
-        """The record with this key; None when it is not there or damaged."""
+        """The record with this key; None if it is missing or damaged."""
         return self._read(self._file(key))
 
     def read(self) -> list[Record]:
         """All records, in an order that does not depend on when they were written.
 
-        Files that are no records are left out and named in `damaged`.
+        Files that are not records are left out and named in `damaged`.
 
         Raises:
-            TreeKVError: this is not a folder of results.
+            TreeKVError: this is not a results folder.
         """
         self.check()
         self.damaged = []
@@ -196,9 +196,9 @@ class Results:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
-    def _sweep_up(self) -> None:
-        """Remove what killed processes left half written."""
-        before = time.time() - _LEFT_BEHIND
+    def _remove_stale(self) -> None:
+        """Remove the temporary files of killed processes."""
+        before = time.time() - _STALE
         for file in [*self.path.glob(".*.tmp"), *(self.path / FOLDER).glob(".*.tmp")]:
             try:
                 if file.stat().st_mtime < before:
@@ -208,15 +208,15 @@ class Results:
 
 
 def digest(content: Any) -> str:
-    """32 hexadecimal digits that stand for plain values, whatever the order of their keys."""
+    """A hash of JSON values, 32 hexadecimal digits, independent of the order of keys."""
     text = json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _write(file: Path, text: str) -> None:
-    """The file has the new text or, after a kill or power cut at any moment, what it had before.
+    """Replace the text of a file so that a kill or power cut at any moment leaves either the new text or the old.
 
-    The bytes are on the disk before the name points to them, and the name is on the disk before this returns.
+    The bytes are on disk before the name points to them, and the name is on disk before this returns.
     """
     with whole(file) as temporary, open(temporary, "w", encoding="utf-8") as stream:
         stream.write(text)

@@ -1,26 +1,25 @@
-"""Run a sweep: skip what is there, keep every record the moment it is made, go on after faults."""
+"""Run a sweep: skip what is measured, write each record as soon as it is made, continue after failures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from analysis.evaluation.sweep.grid import Grid, Model, TaskSpec
+from analysis.evaluation.sweep.grid import Grid, ModelSpec, TaskSpec
 from analysis.evaluation.sweep.records import Record, Results
-from analysis.evaluation.sweep.runner import Job, OneProcess, Report, batches, outline, sentence
+from analysis.evaluation.sweep.runner import CellJob, OneProcess, batches, one_line, task_definition
+from analysis.evaluation.tasks import base
+from analysis.evaluation.tasks.base import Document, Progress, Task
 from treekv.errors import TreeKVError
-
-if TYPE_CHECKING:
-    from analysis.evaluation.tasks.base import Document, Task
 
 
 class Workers(Protocol):
-    """Who measures: `sweep_runner.OneProcess` or `sweep_ray.RayWorkers`."""
+    """What runs the measurements: `runner.OneProcess` or `ray_workers.RayWorkers`."""
 
-    def documents(self, model: Model, task: Task) -> list[Document]: ...
+    def documents(self, model: ModelSpec, task: Task) -> list[Document]: ...
 
-    def records(self, batches: Iterable[list[Job]], progress: Report | None = None) -> Iterator[Record]: ...
+    def records(self, batches: Iterable[list[CellJob]], progress: Progress | None = None) -> Iterator[Record]: ...
 
     def close(self) -> None: ...
 
@@ -31,11 +30,11 @@ class Outcome:
 
     Attributes:
         measured: new records with scores.
-        skipped: records that were there.
+        skipped: measurements whose records already existed.
         failed: one sentence for each measurement that failed in this run.
-        unwritten: records that could not be written in the end, and lost.
-        reason: why they could not.
-        interrupted: the user stopped it.
+        unwritten: records that could not be written before the end and are lost.
+        reason: why they could not be written.
+        interrupted: whether the user stopped the sweep.
     """
 
     measured: int = 0
@@ -47,45 +46,45 @@ class Outcome:
 
     @property
     def complete(self) -> bool:
-        """Whether everything that was asked for is there."""
+        """Whether every requested measurement has a record."""
         return not (self.failed or self.unwritten or self.interrupted)
 
 
-def run(
+def run_sweep(
     grid: Grid,
     results: Results,
-    start: Callable[[], Workers] = OneProcess,
+    start_workers: Callable[[], Workers] = OneProcess,
     *,
     create: Callable[..., Task] | None = None,
-    told: Callable[[Record], None] | None = None,
-    overall: Report | None = None,
-    progress: Report | None = None,
+    on_record: Callable[[Record], None] | None = None,
+    on_total: Progress | None = None,
+    progress: Progress | None = None,
 ) -> Outcome:
-    """Measure what of a grid is not there yet.
+    """Measure every cell of a grid that has no record yet.
 
-    A record is on the disk before the next one is begun, so a kill at any moment loses at most what was being
-    measured, and the same call goes on from there. Failures are records too; they are tried again in the next run.
-    While the disk is full, records are kept in memory and written as soon as there is room.
+    A record is on disk before the next measurement starts, so a kill at any moment loses at most the measurement in
+    progress, and the same call continues from there. Failures are recorded too and retried in the next run. While the
+    disk is full, records are kept in memory and written as soon as there is space.
 
     Args:
         grid: what to measure.
-        results: where to.
-        start: gives who measures, once the grid is known to be right; this process by default.
-        create: makes a task from its name and options; by default those of `analysis.evaluation.task`.
-        told: called with each new record.
-        overall: called as overall(records there, records wanted); what is wanted is known model by model.
-        progress: called as progress(done, total) within a record, where it is made in this process.
+        results: the folder to write to.
+        start_workers: called once the tasks are known to be valid; by default everything runs in this process.
+        create: makes a task from its name and options; by default `analysis.evaluation.tasks.base.create`.
+        on_record: called with each new record.
+        on_total: called as on_total(records done, records requested); the second grows model by model.
+        progress: called as progress(done, total) within a measurement, if it runs in this process.
 
     Raises:
-        TreeKVError: before any work, for a task's wrong options or a folder that cannot be written.
+        TreeKVError: before any measurement, for invalid task options or a folder that cannot be written.
     """
     tasks = _tasks(grid, create)
     results.create()
-    workers = start()
-    sweep = _Sweep(grid, results, workers, told or (lambda record: None), overall or (lambda done, total: None))
+    workers = start_workers()
+    sweep = _Sweep(grid, results, workers, on_record or (lambda record: None), on_total or (lambda done, total: None))
     try:
         for model in grid.models:
-            jobs = sweep.wanted(model, tasks)
+            jobs = sweep.missing_jobs(model, tasks)
             for record in workers.records(batches(jobs, grid.batch), progress):
                 sweep.keep(record)
     except KeyboardInterrupt:
@@ -97,67 +96,68 @@ def run(
 
 
 class _Sweep:
-    """What a run keeps count of."""
+    """The counts and the unwritten records of one run."""
 
     def __init__(
-        self, grid: Grid, results: Results, workers: Workers, told: Callable[[Record], None], overall: Report
+        self, grid: Grid, results: Results, workers: Workers, on_record: Callable[[Record], None], on_total: Progress
     ) -> None:
         self.outcome = Outcome()
         self._grid, self._results, self._workers = grid, results, workers
-        self._told, self._overall = told, overall
+        self._on_record, self._on_total = on_record, on_total
         self._unwritten: list[Record] = []
         self._done = self._total = 0
 
-    def wanted(self, model: Model, tasks: list[tuple[int, Task]]) -> list[Job]:
-        """The model's jobs that have no record yet; a task without documents becomes a failure."""
-        jobs: list[Job] = []
+    def missing_jobs(self, model: ModelSpec, tasks: list[tuple[int, Task]]) -> list[CellJob]:
+        """The jobs of a model that have no record yet; a task without documents is recorded as a failure."""
+        jobs: list[CellJob] = []
         for seed, task in tasks:
-            of = outline(model, task, seed)
+            of = task_definition(model, task, seed)
             try:
                 documents = self._workers.documents(model, task)
                 if not documents:
                     raise TreeKVError("it has no documents")
             except Exception as error:
                 self._total += 1
-                self.keep(Record(of=of, error=sentence(error)))
+                self.keep(Record(of=of, error=one_line(error)))
                 continue
             self._results.remove(of.key)
             jobs += self._jobs(model, seed, task, documents)
-        self._overall(self._done, self._total)
+        self._on_total(self._done, self._total)
         return jobs
 
-    def _jobs(self, model: Model, seed: int, task: Task, documents: list[Document]) -> Iterator[Job]:
+    def _jobs(self, model: ModelSpec, seed: int, task: Task, documents: list[Document]) -> Iterator[CellJob]:
         for document in documents:
             for setting in self._grid.settings:
                 for budget in setting.budgets(self._grid.budgets):
                     self._total += 1
-                    job = Job(model, task, setting, budget, seed, document)
-                    if self._is_there(job):
+                    job = CellJob(model, task, setting, budget, seed, document)
+                    if self._is_measured(job):
                         self.outcome.skipped += 1
                         self._done += 1
                     else:
                         yield job
 
-    def _is_there(self, job: Job) -> bool:
+    def _is_measured(self, job: CellJob) -> bool:
         try:
             there = self._results.get(job.definition().key)
-        except TreeKVError:  # settings that do not fit this document: measuring says so
+        except TreeKVError:  # the settings do not fit this document; measuring it records why
             return False
         return there is not None and there.error is None
 
     def keep(self, record: Record) -> None:
+        """Count a new record and write it."""
         self._done += 1
         if record.error is None:
             self.outcome.measured += 1
         else:
-            self.outcome.failed.append(describe(record))
+            self.outcome.failed.append(describe_failure(record))
         self._unwritten.append(record)
         self.flush()
-        self._told(record)
-        self._overall(self._done, self._total)
+        self._on_record(record)
+        self._on_total(self._done, self._total)
 
     def flush(self) -> None:
-        """Write what could not be written so far."""
+        """Write the records that could not be written so far."""
         try:
             while self._unwritten:
                 self._results.write(self._unwritten[0])
@@ -167,7 +167,7 @@ class _Sweep:
         self.outcome.unwritten = len(self._unwritten)
 
 
-def describe(record: Record) -> str:
+def describe_failure(record: Record) -> str:
     """A failed record in one sentence."""
     of = record.of
     words = [of.model, of.task]
@@ -179,17 +179,15 @@ def describe(record: Record) -> str:
 
 def _tasks(grid: Grid, create: Callable[..., Task] | None) -> list[tuple[int, Task]]:
     """Every task with every seed."""
-    from analysis.evaluation.tasks import base as task
-
-    make = create or task.create
+    make = create or base.create
     return [(seed, _with_seed(make, spec, seed)) for spec in grid.tasks for seed in grid.seeds]
 
 
 def _with_seed(create: Callable[..., Task], spec: TaskSpec, seed: int) -> Task:
-    """The task with this seed, unless it has one of its own or draws nothing."""
+    """The task with this seed, unless its options have a seed or it draws nothing at random."""
     if "seed" in spec.options:
         return create(spec.name, **spec.options)
     try:
         return create(spec.name, **spec.options, seed=seed)
     except TreeKVError:
-        return create(spec.name, **spec.options)  # where the fault is not the seed, this says what it is
+        return create(spec.name, **spec.options)  # if the seed was not the reason, this raises the reason

@@ -1,4 +1,4 @@
-"""One measurement at a time: what a worker does, in this process or on another machine."""
+"""Run measurements one at a time, as each worker process does."""
 
 from __future__ import annotations
 
@@ -12,67 +12,64 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, cast
 
 import numpy as np
 import torch
 
-from analysis.evaluation.sweep.grid import Model, Setting, cache_size
+from analysis.evaluation.sweep.grid import ModelSpec, SettingsSpec, budget_in_tokens
 from analysis.evaluation.sweep.records import Definition, Record, digest
-from analysis.evaluation.tasks.prompt_cache import Prompts
+from analysis.evaluation.tasks.base import Document, Progress, Task
+from analysis.evaluation.tasks.prompt_cache import PromptCache
 from treekv import load_model
 from treekv.errors import TreeKVError
 
-if TYPE_CHECKING:
-    from analysis.evaluation.tasks.base import Document, Task
-
-Load = Callable[[Model], tuple[Any, Any]]
-Report = Callable[[int, int], None]
+Load = Callable[[ModelSpec], tuple[Any, Any]]
 _PACKAGES: Final = ("treekv", "torch", "transformers", "numpy")
 _LONGEST_FACT: Final = 200  # characters
 
 
 @dataclass(frozen=True)
-class Job:
-    """One document under one cell of the grid."""
+class CellJob:
+    """One document under one cell of the grid: a single measurement."""
 
-    model: Model
+    model: ModelSpec
     task: Task
-    setting: Setting
+    setting: SettingsSpec
     budget: int | str | None
     seed: int
     document: Document
 
     def definition(self) -> Definition:
-        """Raises TreeKVError when the settings do not fit the document."""
+        """The definition of its record. Raises TreeKVError if the settings do not fit the document."""
         config = self.config()
         if config is None:
-            return self._outline(None)
-        return self._outline({k: v for k, v in config.to_dict().items() if k not in ("format", "version", "trace")})
+            return self._definition(None)
+        return self._definition({k: v for k, v in config.to_dict().items() if k not in ("format", "version", "trace")})
 
     def config(self) -> Any:
         """The settings for this document, None for the full cache."""
-        return self.setting.config(cache_size(self.budget, self.document.data.get("tokens")), self.seed)
+        return self.setting.config(budget_in_tokens(self.budget, self.document.data.get("tokens")), self.seed)
 
     def failed(self, error: str, seconds: float = 0.0, about: dict[str, Any] | None = None) -> Record:
-        """The record that says why there is no measurement."""
+        """The record of a measurement that failed."""
         try:
             of = self.definition()
         except TreeKVError:
-            of = self._outline(self.setting.fields)
+            of = self._definition(self.setting.fields)
         return Record(of=of, facts=self.facts(), error=error, seconds=seconds, about=about or {})
 
     def facts(self) -> dict[str, Any]:
-        """The document's small values."""
+        """The scalar values of the document and its short strings, to group records by."""
         return {
             key: value
             for key, value in self.document.data.items()
             if isinstance(value, (bool, int, float)) or (isinstance(value, str) and len(value) <= _LONGEST_FACT)
         }
 
-    def _outline(self, config: dict[str, Any] | None) -> Definition:
+    def _definition(self, config: dict[str, Any] | None) -> Definition:
         return replace(
-            outline(self.model, self.task, self.seed),
+            task_definition(self.model, self.task, self.seed),
             name=self.setting.name,
             config=config,
             budget=self.budget,
@@ -81,12 +78,12 @@ class Job:
         )
 
 
-def batches(jobs: Iterable[Job], size: int) -> list[list[Job]]:
-    """Jobs that can go through together: of one cell and one length, where the task can do that; in their order."""
+def batches(jobs: Iterable[CellJob], size: int) -> list[list[CellJob]]:
+    """Group jobs that can run in one pass: same cell and length, if the task supports it. The order is kept."""
     if size == 1:
         return [[job] for job in jobs]
-    open_batches: dict[tuple[Any, ...], list[Job]] = {}
-    made: list[list[Job]] = []
+    open_batches: dict[tuple[Any, ...], list[CellJob]] = {}
+    made: list[list[CellJob]] = []
     for job in jobs:
         cell = (id(job.task), job.setting.name, job.budget, job.seed, job.document.data.get("tokens"))
         batch = open_batches.get(cell)
@@ -97,8 +94,8 @@ def batches(jobs: Iterable[Job], size: int) -> list[list[Job]]:
     return made
 
 
-def outline(model: Model, task: Task, seed: int) -> Definition:
-    """The part of a definition that all documents of a task share; of a record that says why it has none."""
+def task_definition(model: ModelSpec, task: Task, seed: int) -> Definition:
+    """What the definitions of all documents of a task share; on its own it defines the failure of the whole task."""
     return Definition(
         model=model.name,
         dtype=model.dtype,
@@ -114,48 +111,48 @@ def outline(model: Model, task: Task, seed: int) -> Definition:
     )
 
 
-def load(model: Model) -> tuple[Any, Any]:
-    """The model and its tokenizer; device "auto" spreads the layers over the GPUs that there are, and the processor."""
+def load(model: ModelSpec) -> tuple[Any, Any]:
+    """The model and its tokenizer; device "auto" spreads the layers over the available GPUs and the CPU."""
     if model.device != "auto":
         return load_model(model.name, dtype=model.dtype, device=model.device)
     from accelerate import dispatch_model, infer_auto_device_map
     from accelerate.utils import get_balanced_memory
 
     network, tokenizer = load_model(model.name, dtype=model.dtype or ("auto" if torch.cuda.is_available() else None))
-    whole = list(getattr(network, "_no_split_modules", None) or [])  # layers stay on one device
-    memory = get_balanced_memory(network, no_split_module_classes=whole)
-    places = infer_auto_device_map(network, max_memory=memory, no_split_module_classes=whole)
-    return dispatch_model(network, places), tokenizer
+    unsplit = list(getattr(network, "_no_split_modules", None) or [])  # each layer stays on one device
+    memory = get_balanced_memory(network, no_split_module_classes=unsplit)
+    device_map = infer_auto_device_map(network, max_memory=memory, no_split_module_classes=unsplit)
+    return dispatch_model(network, device_map), tokenizer
 
 
 class Runner:
-    """Holds one model at a time and measures with it."""
+    """Measures with one model loaded at a time."""
 
     def __init__(self, load: Load = load) -> None:
         self._load = load
-        self._held: tuple[Model, Any, Any] | None = None
-        self._prompts = Prompts()
+        self._loaded: tuple[ModelSpec, Any, Any] | None = None
+        self._prompts = PromptCache()
 
-    def documents(self, model: Model, task: Task) -> list[Document]:
-        """The task's documents, in the task's order. Raises what loading and the task raise."""
+    def documents(self, model: ModelSpec, task: Task) -> list[Document]:
+        """The documents of a task, in its order. Raises whatever loading the model and the task raise."""
         return list(task.documents(self._get(model)[1]))
 
-    def measure(self, jobs: list[Job], progress: Report | None = None) -> list[Record]:
-        """Measure documents of one cell, together where there are several.
+    def measure(self, jobs: list[CellJob], progress: Progress | None = None) -> list[Record]:
+        """Measure documents of one cell, several in one pass.
 
-        Whatever goes wrong is in the records; only a stop by the user is raised. Documents that cannot go through
-        together are measured one by one, so that each has the fault that is its own.
+        Errors end up in the records; only an interruption by the user is raised. If a joint pass fails, the documents
+        are measured one by one, so that only those that fail on their own are recorded as failures.
         """
         start = time.perf_counter()
-        about = {"date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), **surroundings()}
+        about = {"date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), **environment()}
         made: list[Record] | None = None
         fault = ""
         try:
             made = self._measured(jobs, progress)
         except Exception as error:
-            fault, about["traceback"] = sentence(error), traceback.format_exc()
+            fault, about["traceback"] = one_line(error), traceback.format_exc()
             self._prompts.clear()
-        if made is None:  # outside of the handler, whose error holds on to the tensors of the pass
+        if made is None:  # outside the handler: the exception keeps the tensors of the pass alive
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             if len(jobs) > 1:
@@ -164,17 +161,17 @@ class Runner:
         seconds = (time.perf_counter() - start) / len(jobs)
         return [replace(record, seconds=seconds, about=about) for record in made]
 
-    def _measured(self, jobs: list[Job], progress: Report | None) -> list[Record]:
+    def _measured(self, jobs: list[CellJob], progress: Progress | None) -> list[Record]:
         first = jobs[0]
         definitions = [job.definition() for job in jobs]
         network, tokenizer = self._get(first.model)
-        # From the record's own key, so that neither order nor interruption changes what is drawn.
+        # Derived from the key of the record, so that neither order nor interruption changes the random draws.
         number = int(definitions[0].key[:8], 16)
         random.seed(number)
         np.random.seed(number)
         torch.manual_seed(number)
-        if hasattr(first.task, "shared_prompts"):
-            cast(Any, first.task).shared_prompts = self._prompts
+        if hasattr(first.task, "prompt_cache"):
+            cast(Any, first.task).prompt_cache = self._prompts
         else:
             self._prompts.clear()
         if len(jobs) == 1:
@@ -189,29 +186,29 @@ class Runner:
             if not scores:
                 raise TreeKVError("the task gave no score")
             record = Record(of=of, scores=scores, detail=dict(measured.detail), facts=job.facts())
-            record.to_json()  # what cannot be written is found here, where the record can still say so
+            record.to_json()  # raises here, where a value that JSON cannot represent becomes a recorded failure
             records.append(record)
         return records
 
-    def _get(self, model: Model) -> tuple[Any, Any]:
-        if self._held is None or self._held[0] != model:
-            self._held = None  # before the next one comes
+    def _get(self, model: ModelSpec) -> tuple[Any, Any]:
+        if self._loaded is None or self._loaded[0] != model:
+            self._loaded = None  # free the memory before the next model is loaded
             self._prompts.clear()
             network, tokenizer = self._load(model)
-            self._held = (model, network, tokenizer)
-        return self._held[1:]
+            self._loaded = (model, network, tokenizer)
+        return self._loaded[1:]
 
 
 class OneProcess:
-    """Measures in this process, one batch after the other."""
+    """Measures in this process, one batch after another."""
 
     def __init__(self, load: Load = load) -> None:
         self._runner = Runner(load)
 
-    def documents(self, model: Model, task: Task) -> list[Document]:
+    def documents(self, model: ModelSpec, task: Task) -> list[Document]:
         return self._runner.documents(model, task)
 
-    def records(self, batches: Iterable[list[Job]], progress: Report | None = None) -> Iterator[Record]:
+    def records(self, batches: Iterable[list[CellJob]], progress: Progress | None = None) -> Iterator[Record]:
         for jobs in batches:
             yield from self._runner.measure(jobs, progress)
 
@@ -219,16 +216,16 @@ class OneProcess:
         self._runner = Runner()
 
 
-def sentence(error: BaseException) -> str:
-    """An error in one line; our own as it stands, others with their kind."""
+def one_line(error: BaseException) -> str:
+    """An error as one line; other errors than our own start with their type."""
     text = " ".join(str(error).split())
     if isinstance(error, TreeKVError):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def surroundings() -> dict[str, Any]:
-    """Versions and machine, for the record."""
+def environment() -> dict[str, Any]:
+    """Versions and machine, stored with each record."""
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -251,5 +248,5 @@ def surroundings() -> dict[str, Any]:
 def _finite(name: str, value: Any) -> float:
     number = float(value)
     if not math.isfinite(number):
-        raise TreeKVError(f"the score {name!r} is {number}, which is no number to average")
+        raise TreeKVError(f"the score {name!r} is {number}, which cannot be averaged")
     return number

@@ -15,7 +15,7 @@ Progress = Callable[[int, int], None]
 
 # A task's module is imported when it is asked for: some need packages that others do not.
 _TASKS: Final = {
-    "ppl": "perplexity:Perplexity",
+    "ppl": "perplexity:PerplexityTask",
     "needle": "needle:Needle",
     "passkey": "passkey:Passkey",
     "ruler": "ruler:Ruler",

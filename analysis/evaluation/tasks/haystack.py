@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from analysis.evaluation.tasks import texts
-from analysis.evaluation.tasks.answering import count
+from analysis.evaluation.tasks.tokens import count_tokens
 from treekv.errors import TreeKVError
 
 NOISE: Final = "noise"
@@ -144,25 +144,25 @@ def hide(
     Raises:
         TreeKVError: there is no room for the things and a word more.
     """
-    own = count(tokenizer, lead) + sum(count(tokenizer, joint + thing) for thing in things)
+    own = count_tokens(tokenizer, lead) + sum(count_tokens(tokenizer, joint + thing) for thing in things)
     used: list[str] = []
     costs: list[int] = []
     while own + sum(costs) < room:
         if len(used) < len(hay):
-            costs.append(max(count(tokenizer, joint + hay[len(used)]), 1))
+            costs.append(max(count_tokens(tokenizer, joint + hay[len(used)]), 1))
         else:
             costs.append(costs[len(used) % len(hay)])
         used.append(hay[len(used) % len(hay)])
     while used:
         hidden = _mix(used, costs, things, depths, joint)
-        over = count(tokenizer, lead + hidden.text) - room
+        over = count_tokens(tokenizer, lead + hidden.text) - room
         if over <= 0:
             return hidden
         words = used[-1].split()
         kept = min(int(len(words) * (1 - over / costs[-1])), len(words) - 1)  # tokens at the joints do not add up
         if kept > 0:
             used[-1] = " ".join(words[:kept])
-            costs[-1] = count(tokenizer, joint + used[-1])
+            costs[-1] = count_tokens(tokenizer, joint + used[-1])
         else:
             used.pop()
             costs.pop()

@@ -13,9 +13,10 @@ import huggingface_hub
 import huggingface_hub.errors
 
 from analysis.evaluation.tasks import metrics, options, texts
-from analysis.evaluation.tasks.answering import AnswerTask, encode, prompt
+from analysis.evaluation.tasks.answering import AnswerTask
 from analysis.evaluation.tasks.base import Document
 from analysis.evaluation.tasks.longbench_prompts import PROMPTS
+from analysis.evaluation.tasks.tokens import encode, encode_prompt
 from treekv.errors import TreeKVError
 
 COLUMNS: Final = ("input", "context", "answers")
@@ -93,15 +94,15 @@ class LongBench(AnswerTask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.subsets = options.text_list("subsets", self.subsets)
+        self.subsets = options.require_texts("subsets", self.subsets)
         for subset in self.subsets:
-            options.choice("subsets", subset, tuple(SUBSETS))
+            options.require_choice("subsets", subset, tuple(SUBSETS))
         if self.files:
-            self.files = options.text_list("files", self.files)
+            self.files = options.require_texts("files", self.files)
         if self.prompts is not None:
-            options.text_list("prompts", self.prompts)
-        options.whole("samples", self.samples, 0)
-        options.whole("longest", self.longest, 64)
+            options.require_texts("prompts", self.prompts)
+        options.require_int("samples", self.samples, 0)
+        options.require_int("longest", self.longest, 64)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -125,10 +126,10 @@ class LongBench(AnswerTask):
                 found.append(self._document(tokenizer, subset, number, row, wording[subset]))
         return found
 
-    def prompt(self, tokenizer: Any, data: dict[str, Any]) -> tuple[list[int], list[int]]:
+    def prompt_ids(self, tokenizer: Any, data: dict[str, Any]) -> tuple[list[int], list[int]]:
         """Token ids of the context and of the rest; what is too long loses its middle."""
         plain = SUBSETS[data["dataset"]].plain
-        parts = prompt(tokenizer, data["context"], data["question"], chat=self.chat and not plain)
+        parts = encode_prompt(tokenizer, data["context"], data["question"], chat=self.chat and not plain)
         return cut(*parts, self.longest)
 
     def score(self, data: dict[str, Any], answer: str) -> float:
@@ -139,11 +140,11 @@ class LongBench(AnswerTask):
             return max(metrics.classification(answer, expected, data["classes"]) for expected in data["answers"])
         return max(subset.metric(answer, expected) for expected in data["answers"])
 
-    def stop(self, tokenizer: Any, data: dict[str, Any]) -> list[int]:
+    def stop_ids(self, tokenizer: Any, data: dict[str, Any]) -> list[int]:
         """Summaries of dialogues end at the line, as published: models go on with the next dialogue otherwise."""
         return encode(tokenizer, "\n")[-1:] if data["dataset"] == "samsum" else []
 
-    def least(self, data: dict[str, Any]) -> int:
+    def min_tokens(self, data: dict[str, Any]) -> int:
         """As published, a summary of a dialogue does not end before it begins."""
         return 1 if data["dataset"] == "samsum" else 0
 
@@ -173,7 +174,7 @@ class LongBench(AnswerTask):
             "wording": "own" if self.prompts is None else "published",
             **facts,
         }
-        context, rest = self.prompt(tokenizer, data)
+        context, rest = self.prompt_ids(tokenizer, data)
         if isinstance(row.get("length"), int):
             data["words"] = row["length"]
         return Document(key, {"tokens": len(context) + len(rest), **data})

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from analysis.evaluation.tasks import haystack, metrics, options, texts
-from analysis.evaluation.tasks.answering import AnswerTask, count
+from analysis.evaluation.tasks.answering import AnswerTask
 from analysis.evaluation.tasks.base import Document
+from analysis.evaluation.tasks.tokens import count_tokens
 
 
 @dataclass(kw_only=True)
@@ -46,15 +47,15 @@ class Needle(AnswerTask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.lengths = options.whole_list("lengths", self.lengths, 64)
-        self.depths = options.percents("depths", self.depths)
-        self.haystacks = options.text_list("haystacks", self.haystacks)
-        options.different("haystacks", texts.names(self.haystacks))
-        options.whole("keys", self.keys, 1)
-        options.whole("digits", self.digits, 0, 15)
-        options.whole("samples", self.samples, 1)
-        options.whole("seed", self.seed, 0)
-        options.whole("new_tokens", self.new_tokens, 1)
+        self.lengths = options.require_ints("lengths", self.lengths, 64)
+        self.depths = options.require_percents("depths", self.depths)
+        self.haystacks = options.require_texts("haystacks", self.haystacks)
+        options.require_distinct("haystacks", texts.names(self.haystacks))
+        options.require_int("keys", self.keys, 1)
+        options.require_int("digits", self.digits, 0, 15)
+        options.require_int("samples", self.samples, 1)
+        options.require_int("seed", self.seed, 0)
+        options.require_int("new_tokens", self.new_tokens, 1)
 
     def documents(self, tokenizer: Any) -> list[Document]:
         """One for every haystack, length, depth and sample, generated from the seed alone."""
@@ -75,7 +76,7 @@ class Needle(AnswerTask):
         draw = random.Random(f"{self.name} {self.seed} {key}")
         hay = haystack.rotated(haystack.sentences(source), draw)
         data = self._hide(tokenizer, hay, length, depth, draw)
-        context, question = self.prompt(tokenizer, data)
+        context, question = self.prompt_ids(tokenizer, data)
         facts = {"length": length, "depth": depth, "haystack": name, "sample": sample, "keys": self.keys}
         return Document(key, {"tokens": len(context) + len(question), **facts, **data})
 
@@ -104,15 +105,15 @@ class Needle(AnswerTask):
     ) -> dict[str, Any]:
         """The document's data with a haystack that leaves prompt and answer within `length` tokens."""
         around = {"context": "", "question": question, "start": start}
-        room = length - self.new_tokens - sum(len(part) for part in self.prompt(tokenizer, around))
+        room = length - self.new_tokens - sum(len(part) for part in self.prompt_ids(tokenizer, around))
         hidden = haystack.hide(tokenizer, hay, things, depths, room, intro)
         context = intro + hidden.text
-        before = count(tokenizer, context[: len(intro) + hidden.starts[0]])
+        before = count_tokens(tokenizer, context[: len(intro) + hidden.starts[0]])
         return {
             "context": context,
             "question": question,
             "start": start,
             "answers": answers,
             "new_tokens": self.new_tokens,
-            "at": round(100 * before / count(tokenizer, context), 2),
+            "at": round(100 * before / count_tokens(tokenizer, context), 2),
         }

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from analysis.evaluation.stream_perplexity import StreamResult, stream_perplexity
 from analysis.evaluation.tasks import options, texts
-from analysis.evaluation.tasks.answering import encode, opening, window
 from analysis.evaluation.tasks.base import Document, Measurement, Progress
+from analysis.evaluation.tasks.tokens import context_window, encode, special_prefix
 from treekv import TreeKVCache, TreeKVConfig, policies
 from treekv.errors import TreeKVError
 
@@ -32,7 +32,7 @@ _LOOKED_AT: Final = 50  # texts of a hub data set for each document wanted, at m
 
 
 @dataclass(kw_only=True)
-class Perplexity:
+class PerplexityTask:
     """Perplexity by the paper's protocol: each token is predicted from what the cache kept of those before it.
 
     A document is a stretch of `length` tokens of a text, which begins with what the tokenizer puts before a text.
@@ -73,16 +73,16 @@ class Perplexity:
         if bool(self.files) == (self.dataset is not None):
             raise TreeKVError("task 'ppl' needs either files or a dataset")
         if self.dataset is None:
-            self.files = options.text_list("files", self.files)
+            self.files = options.require_texts("files", self.files)
         for option in ("dataset", "split", "column"):
             if getattr(self, option) is not None:
-                options.text_list(option, getattr(self, option))
-        self.lengths = options.whole_list("lengths", self.lengths, 2)
-        options.whole("count", self.count, 1)
-        options.whole("skip", self.skip, 0)
-        options.flag("join", self.join)
-        options.whole("decode_block", self.decode_block, 1)
-        options.whole("prompt", self.prompt, 0, min(self.lengths) - 2)
+                options.require_texts(option, getattr(self, option))
+        self.lengths = options.require_ints("lengths", self.lengths, 2)
+        options.require_int("count", self.count, 1)
+        options.require_int("skip", self.skip, 0)
+        options.require_bool("join", self.join)
+        options.require_int("decode_block", self.decode_block, 1)
+        options.require_int("prompt", self.prompt, 0, min(self.lengths) - 2)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -95,7 +95,7 @@ class Perplexity:
             TreeKVError: a data set or none of the files can be read, or no text is long enough for a length. A file
                 among others that cannot be read is a document that fails.
         """
-        before = opening(tokenizer)
+        before = special_prefix(tokenizer)
         found = list(self._texts(tokenizer))
         faults = [(name, text) for name, text in found if isinstance(text, TreeKVError)]
         read = [(name, encode(tokenizer, text)[self.skip :]) for name, text in found if isinstance(text, str)]
@@ -170,7 +170,7 @@ class Perplexity:
         nll = result.nll[row].double()
         scored = tokenizer.decode(document.data["ids"][self.prompt + 1 :], skip_special_tokens=True)
         loss = nll.mean().item()
-        positions = window(model)
+        positions = context_window(model)
         scores = {
             "perplexity": math.exp(loss),
             "loss": loss,

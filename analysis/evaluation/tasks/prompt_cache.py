@@ -1,7 +1,7 @@
-"""Prompts that are attended in full are read by the model once, whatever the settings that follow.
+"""Read a prompt with the model once and reuse it for several settings.
 
-What a model computes of such a prompt does not depend on what is evicted after it. So its queries, keys and values are
-kept, and further settings get them straight into their caches.
+What a model computes for a prompt that is attended in full does not depend on what is evicted afterwards. So its
+queries, keys and values are kept and passed directly to the caches of further settings.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from transformers.cache_utils import Cache
 from treekv import TreeKVCache, TreeKVConfig, policies
 from treekv.attention.interface import AttentionSite, at_site, site_of
 
-MOST_BYTES: Final = 4 * 2**30  # of one prompt's queries, keys and values; longer ones are read anew each time
+MOST_BYTES: Final = 4 * 2**30  # of the queries, keys and values of one prompt; longer prompts are read every time
 
 
 @dataclass
-class _Call:
-    """What a layer was given."""
+class _LayerCall:
+    """The inputs of one layer's attention."""
 
     key: Tensor
     value: Tensor
@@ -32,66 +32,66 @@ class _Call:
 
 
 @dataclass
-class _Reading:
-    """A prompt, what each layer was given of it, and the logits [vocabulary] after it."""
+class _CachedPrompt:
+    """A prompt, the inputs of each layer, and the logits [vocabulary] after it."""
 
     ids: tuple[int, ...]
-    calls: list[_Call]
+    calls: list[_LayerCall]
     logits: Tensor
 
 
-class Prompts:
-    """The prompt that was read last. Its model must not change while it is held."""
+class PromptCache:
+    """Keeps the prompt that was read last. The weights of its model must not change meanwhile."""
 
     def __init__(self) -> None:
         self._model: nn.Module | None = None
-        self._held: _Reading | None = None
+        self._cached: _CachedPrompt | None = None
 
     def clear(self) -> None:
-        """Give the memory back."""
-        self._model = self._held = None
+        """Forget the prompt and free its memory."""
+        self._model = self._cached = None
 
     def read(self, model: nn.Module, ids: Sequence[int], cache: TreeKVCache) -> Tensor:
-        """Take a prompt into an empty cache; the logits [vocabulary] of what follows it.
+        """Read a prompt into an empty cache and return the logits [vocabulary] after it.
 
-        A prompt that is attended in full goes through the model only if it is another one than the last.
+        A prompt that is attended in full goes through the model only if it differs from the last one.
         """
         if not attended_in_full(cache.config):
             self.clear()
             return next_logits(model, ids, cache)
         prompt = tuple(ids)
-        if self._held is None or self._model is not model or self._held.ids != prompt:
-            self.clear()  # before the next one comes
-            heard = _Heard(cache)
-            logits = next_logits(model, ids, heard)
-            if heard.calls is not None:
-                self._model, self._held = model, _Reading(prompt, heard.calls, logits)
+        if self._cached is None or self._model is not model or self._cached.ids != prompt:
+            self.clear()  # free the memory before the next prompt is read
+            recording = _RecordingCache(cache)
+            logits = next_logits(model, ids, recording)
+            if recording.calls is not None:
+                self._model, self._cached = model, _CachedPrompt(prompt, recording.calls, logits)
             return logits
-        for layer, call in enumerate(self._held.calls):
+        for layer, call in enumerate(self._cached.calls):
             key, value = cache.update(call.key, call.value, layer)
             site = site_of(key)
             if site is not None and call.query is not None and call.module is not None:
                 site.attend(call.module, call.query, key, value, **call.options)
-        return self._held.logits
+        return self._cached.logits
 
 
 def next_logits(model: Any, ids: Sequence[int], cache: Cache) -> Tensor:
-    """Feed tokens of one text; the logits [vocabulary] of what follows them."""
+    """Feed tokens of one text and return the logits [vocabulary] after them."""
     given = torch.tensor([list(ids)], device=model.get_input_embeddings().weight.device)
     return model(input_ids=given, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[0, -1]
 
 
 def attended_in_full(config: TreeKVConfig) -> bool:
-    """Whether the model's pass over a prompt is that of the full cache."""
+    """Whether the model's pass over a prompt equals that with a full cache."""
     return config.prefill != "stream" or not policies.get(config.policy).evicts_prompt
 
 
-class _Heard(Cache):
-    """Another cache, and what is said to it, as long as that is not too much."""
+class _RecordingCache(Cache):
+    """Wraps a cache and records the inputs of every layer, up to `MOST_BYTES`."""
 
     def __init__(self, cache: TreeKVCache) -> None:
         super().__init__(layers=cache.layers)
-        self.calls: list[_Call] | None = []
+        self.calls: list[_LayerCall] | None = []
         self._cache = cache
         self._bytes = 0
 
@@ -102,10 +102,10 @@ class _Heard(Cache):
         site = site_of(key)
         if self.calls is None:
             return key, value
-        call = _Call(key_states, value_states)
+        call = _LayerCall(key_states, value_states)
         self.calls.append(call)
         self._count(key_states, value_states)
-        return (key if site is None else at_site(key, _Listener(site, call, self._count))), value
+        return (key if site is None else at_site(key, _RecordingHandler(site, call, self._count))), value
 
     def _count(self, *tensors: Tensor) -> None:
         self._bytes += sum(t.numel() * t.element_size() for t in tensors)
@@ -113,10 +113,10 @@ class _Heard(Cache):
             self.calls = None
 
 
-class _Listener:
-    """An attention site that keeps what it was asked."""
+class _RecordingHandler:
+    """Wraps an attention site and records the query of its call."""
 
-    def __init__(self, site: AttentionSite, call: _Call, count: Callable[[Tensor], None]) -> None:
+    def __init__(self, site: AttentionSite, call: _LayerCall, count: Callable[[Tensor], None]) -> None:
         self._site, self._call, self._count = site, call, count
 
     def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:

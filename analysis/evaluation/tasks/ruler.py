@@ -68,22 +68,22 @@ class Ruler(AnswerTask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.kinds = options.text_list("kinds", self.kinds)
+        self.kinds = options.require_texts("kinds", self.kinds)
         for kind in self.kinds:
-            options.choice("kinds", kind, tuple(GENERATORS))
-        self.lengths = options.whole_list("lengths", self.lengths, 128)
-        options.text_list("haystack", self.haystack)
+            options.require_choice("kinds", kind, tuple(GENERATORS))
+        self.lengths = options.require_ints("lengths", self.lengths, 128)
+        options.require_texts("haystack", self.haystack)
         for option, least in (("samples", 1), ("keys", 2), ("hops", 1), ("chains", 1), ("common", 2), ("rare", 1)):
-            options.whole(option, getattr(self, option), least)
-        options.whole("digits", self.digits, 0, 15)
-        options.whole("asked", self.asked, 1)
-        options.whole("seed", self.seed, 0)
+            options.require_int(option, getattr(self, option), least)
+        options.require_int("digits", self.digits, 0, 15)
+        options.require_int("asked", self.asked, 1)
+        options.require_int("seed", self.seed, 0)
         if self.rare >= self.common:
             raise TreeKVError(f"rare must be less than common ({self.common}), got {self.rare}")
         if self.new_tokens is not None:
-            options.whole("new_tokens", self.new_tokens, 1)
+            options.require_int("new_tokens", self.new_tokens, 1)
         if self.files:
-            self.files = options.text_list("files", self.files)
+            self.files = options.require_texts("files", self.files)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -117,7 +117,7 @@ class Ruler(AnswerTask):
         tokens = self.new_tokens or tokens
         sizes = Sizes(self.haystack, self.keys, self.digits, self.hops, self.chains, self.common, self.rare, self.asked)
         bare = {"context": "", "question": "", "start": ""}
-        room = length - tokens - sum(len(part) for part in self.prompt(tokenizer, bare))
+        room = length - tokens - sum(len(part) for part in self.prompt_ids(tokenizer, bare))
         try:
             made = generator(tokenizer, random.Random(f"{self.seed} {key}"), room, sizes)
         except TreeKVError as error:
@@ -162,7 +162,7 @@ class Ruler(AnswerTask):
         return self._document(tokenizer, key, data, facts)
 
     def _document(self, tokenizer: Any, key: str, data: dict[str, Any], facts: dict[str, Any]) -> Document:
-        context, question = self.prompt(tokenizer, data)
+        context, question = self.prompt_ids(tokenizer, data)
         return Document(key, {"tokens": len(context) + len(question), **facts, **data})
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from analysis.evaluation.tasks import haystack
-from analysis.evaluation.tasks.answering import count
+from analysis.evaluation.tasks.tokens import count_tokens
 from treekv.errors import TreeKVError
 
 
@@ -153,8 +153,8 @@ def common_words(tokenizer: Any, draw: random.Random, room: int, sizes: Sizes) -
         random.Random(order).shuffle(entries)
         return intro + " ".join(f"{index}. {word}" for index, word in enumerate(entries, start=1))
 
-    space = room - count(tokenizer, question + start)
-    number = _most(lambda number: count(tokenizer, text(number)) <= space, len(others))
+    space = room - count_tokens(tokenizer, question + start)
+    number = _most(lambda number: count_tokens(tokenizer, text(number)) <= space, len(others))
     if number < 1:
         raise TreeKVError(
             f"{sizes.asked} words {sizes.common} times and one more {sizes.rare} times do not fit into {space} tokens: "
@@ -184,8 +184,8 @@ def frequent_words(tokenizer: Any, draw: random.Random, room: int, sizes: Sizes)
         random.Random(order).shuffle(entries)
         return intro + " ".join(entries)
 
-    space = room - count(tokenizer, question + start)
-    number = _most(lambda number: count(tokenizer, text(number)) <= space, space)
+    space = room - count_tokens(tokenizer, question + start)
+    number = _most(lambda number: count_tokens(tokenizer, text(number)) <= space, space)
     if int(number / 16) == int(number / 25):  # the third of the words and the next one
         raise TreeKVError(f"no code with three words more frequent than the others fits into {space} tokens")
     return Made(text(number), question, start, codes[:3])
@@ -202,7 +202,7 @@ def _hide(
     end: str,
 ) -> str:
     hay = haystack.rotated(haystack.sentences(source), draw)
-    return intro + haystack.hide(tokenizer, hay, things, depths, room - count(tokenizer, end), intro).text
+    return intro + haystack.hide(tokenizer, hay, things, depths, room - count_tokens(tokenizer, end), intro).text
 
 
 def _most(fits: Callable[[int], bool], limit: int) -> int:

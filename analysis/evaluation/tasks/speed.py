@@ -48,10 +48,10 @@ class Speed:
     name: ClassVar[str] = "speed"
 
     def __post_init__(self) -> None:
-        self.lengths = options.whole_list("lengths", self.lengths, 1)
+        self.lengths = options.require_ints("lengths", self.lengths, 1)
         for option in ("new_tokens", "batch", "repeats"):
-            options.whole(option, getattr(self, option), 1)
-        options.whole("seed", self.seed, 0)
+            options.require_int(option, getattr(self, option), 1)
+        options.require_int("seed", self.seed, 0)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -42,7 +42,7 @@ made = run_state.or_stop(lambda: results.read(folder, chosen))
 st.caption(f"{made.records:,} records. Means over documents with 95 % bootstrap intervals.")
 for number, section in enumerate(made.sections):
     label = f"Results of {section.table.model} in {section.table.task}"
-    st.html(run_state.region(formats.as_html(section.table), label, 'class="results"') + STYLE)
+    st.html(run_state.region(formats.to_html(section.table), label, 'class="results"') + STYLE)
     for place, (draw, reading) in enumerate(section.pictures):
         run_state.draw(draw, reading, key=f"results-{number}-{place}")
 for heading, lines in (("Notes", made.notes), ("Failures", made.failures)):

@@ -164,7 +164,7 @@ def test_faults_are_told_and_the_exit_status_says_so(sweep: Path, tmp_path: Path
     assert "1 measured, 0 there before, 1 failed" in failed.stdout
     assert "document 32-short-0, full: the text 'short' has 2 tokens, fewer than 32" in " ".join(failed.stderr.split())
     shown = markdown(tmp_path / "r")
-    assert "- Measurements that failed and are in no mean: 1" in shown
+    assert "- Measurements that failed and are left out of all means: 1" in shown
     assert "the text 'short' has 2 tokens" in shown
 
 
@@ -179,7 +179,7 @@ def test_faults_are_told_and_the_exit_status_says_so(sweep: Path, tmp_path: Path
         (["eval", "--task", "ppl", "--set", "stride"], "--set takes NAME=VALUE, such as prefill=stream, got 'stride'"),
         (["eval", "--task", TASK, "--set", "strid=2"], "unknown setting 'strid' in settings; known keys"),
         (["eval", "--task", TASK, "--budget", "half"], "a share such as 6.25%, got 'half'"),
-        (["eval", "--task", TASK, "--output", "notes"], "holds something other than results"),
+        (["eval", "--task", TASK, "--output", "notes"], "contains something other than results"),
         (["eval", "--task", TASK, "--output", "r", "--ray", "127.0.0.1:x"], "Ray cannot be reached at '127.0.0.1:x'"),
         (["report", "none"], "there is no results folder 'none'; make one with treekv eval"),
         (["report", "notes"], "'notes' is not a results folder"),

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.evaluation.report import aggregate, formats
-from analysis.evaluation.report import figures as plots
+from analysis.evaluation.report import aggregate, figures, formats
 from analysis.evaluation.sweep.records import Definition, Record, Results
 from treekv import TreeKVConfig, TreeKVError
 
@@ -62,7 +61,7 @@ def scores(records: list[Record], name: str, budget: int | None) -> dict[str, fl
 
 
 def test_rows_are_means_over_documents_and_paired_differences(records: list[Record]) -> None:
-    rows = aggregate.table(records)
+    rows = aggregate.summarize(records)
     assert [(row.name, row.budget) for row in rows] == [
         ("full", None), ("streaming", 64), ("tree", 64), ("streaming", 128), ("tree", 128),
     ]  # fmt: skip
@@ -84,7 +83,7 @@ def test_rows_are_means_over_documents_and_paired_differences(records: list[Reco
         assert row.difference.high < 0  # every document lost
         # Pairs say more than two intervals do.
         assert row.difference.high - row.difference.low < row.estimate.high - row.estimate.low
-    assert aggregate.table(list(reversed(records))) == rows
+    assert aggregate.summarize(list(reversed(records))) == rows
 
 
 def test_the_interval_is_the_bootstrap_of_the_mean() -> None:
@@ -115,12 +114,12 @@ def test_small_and_constant_samples_have_the_interval_they_can_have() -> None:
 
 def test_seeds_do_not_count_a_document_twice() -> None:
     many = [record(document=d, score=10.0 * d + s, seed=s) for d in range(4) for s in range(3)]
-    [row] = aggregate.table(many, baseline=None)
+    [row] = aggregate.summarize(many, baseline=None)
     assert row.estimate == aggregate.estimate([1.0, 11.0, 21.0, 31.0])
 
 
 def test_a_baseline_is_met_at_the_same_budget(records: list[Record]) -> None:
-    rows = {(row.name, row.budget): row for row in aggregate.table(records, baseline="streaming")}
+    rows = {(row.name, row.budget): row for row in aggregate.summarize(records, baseline="streaming")}
     for budget in (64, 128):
         own, other = scores(records, "tree", budget), scores(records, "streaming", budget)
         mean = np.mean([own[document] - other[document] for document in own])
@@ -128,18 +127,18 @@ def test_a_baseline_is_met_at_the_same_budget(records: list[Record]) -> None:
         assert rows["streaming", budget].difference is None
     assert rows["full", None].difference is None  # at which budget should it be?
     with pytest.raises(TreeKVError, match="there are no settings 'tre' to compare with; there are full, streaming, t"):
-        aggregate.table(records, baseline="tre")
-    assert aggregate.table([], baseline="tre") == []
+        aggregate.summarize(records, baseline="tre")
+    assert aggregate.summarize([], baseline="tre") == []
 
 
 def test_a_chosen_score_leaves_out_tasks_that_lack_it(records: list[Record]) -> None:
     other = record("full", score=2.0, task="ppl", score_name="loss")
-    assert {row.task for row in aggregate.table([*records, other])} == {"needle", "ppl"}
-    [row] = aggregate.table([*records, other], score="loss")
+    assert {row.task for row in aggregate.summarize([*records, other])} == {"needle", "ppl"}
+    [row] = aggregate.summarize([*records, other], score="loss")
     assert (row.task, row.estimate.mean) == ("ppl", 2.0)
-    assert {row.score for row in aggregate.table(records, score="cache_bytes")} == {"cache_bytes"}
+    assert {row.score for row in aggregate.summarize(records, score="cache_bytes")} == {"cache_bytes"}
     with pytest.raises(TreeKVError, match="no record has the score 'acc'; there are cache_bytes, score"):
-        aggregate.table(records, score="acc")
+        aggregate.summarize(records, score="acc")
 
 
 def test_what_differs_is_never_averaged_under_one_name() -> None:
@@ -154,7 +153,7 @@ def test_what_differs_is_never_averaged_under_one_name() -> None:
         record(score=8.0, budget="5%", config={"cache_size": 32, "recent_size": 12}),
     ]
     found = {
-        (row.model, row.task, row.name, row.group["length"], row.budget): row for row in aggregate.table(made, None)
+        (row.model, row.task, row.name, row.group["length"], row.budget): row for row in aggregate.summarize(made, None)
     }
     assert [row.estimate.documents for row in found.values()] == [1] * 8
     assert ("n (dtype bfloat16)", "needle", "tree (stride 1)", 512, 64) in found
@@ -169,7 +168,7 @@ def test_kinds_of_questions_have_rows_of_their_own() -> None:
             (f, v) for f in ("subtask", "dataset", "haystack") for v in ("a", "b")
         )
     ]  # fmt: skip
-    rows = aggregate.table(made, None)
+    rows = aggregate.summarize(made, None)
     assert sorted(row.estimate.mean for row in rows) == [0, 1, 2, 3, 4, 5]
     assert {"subtask": "b", "length": 512} in [row.group for row in rows]
 
@@ -180,32 +179,32 @@ def test_of_a_document_that_changed_the_last_measurement_counts() -> None:
         return dataclasses.replace(made, of=dataclasses.replace(made.of, content=content))
 
     made = [measured(3.0, "new", 3), measured(1.0, "old", 1), measured(None, "older", 2), record(document=1, score=5.0)]
-    [row] = aggregate.table(made, None)
+    [row] = aggregate.summarize(made, None)
     assert (row.estimate.mean, row.estimate.documents, row.failed) == (4.0, 2, 0)
     assert aggregate.failures(made) == []
     assert (
         aggregate.notes([row], made)
         == [
-            "Left out are 2 records of documents that have changed since; the newer ones count.",
-            "The records were made with 2 different versions of the software; each record says which.",
+            "2 records of documents that have changed since are left out; the newer ones count.",
+            "The records were made with 2 different software versions; each record says which.",
         ][: len(aggregate.notes([row], made))]
     )
 
 
 def test_notes_say_what_a_reader_must_know(records: list[Record]) -> None:
-    rows = aggregate.table(records)
+    rows = aggregate.summarize(records)
     assert aggregate.notes(rows, records) == [
-        "Measurements that failed and are in no mean: 1; treekv eval tries them again."
+        "Measurements that failed and are left out of all means: 1; treekv eval retries them."
     ]
     for score, place in ((0.0, "at the floor; no evidence"), (100.0, "at the ceiling; little evidence")):
         flat = [record("full", document, score) for document in range(3)]
-        [said] = aggregate.notes(aggregate.table(flat), flat)
+        [said] = aggregate.notes(aggregate.summarize(flat), flat)
         assert said.startswith(f"m, needle, length 512: the full cache scores {score:.1f} %, {place}")
     plain = [record("full", score=1.5, detail={})]  # a perplexity of 1.5 is no floor
-    assert aggregate.notes(aggregate.table(plain), plain) == []
+    assert aggregate.notes(aggregate.summarize(plain), plain) == []
     mixed = [record("full", 0, 50.0), record("full", 1, 60.0, about={"versions": {"treekv": "2"}})]
-    [said] = aggregate.notes(aggregate.table(mixed), mixed)
-    assert "2 different versions of the software" in said
+    [said] = aggregate.notes(aggregate.summarize(mixed), mixed)
+    assert "2 different software versions" in said
 
 
 def test_failures_are_told_once_for_each_reason() -> None:
@@ -215,9 +214,9 @@ def test_failures_are_told_once_for_each_reason() -> None:
     assert aggregate.failures(made) == [
         "m, needle: OSError: x", "m, needle: RuntimeError: no (3 times)", "m, ppl: no files",
     ]  # fmt: skip
-    rows = aggregate.table(made, baseline=None)
+    rows = aggregate.summarize(made, baseline=None)
     assert [(row.estimate, row.failed) for row in rows] == [(None, 4)]
-    [shown] = formats.tables(rows, None)
+    [shown] = formats.make_tables(rows, None)
     assert "-" in shown.rows[0]
 
 
@@ -249,25 +248,25 @@ def parsed(markup: str) -> list[list[str]]:
 
 def test_the_three_forms_hold_the_same_cells(records: list[Record]) -> None:
     named = [dataclasses.replace(r, of=dataclasses.replace(r.of, model=EVIL)) for r in records]
-    rows = aggregate.table(named)
-    [made] = formats.tables(rows)
+    rows = aggregate.summarize(named)
+    [made] = formats.make_tables(rows)
     assert made.head[:5] == ["length", "settings", "budget", "documents", "failed"]
     assert made.head[5:10] == ["score", "95 % interval", "minus full", "95 % interval of it", "in common"]
-    assert made.rows[0][:6] == ["512", "full", "all", "8", "0", formats.number(rows[0].estimate.mean)]
+    assert made.rows[0][:6] == ["512", "full", "all", "8", "0", formats.format_number(rows[0].estimate.mean)]
     assert made.rows[2][:5] == ["512", "tree", "64", "7", "1"]
     assert made.title == f"needle, {EVIL}: score, higher is better"
 
-    assert parsed(formats.as_html(made)) == [made.head, *made.rows]
-    assert "<b>" not in formats.as_html(made)
+    assert parsed(formats.to_html(made)) == [made.head, *made.rows]
+    assert "<b>" not in formats.to_html(made)
 
-    lines = formats.markdown(made).splitlines()
+    lines = formats.to_markdown(made).splitlines()
     assert lines[0] == r"**needle, \<b\>\|\_&$\\: score, higher is better**"
     assert [[cell.replace("\\", "") for cell in line[2:-2].split(" | ")] for line in (lines[2], *lines[4:])] == [
         made.head, *made.rows,
     ]  # fmt: skip
     assert lines[3] == "| --- | --- |" + " ---: |" * (len(made.head) - 2)
 
-    written = formats.latex(made)
+    written = formats.to_latex(made)
     assert r"\caption{needle, <b>|\_\&\$\textbackslash{}: score, higher is better}" in written
     body = written[written.index(r"\toprule") : written.index(r"\end{tabular}")].splitlines()
     cells = [line.removesuffix(r" \\").split(" & ") for line in body if line.endswith(r"\\")]
@@ -279,15 +278,15 @@ def test_the_three_forms_hold_the_same_cells(records: list[Record]) -> None:
     [(12.3456, "12.35"), (0.0, "0"), (123456.0, "123,456"), (0.00001, "0.000010"), (-0.5, "-0.5"), (None, "-")],
 )
 def test_numbers_are_plain(value: float | None, text: str) -> None:
-    assert formats.number(value) == text
+    assert formats.format_number(value) == text
 
 
 # ---------------------------------------------------------------------- figures
 
 
 def test_quality_is_drawn_with_its_intervals(records: list[Record]) -> None:
-    rows = aggregate.table(records)
-    figure = plots.quality(rows)
+    rows = aggregate.summarize(records)
+    figure = figures.quality(rows)
     traces = {trace.name: trace for trace in figure.data}
     assert set(traces) == {"streaming", "tree", "full (all tokens)"}
     for name in ("streaming", "tree"):
@@ -300,24 +299,24 @@ def test_quality_is_drawn_with_its_intervals(records: list[Record]) -> None:
     assert f"tree at 128 {rows[4].estimate.mean:.4g} (" in figure.layout.meta["alt"]
     other = dataclasses.replace(rows[0], group={"length": 3})
     with pytest.raises(TreeKVError, match="cannot be one figure"):
-        plots.quality([*rows, other])
+        figures.quality([*rows, other])
     with pytest.raises(TreeKVError, match="no score to draw"):
-        plots.quality([])
+        figures.quality([])
 
 
 def test_a_single_budget_is_drawn_as_a_ranking() -> None:
     made = [record(name, d, score, budget=None if name == "full" else 64)
             for name, scores in (("full", (9.0, 7.0)), ("tree", (6.0, 6.0)), ("streaming", (1.0, 4.0)))
             for d, score in enumerate(scores)]  # fmt: skip
-    rows = aggregate.table(made)
-    figure = plots.quality(rows)
+    rows = aggregate.summarize(made)
+    figure = figures.quality(rows)
     [dots] = figure.data
     assert list(dots.y) == ["streaming", "tree", "full (all tokens)"]  # the best on top
     assert list(dots.x) == [2.5, 6.0, 8.0]
     of = {row.name: row.estimate for row in rows}
     assert list(dots.error_x.array) == pytest.approx([of[n].high - of[n].mean for n in ("streaming", "tree", "full")])
     assert figure.layout.shapes[0].x0 == 8.0
-    assert "with 64 held" in figure.layout.title.text
+    assert "with 64 kept" in figure.layout.title.text
 
 
 def streamed(name: str, document: int, losses: list[float], budget: int | None = 64) -> Record:
@@ -337,7 +336,7 @@ def test_loss_by_position_is_drawn_above_that_of_the_full_cache() -> None:
         streamed("tree", 0, [3.0, 2.5, 2.0]),
         streamed("tree", 1, [5.0, 4.0, 3.5]),
     ]
-    figure = plots.loss_by_position(aggregate.cells(made))
+    figure = figures.loss_by_position(aggregate.group_cells(made))
     assert lines_of(figure) == {"tree at 64": ([1, 5, 9], [0.0, 0.25, 0.75])}
     assert "full 4.000, 3.000, 2.000" in figure.layout.meta["alt"]
     assert "mean of 2 documents" in figure.layout.title.subtitle.text
@@ -345,20 +344,20 @@ def test_loss_by_position_is_drawn_above_that_of_the_full_cache() -> None:
 
 def test_loss_by_position_without_a_full_cache_is_drawn_above_the_mean() -> None:
     made = [streamed("tree", 0, [3.0, 2.0, 1.0]), streamed("streaming", 0, [3.0, 4.0, 2.0])]
-    found = lines_of(plots.loss_by_position(aggregate.cells(made)))
+    found = lines_of(figures.loss_by_position(aggregate.group_cells(made)))
     assert found == {"tree at 64": ([1, 5, 9], [0, -1, -0.5]), "streaming at 64": ([1, 5, 9], [0, 1, 0.5])}
 
 
 def test_one_line_of_losses_is_drawn_as_it_is() -> None:
-    figure = plots.loss_by_position(aggregate.cells([streamed("tree", 0, [3.0, 2.0, 1.0])]))
+    figure = figures.loss_by_position(aggregate.group_cells([streamed("tree", 0, [3.0, 2.0, 1.0])]))
     assert lines_of(figure) == {"tree at 64": ([1, 5, 9], [3, 2, 1])}
     with pytest.raises(TreeKVError, match="no record has losses by position"):
-        plots.loss_by_position(aggregate.cells([record()]))
+        figures.loss_by_position(aggregate.group_cells([record()]))
 
 
 def test_losses_are_pooled_by_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plots, "_POOLS", 1)
-    figure = plots.loss_by_position(aggregate.cells([streamed("tree", 0, [3.0, 2.0, 1.0])]))
+    monkeypatch.setattr(figures, "_POINTS", 1)
+    figure = figures.loss_by_position(aggregate.group_cells([streamed("tree", 0, [3.0, 2.0, 1.0])]))
     assert lines_of(figure) == {"tree at 64": ([1], [(3 * 4 + 2 * 4 + 1 * 2) / 10])}
 
 
@@ -368,20 +367,25 @@ def test_the_needle_grid_is_the_mean_of_each_cell() -> None:
         for i in range(4)
         for j in range(2)
     ]
-    figure = plots.needle_grid(aggregate.cells(made))
+    figure = figures.needle_grid(aggregate.group_cells(made))
     [grid] = figure.data
     assert (list(grid.x), list(grid.y)) == (["512", "1,024"], ["0", "50"])
     assert [list(line) for line in grid.z] == [[50, 50], [100, 50]]
     assert figure.layout.meta["alt"].endswith("tree at 64 62 %.")
-    partly = plots.needle_grid(aggregate.cells([*made, record("full", 9, 10.0, facts={"depth": 0, "length": 512})]))
+    partly = figures.needle_grid(
+        aggregate.group_cells([*made, record("full", 9, 10.0, facts={"depth": 0, "length": 512})])
+    )
     assert [list(line) for line in partly.data[0].z] == [[10, None], [None, None]]
     with pytest.raises(TreeKVError, match="no document has a depth and a length"):
-        plots.needle_grid(aggregate.cells([record(facts={})]))
+        figures.needle_grid(aggregate.group_cells([record(facts={})]))
 
 
 def test_names_cannot_put_markup_into_figures(records: list[Record]) -> None:
     named = [dataclasses.replace(r, of=dataclasses.replace(r.of, model=EVIL, name=f"<i>{r.of.name}")) for r in records]
-    for figure in (plots.quality(aggregate.table(named, None)), plots.needle_grid(aggregate.cells(named))):
+    for figure in (
+        figures.quality(aggregate.summarize(named, None)),
+        figures.needle_grid(aggregate.group_cells(named)),
+    ):
         shown = figure.to_plotly_json()
         assert "<i>" not in str(shown["data"])
         assert "<b>" not in str(shown["layout"]["title"])

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from analysis.evaluation.sweep import run
-from analysis.evaluation.sweep.grid import grid
+from analysis.evaluation.sweep.grid import parse_grid
 from analysis.evaluation.sweep.ray_workers import RayWorkers
 from analysis.evaluation.sweep.records import Record, Results
+from analysis.evaluation.sweep.run import run_sweep
 from tests.analysis.evaluation import fakes
 from tests.analysis.evaluation.sweep.test_run import GRID, contents, ran
 from treekv import TreeKVError
 
 needs_ray = pytest.mark.skipif(
-    subprocess.run([sys.executable, "-c", "import ray"], capture_output=True, check=False).returncode != 0,
+    importlib.util.find_spec("ray") is None,  # importing it takes seconds, also for a run that selects other tests
     reason="Ray is not installed: pip install 'treekv[ray]'",
 )
 
@@ -38,8 +38,8 @@ def test_two_workers_and_killed_ones_give_what_one_process_gives(
     }
     told: list[Record] = []
     results = Results(tmp_path / "ray")
-    outcome = run.run(
-        grid(content), results, lambda: RayWorkers(2, load=fakes.load), create=fakes.create, told=told.append
+    outcome = run_sweep(
+        parse_grid(content), results, lambda: RayWorkers(2, load=fakes.load), create=fakes.create, on_record=told.append
     )
     assert outcome.measured == 8 - 2
     reasons = sorted(outcome.failed)

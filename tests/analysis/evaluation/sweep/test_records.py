@@ -125,7 +125,7 @@ def test_a_kill_at_any_step_of_the_write_leaves_the_old_record_or_the_new(
     assert results.read() == [made(3.5)]
     for file in left:
         os.utime(file, (0, 0))
-    results.create()  # the next run sweeps up
+    results.create()  # the next run removes it
     assert not [file for file in (results.path / "records").iterdir() if file.suffix == ".tmp"]
 
 
@@ -158,7 +158,7 @@ def test_a_full_disk_is_one_sentence_and_what_was_there_stays(
 def test_only_folders_of_results_are_taken(tmp_path: Path) -> None:
     for name, make, sentence in (
         ("file", lambda path: path.write_text("x"), "are a file; give the name of a folder"),
-        ("other", lambda path: (path.mkdir(), (path / "thesis.tex").touch()), "holds something other than results"),
+        ("other", lambda path: (path.mkdir(), (path / "thesis.tex").touch()), "contains something other than results"),
     ):
         make(tmp_path / name)
         with pytest.raises(TreeKVError, match=sentence):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import multiprocessing
 import os
 import random
@@ -13,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from analysis.evaluation.sweep import run
-from analysis.evaluation.sweep.grid import Model, cache_size, grid, read_grid, read_item
+from analysis.evaluation.sweep.grid import ModelSpec, budget_in_tokens, parse_grid, read_grid, read_item
 from analysis.evaluation.sweep.records import Record, Results
+from analysis.evaluation.sweep.run import Outcome, run_sweep
 from analysis.evaluation.sweep.runner import OneProcess, load
 from tests import tiny
 from tests.analysis.evaluation import fakes
@@ -25,8 +26,8 @@ from treekv import TreeKVCache, TreeKVConfig, TreeKVError
 GRID = {"models": ["m"], "policies": ["full", "tree", "streaming"], "budgets": [16, 32], "tasks": ["fake"]}
 
 
-def ran(path: Path, content: dict = GRID, **options) -> run.Outcome:
-    return run.run(grid(content), Results(path), lambda: OneProcess(fakes.load), create=fakes.create, **options)
+def ran(path: Path, content: dict = GRID, **options) -> Outcome:
+    return run_sweep(parse_grid(content), Results(path), lambda: OneProcess(fakes.load), create=fakes.create, **options)
 
 
 def contents(path: Path) -> dict[str, dict]:
@@ -43,7 +44,7 @@ def test_every_cell_and_document_is_measured_once(tmp_path: Path) -> None:
     content = GRID | {"models": ["m", {"name": "n", "dtype": "float16"}], "seeds": [0, 3]}
     told: list[Record] = []
     counts: list[tuple[int, int]] = []
-    outcome = ran(tmp_path / "r", content, told=told.append, overall=lambda *count: counts.append(count))
+    outcome = ran(tmp_path / "r", content, on_record=told.append, on_total=lambda *count: counts.append(count))
     # 2 models, 2 seeds, 4 documents, and the full cache once, the others at two budgets
     assert outcome.measured == len(told) == 2 * 2 * 4 * 5
     assert outcome.complete
@@ -69,14 +70,15 @@ def test_every_cell_and_document_is_measured_once(tmp_path: Path) -> None:
         assert record.facts["depth"] == int(record.of.document[1:])
         assert record.about["versions"].keys() >= {"python", "torch", "transformers", "treekv"}
         assert record.about["machine"].keys() >= {"host", "system", "cores"}
-        assert record.about["date"] and record.seconds >= 0
+        assert datetime.datetime.fromisoformat(record.about["date"]).tzinfo is not None
+        assert 0 < record.seconds < 60
 
 
 def test_what_is_there_is_not_measured_again(tmp_path: Path) -> None:
     ran(tmp_path / "r", GRID | {"budgets": [16]})
     before = contents(tmp_path / "r")
     told: list[Record] = []
-    again = ran(tmp_path / "r", told=told.append)
+    again = ran(tmp_path / "r", on_record=told.append)
     assert (again.skipped, again.measured) == (12, 8)
     assert {record.of.budget for record in told} == {32}
     assert contents(tmp_path / "r").items() >= before.items()
@@ -98,19 +100,19 @@ def test_shares_of_a_document_become_tokens(tmp_path: Path) -> None:
     ran(tmp_path / "r", GRID | {"policies": ["tree"], "budgets": ["12.5%"]})
     sizes = {r.of.document: (r.of.budget, r.of.config["cache_size"]) for r in Results(tmp_path / "r").read()}
     assert sizes == {f"d{i}": ("12.5%", size) for i, size in enumerate((16, 32, 64, 80))}
-    assert cache_size("6.25%", 2048) == 128
-    assert cache_size("1%", 100) == 16
-    assert cache_size(77, None) == 77
+    assert budget_in_tokens("6.25%", 2048) == 128
+    assert budget_in_tokens("1%", 100) == 16
+    assert budget_in_tokens(77, None) == 77
     with pytest.raises(TreeKVError, match="a budget of 5% needs documents of known length"):
-        cache_size("5%", None)
+        budget_in_tokens("5%", None)
 
 
 def test_documents_of_one_length_go_through_together_with_the_same_records(tmp_path: Path) -> None:
-    def together(path: Path, batch: int, **options) -> tuple[run.Outcome, list[list[str]]]:
+    def together(path: Path, batch: int, **options) -> tuple[Outcome, list[list[str]]]:
         fakes.TogetherTask.together.clear()
         content = GRID | {"batch": batch, "policies": ["full", "tree"], "budgets": [16]}
-        outcome = run.run(
-            grid(content | {"tasks": [{"task": "fake", "documents_wanted": 5, **options}]}),
+        outcome = run_sweep(
+            parse_grid(content | {"tasks": [{"task": "fake", "documents_wanted": 5, **options}]}),
             Results(path),
             lambda: OneProcess(fakes.load),
             create=lambda name, **given: fakes.TogetherTask(**given),
@@ -144,7 +146,7 @@ def test_a_fault_is_recorded_the_rest_goes_on_and_the_next_run_tries_again(tmp_p
     assert outcome.measured == 1
     assert outcome.failed == [
         "m, fake, document d0, full: RuntimeError: no such kernel",
-        "m, fake, document d1, full: the score 'score' is nan, which is no number to average",
+        "m, fake, document d1, full: the score 'score' is nan, which cannot be averaged",
         "m, fake, document d2, full: TypeError: Object of type set is not JSON serializable",
     ]
     records = {record.of.document: record for record in Results(tmp_path / "r").read()}
@@ -182,7 +184,9 @@ def test_what_failed_together_is_let_go_before_one_is_tried(tmp_path: Path) -> N
 
     content = GRID | {"policies": ["full"], "batch": 4, "tasks": [{"task": "fake", "tokens": 160}]}
     start = lambda: OneProcess(fakes.load)  # noqa: E731
-    outcome = run.run(grid(content), Results(tmp_path / "r"), start, create=lambda name, **given: Greedy(**given))
+    outcome = run_sweep(
+        parse_grid(content), Results(tmp_path / "r"), start, create=lambda name, **given: Greedy(**given)
+    )
     assert (outcome.measured, outcome.failed) == (4, [])
 
 
@@ -229,12 +233,12 @@ def test_what_a_full_disk_refuses_is_written_once_there_is_room(
         kept.append(len(list((tmp_path / "r" / "records").glob("*.json"))))
         full[:] = [True] * (len(kept) in range(3, 6))
 
-    outcome = ran(tmp_path / "r", told=told)
+    outcome = ran(tmp_path / "r", on_record=told)
     assert kept[:8] == [1, 2, 3, 3, 3, 3, 7, 8]
     assert outcome.complete
     assert outcome.measured == len(contents(tmp_path / "r")) == 20
 
-    outcome = ran(tmp_path / "r", GRID | {"seeds": [9]}, told=lambda record: full.append(True))
+    outcome = ran(tmp_path / "r", GRID | {"seeds": [9]}, on_record=lambda record: full.append(True))
     assert (outcome.measured, outcome.unwritten, outcome.complete) == (20, 19, False)
     assert outcome.reason.endswith("No space left on device")
     full.clear()
@@ -248,7 +252,7 @@ def test_a_stop_by_the_user_keeps_what_is_there(tmp_path: Path) -> None:
         if len(told) == 7:
             raise KeyboardInterrupt
 
-    outcome = ran(tmp_path / "r", told=told.append, progress=stop)
+    outcome = ran(tmp_path / "r", on_record=told.append, progress=stop)
     assert outcome.interrupted
     assert not outcome.complete
     assert len(contents(tmp_path / "r")) == outcome.measured == 7
@@ -307,7 +311,7 @@ tasks:
   - {{task: needle, lengths: [512]}}
 seeds: [0, 1]
 """)
-    made = grid(read_grid(tmp_path / "grid.yaml"))
+    made = parse_grid(read_grid(tmp_path / "grid.yaml"))
     assert [(model.name, model.device) for model in made.models] == [("smollm2", None), ("other", "cuda")]
     assert [setting.name for setting in made.settings] == ["full", "h2o", "strided", "mine"]
     assert [setting.budgets(made.budgets) for setting in made.settings] == [[None], *[[128, "6.25%"]] * 2, [64]]
@@ -320,7 +324,7 @@ seeds: [0, 1]
 
 
 def test_what_is_left_out_has_defaults() -> None:
-    made = grid({"tasks": "ppl"})
+    made = parse_grid({"tasks": "ppl"})
     assert [setting.name for setting in made.settings] == ["full", "streaming", "tree"]
     assert (made.models[0].name, made.budgets, made.seeds) == ("smollm2", [128], [0])
 
@@ -382,8 +386,8 @@ def test_files_that_are_no_grid_are_one_sentence(tmp_path: Path) -> None:
 def test_device_auto_spreads_a_model_over_what_there_is(tmp_path: Path) -> None:
     tiny.llama().save_pretrained(tmp_path)
     words_tokenizer().save_pretrained(tmp_path)
-    spread, _ = load(Model(str(tmp_path), device="auto"))
-    plain, _ = load(Model(str(tmp_path)))
+    spread, _ = load(ModelSpec(str(tmp_path), device="auto"))
+    plain, _ = load(ModelSpec(str(tmp_path)))
     ids = tiny.tokens(20)
     assert set(spread.hf_device_map.values()) <= {"cpu", *range(torch.cuda.device_count())}
     cache, other = (TreeKVCache(TreeKVConfig(cache_size=8), model.config) for model in (spread, plain))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from analysis.evaluation import BatchTask, create
-from analysis.evaluation.sweep.grid import grid, read_grid
+from analysis.evaluation.sweep.grid import parse_grid, read_grid
 from analysis.evaluation.sweep.records import digest
 from analysis.evaluation.tasks import base
 from tests.analysis.evaluation.words import Words
@@ -76,7 +76,7 @@ GRIDS = sorted((Path(__file__).parents[4] / "benchmarks" / "grids").glob("*.yaml
 
 @pytest.mark.parametrize("path", GRIDS, ids=[path.stem for path in GRIDS])
 def test_the_published_sweeps_can_be_run(path):
-    content = grid(read_grid(path))
+    content = parse_grid(read_grid(path))
     for spec in content.tasks:
         assert create(spec.name, **spec.options).name == spec.name
     assert f"treekv eval benchmarks/grids/{path.name}" in path.read_text()

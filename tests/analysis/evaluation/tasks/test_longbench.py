@@ -63,7 +63,7 @@ def test_documents(tmp_path):
     assert code["question"] == "Next line of code:\n"
     assert (first["new_tokens"], code["new_tokens"]) == (32, 64)
     assert first["words"] == 3 and first["dataset"] == "hotpotqa" and first["wording"] == "own"
-    context, rest = task.prompt(tokenizer, first)
+    context, rest = task.prompt_ids(tokenizer, first)
     assert first["tokens"] == len(context) + len(rest)
     assert tokenizer.decode(context + rest) == "<begin>" + first["context"] + first["question"]
     assert json.loads(json.dumps(first)) == first
@@ -103,7 +103,7 @@ def test_long_prompts_are_cut_to_the_bound(tmp_path):
     task = create("longbench", files=files, subsets=["musique"], longest=200)
     tokenizer = Words()
     data = task.documents(tokenizer)[0].data
-    context, question = task.prompt(tokenizer, data)
+    context, question = task.prompt_ids(tokenizer, data)
     assert data["tokens"] == len(context) + len(question) == 200
     assert tokenizer.decode(question) == data["question"] and tokenizer.decode(context).endswith("end")
     assert tokenizer.decode(context).startswith("<begin>Use the passages")
@@ -210,11 +210,12 @@ def test_chat_templates_and_stops_are_the_published_ones(tmp_path, monkeypatch):
     task = create("longbench", files=files, subsets=["hotpotqa", "samsum", "lcc"], chat=True, question="withheld")
     seen = []
 
-    def say(model, tokenizer, config, context, question, tokens, *, withheld, stop, least, prompts):
-        seen.append((tokenizer.decode(context + question), tokens, withheld, tokenizer.decode(list(stop)), least))
+    def say(model, tokenizer, config, context, question, tokens, *, withheld, stop_ids, min_tokens, prompt_cache):
+        stops = tokenizer.decode(list(stop_ids))
+        seen.append((tokenizer.decode(context + question), tokens, withheld, stops, min_tokens))
         return answering.Answer("Ann", 1, 1, 1, 1)
 
-    monkeypatch.setattr(answering, "answer", say)
+    monkeypatch.setattr(answering, "generate_answer", say)
     scores = [task.run(None, tokenizer, None, document).scores["score"] for document in task.documents(tokenizer)]
     assert scores[:2] == pytest.approx([100, 100])
     assert [text.startswith("[user]") for text, *_ in seen] == [True, False, False]

@@ -11,7 +11,8 @@ import torch
 
 from analysis.evaluation import create
 from analysis.evaluation.tasks import haystack
-from analysis.evaluation.tasks.answering import answer, opening, prompt
+from analysis.evaluation.tasks.answering import generate_answer
+from analysis.evaluation.tasks.tokens import encode_prompt, special_prefix
 from tests import tiny
 from tests.analysis.evaluation.words import Words
 from treekv import TreeKVCache, TreeKVConfig, TreeKVError
@@ -35,7 +36,7 @@ def test_the_needle_is_at_the_stated_depth_and_the_length_is_kept(name, keys, bo
     assert len({document.key for document in documents}) == len(documents) == 2 * 2 * 3 * 2
     for document in documents:
         data = document.data
-        context, question = task.prompt(tokenizer, data)
+        context, question = task.prompt_ids(tokenizer, data)
         assert data["tokens"] == len(context) + len(question)
         assert data["length"] - 20 <= data["tokens"] + data["new_tokens"] <= data["length"]
         assert data["answers"][0] not in data["question"] + data["start"]
@@ -146,7 +147,7 @@ def test_answers_are_greedy_and_withheld_questions_come_after_compression(llama,
     context, question = ids[:50], ids[50:]
     pieces = [context, question] if withheld else [ids]
     expected, cache = greedy(llama, config or TreeKVConfig(policy="full"), pieces, 6)
-    said = answer(llama, Numbers(), config, context, question, 6, withheld=withheld)
+    said = generate_answer(llama, Numbers(), config, context, question, 6, withheld=withheld)
     assert said.text == " ".join(map(str, expected))
     assert said.tokens == 6
     if config is not None:
@@ -165,14 +166,14 @@ def test_an_answer_ends_at_a_stop_token(llama):
     ids = tiny.tokens(20)[0].tolist()
     said, _ = greedy(llama, CONFIG, [ids], 8)
     stop = said[3]
-    found = answer(llama, Numbers(), CONFIG, ids[:10], ids[10:], 8, stop=[stop])
+    found = generate_answer(llama, Numbers(), CONFIG, ids[:10], ids[10:], 8, stop_ids=[stop])
     assert found.tokens == said.index(stop) + 1
 
 
 def test_an_answer_does_not_end_before_it_has_so_many_tokens(llama):
     ids = tiny.tokens(20)[0].tolist()
     said, _ = greedy(llama, CONFIG, [ids], 1)
-    found = answer(llama, Numbers(), CONFIG, ids[:10], ids[10:], 8, stop=said, least=1)
+    found = generate_answer(llama, Numbers(), CONFIG, ids[:10], ids[10:], 8, stop_ids=said, min_tokens=1)
     assert found.tokens > 1 and not found.text.startswith(f"{said[0]} ")
 
 
@@ -181,19 +182,19 @@ def test_what_does_not_fit_the_window_is_refused_before_any_work():
     ids = tiny.tokens(40)[0].tolist()
     for config in (None, CONFIG, CONFIG.replace(prefill="stream", positions="original")):
         with pytest.raises(TreeKVError, match="a prompt of 40 tokens and 5 more do not fit the model's window of 32"):
-            answer(model, Numbers(), config, ids[:30], ids[30:], 5)
-    assert answer(model, Numbers(), CONFIG.replace(prefill="stream"), ids[:30], ids[30:], 5).tokens == 5
+            generate_answer(model, Numbers(), config, ids[:30], ids[30:], 5)
+    assert generate_answer(model, Numbers(), CONFIG.replace(prefill="stream"), ids[:30], ids[30:], 5).tokens == 5
 
 
 def test_the_parts_of_a_prompt_are_tokenized_alike_with_and_without_the_template():
     tokenizer = Words()
-    assert opening(tokenizer) == [0] and opening(Words(bos=False)) == []
-    context, question = prompt(tokenizer, "some context", "\nWhat?", " It is")
+    assert special_prefix(tokenizer) == [0] and special_prefix(Words(bos=False)) == []
+    context, question = encode_prompt(tokenizer, "some context", "\nWhat?", " It is")
     assert tokenizer.decode(context) == "<begin>some context" and tokenizer.decode(question) == "\nWhat? It is"
     with pytest.raises(TreeKVError, match="no chat template"):
-        prompt(tokenizer, "some context", "\nWhat?", "", chat=True)
+        encode_prompt(tokenizer, "some context", "\nWhat?", "", chat=True)
     tokenizer.chat_template = "set"
-    context, question = prompt(tokenizer, "some context", "\nWhat?", " It is", chat=True)
+    context, question = encode_prompt(tokenizer, "some context", "\nWhat?", " It is", chat=True)
     assert tokenizer.decode(context) == "[user]some context"
     assert tokenizer.decode(question) == "\nWhat?[/][answer]It is", "the answer begins where the template ends"
 
@@ -205,11 +206,11 @@ def test_a_run_is_scored_in_percent(llama, monkeypatch):
     task = create("needle", lengths=[200], samples=1, depths=[50], question="withheld", keys=2)
     document = task.documents(tokenizer)[0]
 
-    def say(model, tokenizer, config, context, question, tokens, *, withheld, stop, least, prompts):
+    def say(model, tokenizer, config, context, question, tokens, *, withheld, stop_ids, min_tokens, prompt_cache):
         assert withheld and tokens == 16 and len(context) + len(question) == document.data["tokens"]
         return answering.Answer(f"is {document.data['answers'][0]}.", 3, 100, 200, 7)
 
-    monkeypatch.setattr(answering, "answer", say)
+    monkeypatch.setattr(answering, "generate_answer", say)
     found = task.run(llama, tokenizer, CONFIG, document)
     assert next(iter(found.scores)) == "score"
     assert found.scores["score"] == 100 and found.detail["expected"] == document.data["answers"]

@@ -6,11 +6,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from analysis.evaluation.sweep import runner as sweep_runner
-from analysis.evaluation.sweep.grid import Model, Setting
-from analysis.evaluation.sweep.runner import Job
+from analysis.evaluation.sweep.grid import ModelSpec, SettingsSpec
+from analysis.evaluation.sweep.runner import CellJob, Runner
 from analysis.evaluation.tasks import prompt_cache
-from analysis.evaluation.tasks.answering import AnswerTask, answer
+from analysis.evaluation.tasks.answering import AnswerTask, generate_answer
 from analysis.evaluation.tasks.base import Document, Measurement
 from tests import tiny
 from treekv import TreeKVCache, TreeKVConfig, policies
@@ -43,12 +42,14 @@ class Asked(AnswerTask):
 
     name = "asked"
 
-    def prompt(self, tokenizer, data):
+    def prompt_ids(self, tokenizer, data):
         ids = tiny.tokens(90, seed=data["seed"])[0].tolist()
         return ids[:80], ids[80:]
 
     def run(self, model, tokenizer, config, document, progress=None):
-        said = answer(model, Numbers(), config, *self.prompt(None, document.data), 3, prompts=self.shared_prompts)
+        said = generate_answer(
+            model, Numbers(), config, *self.prompt_ids(None, document.data), 3, prompt_cache=self.prompt_cache
+        )
         return Measurement({"score": float(said.tokens)}, {})
 
 
@@ -76,7 +77,7 @@ def reads(model) -> list[int]:
 def test_a_held_prompt_fills_a_cache_as_the_model_does(model, config):
     alone, filled = (TreeKVCache(config, model.config) for _ in range(2))
     expected = model(torch.tensor([IDS]), past_key_values=alone).logits[0, -1]
-    prompts = prompt_cache.Prompts()
+    prompts = prompt_cache.PromptCache()
     prompts.read(model, IDS, TreeKVCache(TreeKVConfig(policy="full"), model.config))
     counted = reads(model)
     assert torch.allclose(prompts.read(model, IDS, filled), expected, atol=1e-5)
@@ -93,7 +94,7 @@ def test_a_held_prompt_fills_a_cache_as_the_model_does(model, config):
 @torch.inference_mode()
 def test_only_the_last_prompt_is_held():
     model = tiny.llama()
-    counted, prompts = reads(model), prompt_cache.Prompts()
+    counted, prompts = reads(model), prompt_cache.PromptCache()
     for ids in (IDS, IDS, IDS[:-1], IDS):
         prompts.read(model, ids, TreeKVCache(TREE, model.config))
     assert counted == [90, 89, 90]
@@ -101,7 +102,7 @@ def test_only_the_last_prompt_is_held():
 
 @torch.inference_mode()
 def test_another_model_reads_for_itself():
-    prompts, counted = prompt_cache.Prompts(), []
+    prompts, counted = prompt_cache.PromptCache(), []
     for model in (tiny.llama(), tiny.llama()):
         counted.append(reads(model))
         prompts.read(model, IDS, TreeKVCache(TREE, model.config))
@@ -111,7 +112,7 @@ def test_another_model_reads_for_itself():
 @torch.inference_mode()
 def test_what_evicts_while_it_reads_is_read_each_time_and_nothing_is_held():
     model = tiny.llama()
-    counted, prompts = reads(model), prompt_cache.Prompts()
+    counted, prompts = reads(model), prompt_cache.PromptCache()
     for policy in ("tree", "full", "full", "tree", "full"):
         config = TreeKVConfig(policy=policy, cache_size=40, prefill="stream")
         prompts.read(model, IDS, TreeKVCache(config, model.config))
@@ -123,23 +124,23 @@ def test_what_evicts_while_it_reads_is_read_each_time_and_nothing_is_held():
 def test_a_prompt_that_is_too_large_is_read_but_not_held(monkeypatch, most):
     model = tiny.llama()
     monkeypatch.setattr(prompt_cache, "MOST_BYTES", most)
-    counted, prompts = reads(model), prompt_cache.Prompts()
+    counted, prompts = reads(model), prompt_cache.PromptCache()
     expected = model(torch.tensor([IDS])).logits[0, -1]
     for _ in range(2):
         logits = prompts.read(model, IDS, TreeKVCache(TreeKVConfig(policy="full"), model.config))
         assert torch.allclose(logits, expected, atol=1e-5)
     assert counted[1:] == [90, 90]
-    assert prompts._held is None
+    assert prompts._cached is None
 
 
 def test_a_sweep_reads_each_document_once(tmp_path):
     model = tiny.llama()
     counted = reads(model)
-    runner = sweep_runner.Runner(lambda wanted: (model, None))
+    runner = Runner(lambda wanted: (model, None))
     task = Asked(question="given")
     for document in (Document("a", {"seed": 1}), Document("b", {"seed": 2})):
         for policy in ("full", "tree", "h2o"):
-            setting = Setting(policy, {"policy": policy, "block_size": 4})
-            [record] = runner.measure([Job(Model("m"), task, setting, 40, 0, document)])
+            setting = SettingsSpec(policy, {"policy": policy, "block_size": 4})
+            [record] = runner.measure([CellJob(ModelSpec("m"), task, setting, 40, 0, document)])
             assert record.error is None, record.error
     assert [count for count in counted if count > 1] == [90, 90]

@@ -28,7 +28,7 @@ def made(kind, **changes):
     assert len({document.key for document in documents}) == len(documents) == 6
     for document in documents:
         data = document.data
-        context, question = task.prompt(tokenizer, data)
+        context, question = task.prompt_ids(tokenizer, data)
         assert data["tokens"] == len(context) + len(question) > 0.75 * data["length"]
         assert data["tokens"] + data["new_tokens"] <= data["length"]
         assert json.loads(json.dumps(data)) == data
@@ -187,5 +187,5 @@ def test_the_answer_of_a_model_is_scored(llama, monkeypatch):
     task = create("ruler", kinds=["multivalue"], lengths=[400], samples=1, keys=4)
     document = task.documents(Words())[0]
     half = " and ".join(document.data["answers"][:2])
-    monkeypatch.setattr(answering, "answer", lambda *_, **__: answering.Answer(half, 9, 1, 2, 3))
+    monkeypatch.setattr(answering, "generate_answer", lambda *_, **__: answering.Answer(half, 9, 1, 2, 3))
     assert task.run(llama, Words(), None, document).scores["score"] == 50

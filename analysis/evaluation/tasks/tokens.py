@@ -1,0 +1,59 @@
+"""Texts as token ids: encoding, counting, and the number of positions a model has for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from treekv.errors import TreeKVError
+
+
+def special_prefix(tokenizer: Any) -> list[int]:
+    """The special tokens that the tokenizer puts before every text, often none."""
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    complete = tokenizer("a")["input_ids"]
+    return list(complete[: complete.index(bare[0])])
+
+
+def encode(tokenizer: Any, text: str) -> list[int]:
+    """The token ids of a text without special tokens."""
+    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) if text else []
+
+
+def count_tokens(tokenizer: Any, text: str) -> int:
+    """The number of tokens of a text without special tokens."""
+    return len(encode(tokenizer, text))
+
+
+def encode_prompt(
+    tokenizer: Any, context: str, question: str, start: str = "", chat: bool = False
+) -> tuple[list[int], list[int]]:
+    """Token ids of the context with everything before it, and of the rest of the prompt.
+
+    Both parts are tokenized separately, so that they are the same whether the question is given or withheld.
+
+    Args:
+        tokenizer: the model's.
+        context, question: the text up to the question, and the question.
+        start: the start of the answer, which the model continues.
+        chat: put context and question into the tokenizer's chat template as the user's turn.
+
+    Raises:
+        TreeKVError: the tokenizer has no chat template, or the template changes the text.
+    """
+    if not chat:
+        return special_prefix(tokenizer) + encode(tokenizer, context), encode(tokenizer, question + start)
+    if not getattr(tokenizer, "chat_template", None):
+        raise TreeKVError("this tokenizer has no chat template: leave out chat")
+    turn = [{"role": "user", "content": context + question}]
+    text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    first = text.find(context)
+    if first < 0:
+        raise TreeKVError("the chat template changes the text, so the context cannot be separated from the question")
+    end = first + len(context)
+    return encode(tokenizer, text[:end]), encode(tokenizer, text[end:] + start.lstrip())
+
+
+def context_window(model: Any) -> int | None:
+    """The number of positions that a model was trained for, None if its config does not say."""
+    positions = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return int(positions) if positions else None
