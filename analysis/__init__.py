@@ -5,9 +5,11 @@ and prints nothing.
 """
 
 from analysis import plot
-from analysis.captures.capture import Capture, capture, open_capture
 from analysis.captures.contributions import contributions
-from analysis.captures.many import capture_many, open_captures
+from analysis.captures.data import Capture, open_capture
+from analysis.captures.many import open_captures
+from analysis.deprecated import capture_accepting_keep as capture
+from analysis.deprecated import capture_many_accepting_keep as capture_many
 from analysis.memory_size import memory, memory_by_context
 from analysis.recommendation.recommend import Recommendation, recommend
 from analysis.retention.agreement import agreement
@@ -24,7 +26,9 @@ from analysis.retention.record import (
 )
 from analysis.retention.simulate import simulate
 from analysis.retention.tree import tree
+from analysis.wavelets.capture_spectrum import capture_spectra, capture_spectrum
 from analysis.wavelets.growth import growth
+from analysis.wavelets.options import WaveletOptions
 from analysis.wavelets.pooled_spectrum import pool
 from analysis.wavelets.spectrum import coefficients, open_spectrum, save_spectrum, spectrum
 from analysis.wavelets.trends import open_trends, save_trends, trends
@@ -32,10 +36,13 @@ from analysis.wavelets.trends import open_trends, save_trends, trends
 __all__ = [
     "Capture",
     "Recommendation",
+    "WaveletOptions",
     "agreement",
     "bias",
     "capture",
     "capture_many",
+    "capture_spectra",
+    "capture_spectrum",
     "coefficients",
     "combine",
     "contributions",

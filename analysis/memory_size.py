@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from analysis.captures.capture import Capture
+from analysis.captures.data import Capture
 from treekv import policies
 from treekv.cache.ledger import Ledger, room
 from treekv.config import TreeKVConfig

@@ -37,7 +37,8 @@ def main() -> None:
     ids = tokenizer(sample_text(), verbose=False, return_tensors="pt")["input_ids"][:, : arguments.tokens]
 
     def captured() -> None:
-        analysis.capture(model, tokenizer, ids[0], max_tokens=arguments.tokens, keep=arguments.keep)
+        take = analysis.capture_spectrum if arguments.keep == "spectrum" else analysis.capture
+        take(model, tokenizer, ids[0], max_tokens=arguments.tokens)
 
     if arguments.memory_only:
         captured()

@@ -6,7 +6,7 @@
 Three questions, each a ratio measured side by side. PyWavelets gets every array twice, as contributions come
 (channels last) and with the positions last, which suits it better; the ratio is to the faster of the two.
   forward     all coefficients: haar_wavedec against pywt.wavedec (wanted: at most 1)
-  amplitudes  mean |component| of every band over channels: Transform.statistics against zeroing the other bands
+  amplitudes  mean |component| of every band over channels: WaveletTransform.statistics against zeroing the other bands
               and pywt.waverec (wanted: at least 2 times faster)
   memory      peak of the statistics of all layers taken at once, the array included, over the array (wanted: at most 3)
 """

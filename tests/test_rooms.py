@@ -30,6 +30,7 @@ FLOORS: dict[str, list[tuple[str, ...]]] = {
     ],
     "analysis": [
         ("__init__",),
+        ("deprecated",),
         ("recommendation", "evaluation"),
         ("plot",),
         ("retention", "wavelets"),
@@ -71,11 +72,6 @@ KNOWN_EXCEPTIONS: set[tuple[str, str]] = {
     # treekv: one attention call, below the group of layers that plans it
     ("treekv.cache.layer", "treekv.cache.layer_group"),
     ("treekv.cache.ranked_scores", "treekv.cache.ledger"),
-    # analysis: captures that know nothing of spectra
-    ("analysis.captures.capture", "analysis.wavelets.spectrum"),
-    ("analysis.captures.request", "analysis.wavelets.spectrum"),
-    ("analysis.captures.many", "analysis.wavelets.spectrum"),
-    ("analysis.captures.contributions", "analysis.captures.capture"),
     # app: names of pages and variables in a module below the server
     ("app.dashboard.server.base_address", "app.dashboard"),
     ("app.dashboard.views.start", "app.dashboard"),

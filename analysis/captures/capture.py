@@ -1,182 +1,27 @@
-"""Queries, keys and values of every layer for one text: what all other analysis follows from.
+"""Run a model once over a text and keep what its full-attention layers computed.
 
-    run = capture(model, tokenizer, text, max_tokens=2048, queries=16)
-    run.weights(0, [2047])            # [query_heads, 1, 2048]
-    run.contributions(0, 2047)        # [query_heads, 2048, head_dim]
-    run.save("capture.nc")
-    run = open_capture("capture.nc")
+    captured = capture(model, tokenizer, text, max_tokens=2048, queries=16)
+    captured.weights(0, [2047])            # [query_heads, 1, 2048]
+    captured.contributions(0, 2047)        # [query_heads, 2048, head_dim]
+    captured.save("capture.nc")
 
-The model runs once, with its ordinary output; no attention matrix is ever built.
+The forward pass and its output are the usual ones; no attention matrix is ever built.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, overload
+from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
 import torch
-import xarray as xr
 from torch import Tensor, nn
 
-from analysis import netcdf
-from analysis.captures.contributions import attention_weights, output_weights, weighted_values
-from analysis.captures.forward_pass import CacheLayer, record
-from analysis.captures.request import Job, Text, prepare
-from analysis.wavelets.spectrum import SpectrumBuilder
-from treekv.errors import TreeKVError
-
-FORMAT = "treekv-capture"
-
-Progress = Callable[[int, int], None]
+from analysis.captures.data import Capture
+from analysis.captures.forward_pass import Progress, record
+from analysis.captures.request import CaptureRequest, Text
 
 
-@dataclass
-class Capture:
-    """What one text of T tokens did inside a model; the batch is always one.
-
-    Lists run over the captured layers, in the order of `layers` (the model's own layer numbers). Query head h
-    reads KV head h // (query_heads // kv_heads). Positions are 0 ... T-1.
-    """
-
-    q: list[Tensor]  # per layer [query_heads, T, head_dim], after rotary embedding
-    k: list[Tensor]  # per layer [kv_heads, T, head_dim], after rotary embedding
-    v: list[Tensor]  # per layer [kv_heads, T, value_dim]
-    scaling: list[float]  # per layer, the factor before the softmax
-    layers: list[int]
-    token_ids: Tensor  # LongTensor [T]
-    token_text: list[str]
-    query_positions: list[int]  # the observed queries, ascending
-    model: str
-    attrs: dict[str, Any] = field(default_factory=dict)  # settings, library versions, what the model is
-
-    @property
-    def tokens(self) -> int:
-        """T, the number of tokens."""
-        return len(self.token_text)
-
-    @property
-    def query_heads(self) -> int:
-        return self.q[0].shape[0]
-
-    @property
-    def kv_heads(self) -> int:
-        return self.k[0].shape[0]
-
-    @property
-    def model_layers(self) -> list[CacheLayer]:
-        """What a cache of the model keeps, by layer: of all its layers, whichever were captured.
-
-        A file from before captures recorded this knows only its own layers, and then these are all.
-        """
-        recorded = self.attrs.get("model_layers")
-        if recorded is not None:
-            return [CacheLayer(*layer) for layer in json.loads(recorded)]
-        each = zip(self.layers, self.k, self.v, strict=True)
-        return [CacheLayer(n, k.shape[0] * k.shape[2] + v.shape[0] * v.shape[2], None) for n, k, v in each]
-
-    @property
-    def full_layers(self) -> list[int]:
-        """The numbers of the model's full-attention layers, those that a `TreeKVCache` compresses and that budgets by
-        layer are for; as `model_layers`, the captured ones where a file does not say."""
-        return [layer.number for layer in self.model_layers if layer.window is None]
-
-    def weights(self, layer: int, query_positions: Sequence[int]) -> Tensor:
-        """Softmax weights of these queries, float32 [query_heads, queries, T], zero beyond each query.
-
-        `layer` is the model's number of a captured layer. Raises TreeKVError for a layer that was not
-        captured or a position outside the text.
-        """
-        index = self._index(layer)
-        positions = self._checked(query_positions)
-        return attention_weights(self.q[index][:, positions], self.k[index], self.scaling[index], positions)
-
-    def contributions(self, layer: int, query_position: int, model: nn.Module | None = None) -> Tensor:
-        """s_j = weight of token j times its value, float32 [query_heads, t + 1, value_dim] for query t.
-
-        Summed over j it is the attention output of each head. With `model`, the one that was captured, each
-        head's part of its output projection is applied, [query_heads, t + 1, hidden]: what token j adds to the
-        residual stream through that head (without the projection's bias, and before any norm that follows).
-        Source: the paper. Raises TreeKVError as `weights` does, and for a model without a known output
-        projection.
-        """
-        weights = self.weights(layer, [query_position])[:, 0, : query_position + 1]
-        found = weighted_values(weights, self.v[self._index(layer)][:, : query_position + 1])
-        return found if model is None else found @ output_weights(model, layer, self.query_heads)
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the capture to one netCDF file (q, k, v as float16) and return its path.
-
-        Raises TreeKVError when the place cannot be written.
-        """
-        dims = {
-            "q": ("layer", "query_head", "position", "channel"),
-            "k": ("layer", "kv_head", "position", "channel"),
-            "v": ("layer", "kv_head", "position", "value_channel"),
-        }
-        arrays = {name: (dim, _half(getattr(self, name), name)) for name, dim in dims.items()}
-        dataset = xr.Dataset(
-            {**arrays, "scaling": ("layer", np.asarray(self.scaling, dtype=np.float64))},
-            coords={
-                "layer": np.asarray(self.layers, dtype=np.int32),
-                "token": ("position", np.asarray(self.token_text, dtype=np.str_)),
-                "token_id": ("position", self.token_ids.cpu().numpy().astype(np.int64)),
-                "query_position": np.asarray(self.query_positions, dtype=np.int32),
-            },
-            attrs={
-                **self.attrs,
-                "format": FORMAT,
-                "format_version": netcdf.FORMAT_VERSION,
-                "model": self.model,
-            },
-        )
-        return netcdf.write(dataset, path)
-
-    def _index(self, layer: int) -> int:
-        try:
-            return self.layers.index(layer)
-        except ValueError:
-            raise TreeKVError(f"layer {layer} was not captured; captured are {self.layers}") from None
-
-    def _checked(self, positions: Sequence[int]) -> list[int]:
-        wrong = [p for p in positions if not 0 <= p < self.tokens]
-        if wrong or not len(positions):
-            raise TreeKVError(
-                f"query position {wrong[0] if wrong else 'list []'} is outside the text; "
-                f"give positions from 0 to {self.tokens - 1}"
-            )
-        return list(positions)
-
-
-@overload
-def capture(
-    model: nn.Module,
-    tokenizer: Any,
-    text: Text,
-    max_tokens: int = ...,
-    queries: int = ...,
-    *,
-    layers: Sequence[int] | None = ...,
-    keep: Literal["qkv"] = ...,
-    progress: Progress | None = ...,
-) -> Capture: ...
-@overload
-def capture(
-    model: nn.Module,
-    tokenizer: Any,
-    text: Text,
-    max_tokens: int = ...,
-    queries: int = ...,
-    *,
-    layers: Sequence[int] | None = ...,
-    keep: Literal["spectrum"],
-    progress: Progress | None = ...,
-    **settings: Any,
-) -> xr.Dataset: ...
 def capture(
     model: nn.Module,
     tokenizer: Any,
@@ -185,98 +30,49 @@ def capture(
     queries: int = 16,
     *,
     layers: Sequence[int] | None = None,
-    keep: str = "qkv",
     progress: Progress | None = None,
-    **settings: Any,
-) -> Capture | xr.Dataset:
-    """Run `model` once over the first `max_tokens` tokens of `text` and keep what its attention layers saw.
+) -> Capture:
+    """Run `model` once over the first `max_tokens` tokens of `text` and keep the queries, keys and values.
+
+    For models whose capture does not fit into memory, `analysis.capture_spectrum` keeps only the spectrum.
 
     Args:
-        model: a causal model of transformers whose attention is "treekv" (as `load_model` gives it).
+        model: a causal model of transformers whose attention is "treekv" (as `load_model` returns it).
         tokenizer: its tokenizer; may be None when `text` is token ids.
         text: a string, or token ids.
         max_tokens: how many tokens to use at most.
         queries: the last so many tokens are the observed ones.
         layers: the model's numbers of the layers to keep; by default every full-attention layer. Sliding-window
-            layers of a hybrid model run as always and cannot be captured.
-        keep: "qkv" gives a `Capture`. "spectrum" keeps no queries, keys and values, but takes the spectrum of each
-            layer while the model runs and gives the Dataset that `analysis.spectrum` would: for models whose
-            capture does not fit.
+            layers of a hybrid model run as usual and cannot be captured.
         progress: called with (done, layers) after each layer.
-        settings: with keep="spectrum", `wavelet`, `level`, `mode`, `transform`, `sinks` and `sink_count` of
-            `analysis.spectrum`, and `projected=True` for contributions after the output projection.
 
-    Tensors stay on the model's device and in its dtype; a spectrum is computed there and comes back as numpy.
+    Tensors stay on the model's device and in its dtype.
 
     Raises:
         TreeKVError: an empty or too short text, a number out of range, a layer that cannot be captured, a model
             with another attention, or a text longer than the model has positions.
     """
-    job = prepare(model, tokenizer, text, max_tokens, queries, layers, keep, settings)
-    return run_job(model, job, progress)
+    return run_request(model, CaptureRequest.of(model, tokenizer, text, max_tokens, queries, layers), progress)
 
 
-def run_job(model: nn.Module, job: Job, progress: Progress | None = None) -> Capture | xr.Dataset:
-    """Run the model over what `prepare` checked."""
+def run_request(model: nn.Module, request: CaptureRequest, progress: Progress | None = None) -> Capture:
+    """Capture what a checked request asks for."""
     kept: dict[str, list[Any]] = {name: [] for name in ("layers", "q", "k", "v", "scaling")}
-    builder = SpectrumBuilder(job.queries, **job.settings) if job.keep == "spectrum" else None
 
     def consume(number: int, q: Tensor, k: Tensor, v: Tensor, scaling: float) -> None:
-        if builder is not None:
-            output = output_weights(model, number, q.shape[0]) if builder.projected else None
-            builder.add(number, q, k, v, scaling, output)
-        else:
-            # The model may reuse its buffers or hold views of a larger projection: keep a compact copy.
-            compact = [x.clone(memory_format=torch.contiguous_format) for x in (q, k, v)]
-            for name, value in zip(kept, (number, *compact, scaling), strict=True):
-                kept[name].append(value)
+        # The model may reuse its buffers or pass views of a larger projection: keep a compact copy.
+        compact = [x.clone(memory_format=torch.contiguous_format) for x in (q, k, v)]
+        for name, value in zip(kept, (number, *compact, scaling), strict=True):
+            kept[name].append(value)
         if progress is not None:
-            done = len(builder.layers if builder is not None else kept["layers"])
-            progress(done, len(job.layers))
+            progress(len(kept["layers"]), len(request.layers))
 
-    layers = record(model, job.ids, job.layers, consume)
-    attrs = {**job.attrs, "fingerprint": job.fingerprint, "model_layers": json.dumps(layers)}
-    if builder is not None:
-        return builder.dataset(job.token_text, job.model).assign_attrs(attrs)
+    model_layers = record(model, request.ids, request.layers, consume)
     return Capture(
         **kept,
-        token_ids=torch.tensor(job.ids),
-        token_text=job.token_text,
-        query_positions=job.queries,
-        model=job.model,
-        attrs=attrs,
+        token_ids=torch.tensor(request.ids),
+        token_text=request.token_text,
+        query_positions=request.queries,
+        model=request.model,
+        attrs={**request.attrs, "fingerprint": request.fingerprint(), "model_layers": json.dumps(model_layers)},
     )
-
-
-def open_capture(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Capture:
-    """Read a capture that `Capture.save` wrote; q, k, v come back as float16 on `device`.
-
-    Raises TreeKVError in one sentence for a file that is missing, damaged, of another kind or newer.
-    """
-    required = ("q", "k", "v", "scaling", "layer", "token", "token_id", "query_position")
-    dataset = netcdf.read(path, FORMAT, required)
-    attrs = dict(dataset.attrs)
-    for name in ("format", "format_version"):
-        attrs.pop(name)
-    return Capture(
-        q=list(torch.from_numpy(dataset["q"].values).to(device)),
-        k=list(torch.from_numpy(dataset["k"].values).to(device)),
-        v=list(torch.from_numpy(dataset["v"].values).to(device)),
-        scaling=dataset["scaling"].values.tolist(),
-        layers=dataset["layer"].values.tolist(),
-        token_ids=torch.from_numpy(dataset["token_id"].values),
-        token_text=[str(token) for token in dataset["token"].values],
-        query_positions=dataset["query_position"].values.tolist(),
-        model=str(attrs.pop("model", "")),
-        attrs=attrs,
-    )
-
-
-def _half(tensors: list[Tensor], name: str) -> np.ndarray:
-    if len({tuple(x.shape) for x in tensors}) > 1:
-        raise TreeKVError(f"the layers' {name} differ in shape {[tuple(x.shape) for x in tensors]}; save fewer layers")
-    halves = [x.detach().to(torch.float16).cpu() for x in tensors]
-    if all(bool(half.isfinite().all()) for half in halves):
-        return torch.stack(halves).numpy()
-    # A model in float32 or bfloat16 can exceed float16's range: the file then keeps float32, not infinities.
-    return torch.stack([x.detach().float().cpu() for x in tensors]).numpy()

@@ -1,35 +1,21 @@
-"""Attention weights and token contributions of chosen queries, from a capture or from queries, keys and values.
-
-Source: He et al., TreeKV, arXiv 2501.04987. The projected form is ours.
-"""
+"""Token contributions of one query as a labelled array."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
 import numpy as np
-import torch
-import torch.nn.functional as F
 import xarray as xr
-from torch import Tensor, nn
+from torch import nn
 
-from treekv.errors import TreeKVError
-
-if TYPE_CHECKING:
-    from analysis.captures.capture import Capture
-
-# What transformers' model families call the layer that follows the heads.
-_PROJECTIONS = ("o_proj", "out_proj", "dense", "c_proj", "wo")
+from analysis.captures.data import Capture
 
 
-def contributions(run: Capture, layer: int, query: int, model: nn.Module | None = None) -> xr.DataArray:
+def contributions(captured: Capture, layer: int, query_position: int, model: nn.Module | None = None) -> xr.DataArray:
     """s_j = weight of token j times its value, as `Capture.contributions` computes it, with labels.
 
     Args:
-        run: the captured text.
+        captured: the captured text.
         layer: the model's number of a captured layer.
-        query: the position of the query t.
+        query_position: the position t of the query.
         model: the captured model; when given, what each token adds to the residual stream through each head.
 
     Returns:
@@ -39,7 +25,7 @@ def contributions(run: Capture, layer: int, query: int, model: nn.Module | None 
     Raises:
         TreeKVError: as `Capture.contributions` does.
     """
-    found = run.contributions(layer, query, model).cpu().numpy()
+    found = captured.contributions(layer, query_position, model).cpu().numpy()
     heads, tokens, channels = found.shape
     return xr.DataArray(
         found,
@@ -48,59 +34,8 @@ def contributions(run: Capture, layer: int, query: int, model: nn.Module | None 
             "head": np.arange(heads, dtype=np.int32),
             "position": np.arange(tokens, dtype=np.int32),
             "channel": np.arange(channels, dtype=np.int32),
-            "token": ("position", np.asarray(run.token_text[:tokens], dtype=np.str_)),
+            "token": ("position", np.asarray(captured.token_text[:tokens], dtype=np.str_)),
         },
         name="contribution",
-        attrs={"layer": layer, "query": query, "model": run.model, "projected": int(model is not None)},
-    )
-
-
-def attention_weights(q: Tensor, k: Tensor, scaling: float, positions: Sequence[int]) -> Tensor:
-    """Softmax weights float32 [query_heads, queries, T], zero beyond each query.
-
-    `q` [query_heads, queries, head_dim] are the queries at `positions`, `k` [kv_heads, T, head_dim] all keys.
-    """
-    heads, kv_heads, seen = q.shape[0], k.shape[0], max(positions) + 1
-    at = torch.tensor(list(positions), device=q.device)
-    queries = q.float().unflatten(0, (kv_heads, heads // kv_heads))
-    scores = torch.einsum("hgqd,hkd->hgqk", queries, k[:, :seen].float()).flatten(0, 1) * scaling
-    future = torch.arange(seen, device=q.device) > at[:, None]
-    return F.pad(scores.masked_fill_(future, -torch.inf).softmax(-1), (0, k.shape[1] - seen))
-
-
-def weighted_values(weights: Tensor, v: Tensor) -> Tensor:
-    """s_j = weight of token j times its value, float32 [query_heads, t, value_dim].
-
-    `weights` is [query_heads, t], `v` [kv_heads, t, value_dim].
-    """
-    by_group = weights.unflatten(0, (v.shape[0], -1))
-    return (by_group.unsqueeze(-1) * v.float().unsqueeze(1)).flatten(0, 1)
-
-
-def output_weights(model: nn.Module, layer: int, query_heads: int) -> Tensor:
-    """What the model's output projection does to each head: float32 [query_heads, value_dim, hidden].
-
-    A head's contribution [..., value_dim] times its matrix is what that head adds to the residual stream,
-    before any norm that follows; a bias of the projection belongs to no token and is left out. Raises
-    TreeKVError when the model has no such layer or none that divides into the heads.
-    """
-    for module in model.modules():
-        if getattr(module, "layer_idx", None) != layer:
-            continue
-        for name in _PROJECTIONS:
-            projection = getattr(module, name, None)
-            weight = getattr(projection, "weight", None)
-            if weight is None:
-                continue
-            # nn.Linear keeps [out, in]; GPT-2's Conv1D keeps [in, out].
-            weight = weight if type(projection).__name__ == "Conv1D" else weight.T
-            if weight.shape[0] % query_heads:
-                raise TreeKVError(
-                    f"the output projection of layer {layer} takes {weight.shape[0]} channels, which "
-                    f"{query_heads} query heads do not divide"
-                )
-            return weight.detach().float().unflatten(0, (query_heads, -1))
-    raise TreeKVError(
-        f"layer {layer} of this {type(model).__name__} has no output projection that is known "
-        f"({', '.join(_PROJECTIONS)}); take the contributions before the projection"
+        attrs={"layer": layer, "query": query_position, "model": captured.model, "projected": int(model is not None)},
     )

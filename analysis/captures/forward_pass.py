@@ -20,6 +20,8 @@ from treekv.errors import TreeKVError
 # The tensors are views of the model's own: whoever keeps one copies it.
 Consumer = Callable[[int, Tensor, Tensor, Tensor, float], None]
 
+Progress = Callable[[int, int], None]  # called with (done, total)
+
 
 class CacheLayer(NamedTuple):
     """What a cache of a model keeps in one layer.

@@ -1,34 +1,37 @@
 """Captures of several texts, in memory or one file each in a folder.
 
-    runs = capture_many(model, tokenizer, {"novel": novel, "code": code}, folder="captures")
-    pool([spectrum(run) for run in runs])
-    runs = open_captures("captures")
+    captures = capture_many(model, tokenizer, {"novel": novel, "code": code}, folder="captures")
+    mean_spectrum([spectrum(captured) for captured in captures])
+    captures = open_captures("captures")
 
 With a folder the work can be interrupted at any time: each text is written when it is done, and the next call
-goes on with the first that is missing.
+resumes at the first one that is missing.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Generic, TypeVar, overload
 
 import torch
-import xarray as xr
 from torch import nn
 
 from analysis import netcdf
-from analysis.captures.capture import FORMAT, Capture, Progress, open_capture, run_job
-from analysis.captures.request import Job, Text, prepare
-from analysis.wavelets.spectrum import FORMAT as SPECTRUM_FORMAT
-from analysis.wavelets.spectrum import open_spectrum, save_spectrum
+from analysis.captures.capture import run_request
+from analysis.captures.data import FORMAT, Capture, open_capture
+from analysis.captures.forward_pass import Progress
+from analysis.captures.request import CaptureRequest, Text
 from treekv.errors import TreeKVError
+
+Result = TypeVar("Result")
 
 
 class CaptureFiles(Sequence[Capture]):
-    """Captures on disk as a sequence; each is read when it is asked for and not kept."""
+    """Captures on disk as a sequence; each is read when it is indexed and not cached."""
 
     def __init__(self, paths: Sequence[Path], device: str | torch.device = "cpu") -> None:
         self.paths = list(paths)
@@ -36,7 +39,7 @@ class CaptureFiles(Sequence[Capture]):
 
     @property
     def names(self) -> list[str]:
-        """The files' names without their ending."""
+        """The file names without their suffix."""
         return [path.stem for path in self.paths]
 
     def __len__(self) -> int:
@@ -60,60 +63,30 @@ def capture_many(
     queries: int = 16,
     *,
     layers: Sequence[int] | None = None,
-    keep: str = "qkv",
     folder: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
-    **settings: Any,
-) -> Sequence[Capture] | list[xr.Dataset]:
-    """`capture` of each text. Returns a list, or with a folder a `CaptureFiles` that reads when asked.
+) -> Sequence[Capture]:
+    """`capture` of each text. Returns a list, or with a folder a `CaptureFiles` that reads each capture on demand.
 
-    `texts` is a dictionary of names and texts, or a sequence, whose texts are called text-000, text-001 ... In
-    `folder`, which is made if need be, each becomes NAME.nc; a text whose file is there already is not captured
-    again. With keep="spectrum" the files are spectra, and the result is a list of them. `progress` is called with
-    (done, total), counted in layers of all texts. All texts are checked before the model runs.
+    `texts` is a dictionary of names and texts, or a sequence, whose texts are named text-000, text-001 ... In
+    `folder`, which is created if need be, each becomes NAME.nc; a text whose file exists already is not captured
+    again. `progress` is called with (done, total), counted in layers of all texts. All texts are checked before the
+    model runs.
 
     Raises TreeKVError as `capture` does (naming the text), for no texts, a name that is no file name, and for a
-    file in the folder that holds something else than this text with these settings, or that is of another model: one
-    of another name, or whose configuration or parameters differ (a file from before captures recorded this is told
-    by the name only).
+    file in the folder that contains something else than this text with these settings, or that is of another model:
+    one of another name, or whose configuration or parameters differ (a file from before captures recorded the model's
+    fingerprint is compared by name only).
     """
-    named = _named(texts)
-    jobs = {}
-    for name, text in named.items():
-        try:
-            jobs[name] = prepare(model, tokenizer, text, max_tokens, queries, layers, keep, settings)
-        except TreeKVError as error:
-            raise TreeKVError(f"text {name!r}: {error}") from error
-    target = None if folder is None else _folder(folder)
-    there = set() if target is None else {name for name in jobs if _holds(target / f"{name}.nc", jobs[name])}
-    total = sum(len(job.layers) for job in jobs.values())
-    done, found = 0, []
-    for name, job in jobs.items():
-        if name not in there:
-
-            def advance(layer: int, _: int, before: int = done) -> None:
-                if progress is not None:
-                    progress(before + layer, total)
-
-            result = run_job(model, job, advance)
-            if target is None:
-                found.append(result)
-            elif isinstance(result, Capture):
-                result.save(target / f"{name}.nc")
-            else:
-                save_spectrum(result, target / f"{name}.nc")
-            del result  # the next capture needs the room
-        done += len(job.layers)
-        if name in there and progress is not None:
-            progress(done, total)
-    if target is None:
-        return found  # type: ignore[return-value]
-    paths = [target / f"{name}.nc" for name in jobs]
-    return [open_spectrum(path) for path in paths] if keep == "spectrum" else CaptureFiles(paths)
+    requests = request_many(model, tokenizer, texts, max_tokens, queries, layers)
+    job = CaptureJob(partial(run_request, model), CaptureRequest.fingerprint, Capture.save, FORMAT)
+    return (
+        job.in_memory(requests, progress) if folder is None else CaptureFiles(job.in_folder(requests, folder, progress))
+    )
 
 
 def open_captures(folder: str | os.PathLike[str], device: str | torch.device = "cpu") -> CaptureFiles:
-    """The captures in a folder, in the order of their names, each read when asked for.
+    """The captures in a folder, in the order of their names, each read when it is indexed.
 
     Raises TreeKVError when there is no such folder or nothing in it; a file that is no capture is refused when
     it is read.
@@ -125,6 +98,103 @@ def open_captures(folder: str | os.PathLike[str], device: str | torch.device = "
     if not paths:
         raise TreeKVError(f"the folder {str(place)!r} holds no capture (*.nc)")
     return CaptureFiles(paths, device)
+
+
+def request_many(
+    model: nn.Module,
+    tokenizer: Any,
+    texts: Mapping[str, Text] | Sequence[Text],
+    max_tokens: int,
+    queries: int,
+    layers: Sequence[int] | None,
+    check: Callable[[CaptureRequest], object] = lambda request: None,
+) -> dict[str, CaptureRequest]:
+    """One checked request a text, by name; `check` may refuse one too. A TreeKVError names the text."""
+    requests = {}
+    for name, text in _named(texts).items():
+        try:
+            requests[name] = CaptureRequest.of(model, tokenizer, text, max_tokens, queries, layers)
+            check(requests[name])
+        except TreeKVError as error:
+            raise TreeKVError(f"text {name!r}: {error}") from error
+    return requests
+
+
+@dataclass(frozen=True)
+class CaptureJob(Generic[Result]):
+    """What is computed of each text while the model runs, and how its file is written.
+
+    Attributes:
+        run: computes the result of a request.
+        fingerprint: of a request; a file with the same one has the same content.
+        save: writes a result to a path.
+        format: the `format` attribute of the files.
+    """
+
+    run: Callable[[CaptureRequest, Progress], Result]
+    fingerprint: Callable[[CaptureRequest], str]
+    save: Callable[[Result, Path], object]
+    format: str
+
+    def in_memory(self, requests: Mapping[str, CaptureRequest], progress: Progress | None = None) -> list[Result]:
+        """The result of every request, in order."""
+        counter = _Counter(requests, progress)
+        return [self.run(request, counter.next_text(request)) for request in requests.values()]
+
+    def in_folder(
+        self, requests: Mapping[str, CaptureRequest], folder: str | os.PathLike[str], progress: Progress | None = None
+    ) -> list[Path]:
+        """Write NAME.nc of every request whose file does not exist yet; return the paths of all.
+
+        Raises TreeKVError when the folder cannot be made or contains a file of another text, settings or model.
+        """
+        target = _folder(folder)
+        paths = {name: target / f"{name}.nc" for name in requests}
+        finished = {name for name, request in requests.items() if self._is_finished(paths[name], request)}
+        counter = _Counter(requests, progress)
+        for name, request in requests.items():
+            advance = counter.next_text(request)
+            if name in finished:
+                advance(len(request.layers), len(request.layers))
+            else:
+                self.save(self.run(request, advance), paths[name])
+        return list(paths.values())
+
+    def _is_finished(self, path: Path, request: CaptureRequest) -> bool:
+        if not path.exists():
+            return False
+        attrs = netcdf.attributes(path, self.format)
+        mine = request.attrs["model_fingerprint"]
+        if attrs.get("model_fingerprint", mine) != mine:
+            raise TreeKVError(
+                f"{str(path)!r} is of another model that is also called {request.model!r}, or of other weights of it; "
+                "give another folder, or remove the file"
+            )
+        if attrs.get("fingerprint") != self.fingerprint(request):
+            raise TreeKVError(
+                f"{str(path)!r} holds another text, model or other settings than asked for; "
+                "give another folder, or remove the file"
+            )
+        return True
+
+
+class _Counter:
+    """Reports the layers of all texts as one progress."""
+
+    def __init__(self, requests: Mapping[str, CaptureRequest], progress: Progress | None) -> None:
+        self.total = sum(len(request.layers) for request in requests.values())
+        self.progress = progress
+        self.started = 0  # layers of the texts so far
+
+    def next_text(self, request: CaptureRequest) -> Progress:
+        before = self.started
+        self.started += len(request.layers)
+
+        def advance(layer: int, _: int) -> None:
+            if self.progress is not None:
+                self.progress(before + layer, self.total)
+
+        return advance
 
 
 def _named(texts: Mapping[str, Text] | Sequence[Text]) -> dict[str, Text]:
@@ -146,21 +216,3 @@ def _folder(folder: str | os.PathLike[str]) -> Path:
     except OSError as error:
         raise TreeKVError(f"cannot make the folder {str(place)!r}: {error.strerror or error}") from error
     return place
-
-
-def _holds(path: Path, job: Job) -> bool:
-    if not path.exists():
-        return False
-    attrs = netcdf.attributes(path, SPECTRUM_FORMAT if job.keep == "spectrum" else FORMAT)
-    mine = job.attrs["model_fingerprint"]
-    if attrs.get("model_fingerprint", mine) != mine:
-        raise TreeKVError(
-            f"{str(path)!r} is of another model that is also called {job.model!r}, or of other weights of it; "
-            "give another folder, or remove the file"
-        )
-    if attrs.get("fingerprint") != job.fingerprint:
-        raise TreeKVError(
-            f"{str(path)!r} holds another text, model or other settings than asked for; "
-            "give another folder, or remove the file"
-        )
-    return True

@@ -1,10 +1,10 @@
-"""What is to be captured, checked before the model runs."""
+"""A capture request: the text as token ids and what to capture of it, checked before the model runs."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -14,88 +14,84 @@ from torch import Tensor, nn
 from analysis import netcdf
 from analysis.captures.forward_pass import full_attention_layers
 from analysis.model_identity import model_fingerprint, model_name
-from analysis.wavelets.spectrum import SpectrumBuilder
 from treekv.errors import TreeKVError
 
-LEAST_SEEN = 16  # an observed query sees at least this many tokens, or its spectrum says nothing
-
-KEEP = ("qkv", "spectrum")
+LEAST_SEEN = 16  # tokens that an observed query sees at least; with fewer its spectrum means nothing
 
 Text: TypeAlias = "str | Sequence[int] | Tensor"
 
 
 @dataclass(frozen=True)
-class Job:
-    """What is to be captured, checked.
+class CaptureRequest:
+    """What to capture of one text, already checked; made by `CaptureRequest.of`.
 
-    `fingerprint` tells whether a file holds this text with these settings, attrs["model_fingerprint"] whether it is of
-    this model.
+    Attributes:
+        ids: the tokens, [T].
+        token_text: the text of each token, [T].
+        queries: positions of the observed queries, ascending.
+        layers: the model's numbers of the layers to capture, ascending.
+        model: the model's name.
+        attrs: attributes for the result: max_tokens, queries, model_fingerprint and library versions.
     """
 
     ids: list[int]
     token_text: list[str]
     queries: list[int]
     layers: list[int]
-    keep: str
-    settings: dict[str, Any]
     model: str
     attrs: dict[str, Any]
 
-    @property
-    def fingerprint(self) -> str:
-        content = [self.model, self.ids, self.queries, self.layers, self.keep, sorted(self.settings.items())]
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        tokenizer: Any,
+        text: Text,
+        max_tokens: int = 2048,
+        queries: int = 16,
+        layers: Sequence[int] | None = None,
+    ) -> CaptureRequest:
+        """Check the arguments of `capture` and resolve them; raises TreeKVError as `capture` does."""
+        available = full_attention_layers(model.config)
+        chosen = available if layers is None else sorted(set(layers))
+        wrong = [layer for layer in chosen if layer not in available]
+        if wrong or not chosen:
+            raise TreeKVError(
+                f"{'layer ' + str(wrong[0]) if wrong else 'an empty list of layers'} cannot be captured; "
+                f"the full-attention layers are {available}"
+            )
+        if queries < 1:
+            raise TreeKVError(f"queries is {queries}; observe at least 1 token")
+        least = queries + LEAST_SEEN
+        if max_tokens < least:
+            raise TreeKVError(f"max_tokens is {max_tokens}; {queries} queries need at least {least} tokens")
+        ids = _token_ids(tokenizer, text)[:max_tokens]
+        if len(ids) < least:
+            raise TreeKVError(
+                f"the text has {len(ids)} tokens; {queries} observed queries that each see {LEAST_SEEN} others "
+                f"need at least {least}"
+            )
+        _check_ids(ids, model.config)
+        attrs = {
+            "max_tokens": max_tokens,
+            "queries": queries,
+            "model_fingerprint": model_fingerprint(model),
+            **netcdf.versions(),
+        }
+        observed = list(range(len(ids) - queries, len(ids)))
+        return cls(ids, _token_text(tokenizer, ids), observed, chosen, model_name(model.config), attrs)
+
+    def fingerprint(self, kind: str = "qkv", settings: Mapping[str, Any] | None = None) -> str:
+        """Identifies this text with these settings, so that a file of it is recognised.
+
+        `kind` and `settings` say what is kept of the capture: by default queries, keys and values. The content that
+        is hashed must not change, or folders written by earlier versions cannot be resumed.
+        """
+        content = [self.model, self.ids, self.queries, self.layers, kind, sorted((settings or {}).items())]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def prepare(
-    model: nn.Module,
-    tokenizer: Any,
-    text: Text,
-    max_tokens: int = 2048,
-    queries: int = 16,
-    layers: Sequence[int] | None = None,
-    keep: str = "qkv",
-    settings: dict[str, Any] | None = None,
-) -> Job:
-    """Check everything that `capture` can refuse before the model runs."""
-    settings = dict(settings or {})
-    if keep not in KEEP:
-        raise TreeKVError(f"keep is {keep!r}; give 'qkv' or 'spectrum'")
-    if settings and keep != "spectrum":
-        raise TreeKVError(f"{sorted(settings)[0]!r} is a setting of the spectrum; it needs keep='spectrum'")
-    there = full_attention_layers(model.config)
-    chosen = there if layers is None else sorted(set(layers))
-    wrong = [layer for layer in chosen if layer not in there]
-    if wrong or not chosen:
-        raise TreeKVError(
-            f"{'layer ' + str(wrong[0]) if wrong else 'an empty list of layers'} cannot be captured; "
-            f"the full-attention layers are {there}"
-        )
-    if queries < 1:
-        raise TreeKVError(f"queries is {queries}; observe at least 1 token")
-    if max_tokens < queries + LEAST_SEEN:
-        raise TreeKVError(f"max_tokens is {max_tokens}; {queries} queries need at least {queries + LEAST_SEEN} tokens")
-    ids = _token_ids(tokenizer, text)[:max_tokens]
-    if len(ids) < queries + LEAST_SEEN:
-        raise TreeKVError(
-            f"the text has {len(ids)} tokens; {queries} observed queries that each see {LEAST_SEEN} others "
-            f"need at least {queries + LEAST_SEEN}"
-        )
-    _check_ids(ids, model.config)
-    observed = list(range(len(ids) - queries, len(ids)))
-    if keep == "spectrum":
-        SpectrumBuilder(observed, **settings)  # refuses what cannot be
-    attrs = {
-        "max_tokens": max_tokens,
-        "queries": queries,
-        "model_fingerprint": model_fingerprint(model),
-        **netcdf.versions(),
-    }
-    name = model_name(model.config)
-    return Job(ids, _token_text(tokenizer, ids), observed, chosen, keep, settings, name, attrs)
-
-
-def _token_ids(tokenizer: Any, text: str | Sequence[int] | Tensor) -> list[int]:
+def _token_ids(tokenizer: Any, text: Text) -> list[int]:
     if not isinstance(text, str):
         return torch.as_tensor(text, dtype=torch.long).reshape(-1).tolist()
     if not text.strip():
@@ -108,7 +104,7 @@ def _token_ids(tokenizer: Any, text: str | Sequence[int] | Tensor) -> list[int]:
 def _token_text(tokenizer: Any, ids: list[int]) -> list[str]:
     if tokenizer is None:
         return [str(i) for i in ids]
-    # netCDF text ends at a zero character, so it is shown as its picture.
+    # A netCDF string ends at a NUL character, so its visible symbol is stored instead.
     return [tokenizer.decode([i]).replace("\0", "\u2400") for i in ids]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from analysis.captures.capture import Capture
+from analysis.captures.data import Capture
 from analysis.recommendation.search import CLOSE, Search
 from analysis.wavelets.spectrum import spectrum
 from treekv.config import TreeKVConfig

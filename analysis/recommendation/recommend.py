@@ -22,7 +22,7 @@ import plotly.graph_objects as go
 import xarray as xr
 from torch import nn
 
-from analysis.captures.capture import Capture
+from analysis.captures.data import Capture
 from analysis.recommendation import decisions as asked
 from analysis.recommendation.decisions import DEFAULT_QUESTIONS, QUESTIONS, sink_mass
 from analysis.recommendation.search import Search

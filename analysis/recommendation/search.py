@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from torch import nn
 
-from analysis.captures.capture import Capture
+from analysis.captures.data import Capture
 from analysis.retention.loss import loss
 from analysis.retention.simulate import simulate
 from treekv.config import TreeKVConfig

@@ -20,8 +20,8 @@ import xarray as xr
 from torch import Tensor, nn
 
 from analysis import netcdf
-from analysis.captures.capture import Capture
-from analysis.captures.contributions import output_weights
+from analysis.captures.attention import output_weights
+from analysis.captures.data import Capture
 from treekv.errors import TreeKVError
 
 FORMAT = "treekv-loss"

@@ -11,7 +11,7 @@ import xarray as xr
 from torch import Tensor
 
 from analysis import netcdf
-from analysis.captures.capture import Capture
+from analysis.captures.data import Capture
 from analysis.retention import simulated_cache
 from analysis.retention.record import FORMAT
 from treekv import policies

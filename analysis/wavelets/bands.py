@@ -41,7 +41,7 @@ _DEEPEST_PACKET = 6  # 64 bands: more than anybody can read, and the arrays grow
 
 
 class BandStatistics(NamedTuple):
-    """float32; bands lowest first. See `Transform.statistics`."""
+    """float32; bands lowest first. See `WaveletTransform.statistics`."""
 
     amplitude: Tensor  # [..., band, n]
     coefficient: Tensor  # [..., band, n]
@@ -49,7 +49,7 @@ class BandStatistics(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Transform:
+class WaveletTransform:
     """A wavelet, a depth, a boundary mode and one of `TRANSFORMS`; made by `transform_of`, which checks them."""
 
     wavelet: str
@@ -114,7 +114,7 @@ class Transform:
 
 def transform_of(
     length: int, wavelet: str = "haar", level: int | None = None, mode: str = MODE, transform: str = "dwt"
-) -> Transform:
+) -> WaveletTransform:
     """A checked transform for signals of `length` samples or more.
 
     `level` None is 8 (packets: 3), or the deepest that the length allows. Raises TreeKVError for a wavelet or
@@ -133,7 +133,7 @@ def transform_of(
         raise TreeKVError(
             f"level is {level}; the {transform} of {wavelet!r} on {length} positions allows 1 to {deepest}"
         )
-    return Transform(wavelet, level, mode, transform)
+    return WaveletTransform(wavelet, level, mode, transform)
 
 
 def max_level(length: int, wavelet: str = "haar") -> int:
@@ -160,7 +160,7 @@ def _is_haar(wavelet: str) -> bool:
     return checked_wavelet(wavelet).name in ("haar", "db1")
 
 
-def _paths(transform: Transform) -> list[str]:
+def _paths(transform: WaveletTransform) -> list[str]:
     """Each band as the path of splits to it: D3 is "aad"."""
     if transform.kind == "packet":
         return packet_paths(transform.level)
@@ -197,7 +197,7 @@ def _haar_statistics(signal: Tensor, paths: list[str], mode: str) -> BandStatist
     return BandStatistics(amplitude, coefficient, energy)
 
 
-def _haar_stationary(signal: Tensor, transform: Transform) -> BandStatistics:
+def _haar_stationary(signal: Tensor, transform: WaveletTransform) -> BandStatistics:
     rows = []
     for component, coefficient in stationary_bands(
         signal.float().transpose(-1, -2).contiguous(), transform.level, transform.mode
@@ -208,7 +208,7 @@ def _haar_stationary(signal: Tensor, transform: Transform) -> BandStatistics:
     return BandStatistics(torch.stack(amplitude, -2), torch.stack(coefficients, -2), torch.stack(energy, -1))
 
 
-def _pywt_statistics(signal: Tensor, transform: Transform) -> BandStatistics:
+def _pywt_statistics(signal: Tensor, transform: WaveletTransform) -> BandStatistics:
     samples = signal.detach().float().cpu().numpy()
     length = samples.shape[-2]
     nodes = _pywt_nodes(samples, transform, axis=-2)
@@ -227,7 +227,7 @@ def _pywt_statistics(signal: Tensor, transform: Transform) -> BandStatistics:
     return _reduced(components, coefficients, signal.device)
 
 
-def _pywt_nodes(samples: np.ndarray, transform: Transform, axis: int) -> dict[str, np.ndarray]:
+def _pywt_nodes(samples: np.ndarray, transform: WaveletTransform, axis: int) -> dict[str, np.ndarray]:
     """Every node of the tree of splits down to the bands, by path."""
     nodes = {"": samples}
     inner = {band[:depth] for band in _paths(transform) for depth in range(len(band))}
@@ -237,7 +237,7 @@ def _pywt_nodes(samples: np.ndarray, transform: Transform, axis: int) -> dict[st
     return nodes
 
 
-def _pywt_component(node: np.ndarray, path: str, transform: Transform, lengths: dict[int, int]) -> np.ndarray:
+def _pywt_component(node: np.ndarray, path: str, transform: WaveletTransform, lengths: dict[int, int]) -> np.ndarray:
     """Reconstruct one band alone, level by level, each cut to the length that it came from."""
     for depth in range(len(path), 0, -1):
         low, high = (node, None) if path[depth - 1] == "a" else (None, node)
@@ -245,12 +245,12 @@ def _pywt_component(node: np.ndarray, path: str, transform: Transform, lengths: 
     return node
 
 
-def _pywt_stationary(signal: Tensor, transform: Transform) -> BandStatistics:
+def _pywt_stationary(signal: Tensor, transform: WaveletTransform) -> BandStatistics:
     coefficients, components = _pywt_stationary_parts(signal.transpose(-1, -2), transform)
     return _reduced([x.swapaxes(-1, -2) for x in components], [np.abs(x).mean(-2) for x in coefficients], signal.device)
 
 
-def _pywt_stationary_parts(signal: Tensor, transform: Transform) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def _pywt_stationary_parts(signal: Tensor, transform: WaveletTransform) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Aligned coefficients and components of PyWavelets' swt along the last dimension, each as long as it."""
     wavelet, level, length = checked_wavelet(transform.wavelet), transform.level, signal.shape[-1]
     # swt wraps round and wants whole multiples of 2^level: continue the signal, cut afterwards.

@@ -1,7 +1,7 @@
 """Wavelet spectrum of the token contributions: how much of each frequency band sits at which position.
 
-    spectrum(run)["amplitude"].mean(("layer", "head")).sel(band="D1")     # the paper's curve of one band
-    pool([spectrum(run) for run in runs])                                 # several texts as one spectrum
+    spectrum(captured)["amplitude"].mean(("layer", "head")).sel(band="D1")     # the paper's curve of one band
+    mean_spectrum([spectrum(captured) for captured in captures])               # several texts as one spectrum
 
 Source: He et al., TreeKV, arXiv 2501.04987.
 """
@@ -9,9 +9,9 @@ Source: He et al., TreeKV, arXiv 2501.04987.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,32 +19,25 @@ import xarray as xr
 from torch import Tensor, nn
 
 from analysis import netcdf
-from analysis.captures.contributions import attention_weights, output_weights, weighted_values
-from analysis.wavelets.bands import Transform, transform_of
-from analysis.wavelets.haar import MODE
-from treekv.errors import TreeKVError
-
-if TYPE_CHECKING:
-    from analysis.captures.capture import Capture
+from analysis.captures.attention import attention_weights, output_weights, weighted_values
+from analysis.captures.data import Capture
+from analysis.captures.forward_pass import Progress
+from analysis.wavelets.options import WaveletOptions
 
 FORMAT = "treekv-spectrum"
-SINKS = ("separate", "include")
 
 _AT_ONCE = 1 << 19  # numbers of the contributions that exist at a time, unless one head alone has more
 UNITS = "units of the values"
 
 
 def spectrum(
-    run: Capture,
-    wavelet: str = "haar",
+    captured: Capture,
+    wavelet: str | WaveletOptions = "haar",
     level: int | None = None,
     *,
-    mode: str = MODE,
-    transform: str = "dwt",
-    sinks: str = "separate",
-    sink_count: int = 4,
     model: nn.Module | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
+    **options: Any,
 ) -> xr.Dataset:
     """Mean amplitude of each wavelet band of the contributions, per layer, query head and position.
 
@@ -52,18 +45,10 @@ def spectrum(
     which is decomposed into bands.
 
     Args:
-        run: the captured text.
-        wavelet: any discrete wavelet of PyWavelets.
+        captured: the captured text.
+        wavelet: any discrete wavelet of PyWavelets, or complete `WaveletOptions`.
         level: depth; by default 8 (packets: 3), or the deepest that the length allows.
-        mode: how the signal goes on beyond its ends: "symmetric" (default), "zero", "periodization" or another
-            of pywt.Modes.modes.
-        transform: "dwt" (the paper's), "swt" (moves with the signal: for claims about location) or "packet"
-            (bands of equal width: a finer split of the high ones).
-        sinks: the first `sink_count` tokens carry many times the amplitude of the rest. "separate" takes them
-            out before the transform, so that nothing of them reaches the bands. "include" leaves them in the
-            transform, where they leak into the low bands of the first quarter, and only keeps their positions
-            out of the result; the paper says nothing of taking them out.
-        sink_count: how many first tokens count as sinks.
+        options: the other fields of `WaveletOptions` by name: mode, transform, sinks and sink_count.
         model: when given, contributions are taken after its output projection, channels of the residual stream.
         progress: called with (done, layers) after each layer; one layer is in memory at a time.
 
@@ -87,48 +72,39 @@ def spectrum(
             sinks, or a model without a known output projection.
     """
     builder = SpectrumBuilder(
-        run.query_positions, wavelet, level, mode, transform, sinks, sink_count, projected=model is not None
+        captured.query_positions, WaveletOptions.of(wavelet, level, **options), projected=model is not None
     )
-    for index, layer in enumerate(run.layers):
-        output = None if model is None else output_weights(model, layer, run.query_heads)
-        builder.add(layer, run.q[index], run.k[index], run.v[index], run.scaling[index], output)
+    for index, layer in enumerate(captured.layers):
+        output = None if model is None else output_weights(model, layer, captured.query_heads)
+        builder.add(layer, captured.q[index], captured.k[index], captured.v[index], captured.scaling[index], output)
         if progress is not None:
-            progress(index + 1, len(run.layers))
-    return builder.dataset(run.token_text, run.model)
+            progress(index + 1, len(captured.layers))
+    return builder.dataset(captured.token_text, captured.model)
 
 
 class SpectrumBuilder:
-    """A spectrum that is fed one layer at a time, from a capture or during the forward pass."""
+    """Computes a spectrum from one layer at a time, from a capture or during the forward pass.
+
+    Raises TreeKVError for options that these queries do not allow (see `WaveletOptions.transform_for`).
+    """
 
     def __init__(
-        self,
-        query_positions: Sequence[int],
-        wavelet: str = "haar",
-        level: int | None = None,
-        mode: str = MODE,
-        transform: str = "dwt",
-        sinks: str = "separate",
-        sink_count: int = 4,
-        projected: bool = False,
+        self, query_positions: Sequence[int], options: WaveletOptions | None = None, projected: bool = False
     ) -> None:
-        if sinks not in SINKS:
-            raise TreeKVError(f"sinks is {sinks!r}; give 'separate' or 'include', and their number as sink_count")
-        first = min(query_positions)
-        if not 0 <= sink_count < first:
-            raise TreeKVError(f"sink_count is {sink_count}; give 0 to {first - 1}, so that every query keeps 2 tokens")
+        options = options or WaveletOptions()
         self.queries = list(query_positions)
-        self.sinks, self.sink_count, self.projected = sinks, sink_count, projected
-        self.start = sink_count if sinks == "separate" else 0  # the first token that is transformed
-        self.transform: Transform = transform_of(first + 1 - self.start, wavelet, level, mode, transform)
+        self.transform = options.transform_for(min(self.queries))
+        self.sinks, self.sink_count, self.start = options.sinks, options.sink_count, options.start
+        self.projected = projected
         self.layers: list[int] = []
         self.parts: dict[str, list[np.ndarray]] = {
             name: [] for name in ("amplitude", "query_std", "coefficient", "energy", "sink_amplitude")
         }
-        length = max(query_positions) + 1 - sink_count
+        length = max(query_positions) + 1 - self.sink_count
         self.by_query = np.zeros((len(self.queries), len(self.transform.names), length))
         self.seen = np.zeros(length, np.int32)
         for t in self.queries:
-            self.seen[: t + 1 - sink_count] += 1
+            self.seen[: t + 1 - self.sink_count] += 1
 
     def add(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scaling: float, output: Tensor | None = None) -> None:
         """One layer's q [query_heads, T, head_dim], k and v [kv_heads, T, dim]; `output` as of `output_weights`."""
@@ -257,17 +233,14 @@ def open_spectrum(path: str | os.PathLike[str]) -> xr.Dataset:
 
 
 def coefficients(
-    run: Capture,
+    captured: Capture,
     layer: int,
     query_position: int,
-    wavelet: str = "haar",
+    wavelet: str | WaveletOptions = "haar",
     level: int | None = None,
     *,
-    mode: str = MODE,
-    transform: str = "dwt",
-    sinks: str = "separate",
-    sink_count: int = 4,
     model: nn.Module | None = None,
+    **options: Any,
 ) -> xr.Dataset:
     """The signed coefficients of one query's contributions in one layer, every head and channel.
 
@@ -276,12 +249,14 @@ def coefficients(
     start + i 2^k ... with the 2^(k-1) after them, start (an attribute) being the first token transformed; in "swt"
     it counts positions from start on.
     """
-    builder = SpectrumBuilder([query_position], wavelet, level, mode, transform, sinks, sink_count)
-    contributions = run.contributions(layer, query_position, model)[:, builder.start :]
-    bands = builder.transform.coefficients(contributions.transpose(1, 2))
+    chosen = WaveletOptions.of(wavelet, level, **options)
+    transform = chosen.transform_for(query_position)
+    contributions = captured.contributions(layer, query_position, model)[:, chosen.start :]
+    bands = transform.coefficients(contributions.transpose(1, 2))
     arrays = {
         name: (("head", f"index_{name}", "channel"), band.transpose(1, 2).cpu().numpy())
-        for name, band in zip(builder.transform.names, bands, strict=True)
+        for name, band in zip(transform.names, bands, strict=True)
     }
-    attrs = {"wavelet": wavelet, "mode": mode, "transform": transform, "start": builder.start, "layer": layer}
-    return xr.Dataset(arrays, attrs={**attrs, "query_position": query_position, "model": run.model})
+    attrs = {"wavelet": chosen.wavelet, "mode": chosen.mode, "transform": chosen.transform}
+    place = {"start": chosen.start, "layer": layer, "query_position": query_position, "model": captured.model}
+    return xr.Dataset(arrays, attrs={**attrs, **place})

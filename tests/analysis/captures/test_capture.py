@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-import xarray as xr
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import analysis
@@ -152,44 +151,6 @@ def test_sliding_layers_of_a_hybrid_model_run_but_are_not_captured(token_ids):
     torch.testing.assert_close(run.v[0], values, atol=1e-4, rtol=1e-4)
     with pytest.raises(TreeKVError, match=r"layer 0 cannot.*\[1\]"):
         analysis.capture(model, None, token_ids, max_tokens=60, layers=[0])
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [{}, {"wavelet": "db2", "level": 3, "sinks": "include"}, {"transform": "swt", "level": 4, "sink_count": 2}],
-)
-def test_the_lean_mode_gives_the_same_spectrum(sharp_llama, token_ids, run, settings):
-    lean = analysis.capture(sharp_llama("treekv"), None, token_ids, queries=5, keep="spectrum", **settings)
-    usual = analysis.spectrum(run, **settings)
-    assert set(lean.data_vars) == set(usual.data_vars)
-    xr.testing.assert_allclose(lean, usual, rtol=1e-4)
-    assert {name: lean.attrs[name] for name in usual.attrs} == usual.attrs
-    assert lean.attrs["model_layers"] == run.attrs["model_layers"]
-
-
-def test_the_lean_mode_after_the_output_projection(sharp_llama, token_ids, run):
-    model = sharp_llama("treekv")
-    lean = analysis.capture(model, None, token_ids, queries=5, layers=[1], keep="spectrum", projected=True)
-    xr.testing.assert_allclose(lean, analysis.spectrum(run, model=model).sel(layer=[1]).assign(
-        query_amplitude=lean["query_amplitude"]), rtol=1e-4)  # fmt: skip
-    trends = analysis.trends(lean, resamples=99)
-    assert trends.attrs["projected"] == 1
-
-
-def test_the_lean_mode_in_half_precision(token_ids):
-    model = tiny.llama().bfloat16()
-    lean = analysis.capture(model, None, token_ids, queries=3, keep="spectrum")
-    usual = analysis.spectrum(analysis.capture(model, None, token_ids, queries=3))
-    xr.testing.assert_allclose(lean, usual, rtol=1e-4)
-
-
-def test_what_cannot_be_kept_is_refused(llama, token_ids):
-    with pytest.raises(TreeKVError, match="keep is 'all'"):
-        analysis.capture(llama, None, token_ids, keep="all")
-    with pytest.raises(TreeKVError, match="'level' is a setting of the spectrum"):
-        analysis.capture(llama, None, token_ids, level=3)
-    with pytest.raises(TreeKVError, match="level is 20"):
-        analysis.capture(llama, None, token_ids, keep="spectrum", level=20)
 
 
 def test_capture_leaves_the_model_as_it_was(token_ids):

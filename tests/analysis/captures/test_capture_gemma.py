@@ -56,7 +56,7 @@ def test_contributions_sum_to_what_the_model_computed(captured):
 def test_everything_after_the_capture_works_on_it(captured):
     model, tokenizer, run, _ = captured
     spectrum = analysis.spectrum(run)
-    lean = analysis.capture(model, tokenizer, TEXT, max_tokens=160, queries=4, keep="spectrum")
+    lean = analysis.capture_spectrum(model, tokenizer, TEXT, max_tokens=160, queries=4)
     np.testing.assert_allclose(lean["amplitude"], spectrum["amplitude"], rtol=1e-4, atol=1e-7)
     assert "grows by" in plot.trends(analysis.trends(spectrum, resamples=99)).layout.meta["alt"]
     record = analysis.simulate(run, {"tree": TreeKVConfig(cache_size=64)})

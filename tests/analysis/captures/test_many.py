@@ -75,8 +75,8 @@ def test_a_file_of_other_settings_is_not_taken_for_this(llama, texts, tmp_path, 
         analysis.capture_many(llama, None, texts, **{"queries": 3, **changes}, folder=tmp_path)
 
 
-@pytest.mark.parametrize("keep", ["qkv", "spectrum"])
-def test_a_file_of_another_checkpoint_is_not_taken_for_this(texts, tmp_path, keep):
+@pytest.mark.parametrize("capture_texts", [analysis.capture_many, analysis.capture_spectra])
+def test_a_file_of_another_checkpoint_is_not_taken_for_this(texts, tmp_path, capture_texts):
     def checkpoint(place, change=0.0, **config):
         model = tiny.llama(**config)
         model.model.layers[1].self_attn.q_proj.weight.data += change
@@ -85,12 +85,12 @@ def test_a_file_of_another_checkpoint_is_not_taken_for_this(texts, tmp_path, kee
         assert analysis.capture(model, None, texts["a"], queries=3).model == "checkpoint-500"
         return model
 
-    settings = dict(queries=3, max_tokens=50, keep=keep, folder=tmp_path / "captures")
-    analysis.capture_many(checkpoint("a"), None, texts, **settings)
-    analysis.capture_many(checkpoint("moved"), None, texts, **settings)  # the same model elsewhere
+    settings = dict(queries=3, max_tokens=50, folder=tmp_path / "captures")
+    capture_texts(checkpoint("a"), None, texts, **settings)
+    capture_texts(checkpoint("moved"), None, texts, **settings)  # the same model elsewhere
     for other in (checkpoint("b", 0.01), checkpoint("c", rms_norm_eps=1e-3)):
         with pytest.raises(TreeKVError, match=r"b\.nc' is of another model that is also called 'checkpoint-500'"):
-            analysis.capture_many(other, None, texts, **settings)
+            capture_texts(other, None, texts, **settings)
 
 
 def test_a_file_from_before_models_were_told_apart_is_taken_by_name(llama, texts, tmp_path):
@@ -117,22 +117,10 @@ def test_a_file_of_another_text_or_kind_is_not_taken_for_this(llama, texts, tmp_
     with pytest.raises(TreeKVError, match=r"b\.nc' holds another text"):
         analysis.capture_many(llama, None, texts, queries=3, folder=tmp_path)
     with pytest.raises(TreeKVError, match="is a capture; expected a spectrum"):
-        analysis.capture_many(llama, None, {"b": texts["a"]}, queries=3, folder=tmp_path, keep="spectrum")
+        analysis.capture_spectra(llama, None, {"b": texts["a"]}, queries=3, folder=tmp_path)
     (tmp_path / "b.nc").write_bytes(b"nonsense")
     with pytest.raises(TreeKVError, match="not a readable netCDF file"):
         analysis.capture_many(llama, None, texts, queries=3, folder=tmp_path)
-
-
-def test_spectra_of_several_texts(llama, texts, tmp_path):
-    settings = dict(queries=3, max_tokens=50, keep="spectrum", level=2)
-    spectra = analysis.capture_many(llama, None, texts, folder=tmp_path, **settings)
-    for found, text in zip(spectra, texts.values(), strict=True):
-        assert found.identical(analysis.capture(llama, None, text, **settings))
-    resumed = analysis.capture_many(llama, None, texts, folder=tmp_path, **settings)
-    assert all(one.identical(other) for one, other in zip(spectra, resumed, strict=True))
-    assert analysis.pool(spectra).attrs["texts"] == 3
-    with pytest.raises(TreeKVError, match="other settings"):
-        analysis.capture_many(llama, None, texts, folder=tmp_path, **{**settings, "level": 3})
 
 
 def test_bad_texts_are_named_before_the_model_runs(llama, texts, tmp_path):

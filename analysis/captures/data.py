@@ -1,0 +1,178 @@
+"""The captured queries, keys and values of one text, which all other analysis is computed from.
+
+captured = open_capture("capture.nc")
+captured.weights(0, [2047])            # [query_heads, 1, 2048]
+captured.contributions(0, 2047)        # [query_heads, 2048, head_dim]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor, nn
+
+from analysis import netcdf
+from analysis.captures.attention import attention_weights, output_weights, weighted_values
+from analysis.captures.forward_pass import CacheLayer
+from treekv.errors import TreeKVError
+
+FORMAT = "treekv-capture"
+
+
+@dataclass
+class Capture:
+    """What one text of T tokens did inside a model; the batch is always one.
+
+    Lists run over the captured layers, in the order of `layers` (the model's own layer numbers). Query head h
+    reads KV head h // (query_heads // kv_heads). Positions are 0 ... T-1.
+    """
+
+    q: list[Tensor]  # per layer [query_heads, T, head_dim], after rotary embedding
+    k: list[Tensor]  # per layer [kv_heads, T, head_dim], after rotary embedding
+    v: list[Tensor]  # per layer [kv_heads, T, value_dim]
+    scaling: list[float]  # per layer, the factor before the softmax
+    layers: list[int]
+    token_ids: Tensor  # LongTensor [T]
+    token_text: list[str]
+    query_positions: list[int]  # the observed queries, ascending
+    model: str
+    attrs: dict[str, Any] = field(default_factory=dict)  # settings, library versions, what the model is
+
+    @property
+    def tokens(self) -> int:
+        """T, the number of tokens."""
+        return len(self.token_text)
+
+    @property
+    def query_heads(self) -> int:
+        return self.q[0].shape[0]
+
+    @property
+    def kv_heads(self) -> int:
+        return self.k[0].shape[0]
+
+    @property
+    def model_layers(self) -> list[CacheLayer]:
+        """What a cache of the model keeps, by layer: of all its layers, whichever were captured.
+
+        A file from before captures recorded this knows only its own layers, and then these are all.
+        """
+        recorded = self.attrs.get("model_layers")
+        if recorded is not None:
+            return [CacheLayer(*layer) for layer in json.loads(recorded)]
+        each = zip(self.layers, self.k, self.v, strict=True)
+        return [CacheLayer(n, k.shape[0] * k.shape[2] + v.shape[0] * v.shape[2], None) for n, k, v in each]
+
+    @property
+    def full_layers(self) -> list[int]:
+        """The numbers of the model's full-attention layers, those that a `TreeKVCache` compresses and that budgets by
+        layer are for; as `model_layers`, the captured ones where a file does not say."""
+        return [layer.number for layer in self.model_layers if layer.window is None]
+
+    def weights(self, layer: int, query_positions: Sequence[int]) -> Tensor:
+        """Softmax weights of these queries, float32 [query_heads, queries, T], zero beyond each query.
+
+        `layer` is the model's number of a captured layer. Raises TreeKVError for a layer that was not
+        captured or a position outside the text.
+        """
+        index = self._index(layer)
+        positions = self._checked(query_positions)
+        return attention_weights(self.q[index][:, positions], self.k[index], self.scaling[index], positions)
+
+    def contributions(self, layer: int, query_position: int, model: nn.Module | None = None) -> Tensor:
+        """s_j = weight of token j times its value, float32 [query_heads, t + 1, value_dim] for query t.
+
+        Summed over j it is the attention output of each head. With `model`, the one that was captured, each
+        head's part of its output projection is applied, [query_heads, t + 1, hidden]: what token j adds to the
+        residual stream through that head (without the projection's bias, and before any norm that follows).
+        Source: the paper. Raises TreeKVError as `weights` does, and for a model without a known output
+        projection.
+        """
+        weights = self.weights(layer, [query_position])[:, 0, : query_position + 1]
+        found = weighted_values(weights, self.v[self._index(layer)][:, : query_position + 1])
+        return found if model is None else found @ output_weights(model, layer, self.query_heads)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the capture to one netCDF file (q, k, v as float16) and return its path.
+
+        Raises TreeKVError when the place cannot be written.
+        """
+        dims = {
+            "q": ("layer", "query_head", "position", "channel"),
+            "k": ("layer", "kv_head", "position", "channel"),
+            "v": ("layer", "kv_head", "position", "value_channel"),
+        }
+        arrays = {name: (dim, _half(getattr(self, name), name)) for name, dim in dims.items()}
+        dataset = xr.Dataset(
+            {**arrays, "scaling": ("layer", np.asarray(self.scaling, dtype=np.float64))},
+            coords={
+                "layer": np.asarray(self.layers, dtype=np.int32),
+                "token": ("position", np.asarray(self.token_text, dtype=np.str_)),
+                "token_id": ("position", self.token_ids.cpu().numpy().astype(np.int64)),
+                "query_position": np.asarray(self.query_positions, dtype=np.int32),
+            },
+            attrs={
+                **self.attrs,
+                "format": FORMAT,
+                "format_version": netcdf.FORMAT_VERSION,
+                "model": self.model,
+            },
+        )
+        return netcdf.write(dataset, path)
+
+    def _index(self, layer: int) -> int:
+        try:
+            return self.layers.index(layer)
+        except ValueError:
+            raise TreeKVError(f"layer {layer} was not captured; captured are {self.layers}") from None
+
+    def _checked(self, positions: Sequence[int]) -> list[int]:
+        wrong = [p for p in positions if not 0 <= p < self.tokens]
+        if wrong or not len(positions):
+            raise TreeKVError(
+                f"query position {wrong[0] if wrong else 'list []'} is outside the text; "
+                f"give positions from 0 to {self.tokens - 1}"
+            )
+        return list(positions)
+
+
+def open_capture(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Capture:
+    """Read a capture that `Capture.save` wrote; q, k, v come back as float16 on `device`.
+
+    Raises TreeKVError in one sentence for a file that is missing, damaged, of another kind or newer.
+    """
+    required = ("q", "k", "v", "scaling", "layer", "token", "token_id", "query_position")
+    dataset = netcdf.read(path, FORMAT, required)
+    attrs = dict(dataset.attrs)
+    for name in ("format", "format_version"):
+        attrs.pop(name)
+    return Capture(
+        q=list(torch.from_numpy(dataset["q"].values).to(device)),
+        k=list(torch.from_numpy(dataset["k"].values).to(device)),
+        v=list(torch.from_numpy(dataset["v"].values).to(device)),
+        scaling=dataset["scaling"].values.tolist(),
+        layers=dataset["layer"].values.tolist(),
+        token_ids=torch.from_numpy(dataset["token_id"].values),
+        token_text=[str(token) for token in dataset["token"].values],
+        query_positions=dataset["query_position"].values.tolist(),
+        model=str(attrs.pop("model", "")),
+        attrs=attrs,
+    )
+
+
+def _half(tensors: list[Tensor], name: str) -> np.ndarray:
+    if len({tuple(x.shape) for x in tensors}) > 1:
+        raise TreeKVError(f"the layers' {name} differ in shape {[tuple(x.shape) for x in tensors]}; save fewer layers")
+    halves = [x.detach().to(torch.float16).cpu() for x in tensors]
+    if all(bool(half.isfinite().all()) for half in halves):
+        return torch.stack(halves).numpy()
+    # A model in float32 or bfloat16 can exceed float16's range: the file then keeps float32, not infinities.
+    return torch.stack([x.detach().float().cpu() for x in tensors]).numpy()

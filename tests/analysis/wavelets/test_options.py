@@ -1,0 +1,44 @@
+"""One object for everything that can be chosen about a transform."""
+
+import pytest
+import xarray as xr
+
+import analysis
+from analysis import WaveletOptions
+from treekv import TreeKVError
+
+
+def test_options_and_keywords_are_the_same(run):
+    options = WaveletOptions("db2", 3, sinks="include", sink_count=2)
+    by_name = analysis.spectrum(run, "db2", 3, sinks="include", sink_count=2)
+    assert analysis.spectrum(run, options).identical(by_name)
+    assert analysis.spectrum(run, options, 2).identical(analysis.spectrum(run, "db2", 2, sinks="include", sink_count=2))
+    xr.testing.assert_identical(
+        analysis.coefficients(run, 1, 300, options, mode="zero"),
+        analysis.coefficients(run, 1, 300, "db2", 3, sinks="include", sink_count=2, mode="zero"),
+    )
+
+
+def test_only_what_differs_from_the_defaults_is_listed():
+    assert WaveletOptions().changed == {}
+    assert WaveletOptions(level=4, sinks="include").changed == {"level": 4, "sinks": "include"}
+    assert (WaveletOptions(sink_count=3).start, WaveletOptions(sink_count=3, sinks="include").start) == (3, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sinks": "keep"}, "sinks is 'keep'"),
+        ({"sink_count": 20}, "sink_count is 20; give 0 to 19"),
+        ({"sink_count": -1}, "sink_count is -1"),
+        ({"level": 5}, "level is 5"),
+        ({"mode": "odd"}, "mode 'odd'"),
+        ({"transform": "fft"}, "transform 'fft'"),
+        ({"wavelet": "haa"}, "wavelet 'haa'"),
+    ],
+)
+def test_impossible_options_are_refused(changes, words):
+    with pytest.raises(TreeKVError, match=words):
+        WaveletOptions(**changes).transform_for(20)
+    with pytest.raises(TypeError, match="depth"):
+        WaveletOptions.of(depth=3)
