@@ -1,4 +1,4 @@
-"""What `recommend` asks, one function a question: each tries settings in a `Search` and says what came of it."""
+"""The decisions of `recommend`, one function each: compare candidates in a `Search` and report the outcome."""
 
 from __future__ import annotations
 
@@ -12,26 +12,28 @@ from analysis.recommendation.search import CLOSE, Search
 from analysis.wavelets.spectrum import spectrum
 from treekv.config import TreeKVConfig
 
-SINK_SHARE = 0.01  # a first token is a sink if it gets this share of the attention on average
-SINK_WINDOW = 16  # how many of the first tokens may be sinks
+SINK_SHARE = 0.01  # a token is a sink if it gets this share of the attention on average
+SINK_WINDOW = 16  # only the first tokens, this many, can be sinks
 RECENT_SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75)
-REACHED = 0.9  # of the highest band's amplitude
+REACHED = 0.9  # share of the amplitude of the highest band
 SCOPES = (2, 4, 8)
 BLOCKS = (2, 4, 8, 16, 32, 64)
-QUESTIONS = ("sinks", "scope", "recent", "layers", "block")  # in the order in which they are asked
-DEFAULT_QUESTIONS = ("block",)  # the others did not win in real runs, see docs/recommend.md
+QUESTIONS = ("sinks", "scope", "recent", "layers", "block")  # in the order they are decided
+DEFAULT_QUESTIONS = ("block",)  # the others did not help in real runs, see docs/recommend.md
 
 
-def sink_mass(run: Capture) -> np.ndarray:
-    """Mean share of attention that each of the first 16 tokens gets, over layers, query heads and 16 queries spread
-    over the second half of the text: float [16]."""
-    queries = np.unique(np.linspace(run.tokens // 2, run.tokens - 1, 16).astype(int)).tolist()
-    first = [run.weights(layer, queries)[..., :SINK_WINDOW].mean((0, 1)) for layer in run.layers]
+def sink_mass(captured: Capture) -> np.ndarray:
+    """Mean share of attention of each of the first 16 tokens, float [16].
+
+    The mean is over layers, query heads and 16 queries spread over the second half of the text.
+    """
+    queries = np.unique(np.linspace(captured.tokens // 2, captured.tokens - 1, 16).astype(int)).tolist()
+    first = [captured.weights(layer, queries)[..., :SINK_WINDOW].mean((0, 1)) for layer in captured.layers]
     return torch.stack(first).mean(0).cpu().numpy()
 
 
 def _sinks(search: Search) -> None:
-    mass = sink_mass(search.run)
+    mass = sink_mass(search.captured)
     strong = np.flatnonzero(mass >= SINK_SHARE)
     sinks = int(strong[-1]) + 1 if len(strong) else 0
     sinks = min(sinks, search.best.cache_size // 8)
@@ -46,49 +48,48 @@ def _sinks(search: Search) -> None:
         return
     config = search.best.replace(sink_size=sinks, recent_size=search.best.recent_size)
     (measured,) = search.measure({words: config}).values()
-    # Not a matter of a lower error: where the sink mass ends is seen in the attention itself. It must not hurt.
+    # The attention itself shows where the sinks end, so the error need not fall; it must only not rise.
     chosen = measured[0] <= search.error * (1 + CLOSE)
-    search.note("sinks", words, config, measured[0], measured[1], chosen)
+    search.log("sinks", words, config, measured[0], measured[1], chosen)
     share = float(mass[:sinks].sum())
-    verdict = "taken" if chosen else "refused, since the simulated error rises"
+    verdict = "adopted" if chosen else "rejected, since the simulated error rises"
     search.sentences.append(
         f"Sinks: {sinks}, {verdict}. {first} {share:.0%} of the attention, no other of the first "
         f"{SINK_WINDOW} gets {SINK_SHARE:.0%}; error {measured[0]:.4f} against {search.error:.4f} with "
         f"{search.best.sink_size}."
     )
     if chosen:
-        search.best, search.error, search.by_layer = config, measured[0], measured[2]
+        search.best, search.error, search.layer_errors = config, measured[0], measured[2]
 
 
-def reach(run: Capture, sinks: int) -> int:
-    """Over how many of the last tokens 90 % of the highest band's amplitude lies: neighbours there differ most.
+def detail_reach(captured: Capture, sinks: int) -> int:
+    """How many of the last tokens carry 90 % of the amplitude of the highest band: neighbours there differ most.
 
-    The amplitude is that of D1 in `analysis.spectrum`, mean over layers and heads, the first `sinks` tokens left out.
+    The amplitude is that of D1 in `analysis.spectrum`, mean over layers and heads, without the first `sinks` tokens.
     """
-    sinks = min(sinks, min(run.query_positions) - 1)
-    amplitude = spectrum(run, level=1, sink_count=sinks)["amplitude"].mean(("layer", "head")).sel(band="D1").values
-    held = np.cumsum(amplitude[::-1], dtype=np.float64)
-    return int(np.searchsorted(held, REACHED * held[-1])) + 1
+    sinks = min(sinks, min(captured.query_positions) - 1)
+    amplitude = spectrum(captured, level=1, sink_count=sinks)["amplitude"].mean(("layer", "head")).sel(band="D1").values
+    from_end = np.cumsum(amplitude[::-1], dtype=np.float64)
+    return int(np.searchsorted(from_end, REACHED * from_end[-1])) + 1
 
 
 def _recent(search: Search) -> None:
     size, before = search.best.cache_size, search.best
-    reached = reach(search.run, before.sink_size)
+    reached = detail_reach(search.captured, before.sink_size)
     shares = {share: f"{share:.1%} recent".replace(".0%", "%") for share in RECENT_SHARES}
-    # Where differences between neighbours end, as far as a cache of this size can hold it and still have a tree.
+    # As far back as neighbours differ, within what a cache of this size can keep besides a tree.
     by_spectrum = min(max(reached, RECENT_SHARES[0] * size), RECENT_SHARES[-1] * size) / size
     shares.setdefault(by_spectrum, f"{by_spectrum:.1%} recent, from the spectrum".replace(".0%", "%"))
     candidates = {}
     for share, name in shares.items():
         recent = round(share * size) - before.sink_size
         if recent > 0 and recent != before.recent_size:
-            config = search.changed(before, recent_size=recent)
+            config = search.variant(before, recent_size=recent)
             if config is not None:
                 candidates[name] = config
     search.sentences.append(
-        f"Spectrum: the last {reached} tokens hold {REACHED:.0%} of the amplitude of D1, the differences between "
-        f"neighbours; {by_spectrum:.0%} of the cache as recent tokens is therefore one of the shares whose error is "
-        "compared."
+        f"Spectrum: the last {reached} tokens carry {REACHED:.0%} of the amplitude of D1, the differences between "
+        f"neighbours; so {by_spectrum:.0%} of the cache as recent tokens is a candidate whose error is compared."
     )
     search.decide("recent", "Recent tokens", candidates, lambda c: f"{c.recent_size} recent, {c.region_size} tree")
 
@@ -96,47 +97,47 @@ def _recent(search: Search) -> None:
 def _scope(search: Search) -> None:
     candidates = {}
     for scope in SCOPES:
-        config = search.changed(search.best, scope=scope)
+        config = search.variant(search.best, scope=scope)
         if config is not None and scope != search.best.scope:
             candidates[f"{scope} neighbours"] = config
     search.decide("scope", "Neighbours that compete", candidates, lambda c: f"{c.scope}")
 
 
 def _layers(search: Search) -> None:
-    captured, there = len(search.run.layers), len(search.run.full_layers)
-    if captured < there:  # what these gain by a larger share, the others may lose
+    captured, total = len(search.captured.layers), len(search.captured.full_layers)
+    if captured < total:  # layers that were not captured may lose what these gain by a larger share
         search.sentences.append(
-            f"Budgets by layer: the same for all layers; only {captured} of {there} layers were captured, and what a "
-            "shift costs the others is not known."
+            f"Budgets by layer: the same for all layers; only {captured} of {total} layers were captured, and the cost "
+            "of a shift for the others is unknown."
         )
         return
     candidates = {}
     for name, budgets in (("rising", "rising"), ("falling", "falling"), ("fitted", _fitted(search))):
-        config = search.changed(search.best, budgets=budgets) if budgets is not None else None
+        config = search.variant(search.best, budgets=budgets) if budgets is not None else None
         if config is not None:
             candidates[f"{name} budgets"] = config
     search.decide("layers", "Budgets by layer", candidates, lambda c: str(c.budgets or "the same for all layers"))
 
 
 def _fitted(search: Search) -> tuple[int, ...] | None:
-    """Give each next eighth of the budget to the layer whose error falls most by it.
+    """Give each further eighth of the mean budget to the layer whose error it lowers most.
 
     Errors between half and one and a half of the mean budget are interpolated from three simulated sizes.
     """
-    size, layers = search.best.cache_size, len(search.run.layers)
+    size, layers = search.best.cache_size, len(search.captured.layers)
     unit = size // 8
     if size % 8 or layers < 2:
         return None
     low = _scaled(search, size // 2)
     high = _scaled(search, size + size // 2)
-    if low is None or high is None or high.cache_size > search.run.tokens // 2:
+    if low is None or high is None or high.cache_size > search.captured.tokens // 2:
         return None
     measured = search.measure({"low": low, "high": high})
     grid = np.arange(4, 13) * unit
     known = [size // 2, size, size + size // 2]
     curves = np.stack(
         [
-            np.interp(grid, known, [measured["low"][2][i], search.by_layer[i], measured["high"][2][i]])
+            np.interp(grid, known, [measured["low"][2][i], search.layer_errors[i], measured["high"][2][i]])
             for i in range(layers)
         ]
     )
@@ -148,13 +149,12 @@ def _fitted(search: Search) -> tuple[int, ...] | None:
     return tuple(int(grid[i]) for i in level)
 
 
-def block(search: Search, prefill: str) -> int | None:
-    """The block size of a prompt: of those within `CLOSE` of the lowest error the largest, which is fastest."""
-    run = search.run
-    prompt = run.tokens * 3 // 4 if prefill == "tree" else 0
+def choose_block(search: Search, prefill: str) -> int | None:
+    """The block size of a prompt: the largest, hence fastest, whose error is within `CLOSE` of the lowest."""
+    prompt = search.captured.tokens * 3 // 4 if prefill == "tree" else 0
     candidates = {}
     for block in BLOCKS:
-        config = search.changed(search.best, prefill=prefill, block_size=block, window_size=block)
+        config = search.variant(search.best, prefill=prefill, block_size=block, window_size=block)
         if config is not None and search.best.cache_size % block == 0:
             candidates[f"blocks of {block}"] = config
     if not candidates:
@@ -164,7 +164,7 @@ def block(search: Search, prefill: str) -> int | None:
     lowest = min(error for error, *_ in measured.values())
     name = [name for name, (error, *_) in measured.items() if error <= lowest * (1 + CLOSE)][-1]
     for one, (error, mass, _) in measured.items():
-        search.note("block", one, candidates[one], error, mass, chosen=one == name)
+        search.log("block", one, candidates[one], error, mass, chosen=one == name)
     tried = ", ".join(f"{config.block_size}: {measured[one][0]:.4f}" for one, config in candidates.items())
     where = f"after a prompt of {prompt} tokens" if prompt else "in blocks"
     search.sentences.append(
@@ -174,7 +174,7 @@ def block(search: Search, prefill: str) -> int | None:
     return candidates[name].block_size
 
 
-ANSWERS: dict[str, Callable[[Search], None]] = {
+DECISIONS: dict[str, Callable[[Search], None]] = {
     "sinks": _sinks,
     "recent": _recent,
     "scope": _scope,
@@ -183,5 +183,6 @@ ANSWERS: dict[str, Callable[[Search], None]] = {
 
 
 def _scaled(search: Search, size: int) -> TreeKVConfig | None:
+    """The best settings so far at another cache size."""
     config = search.best
-    return search.changed(config, cache_size=size, recent_size=config.recent_size * size // config.cache_size)
+    return search.variant(config, cache_size=size, recent_size=config.recent_size * size // config.cache_size)

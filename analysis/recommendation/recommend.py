@@ -1,13 +1,13 @@
-"""Settings for a budget or a target, from a capture: each choice with the numbers that made it.
+"""Recommend settings for a budget or a target from a capture, with the numbers behind each decision.
 
-    choice = recommend(run, budget=256)              # tokens per layer and KV head
-    choice = recommend(run, bytes=8_000_000)         # keys and values of all layers of the model together
-    choice = recommend(run, target={"mass": 0.9})    # the smallest cache that keeps 90 % of the attention
+    choice = recommend(captured, budget=256)              # tokens per layer and KV head
+    choice = recommend(captured, bytes=8_000_000)         # keys and values of all layers of the model together
+    choice = recommend(captured, target={"mass": 0.9})    # the smallest cache that keeps 90 % of the attention
     choice.config.save("settings.json"); choice.reasons; choice.figure
 
 Every candidate is simulated on the captured text and judged by the mean relative error of the attention output
-(`analysis.loss`). A candidate replaces what stands only if it lowers that error by at least a twentieth. In real runs
-lower simulated errors did not mean lower perplexity (docs/recommend.md), so by default the paper's sinks, recent
+(`analysis.loss`). A candidate replaces the best so far only if it lowers that error by at least a twentieth. In real
+runs lower simulated errors did not mean lower perplexity (docs/recommend.md), so by default the paper's sinks, recent
 tokens and tree stay as they are; `questions` lets the simulation decide more.
 """
 
@@ -19,17 +19,19 @@ from functools import cached_property
 from typing import Any
 
 import plotly.graph_objects as go
+import torch
 import xarray as xr
 from torch import nn
 
 from analysis.captures.data import Capture
-from analysis.recommendation import decisions as asked
-from analysis.recommendation.decisions import DEFAULT_QUESTIONS, QUESTIONS, sink_mass
+from analysis.memory_size import memory
+from analysis.recommendation.decisions import DECISIONS, DEFAULT_QUESTIONS, QUESTIONS, choose_block, sink_mass
 from analysis.recommendation.search import Search
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
 
-SMALLEST = 16  # tokens; below, there is no room for sinks, recent tokens and a tree
+SMALLEST = 16  # tokens; less has no room for sinks, recent tokens and a tree
+_MANY = 2**30  # tokens of a text that fills every cache
 
 Progress = Callable[[int, int], None]
 
@@ -43,10 +45,10 @@ class Recommendation:
         reasons: Dataset over `candidate`, in the order tried: `question` ("baseline", "size", "sinks", "recent",
             "scope", "layers", "block"), `setting` in words, `cache_size`, simulated `error` (mean relative error
             of the attention output) and `mass` (mean share of attention retained), `chosen`; and `sink_mass`
-            (first), the mean share of attention that each of the first tokens gets. attrs["bytes"] is what a cache
-            with the proposal holds while it decodes, counted as for `recommend(bytes=...)`, attrs["tokens"] the
+            (first), the mean share of attention of each of the first tokens. attrs["bytes"] is the size of a cache
+            with the proposed settings while it decodes, counted as for `recommend(bytes=...)`, attrs["tokens"] the
             length of the text.
-        sentences: the reasons in words, one a decision.
+        sentences: the reasons in words, one per decision.
     """
 
     config: TreeKVConfig
@@ -55,14 +57,14 @@ class Recommendation:
 
     @cached_property
     def figure(self) -> go.Figure:
-        """The candidates of each question by their simulated error."""
+        """The candidates of each question by simulated error."""
         from analysis.plot.recommendation import recommendation
 
         return recommendation(self.reasons)
 
 
 def recommend(
-    run: Capture,
+    captured: Capture,
     budget: int | None = None,
     *,
     bytes: int | None = None,
@@ -76,65 +78,64 @@ def recommend(
     """Propose settings of policy "tree" for the kind of text that was captured.
 
     Args:
-        run: a capture of text of the kind to expect, at least twice as long as the cache.
+        captured: a capture of text like the one to expect, at least twice as long as the cache.
         budget: tokens per layer and KV head.
-        bytes: or bytes of keys and values, for one row of a batch, that a cache with the proposed settings may hold
-            while it decodes: over all layers of the model, captured or not, those with a sliding window by their
-            whole window, and with room for the token that is being read. (A file from before captures recorded the
-            layers of their model cannot know the others: then only captured layers are counted.)
+        bytes: or bytes of keys and values, for one row of a batch, that a cache with the proposed settings may take
+            while it decodes: over all layers of the model, captured or not, with whole sliding windows and room for
+            the token being read. (Older capture files do not record the layers of their model: then only captured
+            layers are counted.)
         target: or {"mass": share of attention to retain} or {"error": relative output error allowed}, both means
             over layers and queries of the simulation; the smallest cache that reaches it is proposed.
-        questions: what may differ from the paper's defaults, among "sinks" (they end where the attention that first
-            tokens get ends), "recent" (how much of the cache is recent, how much tree: fixed shares, and as far as the
-            spectrum's highest band reaches), "scope" (neighbours that compete), "layers" (budgets that differ by
-            layer, same total; not asked of a capture of only some layers) and "block" (of the prompt).
-        prefill: how the proposed settings treat a prompt, "tree" or "stream".
+        questions: what may differ from the paper's defaults, among "sinks" (as many as the attention to the first
+            tokens suggests), "recent" (the split between recent tokens and tree: fixed shares, and as far back as the
+            highest band of the spectrum reaches), "scope" (neighbours that compete), "layers" (budgets that differ by
+            layer, same total; skipped if only some layers were captured) and "block" (of the prompt).
+        prefill: how the proposed settings handle a prompt, "tree" or "stream".
         itemsize: bytes per number in the cache, for `bytes`; by default that of the captured tensors (a capture
             read from a file has 2).
-        model: the model that was captured; when given, errors are those of the attention output after its output
-            projection, what reaches the residual stream.
-        progress: called with (questions done, questions).
+        model: the captured model; if given, errors are those of the attention output after its output projection,
+            which is what reaches the residual stream.
+        progress: called as progress(questions done, questions).
 
     Raises:
         TreeKVError: not exactly one of budget, bytes and target; one that cannot be met; a text that is too short.
     """
-    _check(run, budget, bytes, target, questions, prefill)
-    itemsize = run.k[0].element_size() if itemsize is None else itemsize
-    cost = _Cost.of(run, itemsize)
-    search = Search(run, model)
+    _check(captured, budget, bytes, target, questions, prefill)
+    itemsize = captured.k[0].element_size() if itemsize is None else itemsize
+    search = Search(captured, model)
     steps = [question for question in QUESTIONS if question in questions]
 
     if target is not None:
         size = _smallest(search, dict(target))
     elif bytes is not None:
-        size = cost.affordable(bytes)
+        size = _affordable(captured, bytes, itemsize)
     else:
         assert budget is not None
         size = budget
-    _check_size(run, size)
+    _check_size(captured, size)
     base = TreeKVConfig(cache_size=size, prefill="stream", block_size=_stream_block(size))
-    search.try_all("baseline", {f"paper's defaults, {size} tokens": base})
+    search.compare_candidates("baseline", {f"paper's defaults, {size} tokens": base})
     start = search.error
 
     for done, question in enumerate(steps):
         if progress is not None:
             progress(done, len(steps))
         if question != "block":
-            asked.ANSWERS[question](search)
+            DECISIONS[question](search)
     block = None
     if "block" in steps:
-        block = asked.block(search, prefill)
+        block = choose_block(search, prefill)
     if progress is not None:
         progress(len(steps), len(steps))
     config = _finished(search.best, prefill, block)
-    held = cost.held(config)
-    sentences = [*search.sentences, _summary(search, start, size, held)]
-    reasons = search.table().assign(sink_mass=("first", sink_mass(run)))
+    needed = _decoding_bytes(captured, config, itemsize)
+    sentences = [*search.sentences, _summary(search, start, size, needed)]
+    reasons = search.table().assign(sink_mass=("first", sink_mass(captured)))
     reasons.attrs |= {
         "projected": int(model is not None),
-        "bytes": held,
-        "tokens": run.tokens,
-        "model": run.model,
+        "bytes": needed,
+        "tokens": captured.tokens,
+        "model": captured.model,
     }
     return Recommendation(config, reasons, tuple(sentences))
 
@@ -142,60 +143,47 @@ def recommend(
 # ---------------------------------------------------------------------- sizes
 
 
-@dataclass(frozen=True)
-class _Cost:
-    """Bytes of keys and values of a cache of the model while it decodes.
+def _decoding_bytes(captured: Capture, config: TreeKVConfig, itemsize: int) -> int:
+    """Bytes of keys and values of a full cache of the model while it decodes, the token being read included."""
+    return memory(captured, config, tokens=_MANY, prompt=1, dtype="bfloat16") // torch.bfloat16.itemsize * itemsize
 
-    Attributes:
-        per_token: by full-attention layer.
-        windows: of all layers with a sliding window together, whatever the settings.
-    """
 
-    per_token: tuple[int, ...]
-    windows: int
-
-    @classmethod
-    def of(cls, run: Capture, itemsize: int) -> _Cost:
-        layers = run.model_layers
-        sliding = sum((layer.window - 1) * layer.channels for layer in layers if layer.window is not None)
-        return cls(tuple(itemsize * layer.channels for layer in layers if layer.window is None), itemsize * sliding)
-
-    def held(self, config: TreeKVConfig) -> int:
-        # The token that is being read needs room beside those that are held.
-        each = zip(config.per_layer(len(self.per_token)), self.per_token, strict=True)
-        return self.windows + sum((own.cache_size + 1) * cost for own, cost in each)
-
-    def affordable(self, bytes: int) -> int:
-        """Tokens per layer and KV head, in eights."""
-        token = sum(self.per_token)
-        size = (bytes - self.windows) // token - 1
-        if size < SMALLEST:
-            beside = f", beside {self.windows} of its sliding windows" if self.windows else ""
-            raise TreeKVError(
-                f"{bytes} bytes hold {max(size, 0)} tokens of this model and the one that is being read ({token} "
-                f"bytes each{beside}); at least {(SMALLEST + 1) * token + self.windows} are needed"
-            )
-        return size // 8 * 8
+def _affordable(captured: Capture, bytes: int, itemsize: int) -> int:
+    """Tokens per layer and KV head that fit into `bytes`, a multiple of eight."""
+    least, next_one = (
+        _decoding_bytes(captured, TreeKVConfig(cache_size=size, prefill="stream", block_size=1), itemsize)
+        for size in (SMALLEST, SMALLEST + 1)
+    )
+    token = next_one - least
+    size = SMALLEST + (bytes - least) // token
+    if size < SMALLEST:
+        windows = least - (SMALLEST + 1) * token
+        beside = f", besides {windows} of its sliding windows" if windows else ""
+        raise TreeKVError(
+            f"{bytes} bytes hold {max(size, 0)} tokens of this model and the one being read ({token} bytes each"
+            f"{beside}); at least {least} are needed"
+        )
+    return size // 8 * 8
 
 
 def _smallest(search: Search, target: dict[str, float]) -> int:
-    """The smallest cache, in eighths of a power of two, that reaches the target with the paper's settings."""
+    """The smallest cache, in eighths of a power of two, that reaches the target with the paper's defaults."""
     ((kind, wanted),) = target.items()
-    largest = search.run.tokens // 2
+    largest = search.captured.tokens // 2
     sizes = [size for size in _sizes() if size <= largest]
 
     def reaches(size: int) -> bool:
         config = TreeKVConfig(cache_size=size, prefill="stream", block_size=_stream_block(size))
         error, mass, _ = search.measure({"it": config})["it"]
         met = mass >= wanted if kind == "mass" else error <= wanted
-        search.note("size", f"{size} tokens", config, error, mass, chosen=False)
+        search.log("size", f"{size} tokens", config, error, mass, chosen=False)
         return met
 
     if not reaches(sizes[-1]):
         last = search.rows[-1]
         raise TreeKVError(
             f"the target {kind} {wanted:g} is not reached with {sizes[-1]} tokens, the most that a capture of "
-            f"{search.run.tokens} can judge ({kind} {last[kind]:.3f}); capture a longer text or lower the target"
+            f"{search.captured.tokens} can judge ({kind} {last[kind]:.3f}); capture a longer text or lower the target"
         )
     low, high = -1, len(sizes) - 1  # the target is reached at high, not at low
     while high - low > 1:
@@ -223,7 +211,7 @@ def _stream_block(size: int) -> int:
 
 
 def _finished(best: TreeKVConfig, prefill: str, block: int | None) -> TreeKVConfig:
-    """The settings for use: the prompt treated as asked for."""
+    """The best settings with the requested handling of prompts."""
     changes: dict[str, Any] = {"recent_size": best.recent_size, "prefill": prefill}
     if block is None and prefill == "stream":
         block = best.block_size
@@ -234,18 +222,18 @@ def _finished(best: TreeKVConfig, prefill: str, block: int | None) -> TreeKVConf
     )
 
 
-def _summary(search: Search, start: float, size: int, held: int) -> str:
+def _summary(search: Search, start: float, size: int, needed: int) -> str:
     return (
         f"Together: simulated output error {search.error:.4f}, paper's defaults {start:.4f}, at {size} tokens per "
-        f"layer and KV head ({held:,} bytes)."
+        f"layer and KV head ({needed:,} bytes)."
     )
 
 
-# ---------------------------------------------------------------------- what can be wrong
+# ---------------------------------------------------------------------- checks
 
 
 def _check(
-    run: Capture,
+    captured: Capture,
     budget: int | None,
     bytes: int | None,
     target: Mapping[str, float] | None,
@@ -260,8 +248,8 @@ def _check(
             raise TreeKVError(f"unknown question {question!r}; known are {', '.join(QUESTIONS)}")
     if prefill not in ("tree", "stream"):
         raise TreeKVError(f"prefill must be 'tree' or 'stream', got {prefill!r}")
-    if run.tokens < 2 * SMALLEST:
-        raise TreeKVError(f"the capture has {run.tokens} tokens; at least {2 * SMALLEST} are needed")
+    if captured.tokens < 2 * SMALLEST:
+        raise TreeKVError(f"the capture has {captured.tokens} tokens; at least {2 * SMALLEST} are needed")
     if target is not None:
         if len(target) != 1 or next(iter(target)) not in ("mass", "error"):
             raise TreeKVError(f"target must be {{'mass': share}} or {{'error': share}}, got {dict(target)!r}")
@@ -270,11 +258,11 @@ def _check(
             raise TreeKVError(f"the target {kind} must be between 0 and 1, got {wanted!r}")
 
 
-def _check_size(run: Capture, size: int) -> None:
+def _check_size(captured: Capture, size: int) -> None:
     if size < SMALLEST:
         raise TreeKVError(f"budget must be at least {SMALLEST} tokens, got {size}")
-    if 2 * size > run.tokens:
+    if 2 * size > captured.tokens:
         raise TreeKVError(
             f"a budget of {size} tokens needs a capture of at least {2 * size} tokens to be judged; this one has "
-            f"{run.tokens}"
+            f"{captured.tokens}"
         )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 
 import analysis
-from analysis.recommendation.decisions import QUESTIONS, reach, sink_mass
+from analysis.recommendation import decisions
+from analysis.recommendation.decisions import QUESTIONS, detail_reach, sink_mass
 from analysis.recommendation.recommend import recommend
 from analysis.retention.loss import loss
 from tests import tiny
@@ -69,18 +68,17 @@ def test_sinks_end_where_their_mass_ends(run, monkeypatch):
     assert mass[3] == pytest.approx(slow, rel=1e-4) and len(mass) == 16
     made = np.full(16, 0.001)
     made[[0, 2]] = 0.2, 0.05
-    module = sys.modules["analysis.recommendation.decisions"]
-    monkeypatch.setattr(module, "sink_mass", lambda run: made)
-    monkeypatch.setattr(module, "CLOSE", 10.0)
+    monkeypatch.setattr(decisions, "sink_mass", lambda captured: made)
+    monkeypatch.setattr(decisions, "CLOSE", 10.0)
     assert recommend(run, 64, questions=["sinks"]).config.sink_size == 3
-    monkeypatch.setattr(module, "CLOSE", -10.0)  # as if the error rose
+    monkeypatch.setattr(decisions, "CLOSE", -10.0)  # as if the error rose
     refused = recommend(run, 64, questions=["sinks"])
-    assert refused.config.sink_size == 4 and "refused" in refused.sentences[0]
+    assert refused.config.sink_size == 4 and "rejected" in refused.sentences[0]
 
 
 def test_one_share_of_recent_tokens_comes_from_the_spectrum(run):
     amplitude = analysis.spectrum(run, level=1)["amplitude"].sel(band="D1").mean(("layer", "head")).values.astype(float)
-    reached = reach(run, 4)
+    reached = detail_reach(run, 4)
     assert amplitude[-reached:].sum() >= 0.9 * amplitude.sum() > amplitude[1 - reached :].sum()
     size = 136
     choice = recommend(run, size, questions=["recent"])
@@ -88,12 +86,11 @@ def test_one_share_of_recent_tokens_comes_from_the_spectrum(run):
     share = min(max(reached, size / 8), 0.75 * size) / size
     known = [0.125, 0.25, 0.375, 0.5, 0.625, 0.75]
     assert share in known or f"{share:.1%} recent, from the spectrum" in settings
-    assert f"the last {reached} tokens hold 90% of the amplitude of D1" in choice.sentences[0]
+    assert f"the last {reached} tokens carry 90% of the amplitude of D1" in choice.sentences[0]
 
 
 def test_the_share_from_the_spectrum_is_simulated(run, monkeypatch):
-    module = sys.modules["analysis.recommendation.decisions"]
-    monkeypatch.setattr(module, "reach", lambda run, sinks: 27)
+    monkeypatch.setattr(decisions, "detail_reach", lambda captured, sinks: 27)
     choice = recommend(run, 64, questions=["recent"])
     rows = {str(r): float(e) for r, e in zip(choice.reasons["setting"].values, choice.reasons["error"].values)}
     config = TreeKVConfig(cache_size=64, recent_size=23, prefill="stream", block_size=16)  # 27 with the sinks
