@@ -48,11 +48,12 @@ FLOORS: dict[str, list[tuple[str, ...]]] = {
         ("__init__",),
     ],
     "app.dashboard": [
-        ("__init__", "main", "views"),
+        ("main", "views"),
         ("actions",),
         ("widgets",),
-        ("session",),
-        ("server",),
+        ("session", "server"),
+        ("pages",),
+        ("__init__",),
     ],
 }
 
@@ -72,12 +73,6 @@ KNOWN_EXCEPTIONS: set[tuple[str, str]] = {
     # treekv: one attention call, below the group of layers that plans it
     ("treekv.cache.layer", "treekv.cache.layer_group"),
     ("treekv.cache.ranked_scores", "treekv.cache.ledger"),
-    # app: names of pages and variables in a module below the server
-    ("app.dashboard.server.base_address", "app.dashboard"),
-    ("app.dashboard.views.start", "app.dashboard"),
-    ("app.dashboard.main", "app.dashboard"),
-    ("app.dashboard.session.run", "app.dashboard"),
-    ("app.dashboard.session.run", "app.dashboard.widgets.theme"),
 }
 
 

@@ -51,7 +51,7 @@ def dashboard(
         run = DEFAULT_RUN
     if run is not None:
         open_run(run)  # one sentence here rather than on the page
-    from app.dashboard import LOOPBACK, is_wildcard, root_of, serve
+    from app.dashboard.server.serve import LOOPBACK, is_wildcard, root_of, serve
 
     if host not in LOOPBACK:
         reached = "this machine" if is_wildcard(host) else host

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app.dashboard import PAGES
+from app.dashboard.pages import PAGES
 from app.dashboard.session import link_check
-from app.dashboard.session import run as run_state
+from app.dashboard.session.run import describe, find_run
+from app.dashboard.session.view import choose_view
 from app.dashboard.widgets import theme
 
 st.set_page_config(page_title="TreeKV", page_icon="🌲", layout="wide")
@@ -16,13 +17,13 @@ pages = {
     for name, title in PAGES.items()
 }
 page = st.navigation(list(pages.values()))
-run = run_state.find_run()
+run = find_run()
 with st.sidebar:
     if run is not None:
-        run_state.describe(run)
+        describe(run)
         shown = next(name for name in pages if pages[name] == page)
         if shown in ("wavelets", "eviction_map", "compare"):
             link_check.check(run, shown)
-            run_state.choose_view(run)
+            choose_view(run)
 link_check.say()
 page.run()

@@ -11,7 +11,7 @@ import plotly.offline
 import xarray as xr
 
 from analysis import plot
-from app.text import wording
+from app.text import captions, wording
 
 TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("app.report", "."),
@@ -40,9 +40,9 @@ def write_report(
     tree, streaming = map(wording.policy_title, ("tree", "streaming"))
     layer, head = int(layers[len(layers) // 2]), int(retention["head"].values[0])
     pictures = {
-        "spectrum": (plot.spectrum(spectrum), wording.READ_SPECTRUM),
-        "coefficients": (plot.coefficients(spectrum), wording.READ_COEFFICIENTS),
-        "tree": (plot.eviction_map(retention, tree), wording.READ_EVICTION_MAP),
+        "spectrum": (plot.spectrum(spectrum), captions.SPECTRUM),
+        "coefficients": (plot.coefficients(spectrum), captions.COEFFICIENTS),
+        "tree": (plot.eviction_map(retention, tree), captions.EVICTION_MAP),
         "head": (
             plot.eviction_map(retention, tree, layer=layer, head=head),
             f"The same for one head alone (layer {layer}, KV head {head}): each head keeps tokens of its own, fewer "

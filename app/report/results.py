@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import plotly.graph_objects as go
 
@@ -14,24 +13,8 @@ from analysis.evaluation.report.aggregate import Cell, Row
 from analysis.evaluation.report.formats import Table
 from analysis.evaluation.sweep.records import FOLDER, MARKER, Results
 from app.runs.folder import place_below
+from app.text import captions
 from treekv.errors import TreeKVError
-
-READ_QUALITY: Final = (
-    "Each line is one policy: the higher its line stays (or the lower, where less is better) towards small "
-    "budgets, the less it loses; where bars overlap widely, look at the paired difference in the table."
-)
-READ_RANKING: Final = (
-    "Each dot is one policy, the best on top: bars overlap widely where documents differ much, so for who is better "
-    "look at the paired difference in the table."
-)
-READ_LOSS: Final = (
-    "Each line is one cache along the text, measured from the dashed line: how high it lies is what forgetting costs "
-    "there, and one that rises to the right degrades with length."
-)
-READ_NEEDLES: Final = (
-    "Each small grid is one cache: a dark cell is a length and depth at which what was hidden there is not found; the "
-    "full cache's grid says what the model can do at all."
-)
 
 
 @dataclass(frozen=True)
@@ -129,11 +112,11 @@ def _section(made: Table, rows: list[Row], cells: list[Cell]) -> Section:
         of = [row for row in rows if row.group == together[0].group and row.estimate is not None]
         if len(of) > 1:
             several = len({row.budget for row in of if row.budget is not None}) > 1
-            pictures.append((_later(figures.quality, of), READ_QUALITY if several else READ_RANKING))
+            pictures.append((_later(figures.quality, of), captions.QUALITY if several else captions.RANKING))
         if any("by_position" in record.detail for cell in together for record in cell.records):
-            pictures.append((_later(figures.loss_by_position, together), READ_LOSS))
+            pictures.append((_later(figures.loss_by_position, together), captions.LOSS))
     if any("depth" in record.facts and record.error is None for cell in own for record in cell.records):
-        pictures.append((_later(figures.needle_grid, own), READ_NEEDLES))
+        pictures.append((_later(figures.needle_grid, own), captions.NEEDLES))
     return Section(made, pictures)
 
 

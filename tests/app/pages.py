@@ -9,10 +9,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import dashboard
-from app.dashboard import ROOT_VARIABLE, RUN_VARIABLE
-
-MAIN = Path(dashboard.__file__).with_name("main.py")
+from app.dashboard.pages import MAIN, ROOT_VARIABLE, RUN_VARIABLE
 
 
 def page(name: str, run: Path | None, monkeypatch: pytest.MonkeyPatch, **query: str) -> AppTest:

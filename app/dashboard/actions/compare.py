@@ -14,11 +14,11 @@ import xarray as xr
 import analysis
 from analysis import plot
 from analysis.memory_size import DTYPES
-from app.dashboard.session import jobs
-from app.dashboard.session import run as run_state
+from app.dashboard.widgets.figure import draw_figure
+from app.dashboard.widgets.job_progress import exclusive
 from app.runs import folder as run_folder
 from app.runs.folder import RunFolder
-from app.text import wording
+from app.text import captions, wording
 from treekv import TreeKVConfig, policies
 
 __all__ = [
@@ -114,7 +114,7 @@ def compare(run: RunFolder, configs: dict[str, TreeKVConfig], layers: tuple[int,
     held = {name: _simulated(*text, json.dumps(config.to_dict())) for name, config in configs.items()}
     if not all(held.values()):
         seen = capture(run)
-        with jobs.turn("Simulating", "Waiting for another simulation to end"):
+        with exclusive("Simulating", "Waiting for another simulation to end"):
             # There may be fewer by now. Settings that are alike are put in one place, and need one name.
             names = {id(held[name]): name for name in configs if not held[name]}
             missing = {name: configs[name] for name in names.values()}
@@ -230,17 +230,17 @@ def _part(found: Comparison, view: View) -> xr.Dataset:
 
 
 PICTURES: Final[dict[str, tuple[Callable[[Comparison, View], go.Figure], str]]] = {
-    "Maps": (lambda found, view: plot.eviction_maps(found.retention, None, *view), wording.READ_MAPS),
+    "Maps": (lambda found, view: plot.eviction_maps(found.retention, None, *view), captions.MAPS),
     "Agreement": (
         lambda found, view: plot.agreement(analysis.agreement(_part(found, view))),
-        wording.READ_AGREEMENT,
+        captions.AGREEMENT,
     ),
-    "Bias": (lambda found, view: plot.bias(analysis.bias(_part(found, view))), wording.READ_BIAS),
-    "Attention retained": (lambda found, view: plot.mass_retained(found.loss), wording.READ_MASS),
-    "Output error": (lambda found, view: plot.output_error(found.loss), wording.READ_ERROR),
+    "Bias": (lambda found, view: plot.bias(analysis.bias(_part(found, view))), captions.BIAS),
+    "Attention retained": (lambda found, view: plot.mass_retained(found.loss), captions.MASS),
+    "Output error": (lambda found, view: plot.output_error(found.loss), captions.ERROR),
     "Density": (
         lambda found, view: plot.density(found.retention, None, view.start, view.stop),
-        wording.READ_DENSITY,
+        captions.DENSITY,
     ),
 }
 
@@ -267,8 +267,8 @@ def reality() -> None:
         st.info("In the last generation nothing was evicted, so there is nothing to compare: give a longer prompt.")
         return
     names = [wording.policy_title(str(record["policy"].values[0])) for record in (simulated, real)]
-    run_state.draw(
+    draw_figure(
         lambda: plot.retention_difference(wording.titled(analysis.combine(simulated, real)), *names),
-        wording.READ_DIFFERENCE,
+        captions.DIFFERENCE,
         key="reality",
     )

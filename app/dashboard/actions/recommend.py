@@ -9,10 +9,12 @@ import streamlit as st
 import analysis
 from analysis.recommendation.recommend import DEFAULT_QUESTIONS, QUESTIONS, SMALLEST
 from app.dashboard.session import jobs
-from app.dashboard.session import run as run_state
-from app.dashboard.session import settings as settings_state
+from app.dashboard.session.messages import or_stop, plain
+from app.dashboard.session.settings import COMPARED, MOST_COMPARED, choose_settings, set_compared
+from app.dashboard.widgets.figure import draw_figure
+from app.dashboard.widgets.job_progress import show_job
 from app.runs.folder import RunFolder
-from app.text import wording
+from app.text import captions, wording
 
 JOB = "recommendation-job"
 GOALS = ("Tokens to hold", "Bytes to hold", "Attention to retain", "Error to allow")
@@ -41,14 +43,14 @@ def section(run: RunFolder, seen: analysis.Capture) -> None:
             format_func=ASKED.__getitem__,
         )  # fmt: skip
     if st.button("Recommend", key="recommend"):
-        st.session_state[JOB] = run_state.or_stop(
+        st.session_state[JOB] = or_stop(
             lambda: jobs.submit(jobs.owner(), "Recommendation", lambda job: _work(job, seen, wanted, list(questions)))
         )
         st.session_state["recommendation-run"] = str(run.path)
     job = st.session_state.get(JOB)
     if job is None or st.session_state.get("recommendation-run") != str(run.path):
         return
-    jobs.show(job)
+    show_job(job)
     if job.result is not None:
         _show(job.result)
 
@@ -81,15 +83,15 @@ def _show(choice: analysis.Recommendation) -> None:
     words = f"{config.cache_size:,} tokens: {parts}"
     st.success(f"{words}; {wording.size(int(choice.reasons.attrs['bytes']))} of keys and values.")
     for sentence in choice.sentences:
-        st.markdown(f"- {run_state.plain(sentence)}")
+        st.markdown(f"- {plain(sentence)}")
     st.button("Take the recommendation", key="take-recommendation", type="primary", on_click=_take, args=(choice,),
               help="It becomes the chosen setting, and joins the comparison if there is room.")  # fmt: skip
-    run_state.draw(lambda: choice.figure, wording.READ_RECOMMENDATION, key="recommendation")
+    draw_figure(lambda: choice.figure, captions.RECOMMENDATION, key="recommendation")
 
 
 def _take(choice: analysis.Recommendation) -> None:
-    settings_state.choose(choice.config)
-    configs = list(st.session_state.get(settings_state.COMPARED, []))
+    choose_settings(choice.config)
+    configs = list(st.session_state.get(COMPARED, []))
     if choice.config not in configs:
-        settings_state.set_compared([*configs[: settings_state.MOST - 1], choice.config])
+        set_compared([*configs[: MOST_COMPARED - 1], choice.config])
     st.session_state["taken"] = True

@@ -9,13 +9,12 @@ from typing import Final
 import plotly.graph_objects as go
 
 from analysis import plot
-from app.dashboard.actions import compare as comparing
-from app.dashboard.actions import generate as generating
-from app.dashboard.session import run as run_state
+from app.dashboard.actions import compare, generate
+from app.dashboard.session.run import open_spectrum
 from app.report.one_page import one_page
 from app.runs import folder as run_folder
 from app.runs.folder import RunFolder
-from app.text import wording
+from app.text import captions, wording
 from treekv import TreeKVConfig
 
 CONTEXT: Final = 32768  # tokens for which memory is told
@@ -33,40 +32,40 @@ def figures(run: RunFolder, config: TreeKVConfig) -> dict[str, Figure]:
     """Pictures by name, each with the sentence that reads it; those of the run's files only where these are there."""
     found: dict[str, Figure] = {}
     if run.has(run_folder.SPECTRUM):
-        found["Wavelets: amplitude by band"] = (lambda: plot.spectrum(run_state.spectrum(run)), wording.READ_SPECTRUM)
+        found["Wavelets: amplitude by band"] = (lambda: plot.spectrum(open_spectrum(run)), captions.SPECTRUM)
         found["Wavelets: coefficients"] = (
-            lambda: plot.coefficients(run_state.spectrum(run)),
-            wording.READ_COEFFICIENTS,
+            lambda: plot.coefficients(open_spectrum(run)),
+            captions.COEFFICIENTS,
         )
     if run.has(run_folder.CAPTURE):
         chosen = _names(config)[0]
         found |= {
             "Chosen settings: what is kept": (
                 lambda: plot.eviction_map(simulated(run, config).retention, chosen),
-                wording.READ_EVICTION_MAP,
+                captions.EVICTION_MAP,
             ),
             "Chosen settings beside a window": (
                 lambda: plot.eviction_maps(simulated(run, config).retention),
-                wording.READ_MAPS,
+                captions.MAPS,
             ),
-            "Density": (lambda: plot.density(simulated(run, config).retention), wording.READ_DENSITY),
-            "Attention retained": (lambda: plot.mass_retained(simulated(run, config).loss), wording.READ_MASS),
-            "Output error": (lambda: plot.output_error(simulated(run, config).loss), wording.READ_ERROR),
-            "Memory": (lambda: _memory(run, config), wording.READ_MEMORY),
+            "Density": (lambda: plot.density(simulated(run, config).retention), captions.DENSITY),
+            "Attention retained": (lambda: plot.mass_retained(simulated(run, config).loss), captions.MASS),
+            "Output error": (lambda: plot.output_error(simulated(run, config).loss), captions.ERROR),
+            "Memory": (lambda: _memory(run, config), captions.MEMORY),
         }
     return found
 
 
-def simulated(run: RunFolder, config: TreeKVConfig) -> comparing.Comparison:
+def simulated(run: RunFolder, config: TreeKVConfig) -> compare.Comparison:
     """The chosen settings beside a window of the same size, on a few layers of the run's capture."""
-    seen, configs = comparing.capture(run), _configs(config)
-    layers = tuple(comparing.few_layers(seen))
-    return comparing.compare(run, configs, layers, comparing.usual_prompt(configs, seen.tokens))
+    seen, configs = compare.capture(run), _configs(config)
+    layers = tuple(compare.few_layers(seen))
+    return compare.compare(run, configs, layers, compare.usual_prompt(configs, seen.tokens))
 
 
 def check(run: RunFolder, config: TreeKVConfig) -> None:
     """Raise what would keep `report` from being made: no capture, or settings for another number of layers."""
-    config.per_layer(len(comparing.capture(run).full_layers))
+    config.per_layer(len(compare.capture(run).full_layers))
 
 
 def report(run: RunFolder, config: TreeKVConfig) -> str:
@@ -75,25 +74,25 @@ def report(run: RunFolder, config: TreeKVConfig) -> str:
     Raises:
         TreeKVError: what `check` raises.
     """
-    seen = comparing.capture(run)
+    seen = compare.capture(run)
     found = simulated(run, config)
     text = run.manifest.get("text", {})
     return one_page(
         config,
         title=_names(config)[0],
         model=seen.model,
-        load=generating.model_of(seen.model),
+        load=generate.model_of(seen.model),
         text=str(text.get("title", "a text")),
         tokens=seen.tokens,
-        means_words=f"{comparing.reading_in_words(int(found.retention.attrs['prompt']))} "
-        f"{comparing.means_in_words(seen, found)}",
-        rows=[_in_words(row) for row in comparing.rows(seen, found, CONTEXT, 1, DTYPE)],
+        means_words=f"{compare.reading_in_words(int(found.retention.attrs['prompt']))} "
+        f"{compare.means_in_words(seen, found)}",
+        rows=[_in_words(row) for row in compare.rows(seen, found, CONTEXT, 1, DTYPE)],
         memory_words=f"Memory is that of keys and values at {CONTEXT:,} tokens, one row, {DTYPE}, over "
         f"{len(seen.model_layers)} layers.",
         pictures=[
-            (plot.eviction_maps(found.retention), wording.READ_MAPS),
-            (plot.output_error(found.loss), wording.READ_ERROR),
-            (_memory(run, config), wording.READ_MEMORY),
+            (plot.eviction_maps(found.retention), captions.MAPS),
+            (plot.output_error(found.loss), captions.ERROR),
+            (_memory(run, config), captions.MEMORY),
         ],
     )
 
@@ -118,4 +117,4 @@ def _configs(config: TreeKVConfig) -> dict[str, TreeKVConfig]:
 
 
 def _memory(run: RunFolder, config: TreeKVConfig) -> go.Figure:
-    return comparing.memory_figure(comparing.capture(run), {_names(config)[0]: config}, CONTEXT, 1, DTYPE)
+    return compare.memory_figure(compare.capture(run), {_names(config)[0]: config}, CONTEXT, 1, DTYPE)

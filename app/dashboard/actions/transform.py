@@ -11,8 +11,10 @@ import xarray as xr
 
 import analysis
 from app.dashboard.session import jobs
-from app.dashboard.session import run as run_state
 from app.dashboard.session.jobs import Job
+from app.dashboard.session.messages import or_stop
+from app.dashboard.session.run import open_spectrum, open_trends
+from app.dashboard.widgets.job_progress import show_job
 from app.runs import folder as run_folder
 from app.runs.folder import RunFolder
 
@@ -50,8 +52,8 @@ def choose() -> Transform:
 def spectrum_and_trends(run: RunFolder, chosen: Transform) -> tuple[xr.Dataset, xr.Dataset]:
     """Both for the chosen transform; while they are computed the page shows how far that is, and ends there."""
     if chosen == Transform():
-        return run_state.spectrum(run), run_state.trends(run)
-    capture = run_state.or_stop(lambda: run.file(run_folder.CAPTURE))
+        return open_spectrum(run), open_trends(run)
+    capture = or_stop(lambda: run.file(run_folder.CAPTURE))
     results = _results(str(capture), capture.stat().st_mtime_ns, chosen)
     if "trends" in results:
         return results["spectrum"], results["trends"]
@@ -61,9 +63,9 @@ def spectrum_and_trends(run: RunFolder, chosen: Transform) -> tuple[xr.Dataset, 
             job[1].stop()
         work = functools.partial(_compute, path=str(capture), chosen=chosen, results=results)
         title = f"Taking the spectrum with {chosen.wavelet}"
-        job = (str(capture), chosen), run_state.or_stop(lambda: jobs.submit(jobs.owner(), title, work))
+        job = (str(capture), chosen), or_stop(lambda: jobs.submit(jobs.owner(), title, work))
         st.session_state["transforming"] = job
-    jobs.show(job[1])
+    show_job(job[1])
     if job[1].ended and st.button("Try again"):
         del st.session_state["transforming"]
         st.rerun()

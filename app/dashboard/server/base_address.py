@@ -11,7 +11,7 @@ import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
-from app.dashboard import PAGES
+from app.dashboard.pages import PAGES
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

@@ -6,7 +6,9 @@ from typing import Final
 
 import streamlit as st
 
-from app.dashboard.session import run as run_state
+from app.dashboard.session.messages import plain
+from app.dashboard.session.run import any_record, open_retention, policies_of, policy_label, tokens_of
+from app.dashboard.session.view import ALL, nearest_stretch, positions_of_address, read_index
 from app.runs.folder import RunFolder
 from app.text import wording
 from treekv import TreeKVError
@@ -35,23 +37,23 @@ def say() -> None:
     """The sentence, once."""
     parts = st.session_state.pop("unknown_in_link", None)
     if parts:
-        st.warning(f"The link asks for what this run does not have: {run_state.plain('; '.join(parts))}.")
+        st.warning(f"The link asks for what this run does not have: {plain('; '.join(parts))}.")
 
 
 def _of_view(run: RunFolder, asked: dict[str, list[str]]) -> list[str]:
-    data = run_state.any_record(run)
+    data = any_record(run)
     if data is None:
         return []
     parts = [
         f"{name} {_short(value)} (all are shown)"
         for name in ("layer", "head")
         for value in asked[name][-1:]
-        if value not in (run_state.ALL, *map(str, data[name].values))
+        if value not in (ALL, *map(str, data[name].values))
     ]
     if asked["positions"]:
-        tokens = run_state.tokens_of(data)
-        pair = run_state.positions_of_address()
-        shown = run_state.nearest(*(pair or (0, tokens)), tokens)
+        tokens = tokens_of(data)
+        pair = positions_of_address()
+        shown = nearest_stretch(*(pair or (0, tokens)), tokens)
         if pair != shown:
             words = _short(" to ".join(asked["positions"]))
             parts.append(f"positions {words} ({shown[0]:,} to {shown[1]:,} are shown)")
@@ -60,21 +62,21 @@ def _of_view(run: RunFolder, asked: dict[str, list[str]]) -> list[str]:
 
 def _of_map(run: RunFolder, asked: dict[str, list[str]]) -> list[str]:
     try:
-        record = run_state.retention(run, stop=False)
+        record = open_retention(run, stop=False)
     except TreeKVError:
         return []  # the page says so
-    names = run_state.policies_of(record)
+    names = policies_of(record)
     real = st.session_state.get("real_trace")
-    of_real = [] if real is None else run_state.policies_of(real)
+    of_real = [] if real is None else policies_of(real)
     steps, parts = int(record.attrs["steps"]), []
     for value in asked["policy"][-1:]:
-        if value in [run_state.policy_label(name) for name in of_real]:
+        if value in [policy_label(name) for name in of_real]:
             steps = int(real.attrs["steps"])
-        elif value not in [run_state.policy_label(name) for name in names]:
+        elif value not in [policy_label(name) for name in names]:
             whose = ", a record of the session that generated it" if value.endswith("(real run)") else ""
             parts.append(f"the policy {_short(value)}{whose} ({wording.policy_title(names[0])} is shown)")
     for value in asked["step"][-1:]:
-        if not 1 <= (run_state.whole(value) or 0) <= steps:
+        if not 1 <= (read_index(value) or 0) <= steps:
             parts.append(f"step {_short(value)} (the last, {steps:,}, is shown)")
     return parts
 

@@ -7,14 +7,15 @@ from typing import Any, Final
 
 import streamlit as st
 
-from app.dashboard.session import run as run_state
+from app.dashboard.session.keys import SETTINGS
+from app.dashboard.session.messages import sentence
 from app.runs import folder as run_folder
 from app.runs.folder import RunFolder
 from app.text.wording import policy_title
 from treekv import TreeKVConfig, TreeKVError
 
-CHOSEN, COMPARED = run_state.SETTINGS
-LEAST, MOST = 2, 6  # settings side by side
+CHOSEN, COMPARED = SETTINGS
+LEAST_COMPARED, MOST_COMPARED = 2, 6  # settings side by side
 _LETTERS: Final = "ABCDEF"
 
 
@@ -72,7 +73,7 @@ def _value(word: str) -> Any:
 # ---------------------------------------------------------------------- the chosen setting
 
 
-def chosen(run: RunFolder | None = None) -> TreeKVConfig:
+def current_settings(run: RunFolder | None = None) -> TreeKVConfig:
     """What the user has chosen in this session, else what the address says, else the run's own settings, else the
     paper's defaults. The address follows the choice, so that a link carries it."""
     if CHOSEN not in st.session_state:
@@ -84,7 +85,7 @@ def chosen(run: RunFolder | None = None) -> TreeKVConfig:
     return config
 
 
-def choose(config: TreeKVConfig) -> None:
+def choose_settings(config: TreeKVConfig) -> None:
     """Make these the settings that Generate runs and Take away exports."""
     st.session_state[CHOSEN] = config
     st.session_state[f"{CHOSEN}-by-hand"] = True
@@ -98,7 +99,7 @@ def _from_address() -> TreeKVConfig | None:
     try:
         return decode(text)
     except TreeKVError as error:
-        st.warning(f"The settings in the address cannot be used: {run_state.sentence(error)}")
+        st.warning(f"The settings in the address cannot be used: {sentence(error)}")
         return None
 
 
@@ -108,7 +109,7 @@ def _of_run(run: RunFolder | None) -> TreeKVConfig:
     try:
         return TreeKVConfig.load(run.file(run_folder.SETTINGS))
     except TreeKVError as error:
-        st.warning(f"The run's settings cannot be used: {run_state.sentence(error)}")
+        st.warning(f"The run's settings cannot be used: {sentence(error)}")
         return TreeKVConfig()
 
 
@@ -120,24 +121,24 @@ def _to_address(name: str, text: str) -> None:
 # ---------------------------------------------------------------------- the settings to compare
 
 
-def compared(run: RunFolder | None, tokens: int) -> dict[str, TreeKVConfig]:
+def compared_settings(run: RunFolder | None, tokens: int) -> dict[str, TreeKVConfig]:
     """The settings side by side by the names that pictures give them, "A TreeKV 128", "B StreamingLLM 128", ..."""
     if COMPARED not in st.session_state:
         asked = _compared_in_address()
-        st.session_state[COMPARED] = asked or _to_begin_with(chosen(run), tokens)
+        st.session_state[COMPARED] = asked or _to_begin_with(current_settings(run), tokens)
         st.session_state[f"{COMPARED}-by-hand"] = asked is not None
     configs: list[TreeKVConfig] = st.session_state[COMPARED]
     _to_address(COMPARED, ";".join(map(encode, configs)))
-    return {label(number, config): config for number, config in enumerate(configs)}
+    return {setting_label(number, config): config for number, config in enumerate(configs)}
 
 
 def set_compared(configs: list[TreeKVConfig]) -> None:
     """Replace the settings side by side; at most six are kept."""
-    st.session_state[COMPARED] = list(configs)[:MOST]
+    st.session_state[COMPARED] = list(configs)[:MOST_COMPARED]
     st.session_state[f"{COMPARED}-by-hand"] = True
 
 
-def label(number: int, config: TreeKVConfig) -> str:
+def setting_label(number: int, config: TreeKVConfig) -> str:
     """What the pictures call the setting with that number."""
     size = "" if config.policy == "full" else f" {config.cache_size:,}"
     return f"{_LETTERS[number]} {policy_title(config.policy)}{size}"
@@ -149,11 +150,11 @@ def _compared_in_address() -> list[TreeKVConfig] | None:
         return None
     try:
         configs = [decode(part) for part in text.split(";")]
-        if not LEAST <= len(configs) <= MOST:
+        if not LEAST_COMPARED <= len(configs) <= MOST_COMPARED:
             raise TreeKVError(f"two to six settings can be compared, got {len(configs)}")
         return configs
     except TreeKVError as error:
-        st.warning(f"The settings in the address cannot be compared: {run_state.sentence(error)}")
+        st.warning(f"The settings in the address cannot be compared: {sentence(error)}")
         return None
 
 

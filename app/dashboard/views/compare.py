@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app.dashboard.actions import compare as comparing
-from app.dashboard.actions import recommend as recommending
+from app.dashboard.actions import compare, recommend
 from app.dashboard.actions.compare import FOLLOWS, PICTURES, Comparison, View
-from app.dashboard.session import run as run_state
-from app.dashboard.session import settings as settings_state
-from app.text import wording
+from app.dashboard.session.messages import or_stop, plain
+from app.dashboard.session.run import current_run
+from app.dashboard.session.settings import (
+    COMPARED,
+    LEAST_COMPARED,
+    MOST_COMPARED,
+    choose_settings,
+    compared_settings,
+    current_settings,
+    set_compared,
+    with_changes,
+)
+from app.dashboard.session.view import kv_head_of, selected_index, selected_stretch
+from app.dashboard.widgets.figure import draw_figure
+from app.text import captions, wording
 from treekv import TreeKVConfig, TreeKVError, policies
 
 BLOCKS = [1, 2, 4, 8, 16, 32, 64]
@@ -21,9 +32,9 @@ PREFILLS = {
 MEMORY = "Memory"  # drawn from sizes alone, the other pictures from a simulation
 CONTEXTS = [2**power for power in range(9, 21)]
 
-run = run_state.current_run()
-capture = run_state.or_stop(lambda: comparing.capture(run))
-settings_state.chosen(run)
+run = current_run()
+capture = or_stop(lambda: compare.capture(run))
+current_settings(run)
 
 st.title("Compare")
 st.markdown(
@@ -34,7 +45,7 @@ st.markdown(
 
 def editor(names: list[str]) -> None:
     """The settings side by side, one of which the controls change."""
-    configs: list[TreeKVConfig] = st.session_state[settings_state.COMPARED]
+    configs: list[TreeKVConfig] = st.session_state[COMPARED]
     if st.session_state.get("edited") not in range(len(configs)):
         st.session_state["edited"] = 0
     st.segmented_control(
@@ -50,11 +61,11 @@ def editor(names: list[str]) -> None:
         _buttons(len(configs))
     said = st.session_state.pop("refused", None)
     if said is not None:
-        st.error(run_state.plain(said))
+        st.error(plain(said))
 
 
 def _controls(config: TreeKVConfig) -> None:
-    limits = comparing.limits(config, capture.tokens)
+    limits = compare.limits(config, capture.tokens)
     values = {
         "policy": config.policy,
         "cache_size": min(max(config.cache_size, limits.least), limits.most),
@@ -94,9 +105,9 @@ def _buttons(count: int) -> None:
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         st.toggle("Move all settings at once", value=True, key="together", persist_state="session", width="content",
                   help="Budget, sinks, recent and block, where a setting has them.")  # fmt: skip
-        st.button("Add", key="add", disabled=count >= settings_state.MOST, on_click=_add,
+        st.button("Add", key="add", disabled=count >= MOST_COMPARED, on_click=_add,
                   help="A copy of the one marked, to be changed.")  # fmt: skip
-        st.button("Remove", key="remove", disabled=count <= settings_state.LEAST, on_click=_remove,
+        st.button("Remove", key="remove", disabled=count <= LEAST_COMPARED, on_click=_remove,
                   help="Takes the one marked away.")  # fmt: skip
         st.button("Take these settings", key="take", on_click=_take, type="primary",
                   help="Generate and Take away then use the ones marked.")  # fmt: skip
@@ -120,51 +131,51 @@ def _shown(name: str, value: object) -> str:
 
 def _change(name: str, key: str) -> None:
     """Put one control's new value into the marked setting, and into the others where it fits them."""
-    configs: list[TreeKVConfig] = list(st.session_state[settings_state.COMPARED])
+    configs: list[TreeKVConfig] = list(st.session_state[COMPARED])
     edited, value = st.session_state["edited"], st.session_state[key]
     if key != st.session_state["shown"][name][0] or value == st.session_state["shown"][name][1]:
         return  # it is no longer there, or nobody moved it
     st.session_state["shown"][name] = key, value
     st.session_state["moved"] = name, edited
     try:
-        configs[edited] = settings_state.with_changes(configs[edited], **{name: value})
+        configs[edited] = with_changes(configs[edited], **{name: value})
     except TreeKVError as error:
         st.session_state["refused"] = wording.by_control(str(error))
         return
     if st.session_state.get("together", True) and name not in ("policy", "prefill"):
         for number, config in enumerate(configs):
-            if number != edited and comparing.has(config, name):
+            if number != edited and compare.has(config, name):
                 try:
-                    configs[number] = settings_state.with_changes(config, **{name: value})
+                    configs[number] = with_changes(config, **{name: value})
                 except TreeKVError:
                     continue  # it stays as it is
-    settings_state.set_compared(configs)
+    set_compared(configs)
 
 
 def _add() -> None:
-    configs: list[TreeKVConfig] = list(st.session_state[settings_state.COMPARED])
+    configs: list[TreeKVConfig] = list(st.session_state[COMPARED])
     configs.append(configs[st.session_state["edited"]])
-    settings_state.set_compared(configs)
+    set_compared(configs)
     st.session_state["edited"] = len(configs) - 1
 
 
 def _remove() -> None:
-    configs: list[TreeKVConfig] = list(st.session_state[settings_state.COMPARED])
+    configs: list[TreeKVConfig] = list(st.session_state[COMPARED])
     configs.pop(st.session_state["edited"])
-    settings_state.set_compared(configs)
+    set_compared(configs)
     st.session_state["edited"] = 0
 
 
 def _take() -> None:
-    config = st.session_state[settings_state.COMPARED][st.session_state["edited"]]
-    settings_state.choose(config)
+    config = st.session_state[COMPARED][st.session_state["edited"]]
+    choose_settings(config)
     st.session_state["taken"] = True
 
 
 def scope(configs: dict[str, TreeKVConfig]) -> tuple[tuple[int, ...], int]:
     """The layers to simulate and how much of the text is the prompt."""
     left, right = st.columns(2)
-    few = comparing.few_layers(capture)
+    few = compare.few_layers(capture)
     if not {*st.session_state.get("compare_layers", few)} <= set(capture.layers):  # of another run
         del st.session_state["compare_layers"]
     if "compare_layers" not in st.session_state and "compare_layers" not in st.query_params:
@@ -174,7 +185,7 @@ def scope(configs: dict[str, TreeKVConfig]) -> tuple[tuple[int, ...], int]:
         st.session_state["prompt-given"] = False
     st.session_state.setdefault("prompt-given", "compare_prompt" in st.query_params)
     if not st.session_state["prompt-given"]:  # it follows the settings until somebody says what it is
-        st.session_state["compare_prompt"] = comparing.usual_prompt(configs, capture.tokens)
+        st.session_state["compare_prompt"] = compare.usual_prompt(configs, capture.tokens)
     with left:
         layers = st.multiselect("Layers to simulate", capture.layers, key="compare_layers", bind="query-params",
                                 help="A few answer within a second, all of them take longer.")  # fmt: skip
@@ -208,7 +219,7 @@ def context() -> tuple[int, int, str]:
     with columns[2]:
         dtype = st.segmented_control(
             "Numbers kept as",
-            comparing.DTYPES,
+            compare.DTYPES,
             default="bfloat16",
             required=True,
             key="memory_dtype",
@@ -219,7 +230,7 @@ def context() -> tuple[int, int, str]:
 
 @st.fragment
 def side_by_side() -> None:
-    configs = settings_state.compared(run, capture.tokens)
+    configs = compared_settings(run, capture.tokens)
     editor(list(configs))
     if st.session_state.pop("taken", False):
         st.toast("Taken: Generate and Take away use these settings now.")
@@ -229,31 +240,31 @@ def side_by_side() -> None:
     if not layers:
         st.info("Choose at least one layer to simulate.")
         return
-    also = {run_state.chosen("layer")} & set(capture.layers)  # the one that the sidebar asks for, in pictures only
+    also = {selected_index("layer")} & set(capture.layers)  # the one that the sidebar asks for, in pictures only
     shown = tuple(sorted({*layers, *also}))
-    found = run_state.or_stop(lambda: comparing.compare(run, configs, shown, prompt))
+    found = or_stop(lambda: compare.compare(run, configs, shown, prompt))
     table(found.of(layers), prompt, length, batch, dtype)
     picture = st.segmented_control(
         "Picture", [*PICTURES, MEMORY], default="Maps", required=True, key="picture", bind="query-params"
     )
     if picture == MEMORY:
-        run_state.draw(
-            lambda: comparing.memory_figure(capture, configs, length, batch, dtype), wording.READ_MEMORY, key="memory"
+        draw_figure(
+            lambda: compare.memory_figure(capture, configs, length, batch, dtype), captions.MEMORY, key="memory"
         )
         return
     make, reading = PICTURES[picture]
-    run_state.draw(lambda: make(found, view_of()), f"{reading} {FOLLOWS[picture]}".strip(), key=f"compare-{picture}")
+    draw_figure(lambda: make(found, view_of()), f"{reading} {FOLLOWS[picture]}".strip(), key=f"compare-{picture}")
 
 
 def view_of() -> View:
     """What the sidebar chooses of the pictures that can show a part."""
-    head = run_state.kv_head(run_state.chosen("head"), capture.query_heads, capture.kv_heads)
-    start, stop = run_state.stretch(capture.tokens)
-    return View(run_state.chosen("layer"), head, start, stop)
+    head = kv_head_of(selected_index("head"), capture.query_heads, capture.kv_heads)
+    start, stop = selected_stretch(capture.tokens)
+    return View(selected_index("layer"), head, start, stop)
 
 
 def table(found: Comparison, prompt: int, length: int, batch: int, dtype: str) -> None:
-    rows = comparing.rows(capture, found, length, batch, dtype)
+    rows = compare.rows(capture, found, length, batch, dtype)
     percent = st.column_config.NumberColumn(format="%.1f %%")
     st.dataframe(
         rows,
@@ -261,14 +272,14 @@ def table(found: Comparison, prompt: int, length: int, batch: int, dtype: str) -
         width="stretch",
         column_config={"attention retained": percent, "output error": percent},
     )
-    for name in comparing.untouched(found.configs, prompt):
-        st.warning(f"{name} reduces a prompt and nothing else, and {comparing.prompt_in_words(prompt)}: it keeps all.")
+    for name in compare.untouched(found.configs, prompt):
+        st.warning(f"{name} reduces a prompt and nothing else, and {compare.prompt_in_words(prompt)}: it keeps all.")
     st.caption(
-        f"{comparing.means_in_words(capture, found)} Memory is that of keys and values of "
+        f"{compare.means_in_words(capture, found)} Memory is that of keys and values of "
         f"{len(capture.model_layers)} layers at {length:,} tokens, {batch} {'row' if batch == 1 else 'rows'}, {dtype}."
     )
 
 
 side_by_side()
-recommending.section(run, capture)
-comparing.reality()
+recommend.section(run, capture)
+compare.reality()

@@ -5,19 +5,21 @@ from __future__ import annotations
 import streamlit as st
 
 from analysis import plot
-from app.dashboard.session import run as run_state
+from app.dashboard.session.run import current_run, open_retention, policies_of, policy_label, query_heads
+from app.dashboard.session.view import kv_head_of, selected_index, selected_stretch
+from app.dashboard.widgets.figure import draw_figure, draw_text
 from app.dashboard.widgets.step_slider import through_time
-from app.text import wording
+from app.text import captions, wording
 
 MOST_TOKENS = 2048  # of the text at once: a page of 250 kB
 MOST_IN_TREE = 256
 
-run = run_state.current_run()
-simulated, real = run_state.retention(run), st.session_state.get("real_trace")
-layer, head = run_state.chosen("layer"), run_state.chosen("head")
+run = current_run()
+simulated, real = open_retention(run), st.session_state.get("real_trace")
+layer, head = selected_index("layer"), selected_index("head")
 
 st.title("Eviction map")
-names = run_state.policies_of(simulated)
+names = policies_of(simulated)
 from_run = [] if real is None else [str(name) for name in real["policy"].values if str(name) not in names]
 if st.session_state.get("policy", names[0]) not in names + from_run:
     del st.session_state["policy"]
@@ -26,7 +28,7 @@ policy = st.segmented_control(
     names + from_run,
     default=names[0],
     required=True,
-    format_func=run_state.policy_label,
+    format_func=policy_label,
     key="policy",
     bind="query-params",
     persist_state="session",
@@ -41,12 +43,12 @@ if is_real:
     )
     if layer is not None and layer not in data["layer"].values:
         layer = None
-kv_head = run_state.kv_head(head, run_state.query_heads(run), data.sizes["head"])
-start, stop = run_state.stretch(steps) if not is_real else (None, None)
+kv_head = kv_head_of(head, query_heads(run), data.sizes["head"])
+start, stop = selected_stretch(steps) if not is_real else (None, None)
 
-run_state.draw(
+draw_figure(
     lambda: plot.eviction_map(data, name, layer, kv_head, start, stop),
-    wording.READ_EVICTION_MAP,
+    captions.EVICTION_MAP,
     key="eviction-map",
     zoomable=not is_real,
 )
@@ -69,19 +71,19 @@ def at(step: int) -> None:
         st.info(f"Nothing of the positions from {first:,} on was read yet; move the slider to the right.")
     elif view == "Text":
         shown = max(first, last - MOST_TOKENS)
-        run_state.draw_text(
+        draw_text(
             lambda: plot.text_retention(data, name, step=step, layer=layer, head=kv_head, start=shown, stop=last),
-            wording.READ_TEXT,
+            captions.TEXT,
         )
     elif view == "Density":
-        run_state.draw(
+        draw_figure(
             lambda: plot.density(data, step, start, stop, layer=layer, head=kv_head),
-            wording.READ_DENSITY,
+            captions.DENSITY,
             key="density",
         )
     else:
         narrow = (first, last) if (start or stop) and last - first <= MOST_IN_TREE else (None, None)
-        run_state.draw(lambda: plot.tree(data, name, layer, kv_head, *narrow, step=step), wording.READ_TREE, key="tree")
+        draw_figure(lambda: plot.tree(data, name, layer, kv_head, *narrow, step=step), captions.TREE, key="tree")
         if narrow == (None, None):
             st.caption(f"To see another stretch, choose at most {MOST_IN_TREE} positions at the left.")
 

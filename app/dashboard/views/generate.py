@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app.dashboard.actions import generate as generating
+from app.dashboard.actions import generate
 from app.dashboard.actions.generate import FULL, OURS, Outcome, Request
 from app.dashboard.session import jobs
-from app.dashboard.session import run as run_state
-from app.dashboard.session import settings as settings_state
+from app.dashboard.session.messages import or_stop, plain
+from app.dashboard.session.run import end_of_text, find_run
+from app.dashboard.session.settings import current_settings
+from app.dashboard.widgets.job_progress import show_job
 from app.generation import Generation
 from app.text import wording
 
 JOB = "generation-job"
 TIMES, MOST_TOKENS = 3, 768  # the first prompt in cache sizes, and what a reader waits for
 
-run = run_state.find_run()
+run = find_run()
 st.title("Generate")
 if st.session_state.get("run_error"):
-    st.error(run_state.plain(st.session_state["run_error"]))
-config = settings_state.chosen(run)
+    st.error(plain(st.session_state["run_error"]))
+config = current_settings(run)
 st.markdown(
     "A prompt, continued by the real model with the settings you chose, beside the same model with a full cache."
 )
-st.caption(f"Chosen: {run_state.plain(wording.settings_in_words(config))}. The page Compare changes this.")
+st.caption(f"Chosen: {plain(wording.settings_in_words(config))}. The page Compare changes this.")
 
 
 def asked() -> Request | None:
@@ -33,7 +35,7 @@ def asked() -> Request | None:
             "Prompt",
             value=_beginning(),
             height=180,
-            max_chars=generating.MOST_PROMPT,
+            max_chars=generate.MOST_PROMPT,
             key="generate-prompt",
             persist_state="session",
         )
@@ -42,7 +44,7 @@ def asked() -> Request | None:
             named = (
                 "smollm2"
                 if run is None
-                else generating.model_of(str(run.manifest.get("load") or run.manifest.get("model", "")))
+                else generate.model_of(str(run.manifest.get("load") or run.manifest.get("model", "")))
             )
             model = st.text_input("Model", value=named, key="generate-model", persist_state="session",
                                   help="An alias such as smollm2, a local folder, or a hub id.")  # fmt: skip
@@ -63,7 +65,7 @@ def asked() -> Request | None:
 def _beginning() -> str:
     """The end of the run's text as a prompt to begin with, where it can be longer than the cache: something has to
     go if there is to be something to see."""
-    return "" if run is None else run_state.end_of_text(run, min(TIMES * config.cache_size, MOST_TOKENS))
+    return "" if run is None else end_of_text(run, min(TIMES * config.cache_size, MOST_TOKENS))
 
 
 def streaming(job: jobs.Job[Outcome]) -> None:
@@ -99,7 +101,7 @@ def finished(outcome: Outcome) -> None:
     """The texts, their figures, and where they part."""
     made = wording.settings_in_words(outcome.request.config)
     if outcome.request.config != config:
-        st.warning(f"These texts were made with other settings than those chosen now: {run_state.plain(made)}.")
+        st.warning(f"These texts were made with other settings than those chosen now: {plain(made)}.")
     if outcome.results:
         side_by_side(outcome.results)
     if len(outcome.results) == 2:
@@ -107,7 +109,7 @@ def finished(outcome: Outcome) -> None:
     if outcome.real is not None:
         st.info(where_it_is(outcome))
     if outcome.note:
-        st.caption(run_state.plain(outcome.note))
+        st.caption(plain(outcome.note))
 
 
 def where_it_is(outcome: Outcome) -> str:
@@ -142,7 +144,7 @@ def parting(outcome: Outcome) -> None:
     ours = outcome.results[OURS]
     count = len(ours.token_ids)
     asked = outcome.request.config
-    if asked.policy != "full" and generating.nothing_went(ours):
+    if asked.policy != "full" and generate.nothing_went(ours):
         st.info(
             f"They could not: of {ours.kept_tokens:,} tokens none had to go with a budget of {asked.cache_size:,}. A "
             "longer prompt shows what is lost."
@@ -160,12 +162,12 @@ def parting(outcome: Outcome) -> None:
 
 request = asked()
 if request is not None:
-    st.session_state[JOB] = run_state.or_stop(
-        lambda: jobs.submit(jobs.owner(), "Generation", lambda job: generating.work(job, request))
+    st.session_state[JOB] = or_stop(
+        lambda: jobs.submit(jobs.owner(), "Generation", lambda job: generate.work(job, request))
     )
 job: jobs.Job[Outcome] | None = st.session_state.get(JOB)
 if job is not None:
-    jobs.show(job, lambda: streaming(job))
+    show_job(job, lambda: streaming(job))
     if job.ended and job.result is not None:
         outcome = job.result
         if outcome.real is not None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import streamlit as st
 
 from analysis.evaluation.report import formats
-from app.dashboard.session import run as run_state
+from app.dashboard.pages import runs_root
+from app.dashboard.session.messages import or_stop, plain
+from app.dashboard.widgets.figure import draw_figure, region
 from app.report import results
 
 STYLE = """<style>
@@ -18,17 +20,17 @@ STYLE = """<style>
 .results .left { text-align: left }
 </style>"""
 
-folders = results.folders(run_state.root())
+folders = results.folders(runs_root())
 if not folders:
     st.title("No results yet")
     st.markdown("Measure something, then come back; results are looked for beside the runs.")
-    st.code(f"treekv eval --task needle --output {run_state.root().name}/results", language="shell")
+    st.code(f"treekv eval --task needle --output {runs_root().name}/results", language="shell")
     st.stop()
 
 st.title("Results")
 name = st.selectbox("Results folder", [folder.name for folder in folders], key="results", bind="query-params")
 folder = next(folder for folder in folders if folder.name == name)
-first = run_state.or_stop(lambda: results.read(folder))
+first = or_stop(lambda: results.read(folder))
 names = list(dict.fromkeys(row.name for row in first.rows))
 chosen = st.selectbox(
     "Compare with",
@@ -38,14 +40,14 @@ chosen = st.selectbox(
     bind="query-params",
     help="Differences to these settings are paired: over the documents that both have.",
 )
-made = run_state.or_stop(lambda: results.read(folder, chosen))
+made = or_stop(lambda: results.read(folder, chosen))
 st.caption(f"{made.records:,} records. Means over documents with 95 % bootstrap intervals.")
 for number, section in enumerate(made.sections):
     label = f"Results of {section.table.model} in {section.table.task}"
-    st.html(run_state.region(formats.to_html(section.table), label, 'class="results"') + STYLE)
+    st.html(region(formats.to_html(section.table), label, 'class="results"') + STYLE)
     for place, (draw, reading) in enumerate(section.pictures):
-        run_state.draw(draw, reading, key=f"results-{number}-{place}")
+        draw_figure(draw, reading, key=f"results-{number}-{place}")
 for heading, lines in (("Notes", made.notes), ("Failures", made.failures)):
     if lines:
         st.subheader(heading)
-        st.markdown("\n".join(f"- {run_state.plain(line)}" for line in lines))
+        st.markdown("\n".join(f"- {plain(line)}" for line in lines))

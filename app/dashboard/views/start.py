@@ -7,12 +7,14 @@ from pathlib import Path
 
 import streamlit as st
 
-from app.dashboard import PAGES, UPLOAD_MB
-from app.dashboard.actions import make_run as making
+from app.dashboard.actions import make_run
 from app.dashboard.actions.make_run import Order
+from app.dashboard.pages import PAGES, UPLOAD_MB, runs_root
 from app.dashboard.session import jobs
 from app.dashboard.session import model as models
-from app.dashboard.session import run as run_state
+from app.dashboard.session.messages import or_stop, plain
+from app.dashboard.session.run import find_run, open_run
+from app.dashboard.widgets.job_progress import show_job
 from app.runs import folder as run_folder
 from app.runs.folder import RunFolder
 from app.runs.sample_text import sample_text
@@ -54,24 +56,24 @@ def tour() -> None:
 def opened(run: RunFolder) -> None:
     text, claims = run.manifest.get("text", {}), run.manifest.get("claims", {})
     with st.container(border=True):
-        st.subheader(f"Open: {run_state.plain(run.path.name)}")
+        st.subheader(f"Open: {plain(run.path.name)}")
         model, name, tokens = st.columns([2, 3, 1])
-        model.markdown(f"**Model**  \n{run_state.plain(str(run.manifest.get('model', 'unknown')))}")
-        name.markdown(f"**Text**  \n{run_state.plain(str(text.get('title', 'unknown')))}")
+        model.markdown(f"**Model**  \n{plain(str(run.manifest.get('model', 'unknown')))}")
+        name.markdown(f"**Text**  \n{plain(str(text.get('title', 'unknown')))}")
         tokens.markdown(f"**Tokens**  \n{text.get('tokens', 0):,}")
         if claims:
             st.caption(
-                f"Contributions grow towards the end in every band: {run_state.plain(str(claims.get('i')))}; "
-                f"most in the highest bands: {run_state.plain(str(claims.get('ii')))}."
+                f"Contributions grow towards the end in every band: {plain(str(claims.get('i')))}; "
+                f"most in the highest bands: {plain(str(claims.get('ii')))}."
             )
         missing = [f"{name} (for {what})" for name, what in NEEDED.items() if not run.has(name)]
         if missing:
-            st.warning(f"This run lacks {run_state.plain(', '.join(missing))}; the other pages work.")
+            st.warning(f"This run lacks {plain(', '.join(missing))}; the other pages work.")
         st.page_link("views/wavelets.py", label="Look at its wavelets", icon=":material/arrow_forward:")
 
 
 def recent() -> None:
-    runs = run_folder.recent(run_state.root())
+    runs = run_folder.recent(runs_root())
     if not runs:
         st.info("There is no run yet. Make one beside: the sample text takes about half a minute.")
     for run in runs:
@@ -79,18 +81,18 @@ def recent() -> None:
         when = datetime.datetime.fromtimestamp((run.path / run_folder.MANIFEST).stat().st_mtime)
         with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown(
-                f"**{run_state.plain(run.path.name)}**  \n{run_state.plain(str(run.manifest.get('model', 'unknown')))} "
-                f"· {run_state.plain(str(text.get('title', 'unknown text')))} · {text.get('tokens', 0):,} tokens · "
+                f"**{plain(run.path.name)}**  \n{plain(str(run.manifest.get('model', 'unknown')))} "
+                f"· {plain(str(text.get('title', 'unknown text')))} · {text.get('tokens', 0):,} tokens · "
                 f"{when:%d %b %Y, %H:%M}",
                 width="stretch",
             )
             st.button(
                 "Open",
                 key=f"open-{run.path.name}",
-                on_click=run_state.open_run,
+                on_click=open_run,
                 args=(run.path.name,),
                 width="content",
-                help=f"Open {run_state.plain(run.path.name)}",
+                help=f"Open {plain(run.path.name)}",
             )
 
 
@@ -118,15 +120,15 @@ def chosen_text() -> tuple[str, str]:
 def order() -> Order:
     model = st.selectbox(
         "Model",
-        making.model_names(),
-        format_func=making.model_title,
+        make_run.model_names(),
+        format_func=make_run.model_title,
         accept_new_options=True,
         key="model",
         persist_state="session",
         help="Models that are here; or type a local folder, a GGUF file or a hub id such as owner/model. Code from "
         "model repositories is never run.",
     )
-    title, text = run_state.or_stop(chosen_text)
+    title, text = or_stop(chosen_text)
     left, right = st.columns(2)
     tokens = left.number_input(
         "Tokens",
@@ -146,7 +148,7 @@ def order() -> Order:
     )
     policies = st.multiselect(
         "Policies",
-        making.POLICIES,
+        make_run.POLICIES,
         default=["tree", "streaming"],
         format_func=wording.policy_title,
         key="simulated",
@@ -155,7 +157,7 @@ def order() -> Order:
     with st.expander("More"):
         layers = st.text_input("Layers", key="layers", placeholder="all; or 0,5,10-12", persist_state="session")
         short = "sample" if title == SAMPLE_TITLE else Path(title).stem or "text"
-        suggested = making.free_name(run_state.root(), model or "", short, int(tokens))
+        suggested = make_run.free_name(runs_root(), model or "", short, int(tokens))
         name = st.text_input("Name of the run", key="run_name", placeholder=suggested, persist_state="session")
     return Order(
         name or suggested, model or "", title, text, int(tokens), layers or "", int(cache_size), tuple(policies)
@@ -167,21 +169,21 @@ def make() -> None:
     if job is not None and job.state == "done":
         del st.session_state["making"]
         st.session_state["made"] = job.result
-        run_state.open_run(job.result)
+        open_run(job.result)
         st.rerun()
     if job is not None:
-        jobs.show(job)
+        show_job(job)
         if not job.ended:
             st.caption("You can look at other pages meanwhile; closing the tab stops it.")
             return
     wanted = order()
     if st.button("Make the run", type="primary", width="stretch"):
-        run_state.or_stop(lambda: making.check(wanted, run_state.root()))
-        root = run_state.root()
+        or_stop(lambda: make_run.check(wanted, runs_root()))
+        root = runs_root()
         st.session_state.pop("made", None)
-        st.session_state["making"] = run_state.or_stop(
+        st.session_state["making"] = or_stop(
             lambda: jobs.submit(
-                jobs.owner(), f"Making {wanted.name}", lambda job: making.make(wanted, root, models.held_model, job)
+                jobs.owner(), f"Making {wanted.name}", lambda job: make_run.make(wanted, root, models.held_model, job)
             )
         )
         st.rerun()
@@ -190,8 +192,8 @@ def make() -> None:
 st.title("TreeKV")
 st.markdown("See what a key-value cache forgets, choose its settings, and take them away.")
 if st.session_state.get("run_error"):
-    st.error(run_state.plain(st.session_state["run_error"]))
-run = run_state.find_run()
+    st.error(plain(st.session_state["run_error"]))
+run = find_run()
 if run is not None:
     if st.session_state.get("made") == run.path.name:  # kept: what runs the page again at once must not hide it
         st.success("The run is made and open.")

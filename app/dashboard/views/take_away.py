@@ -7,21 +7,22 @@ import re
 
 import streamlit as st
 
-from app.dashboard.actions import generate as generating
-from app.dashboard.actions import take_away as taking
-from app.dashboard.session import run as run_state
-from app.dashboard.session import settings as settings_state
+from app.dashboard.actions import generate, take_away
+from app.dashboard.session.messages import or_stop, plain, sentence
+from app.dashboard.session.run import find_run
+from app.dashboard.session.settings import current_settings, encode
+from app.dashboard.widgets.figure import draw_figure
 from app.export import figure_files, other_engines, snippets
 from app.runs import folder as run_folder
 from app.runs.folder import RunFolder
 from app.text import wording
 from treekv import TreeKVConfig, TreeKVError
 
-run = run_state.find_run()
+run = find_run()
 st.title("Take away")
 if st.session_state.get("run_error"):
-    st.error(run_state.plain(st.session_state["run_error"]))
-config = settings_state.chosen(run)
+    st.error(plain(st.session_state["run_error"]))
+config = current_settings(run)
 st.markdown(
     "What you chose, ready to run elsewhere: a file, a script, a command, the pictures and a page for a colleague."
 )
@@ -29,8 +30,8 @@ st.markdown(
 
 def settings() -> None:
     st.subheader("Settings")
-    st.markdown(f"{run_state.plain(wording.settings_in_words(config))}.")
-    content = taking.settings_json(config)
+    st.markdown(f"{plain(wording.settings_in_words(config))}.")
+    content = take_away.settings_json(config)
     st.download_button(
         "Download settings.json", content, snippets.SETTINGS_FILE, "application/json", key="settings-file",
         type="primary", on_click="ignore",
@@ -42,9 +43,7 @@ def settings() -> None:
 def commands() -> None:
     st.subheader("Run it")
     named = (
-        "smollm2"
-        if run is None
-        else generating.model_of(str(run.manifest.get("load") or run.manifest.get("model", "")))
+        "smollm2" if run is None else generate.model_of(str(run.manifest.get("load") or run.manifest.get("model", "")))
     )
     model = st.text_input("Model", value=named, key="take-model",
                           help="An alias such as smollm2, a local folder, or a hub id.")  # fmt: skip
@@ -60,21 +59,21 @@ def commands() -> None:
 
 def figures(run: RunFolder) -> None:
     st.subheader("Pictures")
-    there = taking.figures(run, config)
+    there = take_away.figures(run, config)
     if not there:
         st.info("This run has neither a spectrum nor a capture to draw from; make it again on the page Start.")
         return
     name = st.selectbox("Picture", list(there), key="figure")
     make, reading = there[name]
     with st.spinner("Drawing"):
-        figure = run_state.or_stop(make)
-    run_state.draw(lambda: figure, reading, key="take-figure")
+        figure = or_stop(make)
+    draw_figure(lambda: figure, reading, key="take-figure")
     file = re.sub(r"\W+", "-", name.lower()).strip("-")
     row = st.columns(3)
     with row[0]:
         st.download_button("HTML", lambda: figure_files.html(figure), f"{file}.html", "text/html", key="figure-html",
                            on_click="ignore", width="stretch")  # fmt: skip
-    key = f"{file} {settings_state.encode(config)} {run.path.name}"
+    key = f"{file} {encode(config)} {run.path.name}"
     drawn = st.session_state.get("images")
     if drawn is None or drawn[0] != key:
         with row[1]:
@@ -84,7 +83,7 @@ def figures(run: RunFolder) -> None:
             with st.spinner("Drawing with a browser of its own"):
                 drawn = (key, {kind: figure_files.image(figure, kind) for kind in figure_files.SCALE})
         except TreeKVError as error:
-            st.error(run_state.sentence(error))
+            st.error(sentence(error))
             return
         st.session_state["images"] = drawn
         st.rerun()
@@ -100,13 +99,13 @@ def report(run: RunFolder) -> None:
     with left:
         st.markdown("One page on the chosen settings: numbers, three pictures, how to run them.")
         try:
-            taking.check(run, config)
+            take_away.check(run, config)
             st.download_button(
-                "One-page report", lambda: taking.report(run, config), "treekv-settings.html", "text/html",
+                "One-page report", lambda: take_away.report(run, config), "treekv-settings.html", "text/html",
                 key="report-one", on_click="ignore",
             )  # fmt: skip
         except TreeKVError as error:
-            st.caption(run_state.sentence(error))
+            st.caption(sentence(error))
     with right:
         st.markdown("The whole report of the run, as it was made.")
         try:
@@ -115,7 +114,7 @@ def report(run: RunFolder) -> None:
                                "treekv-run.html", "text/html", key="report-run", on_click="ignore")  # fmt: skip
         except TreeKVError as error:
             there = os.path.lexists(run.path / run_folder.REPORT)
-            st.caption(run_state.sentence(error) if there else "This run was made without one.")
+            st.caption(sentence(error) if there else "This run was made without one.")
 
 
 def elsewhere(config: TreeKVConfig) -> None:
@@ -129,7 +128,7 @@ def elsewhere(config: TreeKVConfig) -> None:
         with tab:
             st.code(one.code, language="shell" if one.code.startswith("mlx") else "python", wrap_lines=True)
             for note in one.notes:
-                st.markdown(f"- {run_state.plain(note)}")
+                st.markdown(f"- {plain(note)}")
 
 
 settings()

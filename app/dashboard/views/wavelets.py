@@ -6,18 +6,21 @@ import streamlit as st
 
 from analysis import plot
 from app.dashboard.actions import transform
-from app.dashboard.session import run as run_state
-from app.text import wording
+from app.dashboard.session.messages import plain
+from app.dashboard.session.run import current_run
+from app.dashboard.session.view import selected_index, selected_stretch
+from app.dashboard.widgets.figure import draw_figure, show_stretch
+from app.text import captions, wording
 
-run = run_state.current_run()
+run = current_run()
 
 st.title("Wavelets")
 with st.expander("Wavelet and boundary", icon=":material/tune:"):
     chosen = transform.choose()
 data, found = transform.spectrum_and_trends(run, chosen)
-layer, head = run_state.chosen("layer"), run_state.chosen("head")
+layer, head = selected_index("layer"), selected_index("head")
 tokens = int(data["position"].values[-1]) + 1
-start, stop = run_state.stretch(tokens)
+start, stop = selected_stretch(tokens)
 
 st.markdown(
     f"On this text, over all layers and heads: amplitude grows towards the end in every band: "
@@ -25,18 +28,16 @@ st.markdown(
 )
 st.caption(wording.verdict(found.attrs))
 
-run_state.draw(
-    lambda: plot.spectrum(data, layer, head, start, stop), wording.READ_SPECTRUM, key="spectrum", zoomable=True
-)
-run_state.show_stretch(data)
-run_state.draw(
+draw_figure(lambda: plot.spectrum(data, layer, head, start, stop), captions.SPECTRUM, key="spectrum", zoomable=True)
+show_stretch(data)
+draw_figure(
     lambda: plot.coefficients(data, layer, head, start, stop),
-    wording.READ_COEFFICIENTS,
+    captions.COEFFICIENTS,
     key="coefficients",
     zoomable=True,
 )
 if data.sizes["sink"]:
-    run_state.draw(lambda: plot.sinks(data, layer, head), wording.READ_SINKS, key="sinks")
+    draw_figure(lambda: plot.sinks(data, layer, head), captions.SINKS, key="sinks")
 
 
 @st.fragment
@@ -54,12 +55,12 @@ def heads() -> None:
         bind="query-params",
         persist_state="session",
     )
-    run_state.draw(lambda: plot.growth_grid(data, band), wording.READ_GROWTH, key="growth")
+    draw_figure(lambda: plot.growth_grid(data, band), captions.GROWTH, key="growth")
 
 
 st.subheader("Head by head")
 heads()
 st.subheader("What the verdict rests on")
-run_state.draw(lambda: plot.trends(found), wording.READ_TRENDS, key="trends")
+draw_figure(lambda: plot.trends(found), captions.TRENDS, key="trends")
 with st.expander("How it is tested"):
-    st.caption(run_state.plain(found.attrs["rules"]))
+    st.caption(plain(found.attrs["rules"]))

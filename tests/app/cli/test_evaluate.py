@@ -15,9 +15,8 @@ from streamlit.testing.v1 import AppTest
 from typer.testing import CliRunner, Result
 
 from analysis.evaluation.sweep.records import Record, Results
-from app import dashboard
 from app.cli import app
-from app.dashboard import ROOT_VARIABLE, RUN_VARIABLE
+from app.dashboard.pages import MAIN, ROOT_VARIABLE, RUN_VARIABLE
 from tests import tiny
 from tests.app.conftest import words_tokenizer
 
@@ -251,7 +250,7 @@ def test_the_page_shows_names_as_they_are(measured: Path, tmp_path: Path) -> Non
 def page(root: Path, monkeypatch: pytest.MonkeyPatch, **query: str) -> AppTest:
     monkeypatch.setenv(ROOT_VARIABLE, str(root))
     monkeypatch.delenv(RUN_VARIABLE, raising=False)
-    test = AppTest.from_file(str(Path(dashboard.__file__).with_name("main.py")), default_timeout=60)
+    test = AppTest.from_file(str(MAIN), default_timeout=60)
     for name, value in query.items():
         test.query_params[name] = value
     return test.run().switch_page("views/results.py").run()

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser
 
-from app.dashboard import LOOPBACK, own_names
+from app.dashboard.server.serve import LOOPBACK, own_names
 from tests.app.browsing import SECOND, Watched, drawn, handshake
 
 

@@ -14,7 +14,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from app.dashboard import PAGES, has_screen, own_names
+from app.dashboard.pages import PAGES
+from app.dashboard.server.serve import has_screen, own_names
 from tests.app.browsing import SECOND, Watched, drawn, handshake, served
 
 MOST_BYTES = 3_000_000

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from app.dashboard import PAGES
+from app.dashboard.pages import PAGES
 from app.dashboard.server.base_address import KnownAddress
 
 HTML = b"<html><head><script>first</script><script>second</script></head></html>"

@@ -184,10 +184,10 @@ def test_a_session_that_goes_away_takes_its_job_along(monkeypatch: pytest.Monkey
 def page() -> None:
     import streamlit as st
 
-    from app.dashboard.session import jobs
-
     st.write("page runs")
-    jobs.show(st.session_state["job"])
+    from app.dashboard.widgets.job_progress import show_job
+
+    show_job(st.session_state["job"])
 
 
 def shown(job: Job) -> AppTest:

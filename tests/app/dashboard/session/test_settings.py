@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.dashboard.session.settings import decode, encode, label, with_changes
+from app.dashboard.session.settings import decode, encode, setting_label, with_changes
 from app.text.wording import settings_in_words
 from treekv import TreeKVConfig, TreeKVError, policies
 
@@ -70,8 +70,8 @@ def test_a_change_derives_anew_what_no_longer_fits() -> None:
 
 
 def test_labels_name_letter_policy_and_size() -> None:
-    assert label(0, TreeKVConfig()) == "A TreeKV 1,024"
-    assert label(5, TreeKVConfig(policy="full")) == "F full cache"
+    assert setting_label(0, TreeKVConfig()) == "A TreeKV 1,024"
+    assert setting_label(5, TreeKVConfig(policy="full")) == "F full cache"
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,11 @@ import pytest
 import streamlit as st
 
 import analysis
-from app.dashboard.actions import compare as comparing
-from app.dashboard.session import jobs
-from app.dashboard.session import settings as settings_state
+from app.dashboard.actions import compare as actions
+from app.dashboard.session.settings import CHOSEN, COMPARED, encode, setting_label
+from app.dashboard.widgets import job_progress
 from app.runs.folder import open_run
-from app.text import wording
+from app.text import captions, wording
 from app.text.wording import titled
 from tests.app.conftest import TOKENS
 from tests.app.pages import alternatives, ended, page, said
@@ -32,7 +32,7 @@ def compare(small_run: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def configs(test) -> list[TreeKVConfig]:
-    return test.session_state[settings_state.COMPARED]
+    return test.session_state[COMPARED]
 
 
 def control(kind, name: str):
@@ -48,10 +48,10 @@ def test_it_begins_with_the_runs_settings_and_two_others(small_run: Path, compar
     test = compare()
     assert [config.policy for config in configs(test)] == ["tree", "streaming", "h2o"]
     assert configs(test)[0] == TreeKVConfig.load(small_run / "settings.json")
-    names = {settings_state.label(n, config): config for n, config in enumerate(configs(test))}
+    names = {setting_label(n, config): config for n, config in enumerate(configs(test))}
     expected = analysis.plot.eviction_maps(simulated(small_run, names))
     assert alternatives(test) == [expected.layout.meta["alt"]]
-    assert test.main.get("caption")[-1].value == wording.READ_MAPS
+    assert test.main.get("caption")[-1].value == captions.MAPS
 
 
 def test_the_table_gives_what_analysis_finds(small_run: Path, compare) -> None:
@@ -86,13 +86,13 @@ def test_simulations_of_two_sessions_take_turns(small_run: Path, monkeypatch: py
 
     run, tree = open_run(small_run), TreeKVConfig(cache_size=64, prefill="stream")
     known = {"a": tree}
-    comparing._simulated.clear()
-    held = comparing.compare(run, known, (0,), 0)
+    actions._simulated.clear()
+    held = actions.compare(run, known, (0,), 0)
     monkeypatch.setattr(analysis, "simulate", simulate)
-    found: dict[int, comparing.Comparison] = {}
+    found: dict[int, actions.Comparison] = {}
 
     def session(size: int) -> None:
-        found[size] = comparing.compare(run, {"a": tree.replace(cache_size=size)}, (0,), 0)
+        found[size] = actions.compare(run, {"a": tree.replace(cache_size=size)}, (0,), 0)
 
     threads = [threading.Thread(target=session, args=(size,)) for size in (32, 48, 48)]
     for thread in threads:
@@ -100,7 +100,7 @@ def test_simulations_of_two_sessions_take_turns(small_run: Path, monkeypatch: py
     assert working.wait(60)
     time.sleep(0.3)
     assert (at_once, found) == (1, {})
-    assert comparing.compare(run, known, (0,), 0).retention.identical(held.retention)
+    assert actions.compare(run, known, (0,), 0).retention.identical(held.retention)
     go.set()
     for thread in threads:
         thread.join(60)
@@ -117,60 +117,60 @@ def test_a_slider_simulates_the_one_setting_that_it_moves(small_run: Path, monke
         return real(seen, configs, **options)
 
     monkeypatch.setattr(analysis, "simulate", simulate)
-    comparing._simulated.clear()
+    actions._simulated.clear()
     run, tree = open_run(small_run), TreeKVConfig(cache_size=64, prefill="stream")
     configs = {"a": tree, "b": tree.replace(policy="h2o"), "c": tree.replace(policy="streaming")}
-    comparing.compare(run, configs, (0, 1), 0)
+    actions.compare(run, configs, (0, 1), 0)
     moved = configs | {"b": configs["b"].replace(cache_size=48)}
-    found = comparing.compare(run, moved, (1, 0), 0)
+    found = actions.compare(run, moved, (1, 0), 0)
     assert simulated == [["a", "b", "c"], ["b"]]
 
-    comparing._simulated.clear()
-    together = comparing.compare(run, moved, (0, 1), 0)
+    actions._simulated.clear()
+    together = actions.compare(run, moved, (0, 1), 0)
     assert found.retention.identical(together.retention) and found.loss.identical(together.loss)
-    seen = comparing.capture(run)
+    seen = actions.capture(run)
     at_once = real(seen, moved, layers=[0, 1])
     assert together.retention.equals(at_once) and together.retention.attrs == at_once.attrs
     lost = analysis.loss(seen, at_once)
     assert together.loss.equals(lost) and together.loss.attrs == lost.attrs
 
     other_names = {"first": moved["c"], "second": moved["b"]}
-    renamed = comparing.compare(run, other_names, (0, 1), 0)
+    renamed = actions.compare(run, other_names, (0, 1), 0)
     assert len(simulated) == 3
     assert renamed.retention["policy"].values.tolist() == renamed.loss["policy"].values.tolist() == ["first", "second"]
     assert list(json.loads(renamed.retention.attrs["configs"])) == ["first", "second"]
     for name, old in (("first", "c"), ("second", "b")):
         kept = renamed.retention["evicted_at"].sel(policy=name).values
         np.testing.assert_array_equal(kept, at_once["evicted_at"].sel(policy=old).values)
-    twice = comparing.compare(run, {"x": tree.replace(stride=2), "y": tree, "z": tree.replace(stride=2)}, (0, 1), 0)
+    twice = actions.compare(run, {"x": tree.replace(stride=2), "y": tree, "z": tree.replace(stride=2)}, (0, 1), 0)
     assert simulated.pop() in (["x"], ["z"])  # alike
     x, z = (twice.retention["evicted_at"].sel(policy=name).values for name in "xz")
     np.testing.assert_array_equal(x, z)
     # One layer, another prompt: other results.
-    comparing.compare(run, other_names, (0,), 0)
-    comparing.compare(run, other_names, (0, 1), 32)
+    actions.compare(run, other_names, (0,), 0)
+    actions.compare(run, other_names, (0, 1), 32)
     assert simulated[3:] == [["first", "second"]] * 2
 
 
 def test_a_page_says_that_it_waits_for_another_simulation(compare) -> None:
-    comparing._simulated.clear()
+    actions._simulated.clear()
     said: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         real = st.delta_generator.DeltaGenerator.info
 
         def info(self, body, **options):
             said.append(body)
-            if jobs._TURN.locked():
-                jobs._TURN.release()  # the other one ends once this page has said that it waits
+            if job_progress._TURN.locked():
+                job_progress._TURN.release()  # the other one ends once this page has said that it waits
             return real(self, body, **options)
 
         patch.setattr(st.delta_generator.DeltaGenerator, "info", info)
-        assert jobs._TURN.acquire(timeout=60)
+        assert job_progress._TURN.acquire(timeout=60)
         test = compare(compare=TWO)
     assert "Waiting for another simulation to end" in said
     assert alternatives(test)
     assert "Waiting for another simulation to end" not in [info.value for info in test.info]
-    assert not jobs._TURN.locked()
+    assert not job_progress._TURN.locked()
 
 
 @pytest.mark.parametrize("picture", ["Agreement", "Bias", "Attention retained", "Output error", "Density", "Memory"])
@@ -215,7 +215,7 @@ def test_sliders_move_all_settings_together(compare, slider: str, value: int, ch
     control(test.slider, slider).set_value(value).run()
     assert [(c.cache_size, c.sink_size, c.recent_size) for c in configs(test)] == changed
     assert alternatives(test) != before
-    assert test.query_params["compare"] == ";".join(map(settings_state.encode, configs(test)))
+    assert test.query_params["compare"] == ";".join(map(encode, configs(test)))
 
 
 def test_sliders_move_one_setting_alone_when_told(compare) -> None:
@@ -284,7 +284,7 @@ def test_the_prompt_follows_the_settings_until_it_is_given(compare) -> None:
 
 def test_the_layer_at_the_left_is_drawn_and_not_counted(small_run: Path, compare) -> None:
     test = compare(compare=TWO, compare_layers="1", layer="0")
-    names = {settings_state.label(n, config): config for n, config in enumerate(configs(test))}
+    names = {setting_label(n, config): config for n, config in enumerate(configs(test))}
     counted, drawn = (simulated(small_run, names, layers=[layer]) for layer in (1, 0))
     error = analysis.loss(analysis.open_capture(small_run / "capture.nc"), counted)["error"]
     for row, name in enumerate(names):
@@ -317,8 +317,8 @@ def test_a_setting_is_taken_with_one_click(compare) -> None:
     test = compare(compare=TWO)
     test.segmented_control(key="edited").set_value(1).run()
     test.button(key="take").click().run()
-    assert test.session_state[settings_state.CHOSEN] == configs(test)[1]
-    assert test.query_params["settings"] == settings_state.encode(configs(test)[1])
+    assert test.session_state[CHOSEN] == configs(test)[1]
+    assert test.query_params["settings"] == encode(configs(test)[1])
     assert test.toast[0].value.startswith("Taken")
 
 
@@ -376,7 +376,7 @@ def test_the_recommendation_is_explained_and_taken(small_run: Path, compare) -> 
         assert f"- {sentence}" in shown
     assert alternatives(test)[-1] == choice.figure.layout.meta["alt"]
     test.button(key="take-recommendation").click().run()
-    assert test.session_state[settings_state.CHOSEN] == choice.config
+    assert test.session_state[CHOSEN] == choice.config
     assert configs(test)[-1] == choice.config
 
 

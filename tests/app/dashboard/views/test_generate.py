@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import analysis
-from app.dashboard.actions import generate as generating
+from app.dashboard.actions import generate as actions
 from app.dashboard.actions.generate import FULL, OURS
 from app.dashboard.session import model as models
-from app.dashboard.session import settings as settings_state
+from app.dashboard.session.settings import CHOSEN, encode
 from app.generation import generate
 from app.text import wording
 from app.text.wording import titled
@@ -37,7 +37,7 @@ def tiny_model(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.fixture
 def opened(small_run: Path, monkeypatch: pytest.MonkeyPatch):
-    return lambda **query: page("generate", small_run, monkeypatch, settings=settings_state.encode(SETTINGS), **query)
+    return lambda **query: page("generate", small_run, monkeypatch, settings=encode(SETTINGS), **query)
 
 
 def submitted(test, prompt: str = PROMPT, tokens: int = 24, **switches: bool):
@@ -106,7 +106,7 @@ def test_a_text_that_never_fills_the_budget_proves_nothing_and_says_so(tiny_mode
 def test_texts_made_with_other_settings_than_those_chosen_say_so(tiny_model, opened) -> None:
     test = ended(submitted(opened(), beside=False, simulate=False), JOB)
     assert "other settings" not in said(test, "warning")
-    test.session_state[settings_state.CHOSEN] = SETTINGS.for_policy("streaming")
+    test.session_state[CHOSEN] = SETTINGS.for_policy("streaming")
     assert "These texts were made with other settings than those chosen now: TreeKV: 32 tokens" in said(
         test.run(), "warning"
     )
@@ -177,7 +177,7 @@ def test_texts_appear_as_they_come(tiny_model, opened, monkeypatch: pytest.Monke
     """While the job runs the page shows the pieces that have come so far."""
     loaded, _ = tiny_model
     half, go = threading.Event(), threading.Event()
-    whole = generating.generate
+    whole = actions.generate
 
     def pausing(model, tokenizer, ids, config, tokens, show, temperature, **more):
         def shown(text: str) -> None:
@@ -190,7 +190,7 @@ def test_texts_appear_as_they_come(tiny_model, opened, monkeypatch: pytest.Monke
         pieces: list[str] = []
         return whole(model, tokenizer, ids, config, tokens, shown, temperature, **more)
 
-    monkeypatch.setattr(generating, "generate", pausing)
+    monkeypatch.setattr(actions, "generate", pausing)
     test = submitted(opened(), beside=False)
     assert half.wait(30)
     test.run()
@@ -255,5 +255,5 @@ def test_without_a_run_a_prompt_can_be_generated_all_the_same(tiny_model, monkey
 
 
 def test_a_run_names_its_model_as_it_is_loaded() -> None:
-    assert generating.model_of("SmolLM2-135M-Instruct") == "smollm2"
-    assert generating.model_of("owner/model") == "owner/model"
+    assert actions.model_of("SmolLM2-135M-Instruct") == "smollm2"
+    assert actions.model_of("owner/model") == "owner/model"

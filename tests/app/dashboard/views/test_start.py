@@ -11,10 +11,10 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 import analysis
-from app.dashboard.actions import make_run as making
+from app.dashboard.actions import make_run
 from app.dashboard.actions.make_run import Order
 from app.dashboard.session import model as models
-from app.dashboard.session import run as run_state
+from app.dashboard.session.view import ALL
 from app.runs import folder as run_folder
 from app.text.wording import titled
 from tests import tiny
@@ -89,7 +89,7 @@ def test_a_run_is_made_opened_and_drawn(tiny_model: None, tmp_path: Path, monkey
     config = TreeKVConfig(policy="tree", cache_size=32, prefill="stream")
     assert TreeKVConfig.load(tmp_path / "new" / "settings.json") == config
     manifest = run_folder.open_run(tmp_path / "new").manifest
-    assert manifest["load"] == making.model_names()[0]  # what the other pages load again
+    assert manifest["load"] == make_run.model_names()[0]  # what the other pages load again
     assert manifest["text"] == {"title": "Pasted text", "tokens": 300, "end": "".join(run.token_text[-64:])}
     retention = analysis.open_retention(tmp_path / "new" / "retention.nc")
     assert retention["policy"].values.tolist() == ["tree", "streaming"]
@@ -142,7 +142,7 @@ def test_what_shows_on_the_way_is_one_sentence_and_leaves_nothing(
     from app.dashboard.session import jobs
 
     order = Order(**{**ORDER.__dict__, **change})
-    job = jobs.submit("a", "makes", lambda job: making.make(order, tmp_path, models.held_model, job))
+    job = jobs.submit("a", "makes", lambda job: make_run.make(order, tmp_path, models.held_model, job))
     while not job.ended:
         job._stop.wait(0.02)
     assert (job.state, words in job.error) == ("failed", True), job.error
@@ -153,7 +153,7 @@ def test_a_failed_job_shows_on_the_page_and_can_be_tried_again(
     tiny_model: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     test = filled(tmp_path, monkeypatch)
-    test.selectbox(key="model").set_value(making.model_names()[0])
+    test.selectbox(key="model").set_value(make_run.model_names()[0])
     test.text_area(key="pasted").set_value("w3 w4").run()
     test = finished(press(test, "Make the run"))
     assert "the text has 2 tokens" in sentence(test)
@@ -163,10 +163,10 @@ def test_a_failed_job_shows_on_the_page_and_can_be_tried_again(
 
 def test_a_name_that_is_taken(small_run: Path) -> None:
     with pytest.raises(TreeKVError, match="there is a run 'small' already"):
-        making.check(Order(**{**ORDER.__dict__, "name": "small"}), small_run.parent)
-    assert making.free_name(small_run.parent, "a/B c", "Das Ding!", 300) == "b-c-das-ding-300"
+        make_run.check(Order(**{**ORDER.__dict__, "name": "small"}), small_run.parent)
+    assert make_run.free_name(small_run.parent, "a/B c", "Das Ding!", 300) == "b-c-das-ding-300"
     (small_run.parent / "x").mkdir(exist_ok=True)
-    assert making.free_name(small_run.parent, "x", "", 1) == "x-1"
+    assert make_run.free_name(small_run.parent, "x", "", 1) == "x-1"
 
 
 def test_recent_runs_are_listed_and_opened(small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,5 +299,5 @@ def test_layers_of_another_run_are_forgotten(small_run: Path, monkeypatch: pytes
     test.session_state["positions"] = (400, 5000)
     test.switch_page(WAVELETS).run()
     assert not test.exception
-    assert test.selectbox(key="layer").value == run_state.ALL
+    assert test.selectbox(key="layer").value == ALL
     assert test.sidebar.slider[0].value == (304, 320)

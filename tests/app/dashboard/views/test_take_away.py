@@ -15,9 +15,8 @@ import plotly.graph_objects as go
 import pytest
 
 import analysis
-from app.dashboard.actions import compare as comparing
-from app.dashboard.actions import take_away as taking
-from app.dashboard.session import settings as settings_state
+from app.dashboard.actions import compare, take_away
+from app.dashboard.session.settings import encode
 from app.export import figure_files, other_engines, snippets
 from app.runs.folder import open_run
 from tests.app.conftest import EVIL
@@ -30,9 +29,7 @@ SETTINGS = TreeKVConfig(cache_size=48, prefill="stream", block_size=8)
 
 @pytest.fixture
 def opened(small_run: Path, monkeypatch: pytest.MonkeyPatch):
-    return lambda **query: page(
-        "take_away", small_run, monkeypatch, **{"settings": settings_state.encode(SETTINGS), **query}
-    )
+    return lambda **query: page("take_away", small_run, monkeypatch, **{"settings": encode(SETTINGS), **query})
 
 
 def downloads(test) -> list[str]:
@@ -46,7 +43,7 @@ def downloads(test) -> list[str]:
 @pytest.fixture(scope="module")
 def beside_settings(tmp_path_factory: pytest.TempPathFactory, smollm2) -> Path:
     folder = tmp_path_factory.mktemp("taken")
-    (folder / "settings.json").write_text(taking.settings_json(SETTINGS), encoding="utf-8")
+    (folder / "settings.json").write_text(take_away.settings_json(SETTINGS), encoding="utf-8")
     return folder
 
 
@@ -76,7 +73,7 @@ def test_script_and_command_run_and_give_the_same_text(beside_settings: Path, sm
 
 def test_the_settings_file_is_the_one_that_save_writes(tmp_path: Path) -> None:
     SETTINGS.save(tmp_path / "settings.json")
-    assert (tmp_path / "settings.json").read_text(encoding="utf-8") == taking.settings_json(SETTINGS)
+    assert (tmp_path / "settings.json").read_text(encoding="utf-8") == take_away.settings_json(SETTINGS)
 
 
 def test_a_prompt_like_an_option_is_not_taken_for_one() -> None:
@@ -145,7 +142,7 @@ def test_without_kaleido_the_page_says_what_to_do(opened, monkeypatch: pytest.Mo
 
 
 def test_the_report_holds_settings_numbers_and_commands(small_run: Path) -> None:
-    page = taking.report(open_run(small_run), SETTINGS)
+    page = take_away.report(open_run(small_run), SETTINGS)
     assert EVIL not in page
     assert "a text &lt;i&gt;of no words&lt;/i&gt;" in page
     assert "TreeKV 48" in page
@@ -158,13 +155,13 @@ def test_the_report_holds_settings_numbers_and_commands(small_run: Path) -> None
         "All of it is read in blocks, or one by one where a setting has none. Means over layers 0 and 1 of 2." in page
     )
     assert "means over 64 queries from position 160 on" in page
-    at_its_end = taking.report(open_run(small_run), SETTINGS.replace(prefill="tree"))
+    at_its_end = take_away.report(open_run(small_run), SETTINGS.replace(prefill="tree"))
     assert "The first 160 tokens are read as a prompt, the rest one by one." in at_its_end
 
 
 def test_the_layers_to_begin_with_are_the_middles_of_thirds() -> None:
     for layers, few in ((range(30), [5, 15, 25]), ([0, 1], [0, 1]), ([4], [4]), ([2, 5, 9], [2, 5, 9])):
-        assert comparing.few_layers(SimpleNamespace(layers=list(layers))) == few
+        assert compare.few_layers(SimpleNamespace(layers=list(layers))) == few
 
 
 def test_without_a_capture_what_needs_it_is_left_out(
@@ -202,7 +199,7 @@ def test_a_report_that_links_out_of_the_root_is_not_given(
 
 def test_settings_for_another_model_are_one_sentence(opened) -> None:
     wrong = TreeKVConfig(cache_size=48, budgets=(48, 48, 48), prefill="stream")
-    test = opened(settings=settings_state.encode(wrong))
+    test = opened(settings=encode(wrong))
     captions = " ".join(caption.value.replace("\\", "") for caption in test.main.get("caption"))
     assert "one number for each of the model's 2 compressed layers" in captions
     assert downloads(test) == ["Download settings.json", "HTML", "Report of the run"]
@@ -218,7 +215,7 @@ def test_without_a_run_settings_can_be_taken_all_the_same(monkeypatch: pytest.Mo
 @pytest.mark.parametrize("policy", ["tree", "snapkv", "full"])
 def test_other_engines_are_shown_for_what_was_chosen(opened, policy: str) -> None:
     config = TreeKVConfig(policy=policy, cache_size=48, window_size=8)
-    test = opened(settings=settings_state.encode(config))
+    test = opened(settings=encode(config))
     assert not test.exception
     assert [tab.label for tab in test.tabs] == [one.engine for one in other_engines.translations(config)]
     if policy == "full":

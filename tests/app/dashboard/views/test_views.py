@@ -11,14 +11,13 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 import analysis
-from app import dashboard
-from app.dashboard import LOOPBACK, ROOT_VARIABLE, RUN_VARIABLE, own_names, server_options
-from app.dashboard.session import run as run_state
+from app.dashboard.pages import MAIN, ROOT_VARIABLE, RUN_VARIABLE
+from app.dashboard.server.serve import LOOPBACK, own_names, server_options
+from app.dashboard.session.messages import below_root, plain
 from app.text.wording import titled
 from tests.app.conftest import EVIL
 from treekv import TreeKVError
 
-MAIN = Path(dashboard.__file__).with_name("main.py")
 START, WAVELETS, EVICTION_MAP = "views/start.py", "views/wavelets.py", "views/eviction_map.py"
 
 
@@ -126,7 +125,7 @@ def test_a_damaged_run_is_one_sentence(
     assert not test.exception
     if name in needed[page]:
         assert len(test.error) == 1
-        assert run_state.plain(name) in test.error[0].value
+        assert plain(name) in test.error[0].value
         assert "/" not in test.error[0].value.replace("run/", "")  # named from the folder of runs on
     else:
         assert not test.error
@@ -147,7 +146,7 @@ def test_a_run_that_is_made_again_is_read_again(
 
 
 def test_file_names_and_texts_are_never_markdown() -> None:
-    escaped = run_state.plain(f"![x](http://example.invalid/a.png) {EVIL} *b* `c` $d$")
+    escaped = plain(f"![x](http://example.invalid/a.png) {EVIL} *b* `c` $d$")
     assert escaped.count("\\") == sum(escaped.count(mark) for mark in "![]():/.<>-*`$") - escaped.count("/")
     assert "![" not in escaped
     assert "](" not in escaped
@@ -180,7 +179,7 @@ def test_no_page_says_where_on_the_server_the_runs_lie(
 )
 def test_paths_begin_at_the_folder_of_runs(monkeypatch: pytest.MonkeyPatch, root: str, text: str, after: str) -> None:
     monkeypatch.setenv(ROOT_VARIABLE, root)
-    assert run_state.below_root(text) == after
+    assert below_root(text) == after
 
 
 def test_the_server_is_closed_to_others() -> None:

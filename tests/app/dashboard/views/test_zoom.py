@@ -12,7 +12,9 @@ from streamlit.testing.v1 import AppTest
 
 import analysis
 from app.dashboard.actions import transform
-from app.dashboard.session import run as run_state
+from app.dashboard.session.messages import plain
+from app.dashboard.session.run import policy_label
+from app.dashboard.widgets.figure import _zoom_to_selection
 from app.text.wording import titled
 from tests.app.conftest import EVIL
 from tests.app.dashboard.views.test_eviction_map import sheets
@@ -74,7 +76,7 @@ def test_a_drag_chooses_whole_positions_within_what_is_shown(
     if before:
         state["positions"] = before
     monkeypatch.setattr(st, "session_state", state)
-    run_state._zoom_to_selection("picture")
+    _zoom_to_selection("picture")
     assert state["positions"] == after
 
 
@@ -156,10 +158,10 @@ def test_a_link_to_what_is_there_is_taken_without_a_word(small_run: Path, monkey
 
 
 def test_labels_of_policies_are_plain_in_an_address_and_never_markdown() -> None:
-    assert run_state.policy_label("tree (real run)") == "TreeKV (real run)"
-    assert run_state.policy_label("streaming") == "StreamingLLM"
+    assert policy_label("tree (real run)") == "TreeKV (real run)"
+    assert policy_label("streaming") == "StreamingLLM"
     for name in ("![x](http://example.invalid)", "- a", "*a*", ":red[a]", EVIL):
-        assert run_state.policy_label(name) == run_state.plain(name)
+        assert policy_label(name) == plain(name)
 
 
 def test_another_wavelet_is_computed_from_the_capture(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

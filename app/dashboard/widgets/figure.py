@@ -1,0 +1,84 @@
+"""Figures and text as the pages show them, with a text alternative and a caption."""
+
+from __future__ import annotations
+
+import functools
+import html
+import math
+from collections.abc import Callable
+from typing import Any, Final
+
+import plotly.graph_objects as go
+import streamlit as st
+import xarray as xr
+
+from app.dashboard.session.messages import or_stop
+from app.dashboard.session.run import tokens_of
+from app.dashboard.session.view import LEAST_STRETCH, selected_stretch, zoom
+from app.dashboard.widgets import theme
+
+MOST_SHOWN: Final = 2048  # tokens of text at once
+
+
+_SHEET: Final = (
+    "background:#ffffff;color:#1f2430;border:1px solid #d5d9e0;border-radius:8px;padding:16px 20px;"
+    "max-height:28rem;overflow-y:auto"
+)
+
+
+def draw_figure(make: Callable[[], go.Figure], reading: str, key: str, zoomable: bool = False) -> None:
+    """A picture with its text alternative, and under it the sentence that says how to read it.
+
+    In a zoomable one, whose x axis is the position, dragging chooses the stretch that all pictures show.
+    """
+    with st.spinner("Drawing"):
+        figure = theme.themed(or_stop(make), theme.is_dark())
+    options: dict[str, Any] = {}
+    key = f"picture-{key}"
+    if zoomable:
+        figure.update_layout(dragmode="select", selectdirection="h")
+        key = f"{key}-{st.session_state.get('positions')}"  # another stretch is another picture, with nothing selected
+        options = {"on_select": functools.partial(_zoom_to_selection, key), "selection_mode": "box"}
+    st.plotly_chart(
+        figure, key=key, theme=None, alt=figure.layout.meta["alt"], config={"displaylogo": False}, **options
+    )
+    st.caption(reading)
+
+
+def _zoom_to_selection(key: str) -> None:
+    boxes = st.session_state[key]["selection"]["box"]
+    if boxes:
+        left, right = sorted(float(end) for end in boxes[0]["x"])
+        now_first, now_last = st.session_state.get("positions") or (0, math.inf)
+        first, last = max(math.floor(left), now_first, 0), min(math.ceil(right) + 1, now_last)
+        if last - first >= LEAST_STRETCH:
+            zoom(first, int(last))
+
+
+def show_stretch(data: xr.Dataset) -> None:
+    """The text of the chosen positions, or how to choose some."""
+    tokens = tokens_of(data)
+    start, stop = selected_stretch(tokens)
+    if start is None and stop is None:
+        st.caption("Drag sideways over a picture to zoom all of them into a stretch, and to read its text here.")
+        return
+    first, last = start or 0, stop or tokens
+    if "token" not in data.coords:
+        st.caption("This record does not hold the text of its tokens.")
+        return
+    part = data["token"].sel(position=slice(first, last - 1)).values[:MOST_SHOWN]
+    cut = f", the first {MOST_SHOWN:,} of them" if last - first > MOST_SHOWN else ""
+    st.markdown(f"**The text of positions {first:,} to {last - 1:,}**{cut}")
+    words = html.escape("".join(map(str, part)))
+    st.html(region(words, f"The text of positions {first} to {last - 1}", f'style="{_SHEET};white-space:pre-wrap"'))
+
+
+def draw_text(make: Callable[[], str], reading: str) -> None:
+    """Text shaded by `analysis.plot.text_retention`, which escapes it, on a sheet of paper in either theme."""
+    st.html(region(or_stop(make), "The text, shaded by what is kept", f'style="{_SHEET}"'))
+    st.caption(reading)
+
+
+def region(content: str, label: str, attributes: str) -> str:
+    """HTML that may be larger than the place it has: keyboards scroll what has the focus, screen readers name it."""
+    return f'<div role="region" aria-label="{html.escape(label)}" tabindex="0" {attributes}>{content}</div>'
