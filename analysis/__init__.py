@@ -1,74 +1,118 @@
 """Analysis of token contributions, from a capture to labelled arrays and figures.
 
 For notebooks and for the app. Everything here returns labelled arrays (xarray), plotly figures or settings,
-and prints nothing.
+and prints nothing. Each name is imported when it is first used.
 """
 
-from analysis import plot
-from analysis.captures.contributions import contributions
-from analysis.captures.data import Capture, open_capture
-from analysis.captures.many import open_captures
-from analysis.deprecated import capture_accepting_keep as capture
-from analysis.deprecated import capture_many_accepting_keep as capture_many
-from analysis.memory_size import memory, memory_by_context
-from analysis.recommendation.recommend import Recommendation, recommend
-from analysis.retention.agreement import agreement
-from analysis.retention.bias import bias
-from analysis.retention.loss import loss, open_loss, save_loss
-from analysis.retention.record import (
-    combine,
-    density,
-    held,
-    open_retention,
-    retention_from_cache,
-    retention_map,
-    save_retention,
-)
-from analysis.retention.simulate import simulate
-from analysis.retention.tree import tree
-from analysis.wavelets.capture_spectrum import capture_spectra, capture_spectrum
-from analysis.wavelets.growth import growth
-from analysis.wavelets.options import WaveletOptions
-from analysis.wavelets.pooled_spectrum import pool
-from analysis.wavelets.spectrum import coefficients, open_spectrum, save_spectrum, spectrum
-from analysis.wavelets.trends import open_trends, save_trends, trends
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from analysis import evaluation, plot
+    from analysis.captures.contributions import contributions
+    from analysis.captures.data import Capture
+    from analysis.captures.many import open_captures
+    from analysis.keep_argument import capture, capture_many
+    from analysis.memory_size import cache_bytes, cache_bytes_by_context
+    from analysis.recommendation.recommend import Recommendation, recommend
+    from analysis.result_files import open, save
+    from analysis.retention.agreement import agreement
+    from analysis.retention.bias import recency_bias
+    from analysis.retention.loss import output_loss
+    from analysis.retention.record import density, kept_mask, merge_retention, retention_from_cache, retention_map
+    from analysis.retention.simulate import simulate
+    from analysis.retention.tree import eviction_tree
+    from analysis.wavelets.capture_spectrum import capture_spectra, capture_spectrum
+    from analysis.wavelets.growth import band_growth
+    from analysis.wavelets.options import WaveletOptions
+    from analysis.wavelets.pooled_spectrum import mean_spectrum
+    from analysis.wavelets.spectrum import coefficients, spectrum
+    from analysis.wavelets.trends import trends
+
+# The module that defines each public name; the imports above are the same for type checkers.
+_DEFINED_IN = {
+    "Capture": "captures.data",
+    "Recommendation": "recommendation.recommend",
+    "WaveletOptions": "wavelets.options",
+    "agreement": "retention.agreement",
+    "band_growth": "wavelets.growth",
+    "cache_bytes": "memory_size",
+    "cache_bytes_by_context": "memory_size",
+    "capture": "keep_argument",
+    "capture_many": "keep_argument",
+    "capture_spectra": "wavelets.capture_spectrum",
+    "capture_spectrum": "wavelets.capture_spectrum",
+    "coefficients": "wavelets.spectrum",
+    "contributions": "captures.contributions",
+    "density": "retention.record",
+    "eviction_tree": "retention.tree",
+    "kept_mask": "retention.record",
+    "mean_spectrum": "wavelets.pooled_spectrum",
+    "merge_retention": "retention.record",
+    "open": "result_files",
+    "open_captures": "captures.many",
+    "output_loss": "retention.loss",
+    "recency_bias": "retention.bias",
+    "recommend": "recommendation.recommend",
+    "retention_from_cache": "retention.record",
+    "retention_map": "retention.record",
+    "save": "result_files",
+    "simulate": "retention.simulate",
+    "spectrum": "wavelets.spectrum",
+    "trends": "wavelets.trends",
+}
+_SUBPACKAGES = ("captures", "evaluation", "plot", "recommendation", "retention", "wavelets")
 
 __all__ = [
     "Capture",
     "Recommendation",
     "WaveletOptions",
     "agreement",
-    "bias",
+    "band_growth",
+    "cache_bytes",
+    "cache_bytes_by_context",
     "capture",
     "capture_many",
     "capture_spectra",
     "capture_spectrum",
     "coefficients",
-    "combine",
     "contributions",
     "density",
-    "growth",
-    "held",
-    "loss",
-    "memory",
-    "memory_by_context",
-    "open_capture",
+    "evaluation",
+    "eviction_tree",
+    "kept_mask",
+    "mean_spectrum",
+    "merge_retention",
+    "open",
     "open_captures",
-    "open_loss",
-    "open_retention",
-    "open_spectrum",
-    "open_trends",
+    "output_loss",
     "plot",
-    "pool",
+    "recency_bias",
     "recommend",
     "retention_from_cache",
     "retention_map",
-    "save_loss",
-    "save_retention",
-    "save_spectrum",
-    "save_trends",
+    "save",
     "simulate",
     "spectrum",
-    "tree",
     "trends",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SUBPACKAGES:
+        return importlib.import_module(f"analysis.{name}")
+    if name in _DEFINED_IN:
+        value = getattr(importlib.import_module(f"analysis.{_DEFINED_IN[name]}"), name)
+        globals()[name] = value  # the next access does not come here
+        return value
+    if name.startswith("_"):  # what Python and IPython look for themselves
+        raise AttributeError(f"module 'analysis' has no attribute {name!r}")
+    from analysis.deprecated import find
+
+    return find(name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,6 +1,6 @@
 """How many bytes of keys and values a cache will hold, worked out without running a model.
 
-    memory(run, config, tokens=131_072, batch=8, dtype="bfloat16")     # what cache.nbytes would say
+    cache_bytes(run, config, tokens=131_072, batch=8, dtype="bfloat16")     # what cache.nbytes would say
 
 It asks the cache's own ledger how many tokens of a prompt stay, and allocates in the same steps. All layers of the
 model count, also those that were not captured and those with a sliding window.
@@ -25,7 +25,7 @@ LONG: Final = 4  # times the cache: from there on a longer prompt fills no more
 DTYPES: Final = ("float32", "bfloat16", "float16")
 
 
-def memory(
+def cache_bytes(
     run: Capture,
     config: TreeKVConfig,
     tokens: int,
@@ -73,7 +73,7 @@ def memory(
     return total * batch * itemsize
 
 
-def memory_by_context(
+def cache_bytes_by_context(
     run: Capture,
     configs: Mapping[str, TreeKVConfig],
     contexts: Sequence[int],
@@ -81,14 +81,14 @@ def memory_by_context(
     batch: int = 1,
     dtype: str = "bfloat16",
 ) -> xr.DataArray:
-    """`memory` of several settings over several lengths of context: int64 (policy, context).
+    """`cache_bytes` of several settings over several lengths of context: int64 (policy, context).
 
-    attrs batch, dtype and layers (how many are counted) say for what. Raises TreeKVError as `memory` does, and for no
-    settings or contexts.
+    attrs batch, dtype and layers (how many are counted) say for what. Raises TreeKVError as `cache_bytes` does, and for
+    no settings or contexts.
     """
     if not configs or not contexts:
         raise TreeKVError("give at least one setting and one length of context")
-    values = [[memory(run, config, n, batch=batch, dtype=dtype) for n in contexts] for config in configs.values()]
+    values = [[cache_bytes(run, config, n, batch=batch, dtype=dtype) for n in contexts] for config in configs.values()]
     return xr.DataArray(
         np.array(values, dtype=np.int64),
         dims=("policy", "context"),

@@ -7,10 +7,10 @@ Numbers are compressed and checksummed, so a flipped byte in the data is found w
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -21,12 +21,25 @@ from treekv.errors import TreeKVError
 
 FORMAT_VERSION = 1
 
-_NAMES = {
-    "treekv-capture": "a capture",
-    "treekv-spectrum": "a spectrum",
-    "treekv-trends": "a table of trends",
-    "treekv-retention": "a retention record",
-    "treekv-loss": "a table of losses",
+
+class Kind(NamedTuple):
+    """One kind of result file.
+
+    Attributes:
+        title: what error sentences call it.
+        required: variables that every file of it has.
+    """
+
+    title: str
+    required: tuple[str, ...]
+
+
+KINDS = {  # by the attribute `format` of the file
+    "treekv-capture": Kind("a capture", ("q", "k", "v", "scaling", "layer", "token", "token_id", "query_position")),
+    "treekv-spectrum": Kind("a spectrum", ("amplitude", "coefficient", "sink_amplitude", "band", "level", "position")),
+    "treekv-trends": Kind("a table of trends", ("growth", "slope", "rank_correlation", "p_value", "claim_i")),
+    "treekv-retention": Kind("a retention record", ("evicted_at", "survivor", "policy", "layer", "head")),
+    "treekv-loss": Kind("a table of losses", ("mass", "error", "policy", "layer", "query")),
 }
 
 
@@ -65,14 +78,14 @@ def write(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def read(path: str | os.PathLike[str], format: str, required: Iterable[str] = ()) -> xr.Dataset:
-    """Read a file of this `format` ("treekv-spectrum", ...) whole into memory.
+def read(path: str | os.PathLike[str], expected: str | None = None) -> xr.Dataset:
+    """Read a result file whole into memory; `expected` is its format ("treekv-spectrum", ...), any when None.
 
     Raises TreeKVError in one sentence when there is no such file, when it is damaged, truncated or no netCDF
-    file, when it holds something else, was written by a newer version, or lacks a `required` variable.
+    file, when it contains something else, was written by a newer version, or lacks a variable.
     """
     source = Path(path)
-    wanted = _NAMES.get(format, format)
+    wanted = "a result" if expected is None else KINDS[expected].title
     if not source.exists():
         raise TreeKVError(f"there is no file {str(source)!r}; expected {wanted} written by this project")
     if source.is_dir():
@@ -89,10 +102,10 @@ def read(path: str | os.PathLike[str], format: str, required: Iterable[str] = ()
             f"expected {wanted}, so write it again"
         ) from error
     dataset.attrs = {name: _plain(value) for name, value in dataset.attrs.items()}
-    found = dataset.attrs.get("format")
-    if found != format:
-        kind = _NAMES.get(str(found), "a netCDF file from elsewhere")
-        raise TreeKVError(f"{str(source)!r} is {kind}; expected {wanted}")
+    found = str(dataset.attrs.get("format"))
+    if found not in KINDS or (expected is not None and found != expected):
+        title = KINDS[found].title if found in KINDS else "a netCDF file from elsewhere"
+        raise TreeKVError(f"{str(source)!r} is {title}; expected {wanted}")
     version = dataset.attrs.get("format_version")
     if not isinstance(version, int) or version < 1:
         raise TreeKVError(f"{str(source)!r} has format version {version!r}; expected 1 to {FORMAT_VERSION}")
@@ -101,24 +114,24 @@ def read(path: str | os.PathLike[str], format: str, required: Iterable[str] = ()
             f"{str(source)!r} has format version {version}, newer than the {FORMAT_VERSION} that this "
             "version reads; update treekv"
         )
-    missing = sorted(set(required) - {str(name) for name in dataset.variables})
+    missing = sorted(set(KINDS[found].required) - {str(name) for name in dataset.variables})
     if missing:
         raise TreeKVError(f"{str(source)!r} lacks {', '.join(map(repr, missing))}; write it again")
     return dataset
 
 
-def attributes(path: str | os.PathLike[str], format: str) -> dict[str, object]:
-    """The attributes of a file of this `format`, without reading its arrays; TreeKVError as `read` raises."""
+def attributes(path: str | os.PathLike[str], expected: str) -> dict[str, object]:
+    """The attributes of a file of this format, without reading its arrays; TreeKVError as `read` raises."""
     try:
         with h5py.File(path) as file:
             attrs = {str(name): _plain(value) for name, value in file.attrs.items()}
-    except Exception:  # let `read` find the words
-        return dict(read(path, format).attrs)
-    if attrs.get("format") != format or attrs.get("format_version") != FORMAT_VERSION:
-        return dict(read(path, format).attrs)
+    except Exception:  # `read` raises the right error
+        return dict(read(path, expected).attrs)
+    if attrs.get("format") != expected or attrs.get("format_version") != FORMAT_VERSION:
+        return dict(read(path, expected).attrs)
     return attrs
 
 
 def _plain(value: object) -> object:
-    """A number as Python's own, an array as it is."""
+    """Numpy scalars as Python's own numbers, anything else unchanged."""
     return value.item() if isinstance(value, np.generic) else value

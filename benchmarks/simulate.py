@@ -26,7 +26,7 @@ from plotly.offline import get_plotlyjs
 
 import analysis
 from analysis.retention import simulated_cache
-from analysis.retention.record import combine, retention_from_cache
+from analysis.retention.record import merge_retention, retention_from_cache
 from treekv import TreeKVCache, TreeKVConfig, load_model
 
 POLICIES = ("tree", "tree_left", "streaming", "h2o", "tova", "random")
@@ -96,7 +96,7 @@ def times(run: analysis.Capture, configs: dict[str, TreeKVConfig], forward: floa
         start = time.perf_counter()
         retention = analysis.simulate(run, chosen, layers=layers)
         seconds = time.perf_counter() - start
-        analysis.loss(run, retention)
+        analysis.output_loss(run, retention)
         losses = time.perf_counter() - start - seconds
         print(
             f"all {len(chosen)} together, {blocks}: {seconds:.2f} s, {seconds / forward:.2f} of the capture's forward "
@@ -121,7 +121,7 @@ def closeness(
             with torch.inference_mode():
                 for first in range(0, len(ids), 256):
                     model(ids[None, first : first + 256], past_key_values=cache)
-            both = combine(simulated, retention_from_cache(cache, "real", model=model))
+            both = merge_retention(simulated, retention_from_cache(cache, "real", model=model))
             between = analysis.agreement(both).sel(policy="simulated", other="real").values
             parts = [between[:1], between[1:thirds], between[thirds : 2 * thirds], between[2 * thirds :]]
             words = ", ".join(f"{part.mean():.3f}" for part in parts)

@@ -30,11 +30,11 @@ FLOORS: dict[str, list[tuple[str, ...]]] = {
     ],
     "analysis": [
         ("__init__",),
-        ("deprecated",),
+        ("deprecated", "keep_argument"),
         ("recommendation", "evaluation"),
         ("plot",),
         ("retention", "wavelets"),
-        ("memory_size",),
+        ("memory_size", "result_files"),
         ("captures",),
         ("netcdf", "model_identity", "binning"),
     ],

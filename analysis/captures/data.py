@@ -1,12 +1,15 @@
 """The captured queries, keys and values of one text, which all other analysis is computed from.
 
-captured = open_capture("capture.nc")
-captured.weights(0, [2047])            # [query_heads, 1, 2048]
-captured.contributions(0, 2047)        # [query_heads, 2048, head_dim]
+    captured = analysis.open("capture.nc")
+    captured.weights(0, [2047])            # [query_heads, 1, 2048]
+    captured.contributions(0, 2047)        # [query_heads, 2048, head_dim]
+
+No attention matrix is stored; the weights of chosen queries are computed when they are asked for.
 """
 
 from __future__ import annotations
 
+import html
 import json
 import os
 from collections.abc import Sequence
@@ -27,7 +30,7 @@ from treekv.errors import TreeKVError
 FORMAT = "treekv-capture"
 
 
-@dataclass
+@dataclass(repr=False)
 class Capture:
     """What one text of T tokens did inside a model; the batch is always one.
 
@@ -128,6 +131,47 @@ class Capture:
         )
         return netcdf.write(dataset, path)
 
+    @classmethod
+    def from_dataset(cls, dataset: xr.Dataset, device: str | torch.device = "cpu") -> Capture:
+        """The capture from the contents of its file, tensors on `device`."""
+        attrs = {name: value for name, value in dataset.attrs.items() if name not in ("format", "format_version")}
+        return cls(
+            q=list(torch.from_numpy(dataset["q"].values).to(device)),
+            k=list(torch.from_numpy(dataset["k"].values).to(device)),
+            v=list(torch.from_numpy(dataset["v"].values).to(device)),
+            scaling=dataset["scaling"].values.tolist(),
+            layers=dataset["layer"].values.tolist(),
+            token_ids=torch.from_numpy(dataset["token_id"].values),
+            token_text=[str(token) for token in dataset["token"].values],
+            query_positions=dataset["query_position"].values.tolist(),
+            model=str(attrs.pop("model", "")),
+            attrs=attrs,
+        )
+
+    def __repr__(self) -> str:
+        tokens, layers = _count(self.tokens, "token"), _count(len(self.layers), "layer")
+        return f"Capture({self.model}, {tokens}, {layers}, {self._size})"
+
+    def _repr_html_(self) -> str:
+        """A small table, for notebooks."""
+        rows = {
+            "model": self.model,
+            "tokens": f"{self.tokens:,}",
+            "observed queries": str(len(self.query_positions)),
+            "layers": f"{len(self.layers)}, from {self.layers[0]} to {self.layers[-1]}",
+            "heads": f"{_count(self.query_heads, 'query head')}, {_count(self.kv_heads, 'KV head')}",
+            "tensors": f"{self._size}, {str(self.k[0].dtype).removeprefix('torch.')} on {self.k[0].device}",
+        }
+        cells = (f"<tr><th>{name}</th><td>{html.escape(value)}</td></tr>" for name, value in rows.items())
+        return f"<table><caption>Capture</caption>{''.join(cells)}</table>"
+
+    @property
+    def _size(self) -> str:
+        """Memory of the tensors in words."""
+        size = sum(x.nbytes for x in (*self.q, *self.k, *self.v))
+        power = next(power for power in (9, 6, 3) if size >= 10**power or power == 3)
+        return f"{size / 10**power:.{int(power == 9)}f} {({9: 'GB', 6: 'MB', 3: 'kB'})[power]}"
+
     def _index(self, layer: int) -> int:
         try:
             return self.layers.index(layer)
@@ -149,23 +193,11 @@ def open_capture(path: str | os.PathLike[str], device: str | torch.device = "cpu
 
     Raises TreeKVError in one sentence for a file that is missing, damaged, of another kind or newer.
     """
-    required = ("q", "k", "v", "scaling", "layer", "token", "token_id", "query_position")
-    dataset = netcdf.read(path, FORMAT, required)
-    attrs = dict(dataset.attrs)
-    for name in ("format", "format_version"):
-        attrs.pop(name)
-    return Capture(
-        q=list(torch.from_numpy(dataset["q"].values).to(device)),
-        k=list(torch.from_numpy(dataset["k"].values).to(device)),
-        v=list(torch.from_numpy(dataset["v"].values).to(device)),
-        scaling=dataset["scaling"].values.tolist(),
-        layers=dataset["layer"].values.tolist(),
-        token_ids=torch.from_numpy(dataset["token_id"].values),
-        token_text=[str(token) for token in dataset["token"].values],
-        query_positions=dataset["query_position"].values.tolist(),
-        model=str(attrs.pop("model", "")),
-        attrs=attrs,
-    )
+    return Capture.from_dataset(netcdf.read(path, FORMAT), device)
+
+
+def _count(number: int, unit: str) -> str:
+    return f"{number} {unit}" if number == 1 else f"{number} {unit}s"
 
 
 def _half(tensors: list[Tensor], name: str) -> np.ndarray:

@@ -12,7 +12,7 @@ _BAR, _IDEAL = "#5b6d9a", "#a06500"
 
 
 def bias(found: xr.Dataset) -> go.Figure:
-    """Draw what `analysis.bias` returns, one bar a policy and number, with the spread over layers and KV heads.
+    """Draw what `analysis.recency_bias` returns, one bar a policy and number, with the spread over layers and KV heads.
 
     Left the earth mover's distance to the tree's ideal density, in tokens; right the Gini coefficient over tenths of
     the text, where a diamond marks that of the ideal. Means over layers and heads; whiskers are one standard

@@ -27,7 +27,7 @@ def retention_difference(
 
     In percentage points of layers and heads: blue where `first` holds it more often, yellow where `second` does, white
     where both hold it alike. For a simulation against a real run of the same text make one record of both with
-    `analysis.combine`. The other arguments are as of `plot.eviction_map`. The text alternative is in
+    `analysis.merge_retention`. The other arguments are as of `plot.eviction_map`. The text alternative is in
     `layout.meta["alt"]`. Raises TreeKVError, listing what there is, for a policy, layer, head or stretch that is not in
     the record.
     """
@@ -76,4 +76,4 @@ def retention_difference(
 
 
 def _held(part: xr.Dataset, policy: str, layer: int | None, head: int | None, step: int) -> np.ndarray:
-    return records.held(records.select(part, policy, layer, head), step).values
+    return records.kept_mask(records.select(part, policy, layer, head), step).values

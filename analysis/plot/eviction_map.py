@@ -97,7 +97,7 @@ def eviction_maps(
     # Under the first map alone there is no room for how positions are pooled.
     size = maps[0].attrs["position_size"]
     cells_of = f" · {pooled} of every {size} positions" if size > 1 else ""
-    held = records.held(part, steps[1] - 1)
+    held = records.kept_mask(part, steps[1] - 1)
     tables = [_quarters(held.sel(policy=name), layer, head) for name in names]
     figure = theme.grid(
         "Tokens kept, by policy",
@@ -290,5 +290,5 @@ def _alt(
     return (
         f"Map of step against position for the policy {policy}, {words}: {_shown(_pooled(layer, head))}. After the "
         f"last of {steps[1]} steps the four quarters of the {what} are held to "
-        f"{_quarters(records.held(part, steps[1] - 1).sel(policy=policy), layer, head)}."
+        f"{_quarters(records.kept_mask(part, steps[1] - 1).sel(policy=policy), layer, head)}."
     )

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from analysis.plot import theme
-from analysis.wavelets.growth import growth
+from analysis.wavelets.growth import band_growth
 from treekv.errors import TreeKVError
 
 _LIMIT = 3.0  # powers of ten: beyond a thousandfold only the number tells more
@@ -17,8 +17,8 @@ _WRITTEN = 16  # heads: with more, numbers in the cells would overlap
 def growth_grid(spectrum: xr.Dataset, band: str | None = None) -> go.Figure:
     """Draw the growth of a band's amplitude towards the end in every layer (y) and query head (x).
 
-    Growth is that of `analysis.growth`: mean over the last 64 positions divided by that over the first quarter, on a
-    logarithmic scale from a thousandth to a thousand at most, whose middle, grey, is no growth. `band` is a name such
+    Growth is that of `analysis.band_growth`: mean over the last 64 positions divided by that over the first quarter, on
+    a logarithmic scale from a thousandth to a thousand at most, whose middle, grey, is no growth. `band` is a name such
     as "D1"; the highest band when None. The text alternative is in `layout.meta["alt"]`. Raises TreeKVError, listing
     what there is, for a band that is not there.
     """
@@ -26,7 +26,7 @@ def growth_grid(spectrum: xr.Dataset, band: str | None = None) -> go.Figure:
     band = bands[-1] if band is None else band
     if band not in bands:
         raise TreeKVError(f"band {band!r} is not there; choose one of {', '.join(bands)}")
-    ratio = growth(spectrum).sel(band=band)
+    ratio = band_growth(spectrum).sel(band=band)
     values, layers, heads = ratio.values, ratio["layer"].values, ratio["head"].values
     with np.errstate(divide="ignore", invalid="ignore"):
         logarithm = np.where(np.isfinite(values) & (values > 0), np.log10(values), np.nan)

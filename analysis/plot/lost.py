@@ -15,8 +15,8 @@ _SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x", "star", 
 def mass_retained(lost: xr.Dataset, policy: str | None = None) -> go.Figure:
     """Draw the share of attention that each policy retains (y, per cent) against the layer (x).
 
-    `lost` is what `analysis.loss` returns; mean over query heads and queries, in the hover box also the tenth and the
-    ninetieth percentile of these. All policies when `policy` is None. The text alternative is in
+    `lost` is what `analysis.output_loss` returns; mean over query heads and queries, in the hover box also the tenth
+    and the ninetieth percentile of these. All policies when `policy` is None. The text alternative is in
     `layout.meta["alt"]`. Raises TreeKVError, listing what there is, for a policy that is not there.
     """
     return _by_layer(
@@ -31,7 +31,7 @@ def mass_retained(lost: xr.Dataset, policy: str | None = None) -> go.Figure:
 def output_error(lost: xr.Dataset, policy: str | None = None) -> go.Figure:
     """Draw the relative error of the attention output (y, per cent) of each policy against the layer (x).
 
-    `lost` is what `analysis.loss` returns; mean over queries, in the hover box also the tenth and the ninetieth
+    `lost` is what `analysis.output_loss` returns; mean over queries, in the hover box also the tenth and the ninetieth
     percentile of these. All policies when `policy` is None. The text alternative is in `layout.meta["alt"]`. Raises
     TreeKVError, listing what there is, for a policy that is not there.
     """

@@ -13,7 +13,7 @@ _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def memory(found: xr.DataArray, at: int | None = None) -> go.Figure:
-    """Draw what `analysis.memory.memory_by_context` returns: bytes (y) against the length of the context (x).
+    """Draw what `analysis.cache_bytes_by_context` returns: bytes (y) against the length of the context (x).
 
     One line a setting, both axes logarithmic; `at` marks one of the contexts, which the text alternative in
     `layout.meta["alt"]` then speaks of (the longest when None). Raises TreeKVError for a context that is not there.

@@ -50,7 +50,7 @@ def text_retention(
     steps = int(retention.attrs["steps"])
     step = steps - 1 if step is None else step
     chosen = records.select(retention, policy, layer, head)
-    kept = records.held(chosen, step)
+    kept = records.kept_mask(chosen, step)
     stop = step + 1 if stop is None else stop
     if not 0 <= start < stop <= step + 1:
         raise TreeKVError(f"start and stop must lie within the {step + 1} tokens read, got {start} to {stop}")

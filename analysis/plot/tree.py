@@ -8,7 +8,7 @@ import xarray as xr
 
 from analysis.plot import theme
 from analysis.retention import record as records
-from analysis.retention.tree import tree as grow
+from analysis.retention.tree import eviction_tree as grow
 from treekv.errors import TreeKVError
 
 MOST_TOKENS = 256  # lines closer together than this cannot be told apart
@@ -43,7 +43,7 @@ def tree(
     step = int(retention.attrs["steps"]) - 1 if step is None else step
     forest = grow(retention.sel(policy=[name], layer=[layer], head=[head]), step).isel(policy=0, layer=0, head=0)
     if start is None:
-        start = max(step + 1 - 2 * int(records.held(one, step).sum()), 0)
+        start = max(step + 1 - 2 * int(records.kept_mask(one, step).sum()), 0)
     stop = min(start + _WORDS, step + 1) if stop is None else stop
     if not 0 <= start < stop <= step + 1:
         raise TreeKVError(f"start and stop must lie within the {step + 1} tokens read, got {start} to {stop}")

@@ -6,9 +6,9 @@
     choice.config.save("settings.json"); choice.reasons; choice.figure
 
 Every candidate is simulated on the captured text and judged by the mean relative error of the attention output
-(`analysis.loss`). A candidate replaces the best so far only if it lowers that error by at least a twentieth. In real
-runs lower simulated errors did not mean lower perplexity (docs/recommend.md), so by default the paper's sinks, recent
-tokens and tree stay as they are; `questions` lets the simulation decide more.
+(`analysis.output_loss`). A candidate replaces the best so far only if it lowers that error by at least a twentieth. In
+real runs lower simulated errors did not mean lower perplexity (docs/recommend.md), so by default the paper's sinks,
+recent tokens and tree stay as they are; `questions` lets the simulation decide more.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import xarray as xr
 from torch import nn
 
 from analysis.captures.data import Capture
-from analysis.memory_size import memory
+from analysis.memory_size import cache_bytes
 from analysis.recommendation.decisions import DECISIONS, DEFAULT_QUESTIONS, QUESTIONS, choose_block, sink_mass
 from analysis.recommendation.search import Search
 from treekv.config import TreeKVConfig
@@ -145,7 +145,7 @@ def recommend(
 
 def _decoding_bytes(captured: Capture, config: TreeKVConfig, itemsize: int) -> int:
     """Bytes of keys and values of a full cache of the model while it decodes, the token being read included."""
-    return memory(captured, config, tokens=_MANY, prompt=1, dtype="bfloat16") // torch.bfloat16.itemsize * itemsize
+    return cache_bytes(captured, config, tokens=_MANY, prompt=1, dtype="bfloat16") // torch.bfloat16.itemsize * itemsize
 
 
 def _affordable(captured: Capture, bytes: int, itemsize: int) -> int:

@@ -11,7 +11,7 @@ import xarray as xr
 from torch import nn
 
 from analysis.captures.data import Capture
-from analysis.retention.loss import loss
+from analysis.retention.loss import output_loss
 from analysis.retention.simulate import simulate
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
@@ -49,7 +49,7 @@ class Search:
         queries = None
         if prompt:
             queries = np.unique(np.linspace(prompt, self.captured.tokens - 1, 64).astype(int)).tolist()
-        lost = loss(self.captured, retention, queries, model=self.model)
+        lost = output_loss(self.captured, retention, queries, model=self.model)
         return {
             name: (
                 float(lost["error"].sel(policy=name).mean()),

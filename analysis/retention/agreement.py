@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from analysis.retention.record import held
+from analysis.retention.record import kept_mask
 from treekv.errors import TreeKVError
 
 BETWEEN = ("policy", "layer", "head")
@@ -31,7 +31,7 @@ def agreement(retention: xr.Dataset, between: str = "policy", step: int | None =
     if between not in BETWEEN:
         raise TreeKVError(f"between must be one of {', '.join(map(repr, BETWEEN))}, got {between!r}")
     step = int(retention.attrs["steps"]) - 1 if step is None else step
-    kept = held(retention, step).transpose("policy", "layer", "head", "position").values
+    kept = kept_mask(retention, step).transpose("policy", "layer", "head", "position").values
     names = {dim: retention[dim].values for dim in BETWEEN}
     attrs = {"step": step, "between": between, "long_name": "Jaccard index of the tokens held"}
     if between == "policy":

@@ -17,7 +17,7 @@ import numpy as np
 import xarray as xr
 from scipy.stats import wasserstein_distance
 
-from analysis.retention.record import held
+from analysis.retention.record import kept_mask
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
 
@@ -51,7 +51,7 @@ def ideal_density(config: TreeKVConfig, tokens: int) -> np.ndarray:
     return density
 
 
-def bias(retention: xr.Dataset, step: int | None = None, ideal: TreeKVConfig | None = None) -> xr.Dataset:
+def recency_bias(retention: xr.Dataset, step: int | None = None, ideal: TreeKVConfig | None = None) -> xr.Dataset:
     """How far from the tree's ideal and from an even spread each head's tokens are after `step`.
 
     Args:
@@ -71,7 +71,7 @@ def bias(retention: xr.Dataset, step: int | None = None, ideal: TreeKVConfig | N
         TreeKVError: a step outside the record or below 9.
     """
     step = int(retention.attrs["steps"]) - 1 if step is None else step
-    kept = held(retention, step).transpose("policy", "layer", "head", "position").values[..., : step + 1]
+    kept = kept_mask(retention, step).transpose("policy", "layer", "head", "position").values[..., : step + 1]
     if step + 1 < DECILES:
         raise TreeKVError(f"tenths of the text need at least {DECILES} tokens, got {step + 1}")
     position = np.arange(step + 1)

@@ -1,7 +1,7 @@
 """What is lost by evicting: attention mass, and how far the attention output moves, against the full cache.
 
     retention = analysis.simulate(run, {"tree": config})
-    lost = analysis.loss(run, retention)
+    lost = analysis.output_loss(run, retention)
     lost["error"].mean("query")            # (policy, layer)
 
 A query at position t sees the tokens that were held when it was processed: p <= t and not evicted before t. (The
@@ -10,9 +10,7 @@ token that is evicted at step t is still seen by the query of step t.)
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -31,7 +29,7 @@ DEFAULT_QUERIES = 64
 Progress = Callable[[int, int], None]
 
 
-def loss(
+def output_loss(
     run: Capture,
     retention: xr.Dataset,
     queries: Sequence[int] | None = None,
@@ -123,16 +121,6 @@ def loss(
             **netcdf.versions(),
         },
     )
-
-
-def save_loss(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
-    """Write a result to one netCDF file and return its path; TreeKVError when it cannot be written."""
-    return netcdf.write(dataset, path)
-
-
-def open_loss(path: str | os.PathLike[str]) -> xr.Dataset:
-    """Read what `save_loss` wrote; TreeKVError for a missing, damaged, foreign or newer file."""
-    return netcdf.read(path, FORMAT, ("mass", "error", "policy", "layer", "query"))
 
 
 def _output(weights: Tensor, values: Tensor, projection: Tensor | None, total: Tensor | None = None) -> Tensor:

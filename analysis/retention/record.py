@@ -9,9 +9,7 @@ to then.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import xarray as xr
@@ -101,7 +99,7 @@ def _seen(cache: TreeKVCache, layer: int, row: int) -> int:
     return site.ledger.seen[site.at(slice(row, row + 1))][0]
 
 
-def combine(*records: xr.Dataset) -> xr.Dataset:
+def merge_retention(*records: xr.Dataset) -> xr.Dataset:
     """One record with the policies of several, of the same text, layers and heads, such as a simulation and a run.
 
     Raises TreeKVError when they are not of the same text, layers and heads, or share a policy's name.
@@ -132,7 +130,7 @@ def combine(*records: xr.Dataset) -> xr.Dataset:
     return together.assign_attrs({**attrs, "configs": json.dumps(configs), "source": " and ".join(sorted(sources))})
 
 
-def held(retention: xr.Dataset, step: int) -> xr.DataArray:
+def kept_mask(retention: xr.Dataset, step: int) -> xr.DataArray:
     """Which tokens are held after the token at position `step` was processed: bool, dims of `evicted_at`.
 
     Raises TreeKVError for a step outside the record.
@@ -162,7 +160,7 @@ def density(
     """
     retention = _of(retention, layer=layer, head=head)
     step = int(retention.attrs["steps"]) - 1 if step is None else step
-    share = held(retention, step).mean(_left_open(layer, head)).transpose("policy", "position").values
+    share = kept_mask(retention, step).mean(_left_open(layer, head)).transpose("policy", "position").values
     position = retention["position"].values
     share = share[:, position <= step][:, ::-1]
     distance = (step - position[position <= step])[::-1]
@@ -243,16 +241,6 @@ def retention_map(
 
 def _left_open(layer: int | None, head: int | None) -> list[str]:
     return [name for name, value in (("layer", layer), ("head", head)) if value is None]
-
-
-def save_retention(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
-    """Write a record to one netCDF file and return its path; TreeKVError when it cannot be written."""
-    return netcdf.write(dataset, path)
-
-
-def open_retention(path: str | os.PathLike[str]) -> xr.Dataset:
-    """Read what `save_retention` wrote; TreeKVError for a missing, damaged, foreign or newer file."""
-    return netcdf.read(path, FORMAT, ("evicted_at", "survivor", "policy", "layer", "head"))
 
 
 def select(retention: xr.Dataset, policy: str | None, layer: int | None, head: int | None) -> xr.Dataset:

@@ -14,7 +14,7 @@ from treekv.errors import TreeKVError
 ROOT = -1
 
 
-def tree(retention: xr.Dataset, step: int | None = None) -> xr.Dataset:
+def eviction_tree(retention: xr.Dataset, step: int | None = None) -> xr.Dataset:
     """The forest after the token at position `step` was processed (the last one when None).
 
     Returns:

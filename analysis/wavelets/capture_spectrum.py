@@ -23,7 +23,7 @@ from analysis.captures.forward_pass import Progress, record
 from analysis.captures.many import CaptureJob, request_many
 from analysis.captures.request import CaptureRequest, Text
 from analysis.wavelets.options import WaveletOptions
-from analysis.wavelets.spectrum import FORMAT, SpectrumBuilder, open_spectrum
+from analysis.wavelets.spectrum import FORMAT, SpectrumBuilder
 
 
 def capture_spectrum(
@@ -87,7 +87,7 @@ def capture_spectra(
     )
     if folder is None:
         return job.in_memory(requests, progress)
-    return [open_spectrum(path) for path in job.in_folder(requests, folder, progress)]
+    return [netcdf.read(path, FORMAT) for path in job.in_folder(requests, folder, progress)]
 
 
 def run_spectrum(

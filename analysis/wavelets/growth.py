@@ -30,7 +30,7 @@ class Ends(NamedTuple):
             return end / start
 
 
-def growth(spectrum: xr.Dataset) -> xr.DataArray:
+def band_growth(spectrum: xr.Dataset) -> xr.DataArray:
     """Mean amplitude over the last 64 positions divided by that over the first quarter: (layer, head, band).
 
     `spectrum` is what `analysis.spectrum` or `pool` gives. attrs first_positions and last_positions say how many

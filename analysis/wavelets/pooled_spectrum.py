@@ -11,7 +11,7 @@ from analysis.wavelets.spectrum import UNITS
 from treekv.errors import TreeKVError
 
 
-def pool(spectra: Sequence[xr.Dataset]) -> xr.Dataset:
+def mean_spectrum(spectra: Sequence[xr.Dataset]) -> xr.Dataset:
     """Several texts as one spectrum: means over the texts, and how far the texts differ.
 
     `amplitude`, `coefficient`, `energy`, `sink_amplitude` and `query_std` become means over the texts, `text_std`

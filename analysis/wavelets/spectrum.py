@@ -8,9 +8,7 @@ Source: He et al., TreeKV, arXiv 2501.04987.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -220,16 +218,6 @@ class SpectrumBuilder:
                 **netcdf.versions(),
             },
         )
-
-
-def save_spectrum(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
-    """Write a spectrum to one netCDF file and return its path; TreeKVError when it cannot be written."""
-    return netcdf.write(dataset, path)
-
-
-def open_spectrum(path: str | os.PathLike[str]) -> xr.Dataset:
-    """Read what `save_spectrum` wrote; TreeKVError for a missing, damaged, foreign or newer file."""
-    return netcdf.read(path, FORMAT, ("amplitude", "coefficient", "sink_amplitude", "band", "level", "position"))
 
 
 def coefficients(

@@ -12,9 +12,6 @@ tested to equal scipy's to 1e-12, stand in for `spearmanr` and `theilslopes` (`a
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
 import xarray as xr
 
@@ -151,16 +148,6 @@ def trends(spectrum: xr.Dataset, resamples: int = 299, seed: int = 0) -> xr.Data
             **netcdf.versions(),
         },
     )
-
-
-def save_trends(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
-    """Write trends to one netCDF file and return its path; TreeKVError when it cannot be written."""
-    return netcdf.write(dataset, path)
-
-
-def open_trends(path: str | os.PathLike[str]) -> xr.Dataset:
-    """Read what `save_trends` wrote; TreeKVError for a missing, damaged, foreign or newer file."""
-    return netcdf.read(path, FORMAT, ("growth", "slope", "rank_correlation", "p_value", "claim_i"))
 
 
 def _claim_i(growth: float, low: float, high: float, correlation: float, p_value: float, runs: int) -> str:

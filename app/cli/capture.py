@@ -101,7 +101,7 @@ def capture(
     if not several:
         with stage("Writing the file"):
             if keep is Keep.spectrum:
-                analysis.save_spectrum(runs[0], output)
+                analysis.save(runs[0], output)
             else:
                 runs[0].save(output)
     files = [output / f"{name}.nc" for name in contents] if several else [output]

@@ -57,17 +57,17 @@ def compare(
     with stage("Reading the capture"):
         import analysis
 
-        run = analysis.open_capture(capture)
+        run = analysis.open(capture, "capture")
     configs = _configs(run, settings or [], policy or [], cache_size, prompt)
     with stage("Simulating what each setting keeps") as progress:
         retention = analysis.simulate(run, configs, prompt=prompt, progress=progress)
     with stage("Measuring what each setting loses") as progress:
-        lost = analysis.loss(run, retention, progress=progress)
-        bias = analysis.bias(retention)
+        lost = analysis.output_loss(run, retention, progress=progress)
+        bias = analysis.recency_bias(retention)
         rows = _rows(run, retention, lost, bias)
     if output is not None:
         with stage("Writing the record"):
-            analysis.save_retention(retention, output)
+            analysis.save(retention, output)
     if figure is not None:
         from analysis import plot
 
@@ -108,7 +108,7 @@ def _configs(
 def _rows(run: Any, retention: Any, lost: Any, bias: Any) -> list[dict[str, Any]]:
     import analysis
 
-    held = analysis.held(retention, run.tokens - 1).sum("position")
+    held = analysis.kept_mask(retention, run.tokens - 1).sum("position")
     rows = []
     for name in retention["policy"].values:
         of = {"policy": name}

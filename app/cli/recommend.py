@@ -58,7 +58,7 @@ def recommend(
         import analysis
         from analysis.recommendation.decisions import DEFAULT_QUESTIONS
 
-        run = analysis.open_capture(capture)
+        run = analysis.open(capture, "capture")
     network = None
     if projected is not None:
         with stage(f"Loading {projected}"):

@@ -72,11 +72,11 @@ def spectrum(
         for done, file in enumerate(files):
             parts.append(_spectrum(file, settings))
             progress(done + 1, len(files))
-        found = analysis.pool(parts)
+        found = analysis.mean_spectrum(parts)
     with stage("Testing the claims"):
         trends = analysis.trends(found)
     if output is not None:
-        analysis.save_spectrum(found, output)
+        analysis.save(found, output)
     if figure is not None:
         from analysis import plot
 
@@ -104,11 +104,11 @@ def _spectrum(file: Path, settings: dict[str, Any]) -> xr.Dataset:
     from treekv import TreeKVError
 
     try:
-        run = analysis.open_capture(file)
+        run = analysis.open(file, "capture")
     except TreeKVError as error:
         if "is a spectrum" not in str(error):
             raise
-        found = analysis.open_spectrum(file)
+        found = analysis.open(file, "spectrum")
         for name, wanted in settings.items():
             there = int(found["level"].max()) if name == "level" else found.attrs[name]
             if wanted is not None and there != wanted:

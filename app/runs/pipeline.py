@@ -88,9 +88,9 @@ def described(title: str, analysed: Analysed) -> dict[str, Any]:
 def save(folder: Path, analysed: Analysed, config: TreeKVConfig) -> None:
     """Put all that the dashboard's pages need into `folder`, except the manifest."""
     analysed.capture.save(folder / run_folder.CAPTURE)
-    analysis.save_spectrum(analysed.spectrum, folder / run_folder.SPECTRUM)
-    analysis.save_trends(analysed.trends, folder / run_folder.TRENDS)
-    analysis.save_retention(analysed.retention, folder / run_folder.RETENTION)
+    analysis.save(analysed.spectrum, folder / run_folder.SPECTRUM)
+    analysis.save(analysed.trends, folder / run_folder.TRENDS)
+    analysis.save(analysed.retention, folder / run_folder.RETENTION)
     config.save(folder / run_folder.SETTINGS)
 
 

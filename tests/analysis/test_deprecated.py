@@ -3,6 +3,7 @@
 import pytest
 
 import analysis
+from analysis import deprecated
 from treekv import TreeKVError
 
 
@@ -25,3 +26,26 @@ def test_what_cannot_be_kept_is_refused(llama, token_ids):
         analysis.capture(llama, None, token_ids, keep="spectrum", level=20)
     with pytest.raises(TypeError, match="levels"):
         analysis.capture(llama, None, token_ids, levels=3)
+
+
+@pytest.mark.parametrize("old", sorted(deprecated.RENAMED))
+def test_old_names_give_the_new_function_and_say_so(old):
+    new, _ = deprecated.RENAMED[old]
+    with pytest.warns(DeprecationWarning, match=rf"analysis\.{old} is deprecated; use analysis\.{new}$") as caught:
+        function = getattr(analysis, old)
+    assert caught[0].filename == __file__
+    assert old.startswith("open_") or function is getattr(analysis, new)
+
+
+def test_old_functions_that_open_one_kind_refuse_others(run, tmp_path):
+    path = run.save(tmp_path / "capture.nc")
+    with pytest.warns(DeprecationWarning):
+        open_capture, open_spectrum = analysis.open_capture, analysis.open_spectrum
+    assert open_capture(path, device="cpu").tokens == run.tokens
+    with pytest.raises(TreeKVError, match="is a capture; expected a spectrum"):
+        open_spectrum(path)
+
+
+def test_a_name_that_never_was_one_is_an_error():
+    with pytest.raises(AttributeError, match="module 'analysis' has no attribute 'open_map'"):
+        analysis.open_map  # noqa: B018

@@ -27,11 +27,11 @@ def test_capture_spectrum_simulation_and_loss(sharp_llama, token_ids, run):
         np.testing.assert_allclose(found["amplitude"], here["amplitude"], rtol=1e-3, atol=1e-5)
     record = analysis.simulate(there, CONFIGS)
     assert record["evicted_at"].sel(layer=0).equals(analysis.simulate(run, CONFIGS)["evicted_at"].sel(layer=0))
-    lost = analysis.loss(there, record, model=model)
+    lost = analysis.output_loss(there, record, model=model)
     assert np.isfinite(lost["error"]).all() and (lost["error"].sel(policy="tree") > 0).any()
 
 
 def test_a_file_is_opened_on_the_device_that_is_asked_for(run, tmp_path):
-    there = analysis.open_capture(run.save(tmp_path / "a.nc"), device="cuda")
+    there = analysis.open(run.save(tmp_path / "a.nc"), device="cuda")
     assert there.k[0].device.type == "cuda"
     assert there.contributions(1, 200).cpu().isfinite().all()

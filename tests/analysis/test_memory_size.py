@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from analysis import capture
-from analysis.memory_size import memory, memory_by_context
+from analysis.memory_size import cache_bytes, cache_bytes_by_context
 from analysis.plot.memory import memory as plot_memory
 from tests import tiny
 from treekv import TreeKVCache, TreeKVConfig, TreeKVError, policies
@@ -44,7 +44,10 @@ def test_memory_is_what_a_real_cache_holds(llama, run, config: TreeKVConfig) -> 
         llama(ids[:, :prompt], past_key_values=cache)
         for t in range(prompt, tokens):
             llama(ids[:, t : t + 1], past_key_values=cache)
-        assert memory(run, config, tokens, prompt=prompt, batch=2, dtype="float32") == cache.nbytes, (prompt, tokens)
+        assert cache_bytes(run, config, tokens, prompt=prompt, batch=2, dtype="float32") == cache.nbytes, (
+            prompt,
+            tokens,
+        )
 
 
 @pytest.mark.parametrize(("layers", "model"), [([3], "llama"), (None, "hybrid"), ([1], "hybrid")], ids=str)
@@ -63,30 +66,30 @@ def test_layers_that_were_not_captured_count(hybrid, nbytes_of, layers, model: s
     part = capture(network, None, tiny.tokens(64)[0], queries=4, layers=layers)
     for prompt, tokens in ((1, 9), (18, 21), (100, 101), (100, 130)):
         expected = nbytes_of(network, config, tokens, prompt, batch=2)
-        assert memory(part, config, tokens, prompt=prompt, batch=2, dtype="float32") == expected, (prompt, tokens)
-    assert memory_by_context(part, {"it": config}, [64]).attrs["layers"] == 4
+        assert cache_bytes(part, config, tokens, prompt=prompt, batch=2, dtype="float32") == expected, (prompt, tokens)
+    assert cache_bytes_by_context(part, {"it": config}, [64]).attrs["layers"] == 4
 
 
 def test_a_file_that_does_not_say_counts_what_was_captured() -> None:
     part = capture(tiny.llama(num_hidden_layers=4), None, tiny.tokens(64)[0], queries=4, layers=[2, 3])
-    whole = memory(part, TreeKVConfig(cache_size=24), 101)
+    whole = cache_bytes(part, TreeKVConfig(cache_size=24), 101)
     del part.attrs["model_layers"]
-    assert memory(part, TreeKVConfig(cache_size=24), 101) == whole // 2
+    assert cache_bytes(part, TreeKVConfig(cache_size=24), 101) == whole // 2
 
 
 def test_the_type_and_the_batch_count(run) -> None:
     config = TreeKVConfig(cache_size=64)
-    one = memory(run, config, 1000, prompt=900)
+    one = cache_bytes(run, config, 1000, prompt=900)
     assert one == 65 * 2 * 2 * (8 + 8) * 2  # slots, layers, KV heads, channels of key and value, bytes
-    assert memory(run, config, 1000, prompt=900, batch=3) == 3 * one
-    assert memory(run, config, 1000, prompt=900, dtype="float32") == 2 * one
-    assert memory(run, config, 1000, prompt=900, dtype="float16") == one
+    assert cache_bytes(run, config, 1000, prompt=900, batch=3) == 3 * one
+    assert cache_bytes(run, config, 1000, prompt=900, dtype="float32") == 2 * one
+    assert cache_bytes(run, config, 1000, prompt=900, dtype="float16") == one
 
 
 def test_a_bounded_cache_does_not_grow_with_the_context_and_a_full_one_does(run) -> None:
     tree, full = TreeKVConfig(cache_size=64), TreeKVConfig(policy="full")
-    assert memory(run, tree, 4096) == memory(run, tree, 65536)
-    assert memory(run, full, 65536) == 16 * memory(run, full, 4096)
+    assert cache_bytes(run, tree, 4096) == cache_bytes(run, tree, 65536)
+    assert cache_bytes(run, full, 65536) == 16 * cache_bytes(run, full, 4096)
 
 
 @pytest.mark.parametrize(
@@ -100,22 +103,23 @@ def test_a_bounded_cache_does_not_grow_with_the_context_and_a_full_one_does(run)
 )
 def test_what_cannot_be_is_refused(run, arguments: dict, words: str) -> None:
     with pytest.raises(TreeKVError, match=words):
-        memory(run, TreeKVConfig(cache_size=64), **arguments)
+        cache_bytes(run, TreeKVConfig(cache_size=64), **arguments)
 
 
 @pytest.mark.parametrize("config", SETTINGS[1:9], ids=lambda c: c.policy)
 def test_long_prompts_are_worked_out_from_shorter_ones(run, config: TreeKVConfig, monkeypatch) -> None:
     lengths = [1000, 1003, 1024, 1041]
-    short = [memory(run, config, n, prompt=n) for n in lengths]
+    short = [cache_bytes(run, config, n, prompt=n) for n in lengths]
     monkeypatch.setattr(sys.modules["analysis.memory_size"], "LONG", 1000)  # the function shadows the module
-    assert [memory(run, config, n, prompt=n) for n in lengths] == short
+    assert [cache_bytes(run, config, n, prompt=n) for n in lengths] == short
 
 
 def test_the_picture_shows_each_setting_over_the_contexts(run) -> None:
     configs = {"full": TreeKVConfig(policy="full"), "a <b>": TreeKVConfig(cache_size=64)}
-    found = memory_by_context(run, configs, [1024, 4096], batch=2, dtype="float32")
+    found = cache_bytes_by_context(run, configs, [1024, 4096], batch=2, dtype="float32")
     assert (
-        found.sel(policy="a <b>").values.tolist() == [memory(run, configs["a <b>"], 1024, batch=2, dtype="float32")] * 2
+        found.sel(policy="a <b>").values.tolist()
+        == [cache_bytes(run, configs["a <b>"], 1024, batch=2, dtype="float32")] * 2
     )
     figure = plot_memory(found, at=4096)
     assert [trace.name for trace in figure.data] == ["full", "a &lt;b&gt;"]
@@ -125,10 +129,12 @@ def test_the_picture_shows_each_setting_over_the_contexts(run) -> None:
     with pytest.raises(TreeKVError, match="context 5 is not there; choose one of 1024, 4096"):
         plot_memory(found, at=5)
     with pytest.raises(TreeKVError, match="at least one setting"):
-        memory_by_context(run, {}, [1])
+        cache_bytes_by_context(run, {}, [1])
 
 
 def test_tensors_are_not_made_for_it(run) -> None:
     """A context that no machine here could hold."""
-    assert memory(run, TreeKVConfig(policy="full"), 10**9, batch=64) == -(-(10**9) // 64) * 64 * 64 * 2 * 2 * 16 * 2
+    assert (
+        cache_bytes(run, TreeKVConfig(policy="full"), 10**9, batch=64) == -(-(10**9) // 64) * 64 * 64 * 2 * 2 * 16 * 2
+    )
     assert torch.get_default_dtype() is torch.float32

@@ -18,12 +18,12 @@ def spectrum(made_spectrum):
 
 @pytest.fixture
 def path(spectrum, tmp_path):
-    return analysis.save_spectrum(spectrum, tmp_path / "spectrum.nc")
+    return analysis.save(spectrum, tmp_path / "spectrum.nc")
 
 
-def sentence(path, open_file=analysis.open_spectrum):
+def sentence(path, expected="spectrum"):
     with pytest.raises(TreeKVError) as caught:
-        open_file(path)
+        analysis.open(path, expected)
     text = str(caught.value)
     assert "\n" not in text
     assert str(path) in text
@@ -32,14 +32,15 @@ def sentence(path, open_file=analysis.open_spectrum):
 
 def test_text_with_strange_characters_comes_back(spectrum, tmp_path):
     spectrum = spectrum.assign_coords(token=("position", ["\u0120\u00e9\U0001f333\n\"'<b>"] * 300))
-    assert analysis.open_spectrum(analysis.save_spectrum(spectrum, tmp_path / "a.nc")).identical(spectrum)
+    assert analysis.open(analysis.save(spectrum, tmp_path / "a.nc")).identical(spectrum)
 
 
 def test_half_precision_comes_back(tmp_path):
     values = np.random.default_rng(0).normal(size=(7, 50)).astype(np.float16)
-    dataset = xr.Dataset({"x": (("a", "b"), values)}, attrs={"format": "treekv-capture", "format_version": 1})
-    again = netcdf.read(netcdf.write(dataset, tmp_path / "a.nc"), "treekv-capture", ("x",))
-    assert again["x"].dtype == np.float16
+    variables = dict.fromkeys(netcdf.KINDS["treekv-capture"].required, (("a", "b"), values))
+    dataset = xr.Dataset(variables, attrs={"format": "treekv-capture", "format_version": 1})
+    again = netcdf.read(netcdf.write(dataset, tmp_path / "a.nc"), "treekv-capture")
+    assert all(variable.dtype == np.float16 for variable in again.values())
     assert again.identical(dataset)
 
 
@@ -62,7 +63,7 @@ def test_no_flipped_byte_changes_a_number_unnoticed(path, spectrum, tmp_path):
         damaged[place] ^= 0xFF
         broken.write_bytes(damaged)
         try:
-            found = analysis.open_spectrum(broken)
+            found = analysis.open(broken)
         except TreeKVError:
             noticed += 1
         else:  # the byte belonged to unused space or to a label
@@ -79,7 +80,7 @@ def test_other_files_are_refused(path, run, tmp_path):
     assert "folder" in sentence(tmp_path)
     capture = run.save(tmp_path / "capture.nc")
     assert "is a capture; expected a spectrum" in sentence(capture)
-    assert "is a spectrum; expected a capture" in sentence(path, analysis.open_capture)
+    assert "is a spectrum; expected a capture" in sentence(path, "capture")
     foreign = tmp_path / "weather.nc"
     xr.Dataset({"rain": ("day", [1.0, 2.0])}).to_netcdf(foreign, engine="h5netcdf")
     assert "netCDF file from elsewhere" in sentence(foreign)
@@ -102,32 +103,30 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(path, spectrum, mon
 
     monkeypatch.setattr(os, "replace", full_disk)
     with pytest.raises(TreeKVError, match="No space left"):
-        analysis.save_spectrum(spectrum, path)
+        analysis.save(spectrum, path)
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == ["spectrum.nc"]
 
 
 def test_places_that_cannot_be_written_are_named(spectrum, tmp_path):
     with pytest.raises(TreeKVError, match=r"nowhere.*does not exist"):
-        analysis.save_spectrum(spectrum, tmp_path / "nowhere" / "a.nc")
+        analysis.save(spectrum, tmp_path / "nowhere" / "a.nc")
     with pytest.raises(TreeKVError, match="is a folder"):
-        analysis.save_spectrum(spectrum, tmp_path)
+        analysis.save(spectrum, tmp_path)
 
 
 def test_every_kind_of_file_is_called_by_its_name_where_another_is_expected(run, tmp_path):
     spectrum = analysis.spectrum(run, level=2)
     retention = analysis.simulate(run, {"tree": TreeKVConfig(cache_size=32)})
-    files = {
-        "a capture": (run.save(tmp_path / "a.nc"), analysis.open_capture),
-        "a spectrum": (analysis.save_spectrum(spectrum, tmp_path / "b.nc"), analysis.open_spectrum),
-        "a table of trends": (
-            analysis.save_trends(analysis.trends(spectrum, resamples=99), tmp_path / "c.nc"),
-            analysis.open_trends,
-        ),
-        "a retention record": (analysis.save_retention(retention, tmp_path / "d.nc"), analysis.open_retention),
-        "a table of losses": (analysis.save_loss(analysis.loss(run, retention), tmp_path / "e.nc"), analysis.open_loss),
+    results = {
+        "capture": (run, "a capture"),
+        "spectrum": (spectrum, "a spectrum"),
+        "trends": (analysis.trends(spectrum, resamples=99), "a table of trends"),
+        "retention": (retention, "a retention record"),
+        "loss": (analysis.output_loss(run, retention), "a table of losses"),
     }
-    for found, (file, _) in files.items():
-        for expected, (_, opens) in files.items():
-            if found != expected:
-                assert sentence(file, opens) == f"{str(file)!r} is {found}; expected {expected}"
+    for kind, (result, title) in results.items():
+        file = analysis.save(result, tmp_path / f"{kind}.nc")
+        for expected, (_, wanted) in results.items():
+            if expected != kind:
+                assert sentence(file, expected) == f"{str(file)!r} is {title}; expected {wanted}"

@@ -74,7 +74,7 @@ def long_run(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("long") / "long"
     shutil.copytree(small_run, run)
     generator = np.random.default_rng(0)
-    small = analysis.open_retention(run / "retention.nc")
+    small = analysis.open(run / "retention.nc")
     shape, tokens = (3, 8, 8, 4096), 4096
     gone = np.minimum(np.arange(tokens) + generator.integers(1, 2000, shape), tokens)
     values = {
@@ -93,8 +93,8 @@ def long_run(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         },
         attrs=small.attrs | {"steps": tokens},
     )
-    analysis.save_retention(large, run / "retention.nc")
-    spectrum = analysis.open_spectrum(run / "spectrum.nc")
+    analysis.save(large, run / "retention.nc")
+    spectrum = analysis.open(run / "spectrum.nc")
     index = np.arange(tokens - 4) % spectrum.sizes["position"]
     wide = spectrum.isel(position=index, head=np.arange(32) % 4, layer=np.arange(32) % 2)
     wide = wide.assign_coords(
@@ -102,7 +102,7 @@ def long_run(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         head=np.arange(32, dtype=np.int32),
         layer=np.arange(32, dtype=np.int32),
     )
-    analysis.save_spectrum(wide, run / "spectrum.nc")
+    analysis.save(wide, run / "spectrum.nc")
     return run
 
 

@@ -78,11 +78,11 @@ def test_the_run_folder_holds_what_was_made(small_chain: dict, small_run: Path) 
     names = {"capture.nc", "spectrum.nc", "trends.nc", "retention.nc", "settings.json", "report.html", "run.json"}
     assert {path.name for path in small_run.iterdir()} == names
     analysed = small_chain["analysed"]
-    run = analysis.open_capture(small_run / "capture.nc")
+    run = analysis.open(small_run / "capture.nc")
     assert torch.equal(run.token_ids, analysed.capture.token_ids)
     assert torch.equal(run.q[1], analysed.capture.q[1].half())
-    assert analysis.open_spectrum(small_run / "spectrum.nc").identical(analysed.spectrum)
-    retention = analysis.open_retention(small_run / "retention.nc")
+    assert analysis.open(small_run / "spectrum.nc").identical(analysed.spectrum)
+    retention = analysis.open(small_run / "retention.nc")
     np.testing.assert_array_equal(retention["evicted_at"], analysed.retention["evicted_at"])
     assert retention["policy"].values.tolist() == ["streaming", "tree"]
     assert (retention["evicted_at"] == -1).sum("position").values.tolist() == [[[20, 20]] * 2] * 2

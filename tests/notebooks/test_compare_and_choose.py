@@ -44,7 +44,7 @@ def test_compare_policies_on_your_text(smollm2, tmp_path, monkeypatch) -> None:
         policy: TreeKVConfig(policy=policy, cache_size=report["size"], prefill="stream", block_size=8)
         for policy in ("tree", "streaming", "h2o", "tova")
     }
-    lost = analysis.loss(run, analysis.simulate(run, configs))
+    lost = analysis.output_loss(run, analysis.simulate(run, configs))
     assert report["error"] == pytest.approx(lost["error"].mean(("layer", "query")).values.tolist(), rel=0.02)
     assert report["close"][0] > 0.9 and min(report["close"]) > 0.4
 

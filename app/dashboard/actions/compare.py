@@ -103,7 +103,7 @@ def capture(run: RunFolder) -> analysis.Capture:
 
 @st.cache_resource(max_entries=2, show_spinner="Reading the capture")
 def _capture(path: str, changed: int) -> analysis.Capture:
-    return analysis.open_capture(path)
+    return analysis.open(path, "capture")
 
 
 def compare(run: RunFolder, configs: dict[str, TreeKVConfig], layers: tuple[int, ...], prompt: int) -> Comparison:
@@ -120,10 +120,10 @@ def compare(run: RunFolder, configs: dict[str, TreeKVConfig], layers: tuple[int,
             missing = {name: configs[name] for name in names.values()}
             if missing:
                 retention = analysis.simulate(seen, missing, layers=sorted(layers), prompt=prompt)
-                loss = analysis.loss(seen, retention)
+                loss = analysis.output_loss(seen, retention)
                 for name in missing:
                     held[name] |= {"retention": retention.sel(policy=[name]), "loss": loss.sel(policy=[name])}
-    retention = analysis.combine(*(_named(one["retention"], name, configs[name]) for name, one in held.items()))
+    retention = analysis.merge_retention(*(_named(one["retention"], name, configs[name]) for name, one in held.items()))
     loss = xr.concat([one["loss"].assign_coords(policy=[name]) for name, one in held.items()], "policy")
     return Comparison(retention, loss.assign_attrs(configs=retention.attrs["configs"]), dict(configs))
 
@@ -192,12 +192,12 @@ def rows(
     seen: analysis.Capture, found: Comparison, length: int, batch: int, dtype: str
 ) -> list[dict[str, str | float | None]]:
     """One row a setting: what it keeps, what it loses, what it holds."""
-    held = analysis.held(found.retention, int(found.retention.attrs["steps"]) - 1).sum("position")
+    held = analysis.kept_mask(found.retention, int(found.retention.attrs["steps"]) - 1).sum("position")
     columns = {
         "tokens kept": (held, round),
         "attention retained": (found.loss["mass"], _percent),
         "output error": (found.loss["error"], _percent),
-        "unevenness (Gini)": (analysis.bias(found.retention)["gini"], lambda mean: round(mean, 2)),
+        "unevenness (Gini)": (analysis.recency_bias(found.retention)["gini"], lambda mean: round(mean, 2)),
     }
     table: dict[str, dict[str, str | float | None]] = {name: {"settings": name} for name in found.configs}
     for column, (values, told) in columns.items():
@@ -205,7 +205,7 @@ def rows(
         for name, mean in zip(means["policy"].values, means.values.tolist(), strict=True):
             table[str(name)][column] = told(mean)
     for name, config in found.configs.items():
-        memory = analysis.memory(seen, config, length, batch=batch, dtype=dtype)
+        memory = analysis.cache_bytes(seen, config, length, batch=batch, dtype=dtype)
         table[name]["memory"] = wording.size(memory)
     return list(table.values())
 
@@ -220,7 +220,7 @@ def memory_figure(
     """Memory over the contexts around the chosen one, beside the full cache."""
     contexts = sorted({512, 2048, 8192, 32768, 131072, length})
     every = {"full cache": TreeKVConfig(policy="full")} | {n: c for n, c in configs.items() if c.policy != "full"}
-    return plot.memory(analysis.memory_by_context(seen, every, contexts, batch=batch, dtype=dtype), at=length)
+    return plot.memory(analysis.cache_bytes_by_context(seen, every, contexts, batch=batch, dtype=dtype), at=length)
 
 
 def _part(found: Comparison, view: View) -> xr.Dataset:
@@ -235,7 +235,7 @@ PICTURES: Final[dict[str, tuple[Callable[[Comparison, View], go.Figure], str]]] 
         lambda found, view: plot.agreement(analysis.agreement(_part(found, view))),
         captions.AGREEMENT,
     ),
-    "Bias": (lambda found, view: plot.bias(analysis.bias(_part(found, view))), captions.BIAS),
+    "Bias": (lambda found, view: plot.bias(analysis.recency_bias(_part(found, view))), captions.BIAS),
     "Attention retained": (lambda found, view: plot.mass_retained(found.loss), captions.MASS),
     "Output error": (lambda found, view: plot.output_error(found.loss), captions.ERROR),
     "Density": (
@@ -268,7 +268,7 @@ def reality() -> None:
         return
     names = [wording.policy_title(str(record["policy"].values[0])) for record in (simulated, real)]
     draw_figure(
-        lambda: plot.retention_difference(wording.titled(analysis.combine(simulated, real)), *names),
+        lambda: plot.retention_difference(wording.titled(analysis.merge_retention(simulated, real)), *names),
         captions.DIFFERENCE,
         key="reality",
     )

@@ -74,7 +74,7 @@ def spectrum_and_trends(run: RunFolder, chosen: Transform) -> tuple[xr.Dataset, 
 
 def _compute(job: Job[None], path: str, chosen: Transform, results: dict[str, xr.Dataset]) -> None:
     job.step(0, 1, "reading the capture")
-    run = analysis.open_capture(path)
+    run = analysis.open(path, "capture")
     options: dict[str, Any] = chosen._asdict()
     spectrum = analysis.spectrum(
         run, **options, progress=lambda done, total: job.step(done, total + 1, f"layer {done} of {total}")

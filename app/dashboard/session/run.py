@@ -142,9 +142,4 @@ def _version(file: Path) -> tuple[str, int]:
 @st.cache_resource(max_entries=6, show_spinner="Reading the run")
 def _opened(path: str, changed: int, kind: str) -> xr.Dataset:
     """A file of a run, held while it does not change; `changed` is part of the key only."""
-    openers = {
-        "spectrum": analysis.open_spectrum,
-        "trends": analysis.open_trends,
-        "retention": analysis.open_retention,
-    }
-    return openers[kind](path)
+    return analysis.open(path, kind)

@@ -180,7 +180,7 @@ def test_text_and_tokens_of_a_real_model(smollm2):
 
 def test_saved_and_opened_again(run, tmp_path):
     path = run.save(tmp_path / "capture.nc")
-    again = analysis.open_capture(path)
+    again = analysis.open(path)
     for kind in ("q", "k", "v"):
         for before, after in zip(getattr(run, kind), getattr(again, kind), strict=True):
             assert after.dtype == torch.float16
@@ -188,14 +188,14 @@ def test_saved_and_opened_again(run, tmp_path):
     for name in ("scaling", "layers", "token_text", "query_positions", "model", "attrs"):
         assert getattr(again, name) == getattr(run, name), name
     assert torch.equal(again.token_ids, run.token_ids)
-    second = analysis.open_capture(again.save(tmp_path / "second.nc"))
+    second = analysis.open(again.save(tmp_path / "second.nc"))
     assert all(torch.equal(a, b) for a, b in zip(again.q, second.q, strict=True))
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["capture.nc", "second.nc"]
 
 
 def test_numbers_beyond_half_precision_are_kept(run, tmp_path):
     large = analysis.Capture(**{**vars(run), "k": [k * 1e6 for k in run.k]})
-    again = analysis.open_capture(large.save(tmp_path / "capture.nc"))
+    again = analysis.open(large.save(tmp_path / "capture.nc"))
     assert again.k[0].dtype == torch.float32
     assert torch.equal(again.k[0], large.k[0])
     assert again.v[0].dtype == torch.float16
@@ -205,7 +205,7 @@ def test_bfloat16_model(token_ids, tmp_path):
     run = analysis.capture(tiny.llama().bfloat16(), None, token_ids, queries=2)
     assert run.q[0].dtype == torch.bfloat16
     assert run.contributions(0, 300).dtype == torch.float32
-    again = analysis.open_capture(run.save(tmp_path / "capture.nc"))
+    again = analysis.open(run.save(tmp_path / "capture.nc"))
     np.testing.assert_allclose(again.v[1].float(), run.v[1].float(), atol=1e-4)
 
 

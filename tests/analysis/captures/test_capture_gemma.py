@@ -60,6 +60,6 @@ def test_everything_after_the_capture_works_on_it(captured):
     np.testing.assert_allclose(lean["amplitude"], spectrum["amplitude"], rtol=1e-4, atol=1e-7)
     assert "grows by" in plot.trends(analysis.trends(spectrum, resamples=99)).layout.meta["alt"]
     record = analysis.simulate(run, {"tree": TreeKVConfig(cache_size=64)})
-    lost = analysis.loss(run, record, [100, 159], model=model)
+    lost = analysis.output_loss(run, record, [100, 159], model=model)
     assert lost["error"].sizes["layer"] == 3 and (lost["error"] > 0).all()
     assert plot.eviction_map(record, layer=11).layout.title.text

@@ -59,7 +59,7 @@ def test_the_second_line_says_how_the_sinks_were_treated(run):
             figure = draw(analysis.spectrum(run, level=3, sinks=sinks, transform="swt"))
             parts = figure.layout.title.subtitle.text.replace("<br>", " · ").split(" · ")
             assert {f"first 4 tokens {words}", "haar stationary"} <= set(parts)
-    pooled = plot.spectrum(analysis.pool([analysis.spectrum(run), analysis.spectrum(run)]))
+    pooled = plot.spectrum(analysis.mean_spectrum([analysis.spectrum(run), analysis.spectrum(run)]))
     assert "mean of 2 texts" in pooled.layout.title.subtitle.text
 
 
@@ -93,7 +93,7 @@ def test_eviction_map_of_one_head(made_record):
     heatmap = plot.eviction_map(record, "tree", layer=3, head=1).data[0]
     assert heatmap.z.dtype == np.uint8
     for step in (0, 30, 59):
-        held = analysis.held(record, step).sel(policy="tree", layer=3, head=1).values
+        held = analysis.kept_mask(record, step).sel(policy="tree", layer=3, head=1).values
         np.testing.assert_array_equal(heatmap.z[step] == 100, held)
         np.testing.assert_array_equal(heatmap.z[step] == 0, ~held)
     assert list(heatmap.colorbar.ticktext) == ["evicted", "kept"]
@@ -120,7 +120,7 @@ def test_a_cell_of_one_head_is_kept_if_any_of_its_tokens_is(made_record):
 def test_eviction_map_of_all_heads_is_their_share(made_record):
     record = made_record(60)
     heatmap = plot.eviction_map(record, "streaming").data[0]
-    share = analysis.held(record, 59).sel(policy="streaming").mean(("layer", "head")).values
+    share = analysis.kept_mask(record, 59).sel(policy="streaming").mean(("layer", "head")).values
     np.testing.assert_array_equal(heatmap.z[59], np.rint(100 * share))
 
 

@@ -23,7 +23,7 @@ def record(run):
 
 @pytest.mark.parametrize("name", ["mass", "error"])
 def test_what_is_lost_layer_by_layer(run, record, name):
-    lost = analysis.loss(run, record, queries=range(200, 300, 10))
+    lost = analysis.output_loss(run, record, queries=range(200, 300, 10))
     draw = plot.mass_retained if name == "mass" else plot.output_error
     figure = draw(lost)
     assert [line.name for line in figure.data] == ["tree", "&lt;b&gt;window&lt;/b&gt;"]
@@ -43,7 +43,7 @@ def test_what_is_lost_layer_by_layer(run, record, name):
 
 
 def test_bias_is_drawn_in_bars(record):
-    found = analysis.bias(record)
+    found = analysis.recency_bias(record)
     figure = plot.bias(found)
     for bars, name in zip(figure.data[:2], ("distance", "gini")):
         np.testing.assert_allclose(bars.x, found[name].mean(("layer", "head")))
@@ -52,7 +52,7 @@ def test_bias_is_drawn_in_bars(record):
     np.testing.assert_allclose(figure.data[2].x, found["ideal_gini"].mean(("layer", "head")))
     gini = float(found["gini"].sel(policy="tree").mean())
     assert f"tokens and {gini:.2f}" in figure.layout.meta["alt"]
-    whole = analysis.bias(record.isel(policy=[0]), step=20)  # nothing is evicted yet
+    whole = analysis.recency_bias(record.isel(policy=[0]), step=20)  # nothing is evicted yet
     assert "tree 0 tokens and 0.00" in plot.bias(whole).layout.meta["alt"]
 
 
@@ -61,7 +61,7 @@ def test_two_records_laid_over_each_other(record):
     cells = np.asarray(figure.data[0].z)
     for step in (20, 100, 300):
         mine, other = (
-            analysis.held(record, step).sel(policy=name, layer=1, head=0).values.astype(int)
+            analysis.kept_mask(record, step).sel(policy=name, layer=1, head=0).values.astype(int)
             for name in ("tree", "<b>window</b>")
         )
         np.testing.assert_array_equal(cells[step], 100 * (mine - other))
@@ -69,7 +69,9 @@ def test_two_records_laid_over_each_other(record):
     assert f"share {100 * common / either:.0f} % of what either holds" in figure.layout.title.subtitle.text
     assert (np.asarray(plot.retention_difference(record, "tree", "tree").data[0].z) == 0).all()
     part = plot.retention_difference(record, "tree", "<b>window</b>", start=100, stop=150, steps=(120, 130))
-    shares = [analysis.held(record, 125).sel(policy=name).mean(("layer", "head")) for name in record["policy"].values]
+    shares = [
+        analysis.kept_mask(record, 125).sel(policy=name).mean(("layer", "head")) for name in record["policy"].values
+    ]
     np.testing.assert_array_equal(part.data[0].z[5], np.rint(100 * (shares[0] - shares[1]).values[100:150]))
     with pytest.raises(TreeKVError, match="'h2o'"):
         plot.retention_difference(record, "tree", "h2o")
@@ -82,11 +84,11 @@ def test_the_difference_of_a_long_text_stays_small(made_record):
 
 
 def test_every_figure_says_what_it_shows(run, record):
-    lost = analysis.loss(run, record)
+    lost = analysis.output_loss(run, record)
     for figure in (
         plot.mass_retained(lost),
         plot.output_error(lost),
-        plot.bias(analysis.bias(record)),
+        plot.bias(analysis.recency_bias(record)),
         plot.retention_difference(record, "tree", "<b>window</b>"),
         plot.eviction_maps(record),
     ):

@@ -82,7 +82,7 @@ def test_density_of_one_layer_and_head(record):
 def test_tree_draws_every_life_and_every_absorption(record):
     figure = plot.tree(record, "tree", layer=1, head=0, start=200, stop=240)
     one = record.sel(policy="tree", layer=1, head=0)
-    forest = analysis.tree(record).sel(policy="tree", layer=1, head=0)
+    forest = analysis.eviction_tree(record).sel(policy="tree", layer=1, head=0)
     lines = set()
     for trace in figure.data:
         if trace.mode == "lines":
@@ -148,7 +148,7 @@ def test_text_says_how_many_heads_keep_each_token(record):
     record = record.assign_coords(token=("position", tokens))
     page = plot.text_retention(record, "tree", start=240, stop=301)
     spans = Spans(page).found
-    kept = analysis.held(record, 300).sel(policy="tree").sum(("layer", "head")).values
+    kept = analysis.kept_mask(record, 300).sel(policy="tree").sum(("layer", "head")).values
     assert [title for title, _ in spans] == [f"position {p}: kept by {kept[p]} of 4 heads" for p in range(240, 301)]
     assert [text for _, text in spans[:12]] == [*tokens[240:251], '"&\u23ce\u2401']
     assert "<script" not in page and html.escape("<script>") in page

@@ -34,7 +34,7 @@ def test_a_stretch_of_the_map_is_drawn_cell_by_cell(made_record):
     heat = figure.data[0]
     assert np.asarray(heat.z).shape == (250, 100)
     for row, step in ((0, 450), (60, 510), (249, 699)):
-        share = analysis.held(record, step).sel(policy="tree").mean(("layer", "head")).values[400:500]
+        share = analysis.kept_mask(record, step).sel(policy="tree").mean(("layer", "head")).values[400:500]
         np.testing.assert_array_equal(heat.z[row], np.rint(100 * share))
     assert figure.layout.xaxis.range == (399.5, 499.5) and figure.layout.yaxis.range == (699.5, 449.5)
     assert "positions 400 to 499, steps 450 to 699" in figure.layout.title.subtitle.text
@@ -52,7 +52,7 @@ def test_a_stretch_of_the_map_is_drawn_cell_by_cell(made_record):
 def test_a_stretch_of_the_density(made_record):
     record = made_record(400)
     figure = plot.density(record, step=300, start=200, stop=291)
-    share = 100 * analysis.held(record, 300).sel(policy="tree").mean(("layer", "head")).values
+    share = 100 * analysis.kept_mask(record, 300).sel(policy="tree").mean(("layer", "head")).values
     line = figure.data[0]
     assert (line.x[0], line.y[0]) == (11, share[290])  # distances 10 to 100; the axis counts the newest as 1
     assert 90 < line.x[-1] <= 101
@@ -89,7 +89,7 @@ def test_maps_of_several_policies_share_one_scale(made_record):
 def test_maps_abreast_have_names_in_short_lines_and_room_for_them(made_record):
     record = made_record(60)
     names = ["A TreeKV 128", "B StreamingLLM 128", "C H2O 128", "D TOVA 128"]
-    many = analysis.combine(*(record.assign_coords(policy=names[i : i + 2]) for i in (0, 2)))
+    many = analysis.merge_retention(*(record.assign_coords(policy=names[i : i + 2]) for i in (0, 2)))
     two, three, short = (plot.eviction_maps(many, some) for some in (names[:2], names[:3], [names[0], *names[2:]]))
     assert [note.text for note in two.layout.annotations if note.text != "not read yet"] == names[:2]
     notes = [note.text for note in three.layout.annotations]
@@ -101,7 +101,7 @@ def test_maps_abreast_have_names_in_short_lines_and_room_for_them(made_record):
 
 def test_many_maps_of_a_long_text_stay_small(made_record):
     record = made_record(5000)
-    many = analysis.combine(*(record.assign_coords(policy=[f"a{i}", f"b{i}"]) for i in range(4)))
+    many = analysis.merge_retention(*(record.assign_coords(policy=[f"a{i}", f"b{i}"]) for i in range(4)))
     figure = plot.eviction_maps(many)
     assert len(figure.to_json()) < THREE_MB
     size = round(np.diff(figure.data[0].x)[0])

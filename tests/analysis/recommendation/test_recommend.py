@@ -9,7 +9,7 @@ import analysis
 from analysis.recommendation import decisions
 from analysis.recommendation.decisions import QUESTIONS, detail_reach, sink_mass
 from analysis.recommendation.recommend import recommend
-from analysis.retention.loss import loss
+from analysis.retention.loss import output_loss
 from tests import tiny
 from treekv import TreeKVCache, TreeKVConfig, TreeKVError
 
@@ -31,7 +31,7 @@ def test_the_numbers_are_those_of_simulation_and_loss(run, choice):
     rows = choice.reasons
     assert rows["question"].values[0] == "baseline" and bool(rows["chosen"][0])
     base = TreeKVConfig(cache_size=64, prefill="stream", block_size=16)
-    lost = loss(run, analysis.simulate(run, {"it": base}))
+    lost = output_loss(run, analysis.simulate(run, {"it": base}))
     assert rows["error"].values[0] == pytest.approx(float(lost["error"].mean()))
     assert rows["mass"].values[0] == pytest.approx(float(lost["mass"].mean()))
     scope = rows.where(rows["question"] == "scope", drop=True)
@@ -94,7 +94,7 @@ def test_the_share_from_the_spectrum_is_simulated(run, monkeypatch):
     choice = recommend(run, 64, questions=["recent"])
     rows = {str(r): float(e) for r, e in zip(choice.reasons["setting"].values, choice.reasons["error"].values)}
     config = TreeKVConfig(cache_size=64, recent_size=23, prefill="stream", block_size=16)  # 27 with the sinks
-    lost = loss(run, analysis.simulate(run, {"it": config}))
+    lost = output_loss(run, analysis.simulate(run, {"it": config}))
     assert rows["42.2% recent, from the spectrum"] == pytest.approx(float(lost["error"].mean()))
 
 
@@ -102,7 +102,7 @@ def test_errors_after_the_output_projection(sharp_llama, run):
     model = sharp_llama("treekv")
     choice = recommend(run, 64, questions=["scope"], model=model)
     base = TreeKVConfig(cache_size=64, prefill="stream", block_size=16)
-    lost = loss(run, analysis.simulate(run, {"it": base}), model=model)
+    lost = output_loss(run, analysis.simulate(run, {"it": base}), model=model)
     assert choice.reasons["error"].values[0] == pytest.approx(float(lost["error"].mean()))
     assert choice.reasons["error"].values[0] != pytest.approx(
         float(recommend(run, 64, questions=[]).reasons["error"][0]), rel=1e-3
@@ -128,7 +128,7 @@ def test_bytes_and_targets(run):
 def test_bytes_are_those_of_a_real_cache_of_the_model(hybrid, nbytes_of, token_ids, tmp_path, layers, model):
     network = hybrid if model == "hybrid" else tiny.llama(num_hidden_layers=4)
     part = analysis.capture(network, None, token_ids, queries=4, layers=layers)
-    part = analysis.open_capture(part.save(tmp_path / "part.nc"))
+    part = analysis.open(part.save(tmp_path / "part.nc"))
     little, *enough = (4_000, 9_000, 18_000) if model == "hybrid" else (8_000, 45_000, 60_000)
     for bytes in enough:
         choice = recommend(part, bytes=bytes, itemsize=4)

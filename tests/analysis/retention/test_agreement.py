@@ -11,7 +11,7 @@ from treekv import TreeKVError
 
 
 def held_set(record, step, policy, layer, head):
-    held = analysis.held(record, step).sel(policy=policy, layer=layer, head=head)
+    held = analysis.kept_mask(record, step).sel(policy=policy, layer=layer, head=head)
     return set(np.flatnonzero(held.values).tolist())
 
 

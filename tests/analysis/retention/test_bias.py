@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import analysis
-from analysis.retention.bias import bias, gini, ideal_density
+from analysis.retention.bias import gini, ideal_density, recency_bias
 from tests.reference.density import tossed_density
 from treekv import TreeKVConfig, TreeKVError
 
@@ -62,9 +62,9 @@ CONFIGS = {
 def test_equals_the_slow_definition(run, step):
     retention = analysis.simulate(run, CONFIGS)
     last = run.tokens - 1 if step is None else step
-    result = bias(retention, step)
+    result = recency_bias(retention, step)
     for policy in CONFIGS:
-        held = analysis.held(retention, last).sel(policy=policy, layer=1, head=0).values[: last + 1]
+        held = analysis.kept_mask(retention, last).sel(policy=policy, layer=1, head=0).values[: last + 1]
         density = np.ones(last + 1) if policy == "full" else ideal_density(CONFIGS["tree"], last + 1)
         at = result.sel(policy=policy, layer=1, head=0)
         assert at["distance"].item() == pytest.approx(slow_distance(held, density), abs=1e-9)
@@ -78,16 +78,16 @@ def test_equals_the_slow_definition(run, step):
 def test_another_ideal_is_scaled_to_what_is_held(run):
     retention = analysis.simulate(run, CONFIGS)
     ideal = TreeKVConfig(cache_size=64, sink_size=2, recent_size=16)
-    result = bias(retention, ideal=ideal).sel(policy="tree", layer=0, head=1)
-    held = analysis.held(retention, run.tokens - 1).sel(policy="tree", layer=0, head=1).values
+    result = recency_bias(retention, ideal=ideal).sel(policy="tree", layer=0, head=1)
+    held = analysis.kept_mask(retention, run.tokens - 1).sel(policy="tree", layer=0, head=1).values
     expected = ideal_density(TreeKVConfig(cache_size=32, sink_size=2, recent_size=8, prefill="none"), run.tokens)
     assert result["distance"].item() == pytest.approx(slow_distance(held, expected), abs=1e-9)
 
 
 def test_too_little_to_say_anything(run, made_record):
     retention = analysis.simulate(run, {"streaming": TreeKVConfig(policy="streaming", cache_size=5)})
-    assert np.isnan(bias(retention)["distance"]).all() and not np.isnan(bias(retention)["gini"]).any()
+    assert np.isnan(recency_bias(retention)["distance"]).all() and not np.isnan(recency_bias(retention)["gini"]).any()
     with pytest.raises(TreeKVError, match="at least 10 tokens, got 6"):
-        bias(made_record(40), step=5)
+        recency_bias(made_record(40), step=5)
     with pytest.raises(TreeKVError, match="region of at least 2"):
         ideal_density(TreeKVConfig(policy="streaming", cache_size=16), 100)

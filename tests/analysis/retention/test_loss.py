@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import analysis
-from analysis.retention.loss import loss, open_loss, save_loss
+from analysis.retention.loss import output_loss
 from tests import tiny
 from treekv import TreeKVConfig, TreeKVError
 
@@ -50,7 +50,7 @@ def test_equals_the_slow_definition(run, retention, layer, monkeypatch):
         sys.modules["analysis.retention.loss"], "WEIGHTS_AT_ONCE", 4 * run.tokens * 2
     )  # two queries at a time
     queries = [30, 31, 100, 199, 300]
-    lost = loss(run, retention, queries)
+    lost = output_loss(run, retention, queries)
     assert lost["query"].values.tolist() == queries
     for policy in CONFIGS:
         for query in queries:
@@ -61,7 +61,7 @@ def test_equals_the_slow_definition(run, retention, layer, monkeypatch):
 
 
 def test_nothing_is_lost_before_the_cache_is_full_and_with_the_full_cache(run, retention):
-    lost = loss(run, retention, [5, 31, 300])
+    lost = output_loss(run, retention, [5, 31, 300])
     np.testing.assert_allclose(lost["mass"].sel(query=[5, 31]), 1, atol=1e-5)
     np.testing.assert_allclose(lost["error"].sel(policy="full"), 0, atol=1e-5)
     assert (lost["mass"].sel(policy="streaming", query=300) < 0.999).any()
@@ -83,7 +83,7 @@ def test_what_a_query_sees_in_a_real_run_is_what_loss_counts(sharp_llama, run, t
     full, ours = outputs
     queries = [50, 123, 300]
     error = torch.linalg.vector_norm(ours - full, dim=-1) / torch.linalg.vector_norm(full, dim=-1)
-    lost = loss(run, analysis.simulate(run, {"it": config}), queries)
+    lost = output_loss(run, analysis.simulate(run, {"it": config}), queries)
     np.testing.assert_allclose(lost["error"].sel(policy="it", layer=0), error[queries], rtol=1e-3, atol=1e-4)
     assert (lost["error"].sel(policy="it", layer=0) > 0.01).any()
 
@@ -104,28 +104,28 @@ def test_after_the_output_projection_it_is_what_the_layer_adds(sharp_llama, run,
     queries = [50, 123, 300]
     error = torch.linalg.vector_norm(ours - full, dim=-1) / torch.linalg.vector_norm(full, dim=-1)
     retention = analysis.simulate(run, {"it": config})
-    lost = loss(run, retention, queries, model=model)
+    lost = output_loss(run, retention, queries, model=model)
     np.testing.assert_allclose(lost["error"].sel(policy="it", layer=0), error[queries], rtol=1e-3, atol=1e-4)
-    assert lost.attrs["projected"] == 1 and loss(run, retention, queries).attrs["projected"] == 0
-    np.testing.assert_array_equal(lost["mass"], loss(run, retention, queries)["mass"])
+    assert lost.attrs["projected"] == 1 and output_loss(run, retention, queries).attrs["projected"] == 0
+    np.testing.assert_array_equal(lost["mass"], output_loss(run, retention, queries)["mass"])
 
 
 def test_default_queries_and_files(run, retention, tmp_path):
-    lost = loss(run, retention)
+    lost = output_loss(run, retention)
     assert lost["query"].values[0] == run.tokens // 2 and lost["query"].values[-1] == run.tokens - 1
-    assert open_loss(save_loss(lost, tmp_path / "loss.nc")).identical(lost)
+    assert analysis.open(analysis.save(lost, tmp_path / "loss.nc")).identical(lost)
 
 
 def test_another_model_is_refused(run, retention):
     other = tiny.llama(head_dim=24)
     with pytest.raises(TreeKVError, match=r"takes 24 channels a head, but the captured values have 8"):
-        loss(run, retention, model=other)
+        output_loss(run, retention, model=other)
 
 
 def test_another_text_is_refused(run, retention):
     with pytest.raises(TreeKVError, match=r"300 tokens, the capture 301"):
-        loss(run, retention.isel(position=slice(300)))
+        output_loss(run, retention.isel(position=slice(300)))
     with pytest.raises(TreeKVError, match=r"layer 7"):
-        loss(run, retention.assign_coords(layer=[0, 7]))
+        output_loss(run, retention.assign_coords(layer=[0, 7]))
     with pytest.raises(TreeKVError, match=r"position 301"):
-        loss(run, retention, [301])
+        output_loss(run, retention, [301])

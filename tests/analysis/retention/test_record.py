@@ -6,7 +6,7 @@ import torch
 
 import analysis
 from analysis import netcdf, plot
-from analysis.retention.record import combine, retention_from_cache
+from analysis.retention.record import merge_retention, retention_from_cache
 from tests import tiny
 from treekv import TreeKVCache, TreeKVConfig, TreeKVError
 
@@ -32,7 +32,7 @@ def slow_share(record, policy, steps, positions, layers=(0, 3), heads=(0, 1)):
 def test_held(made_record):
     record = made_record(40)
     for step in (0, 17, 39):
-        held = analysis.held(record, step)
+        held = analysis.kept_mask(record, step)
         for policy in ("tree", "streaming"):
             for position in range(40):
                 expected = slow_held(record, policy, 3, 1, step, position)
@@ -115,13 +115,13 @@ def test_density_runs_from_the_newest_token_back(made_record):
 
 def test_saved_and_opened_again(made_record, tmp_path):
     record = made_record(30)
-    assert analysis.open_retention(analysis.save_retention(record, tmp_path / "r.nc")).identical(record)
+    assert analysis.open(analysis.save(record, tmp_path / "r.nc")).identical(record)
 
 
 def test_what_is_not_there_is_named(made_record):
     record = made_record(20)
     with pytest.raises(TreeKVError, match=r"step 20.*0 to 19"):
-        analysis.held(record, 20)
+        analysis.kept_mask(record, 20)
     with pytest.raises(TreeKVError, match=r"several policies.*tree, streaming"):
         analysis.retention_map(record)
     with pytest.raises(TreeKVError, match=r"'h2o'.*tree, streaming"):
@@ -154,9 +154,9 @@ def test_a_real_run_gives_the_record_that_the_simulation_gives(llama):
     for record in (real, simulated):
         assert {name: record.attrs.get(name) for name in netcdf.versions()} == netcdf.versions()
     unnamed = retention_from_cache(cache, "real")
-    assert "model" not in unnamed.attrs and combine(unnamed, simulated).attrs["model"] == run.model
+    assert "model" not in unnamed.attrs and merge_retention(unnamed, simulated).attrs["model"] == run.model
     for layer in (0, 1):
-        held = analysis.held(real, 89).sel(policy="tree", layer=layer).transpose("head", "position").values
+        held = analysis.kept_mask(real, 89).sel(policy="tree", layer=layer).transpose("head", "position").values
         assert [np.flatnonzero(row).tolist() for row in held] == cache.kept_positions(layer)[0].tolist()
 
 
@@ -176,9 +176,9 @@ def test_a_real_run_is_saved_and_drawn_like_a_simulation(llama, tmp_path):
     cache = TreeKVCache(TRACED, llama.config)
     llama(tiny.tokens(90), past_key_values=cache)
     record = retention_from_cache(cache, "mine", [f" w{i}" for i in range(90)])
-    assert analysis.open_retention(analysis.save_retention(record, tmp_path / "r.nc")).identical(record)
+    assert analysis.open(analysis.save(record, tmp_path / "r.nc")).identical(record)
     figure = plot.eviction_map(record, "mine", layer=1, head=0)
-    held = analysis.held(record, 89).sel(policy="mine", layer=1, head=0).values
+    held = analysis.kept_mask(record, 89).sel(policy="mine", layer=1, head=0).values
     assert (figure.data[0].z[-1] == 100 * held).all()
 
 
@@ -188,15 +188,15 @@ def test_records_of_one_text_are_combined(llama):
     cache = TreeKVCache(TRACED, llama.config)
     llama(ids, past_key_values=cache)
     simulated = analysis.simulate(run, {"simulated": TRACED})
-    together = combine(simulated, retention_from_cache(cache, "real"))
+    together = merge_retention(simulated, retention_from_cache(cache, "real"))
     assert together["policy"].values.tolist() == ["simulated", "real"]
     assert together["evicted_at"].sel(policy="simulated").equals(simulated["evicted_at"].sel(policy="simulated"))
     assert together["token"].equals(simulated["token"])
     assert together.attrs["source"] == "run and simulation"
     with pytest.raises(TreeKVError, match="several records have a policy called 'tree'"):
-        combine(simulated.assign_coords(policy=["tree"]), retention_from_cache(cache))
+        merge_retention(simulated.assign_coords(policy=["tree"]), retention_from_cache(cache))
     with pytest.raises(TreeKVError, match="differ in their positions"):
-        combine(simulated.isel(position=slice(80)), retention_from_cache(cache))
+        merge_retention(simulated.isel(position=slice(80)), retention_from_cache(cache))
 
 
 def test_no_record_from_a_cache_is_one_sentence(llama):

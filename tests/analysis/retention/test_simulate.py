@@ -194,7 +194,7 @@ def test_the_layers_of_the_model_survive_files(four, tmp_path):
     whole, part = four
     assert part.layers == [3] and part.full_layers == [0, 1, 2, 3]
     config = TreeKVConfig(cache_size=24, budgets="rising")
-    again = analysis.open_capture(part.save(tmp_path / "part.nc"))
+    again = analysis.open(part.save(tmp_path / "part.nc"))
     assert again.full_layers == [0, 1, 2, 3] and again.model_layers == part.model_layers == whole.model_layers
     assert ((simulate(again, {"it": config})["evicted_at"] < 0).sum("position") == 36).all()
     with pytest.raises(TreeKVError, match="each of the model's 4 compressed layers, got 1"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 import analysis
-from analysis.retention.record import combine, retention_from_cache
+from analysis.retention.record import merge_retention, retention_from_cache
 from treekv import TreeKVCache, TreeKVConfig
 
 
@@ -21,7 +21,7 @@ def test_simulation_is_close_to_a_real_run(smollm2):
     model(ids[None], past_key_values=cache)
     chance = TreeKVConfig(policy="random", cache_size=64, prefill="stream", block_size=16)
     simulated = analysis.simulate(run, {"simulated": config, "chance": chance})
-    both = combine(simulated, retention_from_cache(cache, "real", run.token_text))
+    both = merge_retention(simulated, retention_from_cache(cache, "real", run.token_text))
     between = analysis.agreement(both).sel(other="real")
     close, chance = between.sel(policy="simulated"), between.sel(policy="chance")
     # The first layer sees the very same queries and keys; further up the two drift apart.

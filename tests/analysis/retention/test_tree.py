@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 import analysis
-from analysis.retention.tree import tree
+from analysis.retention.tree import eviction_tree
 from tests.reference.tree import forest
 from treekv import TreeKVConfig, TreeKVError
 
@@ -28,13 +28,13 @@ def columns(result):
 def test_by_hand():
     # 1 is absorbed by 2 at step 4, 3 by 2 at step 5, then 2 by 4 at step 6; 0 and 4 to 6 stay.
     made = record([-1, 4, 6, 5, -1, -1, -1], [-1, 2, 4, 2, -1, -1, -1])
-    assert columns(tree(made)) == {
+    assert columns(eviction_tree(made)) == {
         "parent": [-1, 2, 4, 2, -1, -1, -1],
         "root": [0, 4, 4, 4, 4, 5, 6],
         "depth": [0, 2, 1, 2, 0, 0, 0],
         "size": [1, 1, 3, 1, 4, 1, 1],
     }
-    assert columns(tree(made, step=5)) == {
+    assert columns(eviction_tree(made, step=5)) == {
         "parent": [-1, 2, -1, 2, -1, -1],
         "root": [0, 2, 2, 2, 4, 5],
         "depth": [0, 1, 0, 1, 0, 0],
@@ -44,7 +44,7 @@ def test_by_hand():
 
 def test_a_token_that_goes_without_comparison_is_a_root():
     made = record([-1, 3, 3, -1], [-1, -1, 1, -1])
-    assert columns(tree(made))["root"] == [0, 1, 1, 3]
+    assert columns(eviction_tree(made))["root"] == [0, 1, 1, 3]
 
 
 @pytest.mark.parametrize("settings", [dict(prefill="stream", block_size=8), dict(), dict(scope=4), dict(stride=2)])
@@ -52,7 +52,7 @@ def test_a_token_that_goes_without_comparison_is_a_root():
 def test_equals_the_slow_transcription(run, settings, step):
     config = TreeKVConfig(cache_size=32, sink_size=2, **settings)
     retention = analysis.simulate(run, {"tree": config}, prompt=100 if settings == {} else 0)
-    result = tree(retention, step)
+    result = eviction_tree(retention, step)
     last = run.tokens - 1 if step is None else step
     for layer in (0, 1):
         for head in (0, 1):
@@ -66,9 +66,9 @@ def test_equals_the_slow_transcription(run, settings, step):
 def test_the_roots_are_what_is_held_and_stand_for_everything(run):
     config = TreeKVConfig(cache_size=32, sink_size=2)
     retention = analysis.simulate(run, {"tree": config})
-    result = tree(retention, 200)
+    result = eviction_tree(retention, 200)
     roots = result["parent"] == -1
-    held = analysis.held(retention, 200).isel(position=slice(201))
+    held = analysis.kept_mask(retention, 200).isel(position=slice(201))
     assert (roots.values == held.transpose(*roots.dims).values).all()
     assert (result["size"].where(roots).sum("position") == 201).all()
     assert result["size"].max() > 8  # several sweeps have passed
@@ -77,8 +77,8 @@ def test_the_roots_are_what_is_held_and_stand_for_everything(run):
 def test_bad_records_and_steps():
     made = record([-1, 2, 2, -1], [-1, 2, 1, -1])
     with pytest.raises(TreeKVError, match="circle"):
-        tree(made)
+        eviction_tree(made)
     with pytest.raises(TreeKVError, match=r"step 4.*0 to 3"):
-        tree(made, 4)
+        eviction_tree(made, 4)
     with pytest.raises(TreeKVError, match="did not exist yet"):
-        tree(record([-1, 2, -1, -1], [-1, 3, -1, -1]), 2)
+        eviction_tree(record([-1, 2, -1, -1], [-1, 3, -1, -1]), 2)

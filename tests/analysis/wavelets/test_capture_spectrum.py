@@ -48,7 +48,7 @@ def test_spectra_of_several_texts(llama, tmp_path):
         assert found.identical(analysis.capture_spectrum(llama, None, text, **settings))
     resumed = analysis.capture_spectra(llama, None, texts, folder=tmp_path, **settings)
     assert all(one.identical(other) for one, other in zip(spectra, resumed, strict=True))
-    assert analysis.pool(spectra).attrs["texts"] == 3
+    assert analysis.mean_spectrum(spectra).attrs["texts"] == 3
     with pytest.raises(TreeKVError, match="other settings"):
         analysis.capture_spectra(llama, None, texts, folder=tmp_path, **{**settings, "level": 3})
 

@@ -18,7 +18,7 @@ def spectrum(made_spectrum):
 
 
 def test_growth_divides_the_last_64_positions_by_the_first_quarter(spectrum):
-    growth = analysis.growth(spectrum)
+    growth = analysis.band_growth(spectrum)
     assert growth.dims == ("layer", "head", "band")
     assert (growth.attrs["first_positions"], growth.attrs["last_positions"]) == (100, 64)
     for layer, head, band in ((0, 0, "D1"), (1, 2, "D2"), (0, 1, "A4")):
@@ -30,7 +30,7 @@ def test_growth_divides_the_last_64_positions_by_the_first_quarter(spectrum):
 
 
 def test_the_grid_draws_each_head(spectrum):
-    growth = analysis.growth(spectrum).sel(band="D2").values
+    growth = analysis.band_growth(spectrum).sel(band="D2").values
     figure = plot.growth_grid(spectrum, "D2")
     (grid,) = figure.data
     np.testing.assert_allclose(10 ** np.asarray(grid.z, dtype=float), growth, rtol=1e-5)
@@ -95,6 +95,6 @@ def test_spread_is_one_standard_deviation(run):
     expected = np.where(deviation < mean, mean - deviation, mean / 10)[::-1]
     np.testing.assert_allclose(shade.y[40:], np.maximum(expected, mean.min() / 100), rtol=1e-5)
     assert "deviation over queries" in figure.layout.legend.title.text
-    two = plot.spectrum(analysis.pool([alone, alone * 3]), spread=True)
+    two = plot.spectrum(analysis.mean_spectrum([alone, alone * 3]), spread=True)
     assert "deviation over texts" in two.layout.legend.title.text
     assert not [trace for trace in plot.spectrum(alone).data if trace.fill]

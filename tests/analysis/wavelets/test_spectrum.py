@@ -150,7 +150,7 @@ def test_bad_arguments_are_refused(run, arguments, words):
 
 def test_saved_and_opened_again(run, tmp_path):
     spectrum = analysis.spectrum(run)
-    again = analysis.open_spectrum(analysis.save_spectrum(spectrum, tmp_path / "spectrum.nc"))
+    again = analysis.open(analysis.save(spectrum, tmp_path / "spectrum.nc"))
     assert again.identical(spectrum)
 
 
@@ -161,7 +161,7 @@ def texts(llama):
 
 def test_texts_are_pooled(texts):
     each = [analysis.spectrum(text) for text in texts]
-    pooled = analysis.pool(each)
+    pooled = analysis.mean_spectrum(each)
     for name in ("amplitude", "coefficient", "energy", "sink_amplitude", "query_std"):
         np.testing.assert_allclose(pooled[name], np.mean([one[name] for one in each], axis=0), rtol=1e-5)
         assert pooled[name].dims == each[0][name].dims
@@ -170,25 +170,25 @@ def test_texts_are_pooled(texts):
     assert pooled["text"].values.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert "token" not in pooled.coords
     assert pooled.attrs["texts"] == 3
-    assert analysis.pool(each[:1]).identical(each[0])
+    assert analysis.mean_spectrum(each[:1]).identical(each[0])
 
 
 def test_a_pooled_spectrum_is_saved(texts, tmp_path):
-    pooled = analysis.pool([analysis.spectrum(text) for text in texts])
-    assert analysis.open_spectrum(analysis.save_spectrum(pooled, tmp_path / "spectrum.nc")).identical(pooled)
+    pooled = analysis.mean_spectrum([analysis.spectrum(text) for text in texts])
+    assert analysis.open(analysis.save(pooled, tmp_path / "spectrum.nc")).identical(pooled)
 
 
 def test_only_what_is_alike_is_pooled(texts, llama):
     each = [analysis.spectrum(text) for text in texts]
     with pytest.raises(TreeKVError, match="no spectrum"):
-        analysis.pool([])
+        analysis.mean_spectrum([])
     with pytest.raises(TreeKVError, match="spectrum 1 has sinks 'include'"):
-        analysis.pool([each[0], analysis.spectrum(texts[1], sinks="include")])
+        analysis.mean_spectrum([each[0], analysis.spectrum(texts[1], sinks="include")])
     short = analysis.capture(llama, None, tiny.tokens(140)[0], queries=3)
     with pytest.raises(TreeKVError, match=r"spectrum 1 has other positions .*4 to 139, not 4 to 149"):
-        analysis.pool([each[0], analysis.spectrum(short)])
+        analysis.mean_spectrum([each[0], analysis.spectrum(short)])
     with pytest.raises(TreeKVError, match="pooled already"):
-        analysis.pool([analysis.pool(each), each[0]])
+        analysis.mean_spectrum([analysis.mean_spectrum(each), each[0]])
 
 
 def test_coefficients_of_one_query(run):

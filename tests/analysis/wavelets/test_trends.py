@@ -117,7 +117,7 @@ def test_intervals_are_those_of_drawing_queries_again(made_spectrum):
 def test_texts_that_differ_widen_the_interval(made_spectrum):
     """Each text's queries agree, the texts do not: only drawing whole texts again shows it."""
     each = [made_spectrum(rising([rate] * 4)) for rate in (0.0, 1.0, 2.0, 3.0)]
-    pooled = trends_of(analysis.pool(each))
+    pooled = trends_of(analysis.mean_spectrum(each))
     assert pooled.attrs["texts"] == 4
     alone = trends_of(each[1])
     width = lambda found: float((found["growth_high"] - found["growth_low"])[0])  # noqa: E731
@@ -248,4 +248,4 @@ def test_too_little_is_refused(made_spectrum):
 
 def test_saved_and_opened_again(made_spectrum, tmp_path):
     trends = trends_of(made_spectrum(rising([1, 2, 3, 4])))
-    assert analysis.open_trends(analysis.save_trends(trends, tmp_path / "trends.nc")).identical(trends)
+    assert analysis.open(analysis.save(trends, tmp_path / "trends.nc")).identical(trends)

@@ -75,7 +75,7 @@ def test_capture_writes_a_file_that_can_be_opened(words: Path, tiny_model: Path)
     result = invoke("capture", words, "--model", tiny_model, "--tokens", 100, "--queries", 8, "--json")
     assert result.exit_code == 0, result.output
     printed = json.loads(result.stdout)
-    run = analysis.open_capture("capture.nc")
+    run = analysis.open("capture.nc")
     assert printed["tokens"] == run.tokens == 100
     assert printed["queries"] == 8
     assert run.query_positions == list(range(92, 100))
@@ -90,7 +90,7 @@ def test_capture_replaces_a_file_when_told_to(words: Path, tiny_model: Path) -> 
     result = invoke("capture", words, "--model", tiny_model, "--tokens", 100, "--force")
     assert result.exit_code == 0, result.output
     assert "100 tokens, 2 layers, 4 query heads, 2 KV heads" in result.stdout
-    assert analysis.open_capture("capture.nc").tokens == 100
+    assert analysis.open("capture.nc").tokens == 100
 
 
 def test_generate_continues_as_the_cache_says(words: Path, tiny_model: Path) -> None:
@@ -145,9 +145,9 @@ def test_the_demo_writes_a_run_of_the_real_model(real_demo: tuple[Path, subproce
     assert caches["full"]["cache_bytes"] >= 256 * entry
     # The text is English and the model knows some: far from the 49,152 of a guess, and forgetting costs.
     assert 3 < caches["full"]["perplexity_once_full"] < caches["tree"]["perplexity_once_full"] < 100
-    run = analysis.open_capture(folder / "capture.nc")
+    run = analysis.open(folder / "capture.nc")
     assert (run.tokens, len(run.layers), run.query_heads, run.kv_heads) == (256, 30, 9, 3)
-    spectrum = analysis.open_spectrum(folder / "spectrum.nc")
+    spectrum = analysis.open(folder / "spectrum.nc")
     assert dict(spectrum["amplitude"].sizes) == {
         "layer": 30,
         "head": 9,
@@ -155,7 +155,7 @@ def test_the_demo_writes_a_run_of_the_real_model(real_demo: tuple[Path, subproce
         "position": 252,
     }
     assert spectrum["band"].values[-1] == "D1"
-    retention = analysis.open_retention(folder / "retention.nc")
+    retention = analysis.open(folder / "retention.nc")
     assert ((retention["evicted_at"] == -1).sum("position") == 16).all()
     config = TreeKVConfig.load(folder / "settings.json")
     assert (config.policy, config.cache_size) == ("tree", 16)

@@ -45,11 +45,11 @@ def test_compare_prints_the_numbers_of_the_analysis(captured: Path) -> None:
     result = invoke("compare", captured, *asked, "--json")
     assert result.exit_code == 0, result.output
     printed = json.loads(result.stdout)
-    run = analysis.open_capture(captured)
+    run = analysis.open(captured)
     configs = {"mine": mine, "streaming": TreeKVConfig(policy="streaming", cache_size=24, prefill="stream")}
     retention = analysis.simulate(run, configs)
-    assert analysis.open_retention("kept.nc").equals(retention)
-    lost, bias = analysis.loss(run, retention), analysis.bias(retention)
+    assert analysis.open("kept.nc").equals(retention)
+    lost, bias = analysis.output_loss(run, retention), analysis.recency_bias(retention)
     for row, kept in zip(printed["settings"], (32, 24)):
         one = {"policy": row["name"]}
         assert row["kept"] == kept
@@ -75,7 +75,7 @@ def test_recommend_writes_settings_and_reasons(captured: Path) -> None:
     printed = json.loads(result.stdout)
     config = TreeKVConfig.load("settings.json")
     assert printed["settings"] == config.to_dict() and config.cache_size == 48
-    choice = analysis.recommend(analysis.open_capture(captured), 48, questions=["scope"])
+    choice = analysis.recommend(analysis.open(captured), 48, questions=["scope"])
     assert config == choice.config and printed["reasons"] == list(choice.sentences)
     assert len(printed["tried"]) == choice.reasons.sizes["candidate"]
     assert "Settings tried on the captured text" in Path("why.html").read_text(encoding="utf-8")
@@ -87,7 +87,7 @@ def test_recommend_after_the_output_projection(captured: Path, tmp_path_factory:
     words_tokenizer().save_pretrained(model)
     asked = ("--budget", 48, "--ask", "scope", "--json")
     printed = json.loads(invoke("recommend", captured, *asked, "--projected", model).stdout)
-    choice = analysis.recommend(analysis.open_capture(captured), 48, questions=["scope"], model=tiny.llama())
+    choice = analysis.recommend(analysis.open(captured), 48, questions=["scope"], model=tiny.llama())
     assert [row["error"] for row in printed["tried"]] == pytest.approx(choice.reasons["error"].values.tolist())
 
 

@@ -61,7 +61,7 @@ def test_several_texts_become_a_folder(captured: Path, tiny_model: Path) -> None
 def test_chosen_layers(tiny_model: Path) -> None:
     result = invoke("capture", "a.txt", "--model", tiny_model, "--tokens", 100, "--layers", "1")
     assert result.exit_code == 0
-    assert analysis.open_capture("capture.nc").layers == [1]
+    assert analysis.open("capture.nc").layers == [1]
     for wrong in ("1-0", "a", "1,,2", "-1"):
         assert "write them as 0,5,10-12" in refused("capture", "a.txt", f"--layers={wrong}")
     assert "layer 2 cannot be captured" in refused(
@@ -75,7 +75,7 @@ def test_the_spectrum_with_its_own_options(tiny_model: Path) -> None:
     options = ("--wavelet", "db2", "--level", 2, "--mode", "zero", "--transform", "packet", "--sinks", "include")
     result = invoke(*common, "--keep", "spectrum", *options, "--sink-count", 2, "--projected", "--output", "lean.nc")
     assert result.exit_code == 0, result.output
-    found = analysis.open_spectrum("lean.nc")
+    found = analysis.open("lean.nc")
     run = analysis.capture(model, words_tokenizer(), Path("a.txt").read_text(), max_tokens=150, queries=4)
     expected = analysis.spectrum(
         run, "db2", 2, mode="zero", transform="packet", sinks="include", sink_count=2, model=model
@@ -105,8 +105,8 @@ def test_numbers_are_those_of_the_analysis(captured: Path) -> None:
     result = invoke("spectrum", captured, "--sinks", "include", "--level", 3, "--json", "--output", "all.nc")
     printed = json.loads(result.stdout)
     spectra = [analysis.spectrum(run, level=3, sinks="include") for run in analysis.open_captures(captured)]
-    pooled = analysis.pool(spectra)
-    assert analysis.open_spectrum("all.nc").identical(pooled)
+    pooled = analysis.mean_spectrum(spectra)
+    assert analysis.open("all.nc").identical(pooled)
     trends = analysis.trends(pooled)
     assert (printed["sinks"], printed["texts"]) == ("include", 2)
     for name in ("claim_i", "claim_ii"):

@@ -41,7 +41,7 @@ def control(kind, name: str):
 
 
 def simulated(run: Path, names: dict[str, TreeKVConfig], layers=(0, 1), prompt: int = 0):
-    return analysis.simulate(analysis.open_capture(run / "capture.nc"), names, layers=list(layers), prompt=prompt)
+    return analysis.simulate(analysis.open(run / "capture.nc"), names, layers=list(layers), prompt=prompt)
 
 
 def test_it_begins_with_the_runs_settings_and_two_others(small_run: Path, compare) -> None:
@@ -58,15 +58,15 @@ def test_the_table_gives_what_analysis_finds(small_run: Path, compare) -> None:
     test = compare(compare=TWO, memory_tokens="4,096", memory_batch="4", memory_dtype="float16")
     table = test.dataframe[0].value
     names = dict(zip(["A TreeKV 64", "B StreamingLLM 64"], configs(test), strict=True))
-    run = analysis.open_capture(small_run / "capture.nc")
+    run = analysis.open(small_run / "capture.nc")
     retention = simulated(small_run, names)
-    lost = analysis.loss(run, retention)
+    lost = analysis.output_loss(run, retention)
     assert table["settings"].tolist() == list(names)
     assert table["tokens kept"].tolist() == [64, 64]
     for row, (name, config) in enumerate(names.items()):
         assert table["attention retained"][row] == pytest.approx(100 * float(lost["mass"].sel(policy=name).mean()))
         assert table["output error"][row] == pytest.approx(100 * float(lost["error"].sel(policy=name).mean()))
-        held = analysis.memory(run, config, 4096, batch=4, dtype="float16")
+        held = analysis.cache_bytes(run, config, 4096, batch=4, dtype="float16")
         assert table["memory"][row] == wording.size(held)
 
 
@@ -131,7 +131,7 @@ def test_a_slider_simulates_the_one_setting_that_it_moves(small_run: Path, monke
     seen = actions.capture(run)
     at_once = real(seen, moved, layers=[0, 1])
     assert together.retention.equals(at_once) and together.retention.attrs == at_once.attrs
-    lost = analysis.loss(seen, at_once)
+    lost = analysis.output_loss(seen, at_once)
     assert together.loss.equals(lost) and together.loss.attrs == lost.attrs
 
     other_names = {"first": moved["c"], "second": moved["b"]}
@@ -178,18 +178,18 @@ def test_each_picture_is_drawn(small_run: Path, compare, picture: str) -> None:
     test = compare(compare=TWO)
     test.segmented_control(key="picture").set_value(picture).run()
     names = dict(zip(["A TreeKV 64", "B StreamingLLM 64"], configs(test), strict=True))
-    run = analysis.open_capture(small_run / "capture.nc")
+    run = analysis.open(small_run / "capture.nc")
     retention = simulated(small_run, names)
-    lost = analysis.loss(run, retention)
+    lost = analysis.output_loss(run, retention)
     contexts = [512, 2048, 8192, 32768, 131072]
     every = {"full cache": TreeKVConfig(policy="full"), **names}
     expected = {
         "Agreement": lambda: analysis.plot.agreement(analysis.agreement(retention)),
-        "Bias": lambda: analysis.plot.bias(analysis.bias(retention)),
+        "Bias": lambda: analysis.plot.bias(analysis.recency_bias(retention)),
         "Attention retained": lambda: analysis.plot.mass_retained(lost),
         "Output error": lambda: analysis.plot.output_error(lost),
         "Density": lambda: analysis.plot.density(retention),
-        "Memory": lambda: analysis.plot.memory(analysis.memory_by_context(run, every, contexts), at=32768),
+        "Memory": lambda: analysis.plot.memory(analysis.cache_bytes_by_context(run, every, contexts), at=32768),
     }[picture]()
     assert alternatives(test) == [expected.layout.meta["alt"]]
 
@@ -286,7 +286,7 @@ def test_the_layer_at_the_left_is_drawn_and_not_counted(small_run: Path, compare
     test = compare(compare=TWO, compare_layers="1", layer="0")
     names = {setting_label(n, config): config for n, config in enumerate(configs(test))}
     counted, drawn = (simulated(small_run, names, layers=[layer]) for layer in (1, 0))
-    error = analysis.loss(analysis.open_capture(small_run / "capture.nc"), counted)["error"]
+    error = analysis.output_loss(analysis.open(small_run / "capture.nc"), counted)["error"]
     for row, name in enumerate(names):
         found = test.dataframe[0].value["output error"][row]
         assert found == pytest.approx(100 * float(error.sel(policy=name).mean()))
@@ -368,7 +368,7 @@ def test_the_recommendation_is_explained_and_taken(small_run: Path, compare) -> 
     test.multiselect(key="questions").set_value(["sinks", "block"]).run()
     test.button(key="recommend").click().run()
     test = ended(test, "recommendation-job")
-    run = analysis.open_capture(small_run / "capture.nc")
+    run = analysis.open(small_run / "capture.nc")
     choice = analysis.recommend(run, 48, questions=["sinks", "block"])
     assert test.session_state["recommendation-job"].result.config == choice.config
     shown = [markdown.value.replace("\\", "") for markdown in test.markdown]

@@ -31,7 +31,7 @@ def test_text_that_scrolls_is_a_region_with_a_name(small_run: Path, monkeypatch:
 
 def test_the_text_is_shaded_as_it_stood_at_the_step(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     test = opened(small_run, monkeypatch, EVICTION_MAP, step="200", layer="1", head="3")
-    retention = analysis.open_retention(small_run / "retention.nc")
+    retention = analysis.open(small_run / "retention.nc")
     for count in (200, 90):
         test.slider(key="step").set_value(count).run()
         expected = analysis.plot.text_retention(titled(retention), "TreeKV", step=count - 1, layer=1, head=1)
@@ -49,7 +49,7 @@ def test_token_text_never_becomes_markup(small_run: Path, monkeypatch: pytest.Mo
 def test_the_other_views_draw_the_same_step(small_run: Path, monkeypatch: pytest.MonkeyPatch, view: str) -> None:
     test = opened(small_run, monkeypatch, EVICTION_MAP, step="200")
     test.segmented_control(key="view").set_value(view).run()
-    retention = analysis.open_retention(small_run / "retention.nc")
+    retention = analysis.open(small_run / "retention.nc")
     expected = {
         "Density": lambda: analysis.plot.density(titled(retention), 199),
         "Tree": lambda: analysis.plot.tree(titled(retention), "TreeKV", step=199),
@@ -102,7 +102,7 @@ def test_a_dark_page_gets_light_ink_and_the_same_data() -> None:
 
 @pytest.mark.parametrize("make", ["eviction_map", "density", "tree"])
 def test_no_dark_ink_is_left_on_a_dark_page(small_run: Path, make: str) -> None:
-    retention = analysis.open_retention(small_run / "retention.nc")
+    retention = analysis.open(small_run / "retention.nc")
     arguments = () if make == "density" else ("tree",)
     dark = theme.themed(getattr(analysis.plot, make)(retention, *arguments), True)
     left = [colour for colour in ("#1f2430", "#5b6372", "#e6e8ec", "#f2f3f5") if colour in json.dumps(ink(dark))]

@@ -71,7 +71,7 @@ def test_both_texts_and_their_figures_are_those_of_real_runs(tiny_model, opened)
 
 
 def test_the_first_prompt_is_the_end_of_the_text_and_longer_than_the_cache(opened, small_run) -> None:
-    words = analysis.open_retention(small_run / "retention.nc")["token"].values
+    words = analysis.open(small_run / "retention.nc")["token"].values
     assert opened().text_area(key="generate-prompt").value == "".join(words[-3 * 32 :])
 
 
@@ -134,7 +134,7 @@ def test_the_trace_of_the_run_flows_back_and_lies_over_its_simulation(tiny_model
     assert (simulated["evicted_at"].values == again["evicted_at"].values).all()
     test.switch_page("views/compare.py").run()
     expected_alt = analysis.plot.retention_difference(
-        titled(analysis.combine(simulated, real)), "TreeKV (simulated)", "TreeKV (real run)"
+        titled(analysis.merge_retention(simulated, real)), "TreeKV (simulated)", "TreeKV (real run)"
     ).layout.meta["alt"]
     assert alternatives(test)[-1] == expected_alt
 

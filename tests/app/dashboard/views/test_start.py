@@ -84,14 +84,14 @@ def test_a_run_is_made_opened_and_drawn(tiny_model: None, tmp_path: Path, monkey
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
         "capture.nc", "retention.nc", "run.json", "settings.json", "spectrum.nc", "trends.nc",
     ]  # fmt: skip
-    run = analysis.open_capture(tmp_path / "new" / "capture.nc")
+    run = analysis.open(tmp_path / "new" / "capture.nc")
     assert run.tokens == 300
     config = TreeKVConfig(policy="tree", cache_size=32, prefill="stream")
     assert TreeKVConfig.load(tmp_path / "new" / "settings.json") == config
     manifest = run_folder.open_run(tmp_path / "new").manifest
     assert manifest["load"] == make_run.model_names()[0]  # what the other pages load again
     assert manifest["text"] == {"title": "Pasted text", "tokens": 300, "end": "".join(run.token_text[-64:])}
-    retention = analysis.open_retention(tmp_path / "new" / "retention.nc")
+    retention = analysis.open(tmp_path / "new" / "retention.nc")
     assert retention["policy"].values.tolist() == ["tree", "streaming"]
     expected = analysis.plot.eviction_map(titled(retention), "TreeKV").layout.meta["alt"]
     assert alternatives(test.switch_page(EVICTION_MAP).run()) == [expected]
@@ -101,7 +101,7 @@ def test_chosen_layers_alone_are_captured(tiny_model: None, tmp_path: Path, monk
     test = filled(tmp_path, monkeypatch)
     test.text_input(key="layers").set_value("1").run()
     finished(press(test, "Make the run"))
-    assert analysis.open_capture(tmp_path / "new" / "capture.nc").layers == [1]
+    assert analysis.open(tmp_path / "new" / "capture.nc").layers == [1]
 
 
 @pytest.mark.parametrize(

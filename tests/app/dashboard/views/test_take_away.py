@@ -67,7 +67,7 @@ def test_script_and_command_run_and_give_the_same_text(beside_settings: Path, sm
     assert "\n".join(text).strip() == said_by_command.strip() != ""
     model, tokenizer = smollm2
     run = analysis.capture(model, tokenizer, PROMPT, queries=1)
-    held = analysis.memory(run, SETTINGS, len(tokenizer(PROMPT)["input_ids"]) + 11, dtype="float32")
+    held = analysis.cache_bytes(run, SETTINGS, len(tokenizer(PROMPT)["input_ids"]) + 11, dtype="float32")
     assert figures == f"{held:,} bytes of keys and values, 48 tokens held"
 
 

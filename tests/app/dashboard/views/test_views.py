@@ -54,7 +54,7 @@ def alternatives(test: AppTest) -> list[str]:
 
 def test_the_wavelets_page_draws_its_pictures(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     test = opened(small_run, monkeypatch, WAVELETS)
-    spectrum, trends = analysis.open_spectrum(small_run / "spectrum.nc"), analysis.open_trends(small_run / "trends.nc")
+    spectrum, trends = analysis.open(small_run / "spectrum.nc"), analysis.open(small_run / "trends.nc")
     plot = analysis.plot
     drawn = (plot.spectrum, plot.coefficients, plot.sinks, plot.growth_grid)
     expected = [*(make(spectrum) for make in drawn), plot.trends(trends)]
@@ -71,7 +71,7 @@ def test_the_choice_of_layer_and_head_is_drawn(small_run: Path, monkeypatch: pyt
     before = alternatives(test)
     test.selectbox(key="layer").select("1").run()
     test.selectbox(key="head").select("2").run()
-    spectrum = analysis.open_spectrum(small_run / "spectrum.nc")
+    spectrum = analysis.open(small_run / "spectrum.nc")
     assert alternatives(test)[0] == analysis.plot.spectrum(spectrum, layer=1, head=2).layout.meta["alt"]
     assert alternatives(test) != before
     assert test.selectbox(key="layer").options == ["all", "0", "1"]
@@ -83,7 +83,7 @@ def test_the_eviction_map_shows_the_kv_head_that_serves_the_query_head(
     small_run: Path, monkeypatch: pytest.MonkeyPatch, head: str, kv_head: int
 ) -> None:
     test = opened(small_run, monkeypatch, EVICTION_MAP, layer="1", head=head, policy="TreeKV")
-    retention = analysis.open_retention(small_run / "retention.nc")
+    retention = analysis.open(small_run / "retention.nc")
     expected = analysis.plot.eviction_map(titled(retention), "TreeKV", layer=1, head=kv_head)
     assert alternatives(test) == [expected.layout.meta["alt"]]
     assert f"Query head {head} reads KV head {kv_head}" in [caption.value for caption in test.main.get("caption")][1]
@@ -93,7 +93,7 @@ def test_the_eviction_map_starts_with_treekv_and_changes_with_the_policy(
     small_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     test = opened(small_run, monkeypatch, EVICTION_MAP)
-    retention = analysis.open_retention(small_run / "retention.nc")
+    retention = analysis.open(small_run / "retention.nc")
     assert alternatives(test) == [analysis.plot.eviction_map(titled(retention), "TreeKV").layout.meta["alt"]]
     test.segmented_control(key="policy").set_value("streaming").run()
     assert alternatives(test) == [analysis.plot.eviction_map(titled(retention), "StreamingLLM").layout.meta["alt"]]
@@ -139,9 +139,9 @@ def test_a_run_that_is_made_again_is_read_again(
     shutil.copytree(small_run, run)
     test = opened(run, monkeypatch, WAVELETS)
     before = figures(test)[0]["data"][0]["y"]
-    spectrum = analysis.open_spectrum(run / "spectrum.nc")
+    spectrum = analysis.open(run / "spectrum.nc")
     spectrum["amplitude"] *= 2
-    analysis.save_spectrum(spectrum, run / "spectrum.nc")
+    analysis.save(spectrum, run / "spectrum.nc")
     assert figures(test.run())[0]["data"][0]["y"] != before
 
 

@@ -31,7 +31,7 @@ def zoomed(run: Path, monkeypatch: pytest.MonkeyPatch, page: str, first: int, la
 
 def test_the_wavelet_pictures_and_the_text_show_the_stretch(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     test = zoomed(small_run, monkeypatch, WAVELETS, 200, 320)
-    spectrum = analysis.open_spectrum(small_run / "spectrum.nc")
+    spectrum = analysis.open(small_run / "spectrum.nc")
     expected = [make(spectrum, start=200) for make in (analysis.plot.spectrum, analysis.plot.coefficients)]
     assert alternatives(test)[:2] == [figure.layout.meta["alt"] for figure in expected]
     sheet = sheets(test)[0]
@@ -46,7 +46,7 @@ def test_the_eviction_map_its_text_and_its_tree_show_the_stretch(
     small_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     test = zoomed(small_run, monkeypatch, EVICTION_MAP, 100, 150, step="200")
-    retention = analysis.open_retention(small_run / "retention.nc")
+    retention = analysis.open(small_run / "retention.nc")
     assert alternatives(test) == [
         analysis.plot.eviction_map(titled(retention), "TreeKV", None, None, 100, 150).layout.meta["alt"]
     ]
@@ -100,8 +100,8 @@ def test_a_stretch_in_a_link_that_cannot_be_drawn_is_put_right(
     test = opened(small_run, monkeypatch, page, positions=asked)
     assert not test.error
     assert test.sidebar.slider[0].value == test.session_state["positions"] == shown
-    retention, spectrum = (analysis.open_retention(small_run / "retention.nc"),
-                           analysis.open_spectrum(small_run / "spectrum.nc"))  # fmt: skip
+    retention, spectrum = (analysis.open(small_run / "retention.nc"),
+                           analysis.open(small_run / "spectrum.nc"))  # fmt: skip
     start, stop = shown[0] or None, shown[1] if shown[1] < 320 else None
     expected = (
         analysis.plot.spectrum(spectrum, start=start, stop=stop)
@@ -136,7 +136,7 @@ def test_what_a_link_asks_for_in_vain_is_said_once(small_run: Path, monkeypatch:
         "is shown)."
     ]
     assert "\\!\\[x\\]" in test.warning[0].value
-    retention = analysis.open_retention(small_run / "retention.nc")
+    retention = analysis.open(small_run / "retention.nc")
     expected = analysis.plot.eviction_map(titled(retention), "TreeKV", None, None, 100, 116)
     assert alternatives(test) == [expected.layout.meta["alt"]]
     assert test.slider(key="step").value == 320
@@ -172,15 +172,12 @@ def test_another_wavelet_is_computed_from_the_capture(small_run: Path, monkeypat
     while not job.ended:
         job._stop.wait(0.02)
     test.run()
-    run = analysis.open_capture(small_run / "capture.nc")
+    run = analysis.open(small_run / "capture.nc")
     expected = analysis.spectrum(run, "db2")
     assert alternatives(test)[0] == analysis.plot.spectrum(expected).layout.meta["alt"]
     assert alternatives(test)[4] == analysis.plot.trends(analysis.trends(expected)).layout.meta["alt"]
     test.selectbox(key="wavelet").select("haar").run()
-    assert (
-        alternatives(test)[0]
-        == analysis.plot.spectrum(analysis.open_spectrum(small_run / "spectrum.nc")).layout.meta["alt"]
-    )
+    assert alternatives(test)[0] == analysis.plot.spectrum(analysis.open(small_run / "spectrum.nc")).layout.meta["alt"]
 
 
 def test_another_wavelet_without_a_capture_is_a_sentence(
@@ -198,12 +195,12 @@ def test_another_wavelet_without_a_capture_is_a_sentence(
 def test_another_band_draws_the_grid_of_heads(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     test = opened(small_run, monkeypatch, WAVELETS)
     test.segmented_control(key="band").set_value("D2").run()
-    spectrum = analysis.open_spectrum(small_run / "spectrum.nc")
+    spectrum = analysis.open(small_run / "spectrum.nc")
     assert analysis.plot.growth_grid(spectrum, "D2").layout.meta["alt"] in alternatives(test)
 
 
 def test_the_trace_of_a_real_run_is_one_more_policy(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    retention = analysis.open_retention(small_run / "retention.nc")
+    retention = analysis.open(small_run / "retention.nc")
     real = retention.sel(policy=["streaming"]).isel(position=slice(0, 100))
     real = real.assign_coords(policy=["tree (real run)"]).assign_attrs(steps=100)
     real["evicted_at"] = real["evicted_at"].where(real["evicted_at"] < 100, -1)
