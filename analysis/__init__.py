@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from analysis.result_files import open, save
     from analysis.retention.agreement import agreement
     from analysis.retention.bias import recency_bias
+    from analysis.retention.compare import compare
     from analysis.retention.loss import output_loss
     from analysis.retention.record import density, kept_mask, merge_retention, retention_from_cache, retention_map
     from analysis.retention.simulate import simulate
@@ -45,6 +46,7 @@ _DEFINED_IN = {
     "capture_spectra": "wavelets.capture_spectrum",
     "capture_spectrum": "wavelets.capture_spectrum",
     "coefficients": "wavelets.spectrum",
+    "compare": "retention.compare",
     "contributions": "captures.contributions",
     "density": "retention.record",
     "eviction_tree": "retention.tree",
@@ -78,6 +80,7 @@ __all__ = [
     "capture_spectra",
     "capture_spectrum",
     "coefficients",
+    "compare",
     "contributions",
     "density",
     "evaluation",
