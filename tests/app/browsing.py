@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import pytest
 from playwright.sync_api import Browser, Page, WebSocket, sync_playwright
+
+from tests.needs import lacking
 
 ROOT = Path(__file__).resolve().parents[2]
 ARTIFACTS = ROOT / "artifacts"  # screenshots, one a page; git leaves them out
@@ -36,9 +37,7 @@ SECOND = 1000  # playwright counts milliseconds
 def chromium() -> Iterator[Browser]:
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
-        if os.environ.get("CI"):
-            pytest.fail("no Chromium on the PATH: CI has to install one")
-        pytest.skip("no Chromium on the PATH, so the pages cannot be looked at; install the package chromium")
+        lacking("no Chromium on the PATH, so the pages cannot be looked at; install the package chromium")
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield running

@@ -8,21 +8,15 @@ import torch
 
 import analysis
 from analysis import plot
-from treekv import TreeKVConfig, TreeKVError, load_model, models
-
-STATE = next(state for state in models.alias_states() if state.name == "gemma3-270m")
-
-pytestmark = pytest.mark.skipif(
-    not STATE.installed, reason=f"the package {STATE.package} (240 MB) is not installed; it is optional"
-)
+from treekv import TreeKVConfig, TreeKVError
 
 TEXT = "The abacus is a counting tool that was used in Europe, China and Russia for a long time. " * 10
 
 
 @pytest.fixture(scope="module")
-def captured():
+def captured(gemma):
     """The capture, and what each captured layer's output projection was given by the model itself."""
-    model, tokenizer = load_model("gemma3-270m")
+    model, tokenizer = gemma
     given = {}
     hooks = [
         model.model.layers[layer].self_attn.o_proj.register_forward_pre_hook(

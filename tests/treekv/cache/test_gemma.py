@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
-from treekv import TreeKVCache, TreeKVConfig, load_model, models
-
-STATE = next(state for state in models.alias_states() if state.name == "gemma3-270m")
-
-pytestmark = pytest.mark.skipif(
-    not STATE.installed, reason=f"the package {STATE.package} (240 MB) is not installed; it is optional"
-)
+from treekv import TreeKVCache, TreeKVConfig
 
 TEXT = "The abacus is a counting tool that was used in Europe, China and Russia for a long time. " * 12
-
-
-@pytest.fixture(scope="module")
-def gemma():
-    return load_model("gemma3-270m")
 
 
 def test_full_layers_are_compressed_and_sliding_layers_stay(gemma):

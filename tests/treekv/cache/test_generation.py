@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests import tiny
+from tests.needs import lacking
 from tests.treekv.attention.test_supported import make
 from treekv import TreeKVCache, TreeKVConfig, TreeKVError
 
@@ -176,8 +177,9 @@ def test_a_prompt_longer_than_the_models_window():
     assert int(cache.kept_positions(0).max()) == 203
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler, and there is no g++")
 def test_a_compiled_decode_step_gives_the_same_tokens_from_one_graph():
+    if shutil.which("g++") is None:
+        lacking("torch.compile needs a C++ compiler, and there is no g++ on the PATH")
     model = tiny.llama()
     ids = tiny.tokens(30)
 

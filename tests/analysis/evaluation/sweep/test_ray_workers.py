@@ -16,15 +16,17 @@ from analysis.evaluation.sweep.records import Record, Results
 from analysis.evaluation.sweep.run import run_sweep
 from tests.analysis.evaluation import fakes
 from tests.analysis.evaluation.sweep.test_run import GRID, contents, ran
+from tests.needs import lacking
 from treekv import TreeKVError
 
-needs_ray = pytest.mark.skipif(
-    importlib.util.find_spec("ray") is None,  # importing it takes seconds, also for a run that selects other tests
-    reason="Ray is not installed: pip install 'treekv[ray]'",
-)
+
+@pytest.fixture
+def ray_installed() -> None:
+    if importlib.util.find_spec("ray") is None:
+        lacking("Ray is not installed: pip install 'treekv[ray]'")
 
 
-@needs_ray
+@pytest.mark.usefixtures("ray_installed")
 def test_two_workers_and_killed_ones_give_what_one_process_gives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -59,7 +61,7 @@ def test_two_workers_and_killed_ones_give_what_one_process_gives(
     assert made == expected
 
 
-@needs_ray
+@pytest.mark.usefixtures("ray_installed")
 def test_what_keeps_ray_from_starting_is_one_sentence() -> None:
     with pytest.raises(TreeKVError, match="workers must be at least 1, got 0"):
         RayWorkers(0)

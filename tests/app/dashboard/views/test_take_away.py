@@ -21,6 +21,7 @@ from app.export import figure_files, other_engines, snippets
 from app.runs.folder import open_run
 from tests.app.conftest import EVIL
 from tests.app.pages import alternatives, page, said
+from tests.needs import lacking
 from treekv import TreeKVConfig, TreeKVError
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -122,7 +123,7 @@ def test_pictures_are_files_that_ask_for_nothing() -> None:
 
 def test_svg_and_png_are_drawn_where_a_browser_is(opened) -> None:
     if not any(shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")):
-        pytest.skip("no Chromium on the PATH, so SVG and PNG cannot be drawn; install the package chromium")
+        lacking("no Chromium on the PATH, so SVG and PNG cannot be drawn; install the package chromium")
     test = opened()
     test.button(key="draw-images").click().run()
     assert not test.error
