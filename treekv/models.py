@@ -90,8 +90,8 @@ def load_model(
             that transformers does not let be replaced.
 
     Example:
-        >>> model, tokenizer = load_model("smollm2")  # doctest: +SKIP
-        >>> model.config._attn_implementation  # doctest: +SKIP
+        >>> model, tokenizer = load_model("smollm2")
+        >>> model.config._attn_implementation
         'treekv'
     """
     target = _device(device)
