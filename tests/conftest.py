@@ -19,6 +19,21 @@ hypothesis.settings.load_profile("treekv")
 torch.set_num_threads(1)
 
 
+# A test that asks for one of these is marked so that it can be left out.
+MARKED_BY_FIXTURE = {
+    "browser": {"browser", "watched", "dashboard"},
+    "real_model": {"smollm2", "gemma", "real_demo"},
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        asked = set(getattr(item, "fixturenames", ()))
+        for mark, fixtures in MARKED_BY_FIXTURE.items():
+            if asked & fixtures:
+                item.add_marker(mark)
+
+
 @pytest.fixture(autouse=True)
 def no_gradients():
     with torch.inference_mode():

@@ -121,6 +121,7 @@ def test_pictures_are_files_that_ask_for_nothing() -> None:
         figure_files.image(figure, "pdf")
 
 
+@pytest.mark.browser
 def test_svg_and_png_are_drawn_where_a_browser_is(opened) -> None:
     if not any(shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")):
         lacking("no Chromium on the PATH, so SVG and PNG cannot be drawn; install the package chromium")
