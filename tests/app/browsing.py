@@ -96,17 +96,19 @@ def handshake(port: int, host: str, reached: str = "127.0.0.1") -> int:
 
 
 @contextlib.contextmanager
-def served(run: Path, folder: Path, *options: str) -> Iterator[str]:
+def served(run: Path, folder: Path, *options: str, program: Path | None = None) -> Iterator[str]:
     """The address of a running `treekv dashboard`, which does not look for models in the network.
 
-    What it prints goes to `folder`/log.
+    What it prints goes to `folder`/log. `program` is an installed `treekv` to run instead of this checkout's.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     address = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "app.cli", "dashboard", str(run), "--port", str(port), "--no-browser", *options]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    start = [sys.executable, "-m", "app.cli"] if program is None else [str(program)]
+    command = [*start, "dashboard", str(run), "--port", str(port), "--no-browser", *options]
+    path = str(ROOT) if program is None else ""
+    environment = os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
         try:
