@@ -39,7 +39,7 @@ def test_jobs_run_one_at_a_time_in_their_order(gate: threading.Event) -> None:
 
     def work(job: Job) -> str:
         log.append(f"{job.title} begins")
-        gate.wait(20)
+        gate.wait(300)
         log.append(f"{job.title} ends")
         return job.title
 
@@ -76,7 +76,7 @@ def test_work_tells_how_far_it_is(gate: threading.Event) -> None:
     def work(job: Job) -> None:
         job.events.append("token")
         job.report(3, 7, "three of seven")
-        gate.wait(20)
+        gate.wait(300)
         job.report(4, 7)
 
     job = jobs.Queue().submit("a", "count", work)
@@ -89,7 +89,7 @@ def test_work_tells_how_far_it_is(gate: threading.Event) -> None:
 
 def test_a_running_job_stops_at_its_next_step(gate: threading.Event) -> None:
     def work(job: Job) -> None:
-        gate.wait(20)
+        gate.wait(300)
         job.step(1, 2)
         raise AssertionError("it went on")
 
@@ -115,7 +115,7 @@ def test_what_stopped_work_returns_is_kept() -> None:
 
 def test_a_waiting_job_stops_at_once_and_the_next_moves_up(gate: threading.Event) -> None:
     queue = jobs.Queue()
-    first, second, third = (queue.submit("a", name, lambda job: gate.wait(20)) for name in "abc")
+    first, second, third = (queue.submit("a", name, lambda job: gate.wait(300)) for name in "abc")
     until(lambda: first.state == "running")
     second.stop()
     assert (second.state, second.place, third.place) == ("stopped", 0, 1)
@@ -149,7 +149,7 @@ def test_a_failure_is_one_sentence_and_the_next_job_runs(error: Exception, words
 
 def test_the_queue_is_bounded(gate: threading.Event) -> None:
     queue = jobs.Queue()
-    first = queue.submit("a", "runs", lambda job: gate.wait(20))
+    first = queue.submit("a", "runs", lambda job: gate.wait(300))
     until(lambda: first.state == "running")
     for _ in range(jobs.MOST_WAITING):
         queue.submit("a", "waits", lambda job: None)
@@ -191,7 +191,7 @@ def page() -> None:
 
 
 def shown(job: Job) -> AppTest:
-    test = AppTest.from_function(page, default_timeout=30)
+    test = AppTest.from_function(page, default_timeout=120)
     test.session_state["job"] = job
     test.run()
     assert not test.exception
@@ -201,7 +201,7 @@ def shown(job: Job) -> AppTest:
 def test_the_page_shows_the_place_the_progress_and_a_stop_button(gate: threading.Event) -> None:
     def work(job: Job) -> None:
         job.report(1, 4, "layer *1*")
-        gate.wait(20)
+        gate.wait(300)
         job.step(2, 4)
 
     queue = jobs.Queue()
