@@ -52,6 +52,7 @@ def test_every_truncation_is_noticed(path, tmp_path):
         assert "damaged" in sentence(cut), share
 
 
+@pytest.mark.slow
 # h5netcdf's destructor fails on a file whose constructor failed; the error itself is what the test is about.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_no_flipped_byte_changes_a_number_unnoticed(path, spectrum, tmp_path):
@@ -115,6 +116,7 @@ def test_places_that_cannot_be_written_are_named(spectrum, tmp_path):
         analysis.save(spectrum, tmp_path)
 
 
+@pytest.mark.slow
 def test_every_kind_of_file_is_called_by_its_name_where_another_is_expected(run, tmp_path):
     spectrum = analysis.spectrum(run, level=2)
     retention = analysis.simulate(run, {"tree": TreeKVConfig(cache_size=32)})

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -21,6 +23,7 @@ def test_an_option_of_another_benchmark_is_named_and_left_out(monkeypatch, capsy
     assert "steady.py has no option for --lengths 64 and goes on without" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_benchmark_runs_with_an_option_it_lacks():
     command = [sys.executable, str(BENCHMARKS / "steady.py"), "--steps", "20", "--rounds", "1"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=BENCHMARKS.parent)

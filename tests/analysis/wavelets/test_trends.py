@@ -94,6 +94,7 @@ def test_signs_that_disagree_decide_nothing(made_spectrum):
     assert trends_of(made_spectrum(top_without_order)).attrs["claim_ii"] == "not decided"
 
 
+@pytest.mark.slow
 def test_intervals_are_those_of_drawing_queries_again(made_spectrum):
     """Against a plain loop over resampled queries."""
     spectrum = made_spectrum(rising([1.0, 2.0, 3.0]))

@@ -184,6 +184,7 @@ def test_the_demo_prints_its_tables_and_shows_its_stages(
     assert len(stages) == 10
 
 
+@pytest.mark.slow
 def test_the_demo_prints_json_alone_on_standard_output(words: Path, tiny_model: Path, here: Path) -> None:
     result = invoke("demo", "--text", words, "--model", tiny_model, "--tokens", 256, "--output", "run", "--json")
     assert result.exit_code == 0, result.output
@@ -194,6 +195,7 @@ def test_the_demo_prints_json_alone_on_standard_output(words: Path, tiny_model: 
     assert "Loading" in result.stderr
 
 
+@pytest.mark.slow
 def test_the_demo_replaces_a_previous_run_and_says_when_the_text_is_short(words: Path, tiny_model: Path) -> None:
     base = ("demo", "--text", words, "--model", tiny_model, "--output", "run", "--tokens")
     assert invoke(*base, 256).exit_code == 0
@@ -220,6 +222,7 @@ def test_the_demo_names_the_command_that_will_be_found(
     assert importlib.import_module("app.cli.demo")._command() == shown
 
 
+@pytest.mark.slow
 def test_control_c_ends_the_demo_with_130_and_leaves_nothing(
     words: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,6 +87,7 @@ def test_the_spectrum_with_its_own_options(tiny_model: Path) -> None:
     assert "level is 40" in refused(*common, "--keep", "spectrum", "--level", 40, "--output", "other.nc")
 
 
+@pytest.mark.slow
 def test_only_the_spectrum(tiny_model: Path, captured: Path) -> None:
     arguments = ("capture", "a.txt", "--model", tiny_model, "--tokens", 150, "--queries", 4, "--keep", "spectrum")
     printed = json.loads(invoke(*arguments, "--json").stdout)
@@ -101,6 +102,7 @@ def test_only_the_spectrum(tiny_model: Path, captured: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_numbers_are_those_of_the_analysis(captured: Path) -> None:
     result = invoke("spectrum", captured, "--sinks", "include", "--level", 3, "--json", "--output", "all.nc")
     printed = json.loads(result.stdout)

@@ -233,6 +233,7 @@ def test_stream_in_chunks_equals_one_pass(llama, chunk, policy):
     assert once.nbytes == chunked.nbytes
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @example([5, 5, 8], 4, 4, 0)  # the first chunk brings one row one token
 @example([5, 5, 8], 4, 9, 0)  # so does the second
@@ -328,6 +329,7 @@ def test_half_precision_keeps_float32_scores(dtype):
     assert cache.nbytes == 2 * 2 * 2 * (12 + 1) * 8 * 2
 
 
+@pytest.mark.slow
 def test_nothing_grows_and_nothing_drifts(llama):
     """After many times the window the cache has its size, and its keys are those of a fresh computation."""
     config = TreeKVConfig(cache_size=16, sink_size=4, recent_size=4, prefill="stream", block_size=1)

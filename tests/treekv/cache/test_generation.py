@@ -177,6 +177,7 @@ def test_a_prompt_longer_than_the_models_window():
     assert int(cache.kept_positions(0).max()) == 203
 
 
+@pytest.mark.slow
 def test_a_compiled_decode_step_gives_the_same_tokens_from_one_graph():
     if shutil.which("g++") is None:
         lacking("torch.compile needs a C++ compiler, and there is no g++ on the PATH")
@@ -200,6 +201,7 @@ def test_a_compiled_decode_step_gives_the_same_tokens_from_one_graph():
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["tree", "tova", "streaming"])
 def test_compiled_and_plain_steps_may_follow_each_other(policy):
     """What a plain step keeps for the next one shares memory with the books."""
@@ -226,6 +228,7 @@ def test_compiled_and_plain_steps_may_follow_each_other(policy):
         assert torch.equal(cache.kept_positions(layer), books.kept_positions(layer))
 
 
+@pytest.mark.slow
 def test_a_compiled_prompt_with_left_padding_is_that_of_the_model_itself():
     model = tiny.llama()
     ids = tiny.tokens(30, batch=2)

@@ -26,6 +26,7 @@ def ray_installed() -> None:
         lacking("Ray is not installed: pip install 'treekv[ray]'")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_installed")
 def test_two_workers_and_killed_ones_give_what_one_process_gives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

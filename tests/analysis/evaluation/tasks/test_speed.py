@@ -15,6 +15,7 @@ CONFIG = TreeKVConfig(cache_size=16, sink_size=2, recent_size=6)
 BYTES = 2 * 2 * 2 * 8 * 4  # of a token in the tiny model: layers, keys and values, heads, channels, float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 3])
 def test_cache_bytes_are_those_of_the_capacity(llama, batch):
     task = create("speed", lengths=[30], new_tokens=4, batch=batch, repeats=1)
