@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from treekv.attention import softmax
 from treekv.errors import TreeKVError
 
 # What transformers' model families call the layer that follows the heads.
@@ -22,12 +23,10 @@ def attention_weights(q: Tensor, k: Tensor, scaling: float, positions: Sequence[
 
     `q` [query_heads, queries, head_dim] are the queries at `positions`, `k` [kv_heads, T, head_dim] all keys.
     """
-    heads, kv_heads, seen = q.shape[0], k.shape[0], max(positions) + 1
-    at = torch.tensor(list(positions), device=q.device)
-    queries = q.float().unflatten(0, (kv_heads, heads // kv_heads))
-    scores = torch.einsum("hgqd,hkd->hgqk", queries, k[:, :seen].float()).flatten(0, 1) * scaling
-    future = torch.arange(seen, device=q.device) > at[:, None]
-    return F.pad(scores.masked_fill_(future, -torch.inf).softmax(-1), (0, k.shape[1] - seen))
+    seen = max(positions) + 1
+    visible = torch.arange(seen, device=q.device) <= torch.tensor(list(positions), device=q.device)[:, None]
+    weights = softmax.attention_weights(q[None].float(), k[None, :, :seen].float(), scaling, visible)
+    return F.pad(weights.view(*q.shape[:2], seen), (0, k.shape[1] - seen))
 
 
 def weighted_values(weights: Tensor, v: Tensor) -> Tensor:

@@ -56,9 +56,6 @@ def test_contributions_add_up_to_the_attention_output(run, sharp_llama, token_id
 
 
 def test_contributions_with_labels(run, sharp_llama):
-    import sys
-
-    assert sys.modules["analysis.captures.contributions"].contributions is analysis.contributions
     for model, channels in ((None, 8), (sharp_llama("treekv"), 32)):
         found = analysis.contributions(run, 1, 40, model)
         assert found.dims == ("head", "position", "channel") and found.shape == (4, 41, channels)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 
 import numpy as np
 import pytest
@@ -46,9 +45,7 @@ def slow_loss(run, retention, policy, layer, query):
 
 @pytest.mark.parametrize("layer", [0, 1])
 def test_equals_the_slow_definition(run, retention, layer, monkeypatch):
-    monkeypatch.setattr(
-        sys.modules["analysis.retention.loss"], "WEIGHTS_AT_ONCE", 4 * run.tokens * 2
-    )  # two queries at a time
+    monkeypatch.setattr("analysis.retention.loss.WEIGHTS_AT_ONCE", 4 * run.tokens * 2)  # two queries at a time
     queries = [30, 31, 100, 199, 300]
     lost = output_loss(run, retention, queries)
     assert lost["query"].values.tolist() == queries

@@ -1,7 +1,5 @@
 """The spectrum of a capture against its slow definition."""
 
-import sys
-
 import numpy as np
 import pytest
 import pywt
@@ -79,7 +77,7 @@ def test_after_the_output_projection(run, sharp_llama):
 def test_few_heads_at_a_time_change_nothing(run, monkeypatch):
     plain = analysis.spectrum(run)
     for numbers in (1, 301 * 8 * 3):
-        monkeypatch.setattr(sys.modules["analysis.wavelets.spectrum"], "_AT_ONCE", numbers)
+        monkeypatch.setattr("analysis.wavelets.spectrum._AT_ONCE", numbers)
         xr.testing.assert_allclose(analysis.spectrum(run), plain, rtol=1e-5)
 
 
