@@ -1,4 +1,18 @@
-"""Figures, one file each; every function returns a plotly Figure (`text_retention`: HTML), nothing is shown here."""
+"""Figures, one file each. Every function returns a plotly Figure (`text_retention`: HTML) and displays nothing.
+
+All functions take their arguments in the same way. The first one, `data`, is the labelled array to draw; all others
+are keyword-only and always in this order, with the same meaning everywhere:
+
+    policy, policies          one policy, or several to draw
+    layer, head               a single layer or head; None averages over all
+    band, context             a wavelet band, a length of the context
+    step, steps               the state after a step (None: the last), or the steps first ... end - 1
+    start, stop               positions start ... stop - 1 of the text; None leaves that end open
+    spread, by                variants of the figure
+
+What does not exist raises a TreeKVError that lists the choices. The text alternative of a figure is in
+`figure.layout.meta["alt"]`.
+"""
 
 from analysis.plot.agreement import agreement
 from analysis.plot.bias import bias

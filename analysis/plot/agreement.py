@@ -1,4 +1,4 @@
-"""Who keeps the same tokens: a matrix of Jaccard indices."""
+"""How similar the kept tokens are: a matrix of Jaccard indices."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ import xarray as xr
 from analysis.plot import theme
 from treekv.errors import TreeKVError
 
-_WRITTEN = 12  # a matrix of at most this many rows has its numbers written in the cells
-_WHO = {"policy": "policies", "layer": "layers", "head": "KV heads"}
+_MAX_ANNOTATED = 12  # rows; a larger matrix has no numbers in its cells
+_PLURALS = {"policy": "policies", "layer": "layers", "head": "KV heads"}
 
 
-def agreement(agreement: xr.DataArray, policy: str | None = None, layer: int | None = None) -> go.Figure:
-    """Draw what `analysis.agreement` returns as a matrix, in per cent, averaged over what is left open (None).
+def agreement(data: xr.DataArray, *, policy: str | None = None, layer: int | None = None) -> go.Figure:
+    """Draw `analysis.agreement` as a matrix, in per cent, averaged over each selection that is None.
 
-    `policy` chooses one where layers or heads are compared, `layer` one where policies or heads are. The text
-    alternative is in `layout.meta["alt"]`. Raises TreeKVError, listing what there is, for one that is not there.
+    `policy` selects one if layers or heads are compared, `layer` one if policies or heads are. The text alternative is
+    in `layout.meta["alt"]`. Raises TreeKVError, listing the choices, for a policy or layer that does not exist.
     """
-    between = str(agreement.attrs["between"])
+    between = str(data.attrs["between"])
     words = []
     for name, value in (("policy", policy), ("layer", layer)):
-        if name not in agreement.dims or name == between:
+        if name not in data.dims or name == between:
             if value is not None:
-                raise TreeKVError(f"{name} cannot be chosen where {_WHO[between]} are compared; leave it out")
+                raise TreeKVError(f"{name} cannot be selected when {_PLURALS[between]} are compared; leave it out")
             continue
-        there = agreement[name].values.tolist()
+        there = data[name].values.tolist()
         if value is None:
             words.append(f"{name} {theme.shown(str(there[0]))}" if len(there) == 1 else f"mean of {len(there)} {name}s")
-            agreement = agreement.mean(name, keep_attrs=True)
+            data = data.mean(name, keep_attrs=True)
         elif value in there:
             words.append(f"{name} {theme.shown(str(value))}")
-            agreement = agreement.sel({name: value})
+            data = data.sel({name: value})
         else:
-            raise TreeKVError(f"{name} {value!r} is not there; choose one of {', '.join(map(str, there))}")
-    names = [theme.shown(str(name)) for name in agreement[between].values]
-    percent = np.rint(100 * agreement.transpose(between, "other").values).astype(np.uint8)
+            raise TreeKVError(f"there is no {name} {value!r}; choose one of {', '.join(map(str, there))}")
+    names = [theme.shown(str(name)) for name in data[between].values]
+    percent = np.rint(100 * data.transpose(between, "other").values).astype(np.uint8)
     apart = percent[~np.eye(len(names), dtype=bool)]
     spread = f"{apart.min()} to {apart.max()} %, mean {apart.mean():.0f} %" if len(apart) else "there is only one"
     where = ", ".join(words)
     figure = theme.figure(
-        f"Do {_WHO[between]} keep the same tokens?",
-        f"Jaccard index after {int(agreement.attrs['step']) + 1:,} tokens{' · ' + where if where else ''}",
-        f"Matrix of the share of tokens that two {_WHO[between]} both hold, of those that either holds, {where}: "
+        f"Do {_PLURALS[between]} keep the same tokens?",
+        f"Jaccard index after {int(data.attrs['step']) + 1:,} tokens{' · ' + where if where else ''}",
+        f"Matrix of the share of tokens that two {_PLURALS[between]} both keep, of those that either keeps, {where}: "
         f"{spread}.",
         height=560,
     )
@@ -54,7 +54,7 @@ def agreement(agreement: xr.DataArray, policy: str | None = None, layer: int | N
         zmin=0,
         zmax=100,
         colorscale="Cividis",
-        texttemplate="%{z}" if len(names) <= _WRITTEN else None,
+        texttemplate="%{z}" if len(names) <= _MAX_ANNOTATED else None,
         colorbar={
             "thickness": 14,
             "outlinewidth": 0,

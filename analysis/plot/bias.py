@@ -1,4 +1,4 @@
-"""How unevenly policies keep the text, as bars."""
+"""How unevenly policies keep a text, as bars."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from analysis.plot import theme
 _BAR, _IDEAL = "#5b6d9a", "#a06500"
 
 
-def bias(found: xr.Dataset) -> go.Figure:
-    """Draw what `analysis.recency_bias` returns, one bar a policy and number, with the spread over layers and KV heads.
+def bias(data: xr.Dataset) -> go.Figure:
+    """Draw the two numbers of `analysis.recency_bias`, one bar per policy, with the spread over layers and KV heads.
 
-    Left the earth mover's distance to the tree's ideal density, in tokens; right the Gini coefficient over tenths of
-    the text, where a diamond marks that of the ideal. Means over layers and heads; whiskers are one standard
-    deviation. Bars are missing where a number is not defined. The text alternative is in `layout.meta["alt"]`.
+    Left: the earth mover's distance to the ideal density of the tree, in tokens. Right: the Gini coefficient over
+    tenths of the text, with a diamond for that of the ideal. Bars are means over layers and heads, whiskers one
+    standard deviation; undefined numbers have no bar. The text alternative is in `layout.meta["alt"]`.
     """
-    names = [str(name) for name in found["policy"].values]
+    names = [str(name) for name in data["policy"].values]
     shown = [theme.shown(name) for name in names]
-    mean, spread = found.mean(("layer", "head")), found.std(("layer", "head"))
+    mean, spread = data.mean(("layer", "head")), data.std(("layer", "head"))
     words = []
     for name in names:
         row = mean.sel(policy=name)
         distance = float(row["distance"])
         far = "no distance" if np.isnan(distance) else f"{distance:,.0f} tokens"
         words.append(f"{name} {far} and {float(row['gini']):.2f}")
-    heads = f"mean of {found.sizes['layer']} layers and {found.sizes['head']} KV heads"
+    heads = f"mean of {data.sizes['layer']} layers and {data.sizes['head']} KV heads"
     figure = theme.grid(
         "How unevenly the text is kept",
-        f"after {int(found.attrs['step']) + 1:,} tokens · {heads}, whiskers: standard deviation",
-        "Bars of two numbers a policy, distance of the kept tokens from the tree's ideal density and Gini coefficient "
+        f"after {int(data.attrs['step']) + 1:,} tokens · {heads}, whiskers: standard deviation",
+        "Two bars per policy, distance of the kept tokens from the tree's ideal density and Gini coefficient "
         f"over tenths of the text, {heads}: {'; '.join(words)}.",
         ["distance to the tree's ideal", "over tenths of the text (\u25c6 ideal)"],
         2,
@@ -64,5 +64,5 @@ def bias(found: xr.Dataset) -> go.Figure:
     figure.update_xaxes(title="earth mover's distance (tokens)", rangemode="tozero", row=1, col=1)
     figure.update_xaxes(title="Gini coefficient (0: all tenths alike)", range=[0, 1], row=1, col=2)
     figure.update_yaxes(autorange="reversed", showgrid=False, automargin=True)
-    figure.update_yaxes(showticklabels=False, row=1, col=2)  # those on the left serve both
+    figure.update_yaxes(showticklabels=False, row=1, col=2)  # the labels on the left serve both panels
     return figure

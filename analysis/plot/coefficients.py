@@ -11,19 +11,20 @@ from analysis.plot import theme
 
 
 def coefficients(
-    dataset: xr.Dataset,
+    data: xr.Dataset,
+    *,
     layer: int | None = None,
     head: int | None = None,
     start: int | None = None,
     stop: int | None = None,
 ) -> go.Figure:
-    """Draw the mean |coefficient| of `analysis.spectrum`, one row a band, brightness on a logarithmic scale.
+    """Draw the mean |coefficient| of `analysis.spectrum`, one row per band, brightness on a logarithmic scale.
 
-    Averaged over layers and heads unless one is chosen, from position `start` to `stop` - 1 (all when None); long
-    stretches are pooled by their maximum to at most 512 columns. The text alternative is in `layout.meta["alt"]`.
-    Raises TreeKVError for a layer, head or stretch that is not there.
+    The mean is over layers and heads unless one is selected; long stretches are pooled by their maximum to at most 512
+    columns. The text alternative is in `layout.meta["alt"]`. Raises TreeKVError for a layer, head or stretch that does
+    not exist.
     """
-    picked, words = theme.chosen(theme.stretch(dataset, start, stop), layer, head)
+    picked, words = theme.chosen(theme.stretch(data, start, stop), layer, head)
     values = picked["coefficient"].mean(("layer", "head")).values
     position = picked["position"].values
     edges = binning.edges(len(position), theme.MAX_CELLS)
@@ -31,7 +32,7 @@ def coefficients(
     bands = [str(band) for band in picked["band"].values]
     with np.errstate(divide="ignore"):
         brightness = np.where(cells > 0, np.log10(cells), np.nan).astype(np.float32)
-    # The darkest hundredth would stretch the scale over values that nobody can tell from nothing.
+    # The darkest hundredth would stretch the scale over values that look like zero.
     low, high = _limits(brightness)
     tokens = theme.pooled_tokens(picked, edges)
     width = int(edges[1] - edges[0])

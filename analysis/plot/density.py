@@ -8,34 +8,32 @@ import xarray as xr
 
 from analysis import binning
 from analysis.plot import theme
-from analysis.retention import record as records
+from analysis.retention import record
 from treekv.errors import TreeKVError
 
 _CELLS = 160
-_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
 
 def density(
-    retention: xr.Dataset,
-    step: int | None = None,
-    start: int | None = None,
-    stop: int | None = None,
+    data: xr.Dataset,
     *,
     layer: int | None = None,
     head: int | None = None,
+    step: int | None = None,
+    start: int | None = None,
+    stop: int | None = None,
 ) -> go.Figure:
-    """Draw the share of layers and KV heads that hold a token (y) against its distance from the newest (x).
+    """Draw the share of layers and KV heads that keep a token (y) against its distance from the newest (x).
 
-    One line a policy, after `step` (the last one when None), for positions `start` to `stop` - 1 of the text (all when
-    None), of one layer and KV head, where a token is held or not, or averaged over those left open (None). The
-    distance axis is logarithmic, and the share is averaged over runs of distances that grow likewise, so that at most
-    160 points are drawn a line. The text alternative is in `layout.meta["alt"]`. Raises TreeKVError for a step, layer
-    or head that is not in the record, or a stretch that was not read by then.
+    One line per policy, after `step` (the last one if None). With a layer and a KV head selected, a token is either
+    kept or not. The distance axis is logarithmic, and the share is averaged over runs of distances of logarithmic
+    length, at most 160 points per line. The text alternative is in `layout.meta["alt"]`. Raises TreeKVError for a
+    step, layer or head that is not in the record, or a stretch that was not read by then.
     """
-    step = int(retention.attrs["steps"]) - 1 if step is None else step
-    part = theme.stretch(retention, start, stop)
-    share = 100 * records.density(part, step, max_cells=step + 1, layer=layer, head=head)
-    where = theme.chosen(retention, layer, head)[1].replace("head", "KV head")
+    step = int(data.attrs["steps"]) - 1 if step is None else step
+    part = theme.stretch(data, start, stop)
+    share = 100 * record.density(part, step, max_cells=step + 1, layer=layer, head=head)
+    where = theme.chosen(data, layer, head)[1].replace("head", "KV head")
     averaged = [f"{name}s" for name, value in (("layer", layer), ("head", head)) if value is None]
     whole = " and ".join(averaged) or "tokens"
     distance = share["distance"].values
@@ -50,7 +48,7 @@ def density(
     figure = theme.figure(
         "How densely the past is kept",
         f"after {step + 1:,} tokens · {where}{_stretch(part, step)}",
-        f"Share of {whole} that {'hold a token' if averaged else 'are held'} against the distance from the newest, "
+        f"Share of {whole} that {'keep a token' if averaged else 'are kept'} against the distance from the newest, "
         f"{near} to {far}, {where}; the four quarters of these from the nearest to the farthest: "
         f"{'; '.join(quarters)}.",
     )
@@ -61,7 +59,7 @@ def density(
             y=binning.mean(share.values[number], borders),
             mode="lines",
             name=name,
-            line={"color": colour, "width": 2.5, "dash": _DASHES[number % len(_DASHES)]},
+            line={"color": colour, "width": 2.5, "dash": theme.dash(number)},
             hovertemplate=f"{name}, %{{x:.0f}} tokens back: %{{y:.0f}} %<extra></extra>",
         )
     figure.update_xaxes(

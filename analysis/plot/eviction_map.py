@@ -1,4 +1,4 @@
-"""What a policy keeps: step of the generation against position in the text, for one policy or for several."""
+"""Which positions are kept after which step, for one policy or for several side by side."""
 
 from __future__ import annotations
 
@@ -12,44 +12,44 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from analysis.plot import theme
-from analysis.retention import record as records
+from analysis.retention import record
 from treekv.errors import TreeKVError
 
 NOT_READ = "not read yet"
 
-_ABREAST = 3  # maps in a row
-_LETTERS = 14  # of a line above a map, where that many stand abreast
-_FEWER = 8  # of one inside a map
-_ROW = 330  # pixels
+_COLUMNS = 3  # maps in a row
+_TITLE_WIDTH = 14  # characters of a line above a map, in a full row
+_LABEL_WIDTH = 8  # characters of a line inside a map, in a full row
+_ROW_HEIGHT = 330  # pixels
 
 
 def eviction_map(
-    retention: xr.Dataset,
+    data: xr.Dataset,
+    *,
     policy: str | None = None,
     layer: int | None = None,
     head: int | None = None,
+    steps: tuple[int, int] | None = None,
     start: int | None = None,
     stop: int | None = None,
-    steps: tuple[int, int] | None = None,
 ) -> go.Figure:
-    """Draw which positions (x) are held after which step (y, downwards), as a share of layers and heads.
+    """Draw which positions (x) are kept after which step (y, downwards), as a share of layers and heads.
 
-    One layer and KV head, both chosen, show plain kept and evicted; left open (None) they are averaged. Positions
-    `start` to `stop` - 1 are drawn (all when None), over the steps first to end - 1 of `steps` = (first, end) (when
-    None from the first of the positions to the end). Long stretches are pooled to at most 512 cells a side: of one
-    layer and head a cell is kept if any of its tokens is held at any of its steps; averages, in whole per cent, are
-    pooled by their mean. The title of the x axis says which. `policy` may be None when the record has one policy. The
-    text alternative is in `layout.meta["alt"]`. Raises TreeKVError, listing what there is, for a policy, layer, head
-    or stretch that is not in the record.
+    With a layer and a KV head selected, a position is either kept or evicted; otherwise the share is averaged. `steps`
+    = (first, end) limits the steps to first ... end - 1; None means from the first of the positions to the end. Long
+    stretches are pooled to at most 512 cells per side: for a single layer and head a cell counts as kept if any of its
+    tokens is kept at any of its steps; averages, in whole per cent, are pooled by their mean. The title of the x axis
+    says which. `policy` may be None if the record has only one. The text alternative is in `layout.meta["alt"]`.
+    Raises TreeKVError, listing the choices, for a policy, layer, head or stretch that is not in the record.
     """
-    part = theme.stretch(retention, start, stop)
+    part = theme.stretch(data, start, stop)
     steps = whole_steps(part) if steps is None else steps
     pooled = _pooled(layer, head)
-    cells = records.retention_map(part, policy, layer, head, theme.MAX_CELLS, steps, pooled=pooled)
-    policy = str(retention["policy"].values[0]) if policy is None else policy
-    _, words = theme.chosen(retention, layer, head)
+    cells = record.retention_map(part, policy, layer, head, theme.MAX_CELLS, steps, pooled=pooled)
+    policy = str(data["policy"].values[0]) if policy is None else policy
+    _, words = theme.chosen(data, layer, head)
     step_size, position_size = cells.attrs["step_size"], cells.attrs["position_size"]
-    total = int(retention.attrs["steps"])
+    total = int(data.attrs["steps"])
     figure = theme.figure(
         f"Tokens kept by the policy \u201c{theme.shown(policy)}\u201d",
         f"{words.replace('head', 'KV head')} · {_extent(part, steps, total)}",
@@ -67,47 +67,48 @@ def eviction_map(
 
 
 def eviction_maps(
-    retention: xr.Dataset,
+    data: xr.Dataset,
+    *,
     policies: Sequence[str] | None = None,
     layer: int | None = None,
     head: int | None = None,
+    steps: tuple[int, int] | None = None,
     start: int | None = None,
     stop: int | None = None,
-    steps: tuple[int, int] | None = None,
 ) -> go.Figure:
     """Draw the eviction maps of several policies side by side, on one colour scale and the same axes.
 
-    `policies` are all of the record when None; the other arguments are as of `eviction_map`, and cells are pooled as
-    there, which the line under the title says. Zooming into one map zooms all. The maps share the cells of one: n
-    policies have 512 / sqrt(n) a side. The text alternative is in `layout.meta["alt"]`. Raises TreeKVError as
-    `eviction_map` does, and for no policies.
+    `policies` are all of the record if None; the other arguments are those of `eviction_map`, and cells are pooled in
+    the same way, as stated below the title. Zooming into one map zooms all of them. Together the maps have as many
+    cells as a single one: 512 / sqrt(n) per side for n policies. The text alternative is in `layout.meta["alt"]`.
+    Raises TreeKVError as `eviction_map` does, and for no policies.
     """
-    names = [str(name) for name in retention["policy"].values] if policies is None else list(policies)
+    names = [str(name) for name in data["policy"].values] if policies is None else list(policies)
     if not names:
         raise TreeKVError("there is no policy to draw; give at least one of the record's")
-    part = theme.stretch(retention, start, stop)
+    part = theme.stretch(data, start, stop)
     steps = whole_steps(part) if steps is None else steps
-    _, words = theme.chosen(retention, layer, head)
+    _, words = theme.chosen(data, layer, head)
     side = int(theme.MAX_CELLS / math.sqrt(len(names)))
     pooled = _pooled(layer, head)
-    maps = [records.retention_map(part, name, layer, head, side, steps, pooled=pooled) for name in names]
-    total = int(retention.attrs["steps"])
-    columns = min(len(names), _ABREAST)
+    maps = [record.retention_map(part, name, layer, head, side, steps, pooled=pooled) for name in names]
+    total = int(data.attrs["steps"])
+    columns = min(len(names), _COLUMNS)
     rows = -(-len(names) // columns)
-    # Under the first map alone there is no room for how positions are pooled.
+    # The axis title below a single map has no room to say how positions are pooled.
     size = maps[0].attrs["position_size"]
     cells_of = f" · {pooled} of every {size} positions" if size > 1 else ""
-    held = records.kept_mask(part, steps[1] - 1)
-    tables = [_quarters(held.sel(policy=name), layer, head) for name in names]
+    kept = record.kept_mask(part, steps[1] - 1)
+    tables = [_quarters(kept.sel(policy=name), layer, head) for name in names]
     figure = theme.grid(
         "Tokens kept, by policy",
         f"{words.replace('head', 'KV head')} · {_extent(part, steps, total)}{cells_of}",
-        f"Maps of step against position, one a policy, {words}: {_shown(pooled)}. "
-        "After the last step the four quarters of the text are held to: "
+        f"Maps of step against position, one per policy, {words}: {_shown(pooled)}. "
+        "After the last step the four quarters of the text are kept to: "
         f"{'; '.join(f'{name} {table}' for name, table in zip(names, tables, strict=True))}.",
-        [_narrow(theme.shown(name), columns, _LETTERS) for name in names],
+        [_narrow(theme.shown(name), columns, _TITLE_WIDTH) for name in names],
         columns,
-        130 + _ROW * rows,
+        130 + _ROW_HEIGHT * rows,
     )
     view = view_of(part, steps)
     for number, cells in enumerate(maps):
@@ -116,13 +117,13 @@ def eviction_maps(
         heatmap = _heatmap(cells, at_cell(part))
         heatmap.update(coloraxis="coloraxis")
         figure.add_trace(heatmap, **place)
-        hide_future(figure, view, total, _narrow(NOT_READ, columns, _FEWER), **place)
+        hide_future(figure, view, total, _narrow(NOT_READ, columns, _LABEL_WIDTH), **place)
     bar = _colorbar(pooled, maps[0].attrs["step_size"] * maps[0].attrs["position_size"])
     figure.update_layout(coloraxis={"colorscale": "Cividis", "cmin": 0, "cmax": 100, "colorbar": bar})
-    # Few numbers, so that those of neighbouring maps do not run into each other.
+    # Few tick labels, so that those of neighbouring maps do not overlap.
     for number, axis in enumerate(list(figure.select_xaxes())):
         labels: dict[str, Any] = {}
-        if number + columns >= len(names):  # nothing stands below
+        if number + columns >= len(names):  # no map below
             labels["showticklabels"] = True
         if number == (rows - 1) * columns:
             labels["title"] = {"text": "position", "standoff": 8}
@@ -135,21 +136,21 @@ def eviction_maps(
 
 
 def _narrow(words: str, columns: int, letters: int) -> str:
-    """In lines of so many letters where many maps stand abreast, for which a narrow page has little room."""
-    if columns < _ABREAST:
+    """Wrap text to lines of `letters` characters in a full row of maps, where a narrow page has little room."""
+    if columns < _COLUMNS:
         return words
     return "<br>".join(textwrap.wrap(words, letters, break_long_words=False, break_on_hyphens=False))
 
 
 def _pooled(layer: int | None, head: int | None) -> str:
-    """Of one map it matters whether a cell keeps anything at all; averages stay averages."""
+    """How cells are pooled: of a single head whether anything is kept, of several the mean."""
     return "mean" if layer is None or head is None else "any"
 
 
 def _shown(pooled: str) -> str:
     if pooled == "any":
-        return "whether a token is held, or any of those that share a cell"
-    return "the share of layers and KV heads that hold a token"
+        return "whether a token is kept, or any of those that share a cell"
+    return "the share of layers and KV heads that keep a token"
 
 
 def _heatmap(cells: xr.DataArray, at_cell: str) -> go.Heatmap:
@@ -181,12 +182,12 @@ def _colorbar(pooled: str, size: int) -> dict[str, object]:
 
 
 def whole_steps(part: xr.Dataset) -> tuple[int, int]:
-    """From the step in which the first of these positions is read."""
+    """The steps (first, end) from the one that reads the first of these positions."""
     return int(part["position"].values[0]), int(part.attrs["steps"])
 
 
 def view_of(part: xr.Dataset, steps: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Left, right, top and bottom of what is drawn."""
+    """Left, right, top and bottom of the axes."""
     first, end = steps
     position = part["position"].values
     return float(position[0]) - 0.5, float(position[-1]) + 0.5, first - 0.5, end - 0.5
@@ -205,7 +206,7 @@ def _extent(part: xr.Dataset, steps: tuple[int, int], total: int) -> str:
 def hide_future(
     figure: go.Figure, view: tuple[float, float, float, float], total: int, words: str = NOT_READ, **place: int
 ) -> None:
-    """Whole per cents have no room for "not read yet", so the triangle above the diagonal is covered."""
+    """Cover the triangle above the diagonal: whole per cents have no value for "not read yet"."""
     near, far, grey = -0.5, total - 0.5, "#f2f3f5"
     triangle = go.Scatter(
         x=[near, far, far, near],
@@ -222,31 +223,30 @@ def hide_future(
     figure.add_trace(triangle, **place)
     left, right, top, bottom = view
     x, y = left + 0.72 * (right - left), top + 0.28 * (bottom - top)
-    if x - y > 0.2 * (right - left):  # the triangle is there, and there is room for the words
+    if x - y > 0.2 * (right - left):  # the triangle is visible and has room for the words
         figure.add_annotation(x=x, y=y, text=words, showarrow=False, **place)
 
 
-def at_cell(retention: xr.Dataset) -> str:
-    """How the hover box of a cell begins; see `name_columns`."""
-    token = "<br>%{x}" if "token" in retention.coords else ""
+def at_cell(data: xr.Dataset) -> str:
+    """The start of the hover text of a cell; see `name_columns`."""
+    token = "<br>%{x}" if "token" in data.coords else ""
     return f"after step %{{y:.0f}}, position %{{x:.0f}}{token}"
 
 
-def name_columns(figure: go.Figure, retention: xr.Dataset, size: int) -> None:
-    """Give every cell's hover box the text of its tokens, `size` to a column; call it when all else is drawn.
+def name_columns(figure: go.Figure, data: xr.Dataset, size: int) -> None:
+    """Show the tokens of a column, `size` each, in the hover text of its cells; call this last.
 
-    A text for each cell would be megabytes, but a hover box shows a position by the name that the axis has for it. So
-    the pictures move to a second position axis over the first, whose marks are the tokens and which shows none of
-    them; the first one keeps its numbers.
+    A text per cell would take megabytes, but the hover text shows the tick label of a position. So the traces move to
+    a second, invisible position axis over the first, whose tick labels are the tokens; the first keeps its numbers.
     """
-    if "token" not in retention.coords:
+    if "token" not in data.coords:
         return
-    position = retention["position"].values
+    position = data["position"].values
     edges = np.append(np.arange(0, len(position), size), len(position))
     names = {
         "tickmode": "array",
         "tickvals": position[edges[:-1]] + (size - 1) / 2,
-        "ticktext": [f"\u201c{text}\u201d" for text in theme.pooled_tokens(retention, edges)],
+        "ticktext": [f"\u201c{text}\u201d" for text in theme.pooled_tokens(data, edges)],
         "showticklabels": False,
         "ticks": "",
         "showgrid": False,
@@ -257,11 +257,13 @@ def name_columns(figure: go.Figure, retention: xr.Dataset, size: int) -> None:
         own = axis.plotly_name.replace("axis", "")
         below, above = {"xaxis": own, "yaxis": own.replace("x", "y")}, f"x{len(axes) + number + 1}"
         moved = [trace for trace in figure.data if (trace.xaxis or "x") == own]
-        if not moved:  # the last row of a grid may not be full
+        if not moved:  # the last row of a grid may be incomplete
             continue
         for trace in moved:
             trace.xaxis = above
-        figure.add_scatter(x=[None], y=[None], hoverinfo="skip", showlegend=False, **below)  # or it is not drawn
+        figure.add_scatter(
+            x=[None], y=[None], hoverinfo="skip", showlegend=False, **below
+        )  # otherwise plotly does not draw the axis
         figure.layout[above.replace("x", "xaxis")] = names | {
             "overlaying": own,
             "anchor": below["yaxis"],
@@ -269,9 +271,9 @@ def name_columns(figure: go.Figure, retention: xr.Dataset, size: int) -> None:
         }
 
 
-def _quarters(held: xr.DataArray, layer: int | None, head: int | None) -> str:
-    """Share of each quarter that is held, of one policy, in words."""
-    share = held.sel({name: value for name, value in (("layer", layer), ("head", head)) if value is not None})
+def _quarters(kept: xr.DataArray, layer: int | None, head: int | None) -> str:
+    """The share kept of each quarter, of one policy, in words."""
+    share = kept.sel({name: value for name, value in (("layer", layer), ("head", head)) if value is not None})
     values = share.transpose(..., "position").values.reshape(-1, share.sizes["position"]).mean(0)
     return ", ".join(f"{100 * quarter.mean():.0f} %" for quarter in np.array_split(values, min(4, len(values))))
 
@@ -289,6 +291,6 @@ def _alt(
     what = "text" if len(position) == total else f"stretch from position {position[0]} to {position[-1]}"
     return (
         f"Map of step against position for the policy {policy}, {words}: {_shown(_pooled(layer, head))}. After the "
-        f"last of {steps[1]} steps the four quarters of the {what} are held to "
-        f"{_quarters(records.kept_mask(part, steps[1] - 1).sel(policy=policy), layer, head)}."
+        f"last of {steps[1]} steps the four quarters of the {what} are kept to "
+        f"{_quarters(record.kept_mask(part, steps[1] - 1).sel(policy=policy), layer, head)}."
     )

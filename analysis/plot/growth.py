@@ -1,4 +1,4 @@
-"""Which heads grow: one band's growth ratio, layer against head."""
+"""The growth ratio of one band in every head, layer against head."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from analysis.plot import theme
 from analysis.wavelets.growth import band_growth
 from treekv.errors import TreeKVError
 
-_LIMIT = 3.0  # powers of ten: beyond a thousandfold only the number tells more
-_WRITTEN = 16  # heads: with more, numbers in the cells would overlap
+_LIMIT = 3.0  # powers of ten: beyond a thousandfold colours no longer differ
+_MAX_ANNOTATED = 16  # heads; with more, the numbers in the cells would overlap
 
 
-def growth_grid(spectrum: xr.Dataset, band: str | None = None) -> go.Figure:
-    """Draw the growth of a band's amplitude towards the end in every layer (y) and query head (x).
+def growth_grid(data: xr.Dataset, *, band: str | None = None) -> go.Figure:
+    """Draw the growth of the amplitude of a band towards the end in every layer (y) and query head (x).
 
-    Growth is that of `analysis.band_growth`: mean over the last 64 positions divided by that over the first quarter, on
-    a logarithmic scale from a thousandth to a thousand at most, whose middle, grey, is no growth. `band` is a name such
-    as "D1"; the highest band when None. The text alternative is in `layout.meta["alt"]`. Raises TreeKVError, listing
-    what there is, for a band that is not there.
+    `data` is a spectrum. Growth is that of `analysis.band_growth`: the mean over the last 64 positions divided by that
+    over the first quarter, on a logarithmic scale from at most a thousandth to a thousand; grey is no growth. `band`
+    is a name such as "D1", the highest band if None. The text alternative is in `layout.meta["alt"]`. Raises
+    TreeKVError, listing the choices, for a band that does not exist.
     """
-    bands = [str(name) for name in spectrum["band"].values]
+    bands = [str(name) for name in data["band"].values]
     band = bands[-1] if band is None else band
     if band not in bands:
-        raise TreeKVError(f"band {band!r} is not there; choose one of {', '.join(bands)}")
-    ratio = band_growth(spectrum).sel(band=band)
+        raise TreeKVError(f"there is no band {band!r}; choose one of {', '.join(bands)}")
+    ratio = band_growth(data).sel(band=band)
     values, layers, heads = ratio.values, ratio["layer"].values, ratio["head"].values
     with np.errstate(divide="ignore", invalid="ignore"):
         logarithm = np.where(np.isfinite(values) & (values > 0), np.log10(values), np.nan)
@@ -38,7 +38,7 @@ def growth_grid(spectrum: xr.Dataset, band: str | None = None) -> go.Figure:
     last, first = ratio.attrs["last_positions"], ratio.attrs["first_positions"]
     figure = theme.figure(
         f"Growth of {theme.shown(band)} towards the end, head by head",
-        f"{theme.source(spectrum)} · last {last} positions over the first {first}",
+        f"{theme.source(data)} · last {last} positions over the first {first}",
         f"Grid of {len(layers)} layers by {len(heads)} query heads: amplitude of band {band} over the last {last} "
         f"positions divided by that over the first {first}. Median {median}; {grew:.0f} % of the heads grow by more "
         f"than a tenth; most grows layer {layers[where[0]]}, head {heads[where[1]]}, by "
@@ -51,11 +51,11 @@ def growth_grid(spectrum: xr.Dataset, band: str | None = None) -> go.Figure:
         z=logarithm.astype(np.float32),
         zmin=-limit,
         zmax=limit,
-        # Cividis from its dark end to its bright one would have no middle; blue and yellow are told apart by all.
+        # A sequential scale such as cividis has no middle; blue and yellow are distinguishable for all readers.
         colorscale=[[0.0, "#00224e"], [0.25, "#5b6d9a"], [0.5, "#e3e4e8"], [0.75, "#e0b93c"], [1.0, "#a06500"]],
         customdata=values,
-        text=[[_written(value) for value in row] for row in values] if len(heads) <= _WRITTEN else None,
-        texttemplate="%{text}" if len(heads) <= _WRITTEN else None,
+        text=[[_written(value) for value in row] for row in values] if len(heads) <= _MAX_ANNOTATED else None,
+        texttemplate="%{text}" if len(heads) <= _MAX_ANNOTATED else None,
         colorbar=_colorbar(limit),
         hovertemplate=f"layer %{{y}}, head %{{x}}: {theme.shown(band)} grows by %{{customdata:.3~g}}<extra></extra>",
     )

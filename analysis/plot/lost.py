@@ -1,4 +1,4 @@
-"""What policies lose, layer by layer: attention mass retained, and the error of the attention output."""
+"""The losses of policies by layer: retained attention mass and error of the attention output."""
 
 from __future__ import annotations
 
@@ -12,43 +12,43 @@ from treekv.errors import TreeKVError
 _SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x", "star", "hexagon")
 
 
-def mass_retained(lost: xr.Dataset, policy: str | None = None) -> go.Figure:
+def mass_retained(data: xr.Dataset, *, policy: str | None = None) -> go.Figure:
     """Draw the share of attention that each policy retains (y, per cent) against the layer (x).
 
-    `lost` is what `analysis.output_loss` returns; mean over query heads and queries, in the hover box also the tenth
-    and the ninetieth percentile of these. All policies when `policy` is None. The text alternative is in
-    `layout.meta["alt"]`. Raises TreeKVError, listing what there is, for a policy that is not there.
+    `data` is from `analysis.output_loss`. Means over query heads and queries; the hover text adds their tenth and
+    ninetieth percentiles. All policies if `policy` is None. The text alternative is in `layout.meta["alt"]`. Raises
+    TreeKVError, listing the choices, for a policy that does not exist.
     """
     return _by_layer(
-        lost["mass"],
+        data["mass"],
         policy,
         "Attention retained, layer by layer",
         "attention mass retained (%)",
-        f"mean of {lost.sizes['head']} query heads and {_queries(lost)}",
+        f"mean of {data.sizes['head']} query heads and {_queries(data)}",
     )
 
 
-def output_error(lost: xr.Dataset, policy: str | None = None) -> go.Figure:
+def output_error(data: xr.Dataset, *, policy: str | None = None) -> go.Figure:
     """Draw the relative error of the attention output (y, per cent) of each policy against the layer (x).
 
-    `lost` is what `analysis.output_loss` returns; mean over queries, in the hover box also the tenth and the ninetieth
-    percentile of these. All policies when `policy` is None. The text alternative is in `layout.meta["alt"]`. Raises
-    TreeKVError, listing what there is, for a policy that is not there.
+    `data` is from `analysis.output_loss`. Means over queries; the hover text adds their tenth and ninetieth
+    percentiles. All policies if `policy` is None. The text alternative is in `layout.meta["alt"]`. Raises TreeKVError,
+    listing the choices, for a policy that does not exist.
     """
-    projected = " after the output projection" if lost.attrs.get("projected") else ""
+    projected = " after the output projection" if data.attrs.get("projected") else ""
     return _by_layer(
-        lost["error"],
+        data["error"],
         policy,
         f"Error of the attention output{projected}, layer by layer",
         f"relative error of the attention output{projected} (%)",
-        f"mean of {_queries(lost)}",
+        f"mean of {_queries(data)}",
     )
 
 
 def _by_layer(values: xr.DataArray, policy: str | None, title: str, axis: str, mean_of: str) -> go.Figure:
     names = [str(name) for name in values["policy"].values]
     if policy is not None and policy not in names:
-        raise TreeKVError(f"policy {policy!r} is not there; choose one of {', '.join(names)}")
+        raise TreeKVError(f"there is no policy {policy!r}; choose one of {', '.join(names)}")
     others = [dim for dim in values.dims if dim not in ("policy", "layer")]
     percent = 100 * values.transpose("policy", "layer", ...).astype(np.float64)
     mean = percent.mean(others)
@@ -85,8 +85,8 @@ def _by_layer(values: xr.DataArray, policy: str | None, title: str, axis: str, m
     return figure
 
 
-def _queries(lost: xr.Dataset) -> str:
-    query = lost["query"].values
+def _queries(data: xr.Dataset) -> str:
+    query = data["query"].values
     if len(query) == 1:
         return f"the query at position {query[0]:,}"
     return f"{len(query)} queries, positions {query[0]:,} to {query[-1]:,}"

@@ -1,41 +1,40 @@
-"""What caches hold, in bytes, as the context grows."""
+"""The bytes of keys and values of caches as the context grows."""
 
 from __future__ import annotations
 
 import plotly.graph_objects as go
 import xarray as xr
 
+from analysis.memory_size import format_bytes
 from analysis.plot import theme
 from treekv.errors import TreeKVError
 
-_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-_UNITS = ("B", "kB", "MB", "GB", "TB")
 
+def memory(data: xr.DataArray, *, context: int | None = None) -> go.Figure:
+    """Draw `analysis.cache_bytes_by_context`: bytes (y) against the length of the context (x).
 
-def memory(found: xr.DataArray, at: int | None = None) -> go.Figure:
-    """Draw what `analysis.cache_bytes_by_context` returns: bytes (y) against the length of the context (x).
-
-    One line a setting, both axes logarithmic; `at` marks one of the contexts, which the text alternative in
-    `layout.meta["alt"]` then speaks of (the longest when None). Raises TreeKVError for a context that is not there.
+    One line for each setting, both axes logarithmic. `context` marks one of the lengths; the text alternative in
+    `layout.meta["alt"]` gives the bytes there (at the longest if None). Raises TreeKVError for a context that does not
+    exist.
     """
-    contexts = [int(context) for context in found["context"].values]
-    if at is not None and at not in contexts:
-        raise TreeKVError(f"context {at} is not there; choose one of {', '.join(map(str, contexts))}")
-    there = contexts[-1] if at is None else at
-    names = [str(name) for name in found["policy"].values]
-    rows = found.attrs["batch"]
-    words = f"{found.attrs['layers']} layers, {rows} {'row' if rows == 1 else 'rows'}, {found.attrs['dtype']}"
-    values = "; ".join(f"{name} {_size(int(found.sel(policy=name, context=there)))}" for name in names)
+    contexts = [int(length) for length in data["context"].values]
+    if context is not None and context not in contexts:
+        raise TreeKVError(f"there is no context {context}; choose one of {', '.join(map(str, contexts))}")
+    reported = contexts[-1] if context is None else context
+    names = [str(name) for name in data["policy"].values]
+    rows = data.attrs["batch"]
+    words = f"{data.attrs['layers']} layers, {rows} {'row' if rows == 1 else 'rows'}, {data.attrs['dtype']}"
+    values = "; ".join(f"{name} {format_bytes(int(data.sel(policy=name, context=reported)))}" for name in names)
     figure = theme.figure(
         "Memory for keys and values",
         words,
         f"Line chart of bytes of keys and values against the length of the context, {contexts[0]:,} to "
-        f"{contexts[-1]:,} tokens, {words}; at {there:,} tokens: {values}.",
+        f"{contexts[-1]:,} tokens, {words}; at {reported:,} tokens: {values}.",
         height=440,
     )
-    # Caches of one size lie on one line: the wider ones, drawn first, then show on both sides of the narrower.
+    # Lines of equal caches coincide; the wider ones are drawn first and stay visible on both sides.
     for number, (name, colour) in enumerate(zip(names, theme.ordered_colours(len(names)), strict=True)):
-        row = found.sel(policy=name).values
+        row = data.sel(policy=name).values
         shown = theme.shown(name)
         figure.add_scatter(
             x=contexts,
@@ -45,18 +44,18 @@ def memory(found: xr.DataArray, at: int | None = None) -> go.Figure:
             line={
                 "color": colour,
                 "width": 2 + 1.5 * (len(names) - 1 - number),
-                "dash": _DASHES[number % len(_DASHES)],
+                "dash": theme.dash(number),
             },
-            customdata=[_size(int(value)) for value in row],
+            customdata=[format_bytes(int(value)) for value in row],
             hovertemplate=f"{shown}, %{{x:,}} tokens: %{{customdata}}<extra></extra>",
         )
-    if at is not None:
-        figure.add_vline(x=at, line={"color": "#5b6372", "width": 1, "dash": "dot"})
+    if context is not None:
+        figure.add_vline(x=context, line={"color": "#5b6372", "width": 1, "dash": "dot"})
     figure.update_xaxes(
         title="length of the context (tokens)",
         type="log",
         tickvals=contexts,
-        ticktext=[f"{context:,}" for context in contexts],
+        ticktext=[f"{length:,}" for length in contexts],
     )
     powers = range(3, 16)
     figure.update_yaxes(
@@ -65,16 +64,7 @@ def memory(found: xr.DataArray, at: int | None = None) -> go.Figure:
         automargin=True,
         type="log",
         tickvals=[10**power for power in powers],
-        ticktext=[_size(10**power).replace(".0", "") for power in powers],
+        ticktext=[format_bytes(10**power).replace(".0", "") for power in powers],
     )
     figure.update_layout(showlegend=True)
     return figure
-
-
-def _size(number: float) -> str:
-    """Bytes in powers of ten: 1.2 MB."""
-    for unit in _UNITS[:-1]:
-        if number < 1000:
-            return f"{number:.0f} B" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} {_UNITS[-1]}"

@@ -1,4 +1,4 @@
-"""Why settings were proposed: the simulated error of everything that was tried."""
+"""Why settings were recommended: the simulated error of every candidate."""
 
 from __future__ import annotations
 
@@ -19,18 +19,15 @@ _TITLES = {
 _TRIED, _CHOSEN = "#9aa3b2", "#0b5394"
 
 
-def recommendation(reasons: xr.Dataset) -> go.Figure:
+def recommendation(data: xr.Dataset) -> go.Figure:
     """Draw the candidates (y, in the order tried, by question) by their simulated output error (x, per cent).
 
-    `reasons` is that of `analysis.recommend`. What was chosen is a filled diamond, what was only tried an open
-    circle. The text alternative is in `layout.meta["alt"]`.
+    `data` is `reasons` of `analysis.recommend`. Chosen candidates are filled diamonds, the others open circles. The
+    text alternative is in `layout.meta["alt"]`.
     """
     rows = [
-        {
-            name: reasons[name].values[i].item()
-            for name in ("question", "setting", "cache_size", "error", "mass", "chosen")
-        }
-        for i in range(reasons.sizes["candidate"])
+        {name: data[name].values[i].item() for name in ("question", "setting", "cache_size", "error", "mass", "chosen")}
+        for i in range(data.sizes["candidate"])
     ]
     labels = [f"{_TITLES[row['question']]}: {theme.shown(row['setting'])}" for row in rows]
     chosen = [row["question"] for row in rows if row["chosen"]]
@@ -40,7 +37,7 @@ def recommendation(reasons: xr.Dataset) -> go.Figure:
     )
     figure = theme.figure(
         "Settings tried on the captured text",
-        f"{theme.shown(str(reasons.attrs.get('model', '')))} · {reasons.attrs.get('tokens', 0):,} tokens · lower is "
+        f"{theme.shown(str(data.attrs.get('model', '')))} · {data.attrs.get('tokens', 0):,} tokens · lower is "
         f"better · {len(chosen)} of {len(rows)} chosen",
         alt,
         height=150 + 24 * len(rows),
@@ -62,7 +59,7 @@ def recommendation(reasons: xr.Dataset) -> go.Figure:
                 "%{customdata[1]:,} tokens<extra></extra>"
             ),
         )
-    projected = " after the output projection" if reasons.attrs.get("projected") else ""
+    projected = " after the output projection" if data.attrs.get("projected") else ""
     figure.update_xaxes(title=f"mean relative error of the attention output{projected} (%)", rangemode="tozero")
     figure.update_yaxes(categoryorder="array", categoryarray=labels[::-1], title=None, automargin=True)
     figure.update_layout(legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom"})

@@ -1,4 +1,4 @@
-"""How much the first tokens contribute, apart from all others."""
+"""How much the first tokens contribute, compared with all others."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from analysis.plot import theme
 from treekv.errors import TreeKVError
 
 
-def sinks(spectrum: xr.Dataset, layer: int | None = None, head: int | None = None) -> go.Figure:
+def sinks(data: xr.Dataset, *, layer: int | None = None, head: int | None = None) -> go.Figure:
     """Draw the amplitude of each sink token of `analysis.spectrum`, and for scale that of the strongest band elsewhere.
 
-    Averaged over layers and heads unless one is chosen; the amplitude axis is logarithmic. The line is the largest of
+    Averaged over layers and heads unless one is selected; the amplitude axis is logarithmic. The line is the largest of
     the bands' mean amplitudes over all other positions. The text alternative is in `layout.meta["alt"]`. Raises
-    TreeKVError for a layer or head that is not there, or a spectrum without sinks.
+    TreeKVError for a layer or head that does not exist, or a spectrum without sinks.
     """
-    picked, words = theme.chosen(spectrum, layer, head)
+    picked, words = theme.chosen(data, layer, head)
     if not picked.sizes.get("sink"):
-        raise TreeKVError("the spectrum has no sinks; take one with sink_count of at least 1")
+        raise TreeKVError("the spectrum has no sinks; compute it with a sink_count of at least 1")
     values = picked["sink_amplitude"].mean(("layer", "head")).values
     positions = [str(position) for position in picked["sink"].values]
     bands = picked["amplitude"].mean(("layer", "head", "position"))

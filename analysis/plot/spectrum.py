@@ -11,25 +11,26 @@ from analysis.plot import theme
 from analysis.wavelets.growth import Ends
 
 _STD = {"texts": "text_std", "queries": "query_std"}
-_POINTS = 128  # a line: more hides the trend behind single tokens
+_POINTS = 128  # per line; more would hide the trend behind single tokens
 
 
 def spectrum(
-    dataset: xr.Dataset,
+    data: xr.Dataset,
+    *,
     layer: int | None = None,
     head: int | None = None,
     start: int | None = None,
     stop: int | None = None,
     spread: bool = False,
 ) -> go.Figure:
-    """Draw `analysis.spectrum`'s amplitude, one line a band, on a logarithmic scale.
+    """Draw the amplitude of `analysis.spectrum`, one line per band, on a logarithmic scale.
 
-    Averaged over layers and heads unless one is chosen, from position `start` to `stop` - 1 (all when None); positions
-    are pooled by their mean to at most 128 points a line. `spread` shades one standard deviation to either side, over
-    the texts of a pooled spectrum and else over the queries, mean of the heads drawn. The text alternative is in
-    `layout.meta["alt"]`. Raises TreeKVError for a layer, head or stretch that is not there.
+    Averaged over layers and heads unless one is selected; positions are pooled by their mean to at most 128 points per
+    line. `spread` shades one standard deviation on either side: over the texts of a mean spectrum, otherwise over the
+    queries, averaged over the heads drawn. The text alternative is in `layout.meta["alt"]`. Raises TreeKVError for a
+    layer, head or stretch that does not exist.
     """
-    picked, words = theme.chosen(theme.stretch(dataset, start, stop), layer, head)
+    picked, words = theme.chosen(theme.stretch(data, start, stop), layer, head)
     amplitude = picked["amplitude"].mean(("layer", "head")).values
     position = picked["position"].values
     edges = binning.edges(len(position), _POINTS)
@@ -43,7 +44,8 @@ def spectrum(
         "Token contributions by frequency band",
         f"{theme.source(picked)} · {words}",
         _alt(bands, amplitude, position, words),
-        height=490 + 10 * min(len(bands), 32),  # two bands a line of a narrow page's legend, which scrolls if long
+        height=490
+        + 10 * min(len(bands), 32),  # a narrow page fits two bands in a line of the legend, which scrolls if long
     )
     colours = theme.ordered_colours(len(bands))
     if spread:
@@ -65,7 +67,8 @@ def spectrum(
         )
     figure.update_xaxes(title=theme.position_title(int(edges[1] - edges[0]), "mean"))
     figure.update_yaxes(title="amplitude (units of the values)", type="log", exponentformat="power", dtick=1)
-    # Below: beside it takes half of a narrow page. On the paper, for on the container a page lays it over the axis.
+    # Below the plot: beside it the legend would take half of a narrow page. Relative to the paper: relative to the
+    # container it would overlap the axis.
     below = {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0}
     figure.update_layout(
         legend=below | {"title": {"text": legend, "side": "top"}, "traceorder": "normal", "font": {"size": 12}}
@@ -74,7 +77,7 @@ def spectrum(
 
 
 def _shade(figure: go.Figure, x: np.ndarray, line: np.ndarray, deviation: np.ndarray, band: str, colour: str) -> None:
-    """One standard deviation above and below; a lower end at or below zero, which has no logarithm, is at a tenth."""
+    """Shade one standard deviation above and below; a lower end at or below zero is drawn at a tenth of the line."""
     if not (line > 0).any():
         return
     low = np.where(deviation < line, line - deviation, line / 10)
@@ -93,7 +96,7 @@ def _shade(figure: go.Figure, x: np.ndarray, line: np.ndarray, deviation: np.nda
 
 
 def _labels(dataset: xr.Dataset) -> tuple[list[str], str]:
-    """The legend: what each band compares, for Haar in tokens, for others by the length of a period."""
+    """The legend: what each band compares, in tokens for Haar and by the length of a period for other wavelets."""
     bands = [str(band) for band in dataset["band"].values]
     haar = dataset.attrs.get("wavelet", "haar") in ("haar", "db1")
     if haar and dataset.attrs.get("transform", "dwt") != "packet":

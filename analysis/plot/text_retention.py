@@ -1,4 +1,4 @@
-"""The text itself, each token shaded by what became of it."""
+"""The text itself, each token shaded by how far it was kept."""
 
 from __future__ import annotations
 
@@ -8,50 +8,52 @@ import numpy as np
 import xarray as xr
 from plotly.colors import sample_colorscale
 
-from analysis.retention import record as records
+from analysis.retention import record
 from treekv.errors import TreeKVError
 
-MOST_TOKENS = 8192  # beyond, a page of single words is neither read nor small
+MOST_TOKENS = 8192  # a longer page is neither readable nor small
 
 _INK, _QUIET, _GONE = "#1f2430", "#5b6372", "#f2f3f5"
 
 
 def text_retention(
-    retention: xr.Dataset,
+    data: xr.Dataset,
+    *,
     policy: str | None = None,
-    by: str = "heads",
-    step: int | None = None,
     layer: int | None = None,
     head: int | None = None,
-    start: int = 0,
+    step: int | None = None,
+    start: int | None = None,
     stop: int | None = None,
+    by: str = "heads",
 ) -> str:
-    """The text as HTML, tokens start ... stop - 1, each on a coloured ground.
+    """Render the text as HTML, each token on a coloured background.
 
     Args:
-        retention: a record with the text of its tokens.
-        policy: may be None when the record has one.
-        by: "heads" shades by the share of layers and KV heads that still hold the token after `step`; "time" by how
-            long they held it, as a share of the time from its arrival to `step`.
-        step: position of the last token processed; the record's last when None.
-        layer, head: one of them, or all (None).
+        data: a retention record with the text of its tokens.
+        policy: may be None if the record has only one.
+        layer, head: a single one, or all (None).
+        step: position of the last token processed; the last of the record if None.
+        start, stop: the tokens from `start` to `stop` - 1; all that were read if None.
+        by: "heads" shades by the share of layers and KV heads that still keep the token after `step`; "time" by how
+            long they kept it, as a share of the time from its arrival to `step`.
 
     Returns:
-        One `<figure>` with a legend and inline styles; token text is escaped, so the string is safe to show. Each
-        token's title (hover) says position and number. `aria-label` is the text alternative.
+        A `<figure>` element with a legend and inline styles; token text is escaped, so the string is safe to display.
+        The title (hover) of each token gives its position and number. `aria-label` is the text alternative.
 
     Raises:
-        TreeKVError: a policy, layer, head, step or stretch that is not there, no token text, or too long a stretch.
+        TreeKVError: a policy, layer, head, step or stretch that does not exist, no token text, or too long a stretch.
     """
     if by not in ("heads", "time"):
         raise TreeKVError(f"by must be 'heads' or 'time', got {by!r}")
-    if "token" not in retention.coords:
-        raise TreeKVError("the record does not have the text of its tokens; pass it to retention_from_cache")
-    steps = int(retention.attrs["steps"])
+    if "token" not in data.coords:
+        raise TreeKVError("the record lacks the text of its tokens; pass it to retention_from_cache")
+    steps = int(data.attrs["steps"])
     step = steps - 1 if step is None else step
-    chosen = records.select(retention, policy, layer, head)
-    kept = records.kept_mask(chosen, step)
-    stop = step + 1 if stop is None else stop
+    chosen = record.select(data, policy, layer, head)
+    kept = record.kept_mask(chosen, step)
+    start, stop = 0 if start is None else start, step + 1 if stop is None else stop
     if not 0 <= start < stop <= step + 1:
         raise TreeKVError(f"start and stop must lie within the {step + 1} tokens read, got {start} to {stop}")
     if stop - start > MOST_TOKENS:
@@ -79,9 +81,9 @@ def text_retention(
             number = f"kept for {100 * value:.0f} % of the time since"
         spans.append(
             f'<span style="background:{ground};color:{ink}" title="position {start + index}: {number}">'
-            f"{_shown(token)}</span>"
+            f"{_escape_token(token)}</span>"
         )
-    name = str(retention["policy"].values[0]) if policy is None else policy
+    name = str(data["policy"].values[0]) if policy is None else policy
     where = " ".join(f"{dim} {value}" for dim, value in (("layer", layer), ("KV head", head)) if value is not None)
     what = (
         "share of heads that still keep each token" if by == "heads" else "share of its time that each token was kept"
@@ -102,8 +104,8 @@ def _kept(value: float) -> str:
 
 
 def _grounds() -> list[tuple[str, str]]:
-    """Ground and ink for 0 to 100 per cent: nearly white where nothing is left, darker the more is kept."""
-    # One hue from pale to dark: a scale of two hues has its brightest colour where hardly anything is left.
+    """Background and text colour for 0 to 100 per cent: nearly white if nothing is kept, darker the more is."""
+    # One hue from pale to dark: scales of two hues are brightest where hardly anything is kept.
     colours = sample_colorscale("Blues", np.linspace(0.1, 1.0, 100).tolist())
     grounds = [(_GONE, _QUIET)]
     for colour in colours:
@@ -121,7 +123,7 @@ def _legend(grounds: list[tuple[str, str]]) -> str:
     return f'<span style="white-space:nowrap;margin-left:12px">{boxes}</span>'
 
 
-def _shown(token: str) -> str:
-    """The token as it is, line breaks also as a sign, control characters as a picture."""
+def _escape_token(token: str) -> str:
+    """The token with line breaks marked and control characters as symbols."""
     token = "".join(chr(0x2400 + ord(c)) if ord(c) < 32 and c not in "\n\t" else c for c in token)
     return html.escape(token).replace("\n", "\u23ce<br>")

@@ -1,4 +1,4 @@
-"""What all figures share: colours, fonts, the text alternative, and token text for hover.
+"""Shared by all figures: colours, line styles, fonts, the text alternative, and token text for hover.
 
 Colours come from viridis and cividis, which keep their order in grey and for colour-blind readers.
 """
@@ -17,22 +17,23 @@ from plotly.subplots import make_subplots
 from treekv.errors import TreeKVError
 
 MAX_CELLS = 512
-LINE = 68  # characters of a second line that fit a narrow page
+LINE = 68  # characters of a subtitle that fit a narrow page
 LINE_HEIGHT = 18
 
+_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif"
 _INK, _QUIET, _GRID = "#1f2430", "#5b6372", "#e6e8ec"
 
 
 def figure(title: str, subtitle: str, alt: str, height: int = 480) -> go.Figure:
-    """An empty figure with a title, a quieter second line and `alt`, its text alternative, in layout.meta."""
-    return _dressed(go.Figure(), title, subtitle, alt, height)
+    """An empty figure with title and subtitle, and its text alternative `alt` in layout.meta."""
+    return _styled(go.Figure(), title, subtitle, alt, height)
 
 
 def grid(
     title: str, subtitle: str, alt: str, names: list[str], columns: int, height: int, shared: bool = True
 ) -> go.Figure:
-    """An empty figure of `columns` small axes a row, one for each of `names`, which stand above them."""
+    """An empty figure with one small subplot for each of `names`, its title, in rows of `columns`."""
     rows = -(-len(names) // columns)
     figure = make_subplots(
         rows,
@@ -45,10 +46,10 @@ def grid(
     )
     figure.layout.annotations = [above.to_plotly_json() | {"font": {"size": 14}} for above in figure.layout.annotations]
     lines = max(name.count("<br>") for name in names)
-    return _dressed(figure, title, subtitle, alt, height + LINE_HEIGHT * lines, top=115 + LINE_HEIGHT * lines)
+    return _styled(figure, title, subtitle, alt, height + LINE_HEIGHT * lines, top=115 + LINE_HEIGHT * lines)
 
 
-def _dressed(figure: go.Figure, title: str, subtitle: str, alt: str, height: int, top: int = 90) -> go.Figure:
+def _styled(figure: go.Figure, title: str, subtitle: str, alt: str, height: int, top: int = 90) -> go.Figure:
     lines = _wrapped(subtitle)
     more = LINE_HEIGHT * (len(lines) - 1)
     axis = {
@@ -103,13 +104,18 @@ def _wrapped(subtitle: str) -> list[str]:
     return lines
 
 
+def dash(number: int) -> str:
+    """The dash style of line `number`, so that lines differ without colour too."""
+    return _DASHES[number % len(_DASHES)]
+
+
 def ordered_colours(count: int) -> list[str]:
-    """`count` colours from dark to bright, all readable on white."""
+    """`count` colours from dark to bright, all legible on white."""
     return list(sample_colorscale("viridis", np.linspace(0.0, 0.85, count).tolist()))
 
 
 def pooled_tokens(dataset: xr.Dataset, edges: np.ndarray) -> list[str]:
-    """The text of each run of tokens for the hover box, or empty strings when the text is not known."""
+    """The text of each run of tokens for the hover text; empty strings if the text is unknown."""
     if "token" not in dataset.coords:
         return [""] * (len(edges) - 1)
     tokens = [str(token) for token in dataset["token"].values]
@@ -117,14 +123,14 @@ def pooled_tokens(dataset: xr.Dataset, edges: np.ndarray) -> list[str]:
 
 
 def shown(text: str, longest: int = 40) -> str:
-    """A piece of the text as plotly may draw it: one line, markup harmless, cut when long."""
+    """A piece of text that is safe to draw: one line, markup escaped, truncated if long."""
     text = text.replace("\n", "\u23ce").replace("\t", "\u21e5")
     text = text if len(text) <= longest else text[: longest - 1] + "\u2026"
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def source(dataset: xr.Dataset) -> str:
-    """Where a spectrum comes from, for a figure's second line."""
+    """The origin of a spectrum, for the subtitle of a figure."""
     attrs = dataset.attrs
     parts = [shown(str(attrs.get("model", "")))]
     if "wavelet" in attrs:
@@ -141,15 +147,15 @@ def source(dataset: xr.Dataset) -> str:
 
 
 def position_title(run_length: int, how: str) -> str:
-    """Title of a position axis that says how it was pooled."""
+    """The title of a position axis, with how positions were pooled."""
     pooled = f"; {how} of every {run_length}" if run_length > 1 else ""
     return f"position in the text (tokens{pooled})"
 
 
 def stretch(dataset: xr.Dataset, start: int | None, stop: int | None) -> xr.Dataset:
-    """Positions start ... stop - 1 of the dataset, all that there are on a side left open.
+    """Positions start ... stop - 1 of the dataset; None leaves that end open.
 
-    Raises TreeKVError for a stretch that is empty or outside.
+    Raises TreeKVError for a stretch that is empty or outside the positions.
     """
     if start is None and stop is None:
         return dataset
@@ -163,9 +169,9 @@ def stretch(dataset: xr.Dataset, start: int | None, stop: int | None) -> xr.Data
 
 
 def chosen(dataset: xr.Dataset, layer: int | None, head: int | None) -> tuple[xr.Dataset, str]:
-    """One layer and head of the dataset, or all of those left open, with words that say which.
+    """Select one layer and head of the dataset, or all (None), and describe the selection in words.
 
-    Raises TreeKVError that lists what there is.
+    Raises TreeKVError, listing the choices, for one that does not exist.
     """
     words = []
     for name, value in (("layer", layer), ("head", head)):
@@ -174,7 +180,7 @@ def chosen(dataset: xr.Dataset, layer: int | None, head: int | None) -> tuple[xr
             words.append(f"{name} {there[0]}" if len(there) == 1 else f"mean of {len(there)} {name}s")
             continue
         if value not in there:
-            raise TreeKVError(f"{name} {value} is not there; choose one of {', '.join(map(str, there))}")
+            raise TreeKVError(f"there is no {name} {value}; choose one of {', '.join(map(str, there))}")
         dataset = dataset.sel({name: [value]})
         words.append(f"{name} {value}")
     return dataset, ", ".join(words)

@@ -1,4 +1,4 @@
-"""Does amplitude grow, band by band: three numbers with their intervals and what chance alone would give."""
+"""Whether the amplitude of each band grows: three statistics with intervals and their null distributions."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ _LOOKS = {
 _NULL = "#c9ced6"
 
 
-def trends(found: xr.Dataset) -> go.Figure:
-    """Draw what `analysis.trends` returns: growth, slope and rank correlation (x) of each band (y, fine above).
+def trends(data: xr.Dataset) -> go.Figure:
+    """Draw `analysis.trends`: growth, slope and rank correlation (x) of each band (y, finest at the top).
 
-    Whiskers are 95 % bootstrap intervals; grey reaches from no trend to what 95 % of shuffled orders stay below. The
-    mark says whether claim (i) holds in the band, both verdicts stand in the second line. The text alternative is in
-    `layout.meta["alt"]`.
+    Whiskers are 95 % bootstrap intervals; grey extends from no trend to the 95th percentile of shuffled orders. The
+    marker shows whether claim (i) holds in the band; the second line gives the verdict on both claims. The text
+    alternative is in `layout.meta["alt"]`.
     """
-    bands = [str(band) for band in found["band"].values]
-    verdicts = found["claim_i"].values.tolist()
-    words = f"claim (i) {found.attrs['claim_i']}, claim (ii) {found.attrs['claim_ii']}"
+    bands = [str(band) for band in data["band"].values]
+    verdicts = data["claim_i"].values.tolist()
+    words = f"claim (i) {data.attrs['claim_i']}, claim (ii) {data.attrs['claim_ii']}"
     figure = theme.grid(
         "Does amplitude grow towards the end?",
-        f"{theme.source(found)} · {words}",
-        _alt(found, bands, verdicts, words),
+        f"{theme.source(data)} · {words}",
+        _alt(data, bands, verdicts, words),
         [title for _, title, _, _ in _PANELS],
         3,
         260 + 26 * len(bands),
         shared=False,
     )
     for column, (name, title, axis, none) in enumerate(_PANELS, start=1):
-        value, low, high = (found[name + end].values for end in ("", "_low", "_high"))
-        limit = found[name + "_null"].values
+        value, low, high = (data[name + end].values for end in ("", "_low", "_high"))
+        limit = data[name + "_null"].values
         figure.add_bar(
             x=np.where(np.isfinite(limit), limit - none, np.nan),
             base=none,
@@ -92,12 +92,12 @@ def trends(found: xr.Dataset) -> go.Figure:
     return figure
 
 
-def _alt(found: xr.Dataset, bands: list[str], verdicts: list[str], words: str) -> str:
+def _alt(data: xr.Dataset, bands: list[str], verdicts: list[str], words: str) -> str:
     rows = []
     for i, (band, verdict) in enumerate(zip(bands, verdicts, strict=True)):
-        value, low, high = (float(found["growth" + end].values[i]) for end in ("", "_low", "_high"))
+        value, low, high = (float(data["growth" + end].values[i]) for end in ("", "_low", "_high"))
         interval = "" if np.isnan(low) else f" ({low:.1f} to {high:.1f})"
-        rank = float(found["rank_correlation"].values[i])
+        rank = float(data["rank_correlation"].values[i])
         rows.append(f"{band} grows by {value:.1f}{interval}, rank correlation {rank:+.2f}, {verdict}")
     return (
         f"Three panels, growth, slope and rank correlation of {len(bands)} bands with 95 % intervals; {words}. Lowest "

@@ -42,14 +42,14 @@ def write_report(
     pictures = {
         "spectrum": (plot.spectrum(spectrum), captions.SPECTRUM),
         "coefficients": (plot.coefficients(spectrum), captions.COEFFICIENTS),
-        "tree": (plot.eviction_map(retention, tree), captions.EVICTION_MAP),
+        "tree": (plot.eviction_map(retention, policy=tree), captions.EVICTION_MAP),
         "head": (
-            plot.eviction_map(retention, tree, layer=layer, head=head),
+            plot.eviction_map(retention, policy=tree, layer=layer, head=head),
             f"The same for one head alone (layer {layer}, KV head {head}): each head keeps tokens of its own, fewer "
             "and fewer towards the left.",
         ),
         "streaming": (
-            plot.eviction_map(retention, streaming),
+            plot.eviction_map(retention, policy=streaming),
             "For comparison, a window of the same size: the first tokens and the last ones, and nothing between.",
         ),
     }

@@ -95,9 +95,7 @@ def number(value: float | None, form: str) -> str:
 
 
 def size(number: float) -> str:
-    """Bytes for people, in powers of ten: 1.2 MB."""
-    for unit in ("B", "kB", "MB"):
-        if number < 1000:
-            return f"{number:.0f} B" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} GB"
+    """Bytes as text: 1.2 MB."""
+    from analysis.memory_size import format_bytes  # here, since the command line's help loads no analysis
+
+    return format_bytes(number)

@@ -119,13 +119,13 @@ def test_the_picture_shows_each_setting_over_the_contexts(run) -> None:
         found.sel(policy="a <b>").values.tolist()
         == [cache_bytes(run, configs["a <b>"], 1024, batch=2, dtype="float32")] * 2
     )
-    figure = plot_memory(found, at=4096)
+    figure = plot_memory(found, context=4096)
     assert [trace.name for trace in figure.data] == ["full", "a &lt;b&gt;"]
     assert list(figure.data[0].y) == found.sel(policy="full").values.tolist()
     assert "at 4,096 tokens" in figure.layout.meta["alt"]
     assert "full 2.1 MB" in figure.layout.meta["alt"]
-    with pytest.raises(TreeKVError, match="context 5 is not there; choose one of 1024, 4096"):
-        plot_memory(found, at=5)
+    with pytest.raises(TreeKVError, match="there is no context 5; choose one of 1024, 4096"):
+        plot_memory(found, context=5)
     with pytest.raises(TreeKVError, match="at least one setting"):
         cache_bytes_by_context(run, {}, [1])
 

@@ -220,7 +220,7 @@ def memory_figure(
     """Memory over the contexts around the chosen one, beside the full cache."""
     contexts = sorted({512, 2048, 8192, 32768, 131072, length})
     every = {"full cache": TreeKVConfig(policy="full")} | {n: c for n, c in configs.items() if c.policy != "full"}
-    return plot.memory(analysis.cache_bytes_by_context(seen, every, contexts, batch=batch, dtype=dtype), at=length)
+    return plot.memory(analysis.cache_bytes_by_context(seen, every, contexts, batch=batch, dtype=dtype), context=length)
 
 
 def _part(found: Comparison, view: View) -> xr.Dataset:
@@ -230,7 +230,7 @@ def _part(found: Comparison, view: View) -> xr.Dataset:
 
 
 PICTURES: Final[dict[str, tuple[Callable[[Comparison, View], go.Figure], str]]] = {
-    "Maps": (lambda found, view: plot.eviction_maps(found.retention, None, *view), captions.MAPS),
+    "Maps": (lambda found, view: plot.eviction_maps(found.retention, **view._asdict()), captions.MAPS),
     "Agreement": (
         lambda found, view: plot.agreement(analysis.agreement(_part(found, view))),
         captions.AGREEMENT,
@@ -239,7 +239,7 @@ PICTURES: Final[dict[str, tuple[Callable[[Comparison, View], go.Figure], str]]] 
     "Attention retained": (lambda found, view: plot.mass_retained(found.loss), captions.MASS),
     "Output error": (lambda found, view: plot.output_error(found.loss), captions.ERROR),
     "Density": (
-        lambda found, view: plot.density(found.retention, None, view.start, view.stop),
+        lambda found, view: plot.density(found.retention, start=view.start, stop=view.stop),
         captions.DENSITY,
     ),
 }
@@ -268,7 +268,7 @@ def reality() -> None:
         return
     names = [wording.policy_title(str(record["policy"].values[0])) for record in (simulated, real)]
     draw_figure(
-        lambda: plot.retention_difference(wording.titled(analysis.merge_retention(simulated, real)), *names),
+        lambda: plot.retention_difference(wording.titled(analysis.merge_retention(simulated, real)), policies=names),
         captions.DIFFERENCE,
         key="reality",
     )

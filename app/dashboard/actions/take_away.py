@@ -41,7 +41,7 @@ def figures(run: RunFolder, config: TreeKVConfig) -> dict[str, Figure]:
         chosen = _names(config)[0]
         found |= {
             "Chosen settings: what is kept": (
-                lambda: plot.eviction_map(simulated(run, config).retention, chosen),
+                lambda: plot.eviction_map(simulated(run, config).retention, policy=chosen),
                 captions.EVICTION_MAP,
             ),
             "Chosen settings beside a window": (

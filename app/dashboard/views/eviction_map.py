@@ -47,7 +47,7 @@ kv_head = kv_head_of(head, query_heads(run), data.sizes["head"])
 start, stop = selected_stretch(steps) if not is_real else (None, None)
 
 draw_figure(
-    lambda: plot.eviction_map(data, name, layer, kv_head, start, stop),
+    lambda: plot.eviction_map(data, policy=name, layer=layer, head=kv_head, start=start, stop=stop),
     captions.EVICTION_MAP,
     key="eviction-map",
     zoomable=not is_real,
@@ -72,18 +72,24 @@ def at(step: int) -> None:
     elif view == "Text":
         shown = max(first, last - MOST_TOKENS)
         draw_text(
-            lambda: plot.text_retention(data, name, step=step, layer=layer, head=kv_head, start=shown, stop=last),
+            lambda: plot.text_retention(
+                data, policy=name, layer=layer, head=kv_head, step=step, start=shown, stop=last
+            ),
             captions.TEXT,
         )
     elif view == "Density":
         draw_figure(
-            lambda: plot.density(data, step, start, stop, layer=layer, head=kv_head),
+            lambda: plot.density(data, layer=layer, head=kv_head, step=step, start=start, stop=stop),
             captions.DENSITY,
             key="density",
         )
     else:
         narrow = (first, last) if (start or stop) and last - first <= MOST_IN_TREE else (None, None)
-        draw_figure(lambda: plot.tree(data, name, layer, kv_head, *narrow, step=step), captions.TREE, key="tree")
+        draw_figure(
+            lambda: plot.tree(data, policy=name, layer=layer, head=kv_head, step=step, start=narrow[0], stop=narrow[1]),
+            captions.TREE,
+            key="tree",
+        )
         if narrow == (None, None):
             st.caption(f"To see another stretch, choose at most {MOST_IN_TREE} positions at the left.")
 

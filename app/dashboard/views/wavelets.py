@@ -28,16 +28,21 @@ st.markdown(
 )
 st.caption(wording.verdict(found.attrs))
 
-draw_figure(lambda: plot.spectrum(data, layer, head, start, stop), captions.SPECTRUM, key="spectrum", zoomable=True)
+draw_figure(
+    lambda: plot.spectrum(data, layer=layer, head=head, start=start, stop=stop),
+    captions.SPECTRUM,
+    key="spectrum",
+    zoomable=True,
+)
 show_stretch(data)
 draw_figure(
-    lambda: plot.coefficients(data, layer, head, start, stop),
+    lambda: plot.coefficients(data, layer=layer, head=head, start=start, stop=stop),
     captions.COEFFICIENTS,
     key="coefficients",
     zoomable=True,
 )
 if data.sizes["sink"]:
-    draw_figure(lambda: plot.sinks(data, layer, head), captions.SINKS, key="sinks")
+    draw_figure(lambda: plot.sinks(data, layer=layer, head=head), captions.SINKS, key="sinks")
 
 
 @st.fragment
@@ -55,7 +60,7 @@ def heads() -> None:
         bind="query-params",
         persist_state="session",
     )
-    draw_figure(lambda: plot.growth_grid(data, band), captions.GROWTH, key="growth")
+    draw_figure(lambda: plot.growth_grid(data, band=band), captions.GROWTH, key="growth")
 
 
 st.subheader("Head by head")

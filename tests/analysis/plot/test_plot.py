@@ -90,7 +90,7 @@ def test_silence_can_be_drawn(made_spectrum):
 
 def test_eviction_map_of_one_head(made_record):
     record = made_record(60)
-    heatmap = plot.eviction_map(record, "tree", layer=3, head=1).data[0]
+    heatmap = plot.eviction_map(record, policy="tree", layer=3, head=1).data[0]
     assert heatmap.z.dtype == np.uint8
     for step in (0, 30, 59):
         held = analysis.kept_mask(record, step).sel(policy="tree", layer=3, head=1).values
@@ -102,24 +102,24 @@ def test_eviction_map_of_one_head(made_record):
 def test_a_cell_of_one_head_is_kept_if_any_of_its_tokens_is(made_record):
     record = made_record(1200)
     fine = analysis.retention_map(record, "tree", 3, 1, max_cells=1200).values == 1
-    figure = plot.eviction_map(record, "tree", layer=3, head=1)
+    figure = plot.eviction_map(record, policy="tree", layer=3, head=1)
     cells = fine.reshape(400, 3, 400, 3).any((1, 3))
     np.testing.assert_array_equal(figure.data[0].z, 100 * cells)
     assert "any of every 3" in figure.layout.xaxis.title.text
     assert list(figure.data[0].colorbar.ticktext) == ["all evicted", "any kept"]
     assert "any of those that share a cell" in figure.layout.meta["alt"]
-    maps = plot.eviction_maps(record, ["tree"], layer=3, head=1)
+    maps = plot.eviction_maps(record, policies=["tree"], layer=3, head=1)
     np.testing.assert_array_equal(maps.data[0].z, 100 * cells)
     assert "any of every 3" in maps.layout.title.subtitle.text and "any of those" in maps.layout.meta["alt"]
     assert list(maps.layout.coloraxis.colorbar.ticktext) == ["all evicted", "any kept"]
-    averaged = plot.eviction_map(record, "tree", layer=3)
+    averaged = plot.eviction_map(record, policy="tree", layer=3)
     assert "mean of every 3" in averaged.layout.xaxis.title.text
     assert averaged.data[0].colorbar.title.text == "kept" and "the share of" in averaged.layout.meta["alt"]
 
 
 def test_eviction_map_of_all_heads_is_their_share(made_record):
     record = made_record(60)
-    heatmap = plot.eviction_map(record, "streaming").data[0]
+    heatmap = plot.eviction_map(record, policy="streaming").data[0]
     share = analysis.kept_mask(record, 59).sel(policy="streaming").mean(("layer", "head")).values
     np.testing.assert_array_equal(heatmap.z[59], np.rint(100 * share))
 
@@ -128,8 +128,8 @@ def test_eviction_map_of_all_heads_is_their_share(made_record):
 def test_the_hover_box_of_every_cell_has_its_tokens(made_record, tokens, start, size):
     record = made_record(tokens)
     for figure in (
-        plot.eviction_map(record, "tree", start=start, stop=tokens),
-        plot.retention_difference(record, "tree", "streaming", start=start, stop=tokens),
+        plot.eviction_map(record, policy="tree", start=start, stop=tokens),
+        plot.retention_difference(record, policies=("tree", "streaming"), start=start, stop=tokens),
     ):
         heatmap, names = figure.data[0], figure.layout.xaxis2
         # In `hovertemplate` x is the name of the position on the axis of the picture: a second one, over the first.
@@ -145,14 +145,17 @@ def test_the_hover_box_of_every_cell_has_its_tokens(made_record, tokens, start, 
 
 def test_a_text_that_is_not_known_is_not_named(made_record):
     record = made_record(60).drop_vars("token")
-    for figure in (plot.eviction_map(record, "tree"), plot.retention_difference(record, "tree", "streaming")):
+    for figure in (
+        plot.eviction_map(record, policy="tree"),
+        plot.retention_difference(record, policies=("tree", "streaming")),
+    ):
         assert "%{x}" not in figure.data[0].hovertemplate
         assert figure.data[0].xaxis is None
 
 
 def test_each_map_of_a_grid_names_its_own_columns(made_record):
     record = made_record(600)
-    figure = plot.eviction_maps(record, ["tree", "streaming", "tree", "streaming"])
+    figure = plot.eviction_maps(record, policies=["tree", "streaming", "tree", "streaming"])
     maps = [trace for trace in figure.data if trace.type == "heatmap"]
     # Axes 1 to 6 are the places of the grid, of which the last two are empty.
     assert [heatmap.xaxis for heatmap in maps] == ["x7", "x8", "x9", "x10"]
@@ -169,7 +172,7 @@ def test_each_map_of_a_grid_names_its_own_columns(made_record):
 def test_long_texts_stay_small(made_record, made_spectrum, tokens):
     spectrum = made_spectrum(np.random.default_rng(1).lognormal(size=(9, tokens)))
     record = made_record(tokens)
-    figures = [plot.spectrum(spectrum), plot.coefficients(spectrum), plot.eviction_map(record, "tree")]
+    figures = [plot.spectrum(spectrum), plot.coefficients(spectrum), plot.eviction_map(record, policy="tree")]
     for figure in figures:
         assert len(figure.to_json()) < THREE_MB
         for trace in figure.data:
@@ -180,7 +183,7 @@ def test_every_figure_says_what_it_shows(spectrum, made_record):
     for figure in (
         plot.spectrum(spectrum),
         plot.coefficients(spectrum),
-        plot.eviction_map(made_record(50), "tree"),
+        plot.eviction_map(made_record(50), policy="tree"),
     ):
         assert len(figure.layout.meta["alt"]) > 80
         for title in (figure.layout.title, figure.layout.xaxis.title, figure.layout.yaxis.title):
@@ -196,7 +199,7 @@ def test_text_alternatives_carry_the_numbers(made_spectrum, made_record):
     record = made_record(40)
     record["evicted_at"][:] = -1
     record["evicted_at"][..., :10] = 35
-    assert "0 %, 100 %, 100 %, 100 %" in plot.eviction_map(record, "tree").layout.meta["alt"]
+    assert "0 %, 100 %, 100 %, 100 %" in plot.eviction_map(record, policy="tree").layout.meta["alt"]
 
 
 def test_token_text_cannot_inject_markup(spectrum):
@@ -215,4 +218,4 @@ def test_what_is_not_there_is_named(spectrum, made_record):
     with pytest.raises(TreeKVError, match="several policies"):
         plot.eviction_map(made_record(20))
     with pytest.raises(TreeKVError, match="layer 9"):
-        plot.eviction_map(made_record(20), "tree", layer=9)
+        plot.eviction_map(made_record(20), policy="tree", layer=9)

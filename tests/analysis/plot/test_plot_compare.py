@@ -37,9 +37,9 @@ def test_what_is_lost_layer_by_layer(run, record, name):
             np.testing.assert_allclose(line.customdata[index], np.percentile(flat, [10, 90]))
     assert "tree %.1f %%" % (100 * float(lost[name].sel(policy="tree").mean())) in figure.layout.meta["alt"]
     assert "10 queries, positions 200 to 290" in figure.layout.title.subtitle.text
-    assert len(draw(lost, "tree").data) == 1
-    with pytest.raises(TreeKVError, match="'h2o' is not there; choose one of tree, <b>window</b>"):
-        draw(lost, "h2o")
+    assert len(draw(lost, policy="tree").data) == 1
+    with pytest.raises(TreeKVError, match="there is no policy 'h2o'; choose one of tree, <b>window</b>"):
+        draw(lost, policy="h2o")
 
 
 def test_bias_is_drawn_in_bars(record):
@@ -57,7 +57,7 @@ def test_bias_is_drawn_in_bars(record):
 
 
 def test_two_records_laid_over_each_other(record):
-    figure = plot.retention_difference(record, "tree", "<b>window</b>", layer=1, head=0)
+    figure = plot.retention_difference(record, policies=("tree", "<b>window</b>"), layer=1, head=0)
     cells = np.asarray(figure.data[0].z)
     for step in (20, 100, 300):
         mine, other = (
@@ -66,19 +66,19 @@ def test_two_records_laid_over_each_other(record):
         )
         np.testing.assert_array_equal(cells[step], 100 * (mine - other))
     common, either = (mine & other).sum(), (mine | other).sum()
-    assert f"share {100 * common / either:.0f} % of what either holds" in figure.layout.title.subtitle.text
-    assert (np.asarray(plot.retention_difference(record, "tree", "tree").data[0].z) == 0).all()
-    part = plot.retention_difference(record, "tree", "<b>window</b>", start=100, stop=150, steps=(120, 130))
+    assert f"share {100 * common / either:.0f} % of what either keeps" in figure.layout.title.subtitle.text
+    assert (np.asarray(plot.retention_difference(record, policies=("tree", "tree")).data[0].z) == 0).all()
+    part = plot.retention_difference(record, policies=("tree", "<b>window</b>"), start=100, stop=150, steps=(120, 130))
     shares = [
         analysis.kept_mask(record, 125).sel(policy=name).mean(("layer", "head")) for name in record["policy"].values
     ]
     np.testing.assert_array_equal(part.data[0].z[5], np.rint(100 * (shares[0] - shares[1]).values[100:150]))
     with pytest.raises(TreeKVError, match="'h2o'"):
-        plot.retention_difference(record, "tree", "h2o")
+        plot.retention_difference(record, policies=("tree", "h2o"))
 
 
 def test_the_difference_of_a_long_text_stays_small(made_record):
-    figure = plot.retention_difference(made_record(5000), "tree", "streaming")
+    figure = plot.retention_difference(made_record(5000), policies=("tree", "streaming"))
     assert len(figure.to_json()) < THREE_MB
     assert "<" not in figure.layout.title.text
 
@@ -89,7 +89,7 @@ def test_every_figure_says_what_it_shows(run, record):
         plot.mass_retained(lost),
         plot.output_error(lost),
         plot.bias(analysis.recency_bias(record)),
-        plot.retention_difference(record, "tree", "<b>window</b>"),
+        plot.retention_difference(record, policies=("tree", "<b>window</b>")),
         plot.eviction_maps(record),
     ):
         assert len(figure.layout.meta["alt"]) > 80

@@ -39,9 +39,9 @@ def test_agreement_is_drawn_in_per_cent(record):
     expected = analysis.agreement(record, "head").sel(policy="tree", layer=1).values
     assert (np.asarray(one.data[0].z) == np.rint(100 * expected)).all()
     assert "policy tree, layer 1" in one.layout.title.subtitle.text
-    with pytest.raises(TreeKVError, match="layer 9 is not there; choose one of 0, 1"):
+    with pytest.raises(TreeKVError, match="there is no layer 9; choose one of 0, 1"):
         plot.agreement(between, layer=9)
-    with pytest.raises(TreeKVError, match="policy cannot be chosen where policies are compared"):
+    with pytest.raises(TreeKVError, match="policy cannot be selected when policies are compared"):
         plot.agreement(between, policy="tree")
 
 
@@ -80,7 +80,7 @@ def test_density_of_one_layer_and_head(record):
 
 
 def test_tree_draws_every_life_and_every_absorption(record):
-    figure = plot.tree(record, "tree", layer=1, head=0, start=200, stop=240)
+    figure = plot.tree(record, policy="tree", layer=1, head=0, start=200, stop=240)
     one = record.sel(policy="tree", layer=1, head=0)
     forest = analysis.eviction_tree(record).sel(policy="tree", layer=1, head=0)
     lines = set()
@@ -94,22 +94,22 @@ def test_tree_draws_every_life_and_every_absorption(record):
         end = gone if gone >= 0 else 300
         expected.add((position, position, end, parent if 200 <= parent < 240 else position))
     assert lines == expected
-    held = next(trace for trace in figure.data if trace.name == "still held")
+    held = next(trace for trace in figure.data if trace.name == "still kept")
     assert list(held.x) == [p for p in range(200, 240) if int(one["evicted_at"][p]) < 0]
-    assert f"of 40 tokens {len(held.x)} are still held" in figure.layout.meta["alt"]
+    assert f"of 40 tokens {len(held.x)} are still kept" in figure.layout.meta["alt"]
     evicted = next(trace for trace in figure.data if trace.name == "evicted")
     assert f"evicted at step {int(one['evicted_at'][evicted.x[0]])}" in evicted.text[0]
 
 
 def test_tree_chooses_a_stretch_and_refuses_others(record):
-    figure = plot.tree(record, "tree")
+    figure = plot.tree(record, policy="tree")
     low, high = figure.layout.xaxis.range
     assert low == 301 - 64 - 1 and high == low + 1 + 48
     for wrong in (dict(start=290, stop=302), dict(start=5, stop=5)):
         with pytest.raises(TreeKVError, match="must lie within the 301 tokens"):
-            plot.tree(record, "tree", **wrong)
+            plot.tree(record, policy="tree", **wrong)
     with pytest.raises(TreeKVError, match="at most 256"):
-        plot.tree(record, "tree", start=0, stop=300)
+        plot.tree(record, policy="tree", start=0, stop=300)
     with pytest.raises(TreeKVError, match="several policies"):
         plot.tree(record)
 
@@ -146,7 +146,7 @@ def test_text_says_how_many_heads_keep_each_token(record):
     tokens = [f" w{i}" for i in range(301)]
     tokens[250], tokens[251] = "<script>alert('x')</script>", '"&\n\x01'
     record = record.assign_coords(token=("position", tokens))
-    page = plot.text_retention(record, "tree", start=240, stop=301)
+    page = plot.text_retention(record, policy="tree", start=240, stop=301)
     spans = Spans(page).found
     kept = analysis.kept_mask(record, 300).sel(policy="tree").sum(("layer", "head")).values
     assert [title for title, _ in spans] == [f"position {p}: kept by {kept[p]} of 4 heads" for p in range(240, 301)]
@@ -156,7 +156,7 @@ def test_text_says_how_many_heads_keep_each_token(record):
 
 
 def test_text_by_time_and_for_one_head(record):
-    page = plot.text_retention(record, "streaming", by="time", step=150, layer=0, head=1)
+    page = plot.text_retention(record, policy="streaming", by="time", step=150, layer=0, head=1)
     titles = [title for title, _ in Spans(page).found]
     # At step 150 the window is full: token 60 came at 60 and was pushed out by token 60 + 28.
     gone = int(record["evicted_at"].sel(policy="streaming", layer=0, head=1, position=60))
@@ -164,29 +164,29 @@ def test_text_by_time_and_for_one_head(record):
     assert titles[60] == f"position 60: kept for {100 * 28 / 91:.0f} % of the time since"
     assert titles[0].endswith("kept for 100 % of the time since") and len(titles) == 151
     assert "layer 0 KV head 1" in page
-    one = [t for t, _ in Spans(plot.text_retention(record, "tree", layer=0, head=1)).found]
+    one = [t for t, _ in Spans(plot.text_retention(record, policy="tree", layer=0, head=1)).found]
     assert {title.split(": ")[1] for title in one} == {"kept", "evicted"}
 
 
 def test_text_that_cannot_be_shown(record):
     with pytest.raises(TreeKVError, match="'heads' or 'time', got 'x'"):
-        plot.text_retention(record, "tree", by="x")
-    with pytest.raises(TreeKVError, match="does not have the text"):
-        plot.text_retention(record.drop_vars("token"), "tree")
+        plot.text_retention(record, policy="tree", by="x")
+    with pytest.raises(TreeKVError, match="lacks the text"):
+        plot.text_retention(record.drop_vars("token"), policy="tree")
     with pytest.raises(TreeKVError, match="within the 101 tokens read, got 50 to 102"):
-        plot.text_retention(record, "tree", step=100, start=50, stop=102)
+        plot.text_retention(record, policy="tree", step=100, start=50, stop=102)
     with pytest.raises(TreeKVError, match="'h2o'"):
-        plot.text_retention(record, "h2o")
+        plot.text_retention(record, policy="h2o")
 
 
 def test_all_are_small_for_a_long_text(made_record):
     record = made_record(9000)
     size = {
         "density": len(plot.density(record).to_json()),
-        "tree": len(plot.tree(record, "tree", start=8000, stop=8256).to_json()),
-        "text": len(plot.text_retention(record, "tree", start=0, stop=8192)),
+        "tree": len(plot.tree(record, policy="tree", start=8000, stop=8256).to_json()),
+        "text": len(plot.text_retention(record, policy="tree", start=0, stop=8192)),
         "agreement": len(plot.agreement(analysis.agreement(record)).to_json()),
     }
     assert max(size.values()) < THREE_MB
     with pytest.raises(TreeKVError, match="at most 8192"):
-        plot.text_retention(record, "tree")
+        plot.text_retention(record, policy="tree")

@@ -30,7 +30,7 @@ def test_a_stretch_of_the_wavelet_figures_is_drawn_finer(spectrum):
 
 def test_a_stretch_of_the_map_is_drawn_cell_by_cell(made_record):
     record = made_record(1200)
-    figure = plot.eviction_map(record, "tree", start=400, stop=500, steps=(450, 700))
+    figure = plot.eviction_map(record, policy="tree", start=400, stop=500, steps=(450, 700))
     heat = figure.data[0]
     assert np.asarray(heat.z).shape == (250, 100)
     for row, step in ((0, 450), (60, 510), (249, 699)):
@@ -39,7 +39,7 @@ def test_a_stretch_of_the_map_is_drawn_cell_by_cell(made_record):
     assert figure.layout.xaxis.range == (399.5, 499.5) and figure.layout.yaxis.range == (699.5, 449.5)
     assert "positions 400 to 499, steps 450 to 699" in figure.layout.title.subtitle.text
     assert "stretch from position 400 to 499" in figure.layout.meta["alt"]
-    coarse = plot.eviction_map(record, "tree", steps=(600, 1200)).data[0]
+    coarse = plot.eviction_map(record, policy="tree", steps=(600, 1200)).data[0]
     fine = analysis.retention_map(record, "tree", max_cells=1200).values[600:1200]
     seen = ~np.isnan(fine)
     cells = [
@@ -68,10 +68,10 @@ def test_a_stretch_of_the_density(made_record):
 
 def test_maps_of_several_policies_share_one_scale(made_record):
     record = made_record(60)
-    figure = plot.eviction_maps(record, ["streaming", "tree"], layer=3)
+    figure = plot.eviction_maps(record, policies=["streaming", "tree"], layer=3)
     maps = [trace for trace in figure.data if trace.type == "heatmap"]
     for heatmap, name in zip(maps, ("streaming", "tree")):
-        np.testing.assert_array_equal(heatmap.z, plot.eviction_map(record, name, layer=3).data[0].z)
+        np.testing.assert_array_equal(heatmap.z, plot.eviction_map(record, policy=name, layer=3).data[0].z)
         assert heatmap.coloraxis == "coloraxis"
     assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (0, 100)
     assert {axis.matches for axis in figure.select_xaxes() if axis.plotly_name != "xaxis"} == {"x"}
@@ -81,7 +81,7 @@ def test_maps_of_several_policies_share_one_scale(made_record):
     titles = [note.text for note in figure.layout.annotations]
     assert titles[:2] == ["streaming", "tree"]
     for name in ("streaming", "tree"):
-        quarters = plot.eviction_map(record, name, layer=3).layout.meta["alt"].split("held to ")[1][:-1]
+        quarters = plot.eviction_map(record, policy=name, layer=3).layout.meta["alt"].split("kept to ")[1][:-1]
         assert f"{name} {quarters}" in figure.layout.meta["alt"]
     assert len(plot.eviction_maps(record).select_traces("heatmap").__iter__().__next__().x) == 60
 
@@ -90,7 +90,9 @@ def test_maps_abreast_have_names_in_short_lines_and_room_for_them(made_record):
     record = made_record(60)
     names = ["A TreeKV 128", "B StreamingLLM 128", "C H2O 128", "D TOVA 128"]
     many = analysis.merge_retention(*(record.assign_coords(policy=names[i : i + 2]) for i in (0, 2)))
-    two, three, short = (plot.eviction_maps(many, some) for some in (names[:2], names[:3], [names[0], *names[2:]]))
+    two, three, short = (
+        plot.eviction_maps(many, policies=some) for some in (names[:2], names[:3], [names[0], *names[2:]])
+    )
     assert [note.text for note in two.layout.annotations if note.text != "not read yet"] == names[:2]
     notes = [note.text for note in three.layout.annotations]
     assert notes[:3] == ["A TreeKV 128", "B StreamingLLM<br>128", "C H2O 128"]
@@ -113,7 +115,7 @@ def test_what_is_outside_is_refused(spectrum, made_record):
     for draw in (
         lambda **zoom: plot.spectrum(spectrum, **zoom),
         lambda **zoom: plot.coefficients(spectrum, **zoom),
-        lambda **zoom: plot.eviction_map(record, "tree", **zoom),
+        lambda **zoom: plot.eviction_map(record, policy="tree", **zoom),
         lambda **zoom: plot.eviction_maps(record, **zoom),
         lambda **zoom: plot.density(record, **zoom),
     ):
@@ -121,8 +123,8 @@ def test_what_is_outside_is_refused(spectrum, made_record):
             with pytest.raises(TreeKVError, match="start and stop must lie within positions"):
                 draw(**zoom)
     with pytest.raises(TreeKVError, match="steps must lie within 0 to 60, got 5 to 61"):
-        plot.eviction_map(record, "tree", steps=(5, 61))
+        plot.eviction_map(record, policy="tree", steps=(5, 61))
     with pytest.raises(TreeKVError, match="no position from 40 on was read"):
         plot.density(record, step=30, start=40)
     with pytest.raises(TreeKVError, match="no policy to draw"):
-        plot.eviction_maps(record, [])
+        plot.eviction_maps(record, policies=[])

@@ -177,7 +177,7 @@ def test_a_real_run_is_saved_and_drawn_like_a_simulation(llama, tmp_path):
     llama(tiny.tokens(90), past_key_values=cache)
     record = retention_from_cache(cache, "mine", [f" w{i}" for i in range(90)])
     assert analysis.open(analysis.save(record, tmp_path / "r.nc")).identical(record)
-    figure = plot.eviction_map(record, "mine", layer=1, head=0)
+    figure = plot.eviction_map(record, policy="mine", layer=1, head=0)
     held = analysis.kept_mask(record, 89).sel(policy="mine", layer=1, head=0).values
     assert (figure.data[0].z[-1] == 100 * held).all()
 

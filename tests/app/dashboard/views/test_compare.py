@@ -189,7 +189,7 @@ def test_each_picture_is_drawn(small_run: Path, compare, picture: str) -> None:
         "Attention retained": lambda: analysis.plot.mass_retained(lost),
         "Output error": lambda: analysis.plot.output_error(lost),
         "Density": lambda: analysis.plot.density(retention),
-        "Memory": lambda: analysis.plot.memory(analysis.cache_bytes_by_context(run, every, contexts), at=32768),
+        "Memory": lambda: analysis.plot.memory(analysis.cache_bytes_by_context(run, every, contexts), context=32768),
     }[picture]()
     assert alternatives(test) == [expected.layout.meta["alt"]]
 
@@ -410,5 +410,5 @@ def test_a_real_run_is_laid_over_its_simulation(small_run: Path, compare) -> Non
     test.session_state["simulated_trace"] = both.sel(policy=["tree (simulated)"])
     test.session_state["real_trace"] = both.sel(policy=["tree (real run)"])
     test.run()
-    expected = analysis.plot.retention_difference(titled(both), "TreeKV (simulated)", "TreeKV (real run)")
+    expected = analysis.plot.retention_difference(titled(both), policies=("TreeKV (simulated)", "TreeKV (real run)"))
     assert alternatives(test)[-1] == expected.layout.meta["alt"]

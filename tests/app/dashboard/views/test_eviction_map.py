@@ -34,7 +34,7 @@ def test_the_text_is_shaded_as_it_stood_at_the_step(small_run: Path, monkeypatch
     retention = analysis.open(small_run / "retention.nc")
     for count in (200, 90):
         test.slider(key="step").set_value(count).run()
-        expected = analysis.plot.text_retention(titled(retention), "TreeKV", step=count - 1, layer=1, head=1)
+        expected = analysis.plot.text_retention(titled(retention), policy="TreeKV", step=count - 1, layer=1, head=1)
         assert len(sheets(test)) == 1
         assert expected in sheets(test)[0]
 
@@ -51,8 +51,8 @@ def test_the_other_views_draw_the_same_step(small_run: Path, monkeypatch: pytest
     test.segmented_control(key="view").set_value(view).run()
     retention = analysis.open(small_run / "retention.nc")
     expected = {
-        "Density": lambda: analysis.plot.density(titled(retention), 199),
-        "Tree": lambda: analysis.plot.tree(titled(retention), "TreeKV", step=199),
+        "Density": lambda: analysis.plot.density(titled(retention), step=199),
+        "Tree": lambda: analysis.plot.tree(titled(retention), policy="TreeKV", step=199),
     }[view]()
     assert alternatives(test)[1:] == [expected.layout.meta["alt"]]
     assert not sheets(test)
@@ -103,8 +103,8 @@ def test_a_dark_page_gets_light_ink_and_the_same_data() -> None:
 @pytest.mark.parametrize("make", ["eviction_map", "density", "tree"])
 def test_no_dark_ink_is_left_on_a_dark_page(small_run: Path, make: str) -> None:
     retention = analysis.open(small_run / "retention.nc")
-    arguments = () if make == "density" else ("tree",)
-    dark = theme.themed(getattr(analysis.plot, make)(retention, *arguments), True)
+    chosen = {} if make == "density" else {"policy": "tree"}
+    dark = theme.themed(getattr(analysis.plot, make)(retention, **chosen), True)
     left = [colour for colour in ("#1f2430", "#5b6372", "#e6e8ec", "#f2f3f5") if colour in json.dumps(ink(dark))]
     assert left == []
 

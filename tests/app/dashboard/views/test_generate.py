@@ -134,7 +134,7 @@ def test_the_trace_of_the_run_flows_back_and_lies_over_its_simulation(tiny_model
     assert (simulated["evicted_at"].values == again["evicted_at"].values).all()
     test.switch_page("views/compare.py").run()
     expected_alt = analysis.plot.retention_difference(
-        titled(analysis.merge_retention(simulated, real)), "TreeKV (simulated)", "TreeKV (real run)"
+        titled(analysis.merge_retention(simulated, real)), policies=("TreeKV (simulated)", "TreeKV (real run)")
     ).layout.meta["alt"]
     assert alternatives(test)[-1] == expected_alt
 

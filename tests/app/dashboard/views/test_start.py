@@ -94,7 +94,7 @@ def test_a_run_is_made_opened_and_drawn(tiny_model: None, tmp_path: Path, monkey
     assert manifest["text"] == {"title": "Pasted text", "tokens": 300, "end": "".join(run.token_text[-64:])}
     retention = analysis.open(tmp_path / "new" / "retention.nc")
     assert retention["policy"].values.tolist() == ["tree", "streaming"]
-    expected = analysis.plot.eviction_map(titled(retention), "TreeKV").layout.meta["alt"]
+    expected = analysis.plot.eviction_map(titled(retention), policy="TreeKV").layout.meta["alt"]
     assert alternatives(test.switch_page(EVICTION_MAP).run()) == [expected]
 
 

@@ -48,11 +48,14 @@ def test_the_eviction_map_its_text_and_its_tree_show_the_stretch(
     test = zoomed(small_run, monkeypatch, EVICTION_MAP, 100, 150, step="200")
     retention = analysis.open(small_run / "retention.nc")
     assert alternatives(test) == [
-        analysis.plot.eviction_map(titled(retention), "TreeKV", None, None, 100, 150).layout.meta["alt"]
+        analysis.plot.eviction_map(titled(retention), policy="TreeKV", start=100, stop=150).layout.meta["alt"]
     ]
-    assert analysis.plot.text_retention(titled(retention), "TreeKV", step=199, start=100, stop=150) in sheets(test)[0]
+    assert (
+        analysis.plot.text_retention(titled(retention), policy="TreeKV", step=199, start=100, stop=150)
+        in sheets(test)[0]
+    )
     test.segmented_control(key="view").set_value("Tree").run()
-    tree = analysis.plot.tree(titled(retention), "TreeKV", None, None, 100, 150, step=199)
+    tree = analysis.plot.tree(titled(retention), policy="TreeKV", start=100, stop=150, step=199)
     assert alternatives(test)[1] == tree.layout.meta["alt"]
     test.slider(key="step").set_value(90).run()
     assert "Nothing of the positions from 100 on was read yet" in test.info[0].value
@@ -106,7 +109,7 @@ def test_a_stretch_in_a_link_that_cannot_be_drawn_is_put_right(
     expected = (
         analysis.plot.spectrum(spectrum, start=start, stop=stop)
         if page == WAVELETS
-        else analysis.plot.eviction_map(titled(retention), "TreeKV", None, None, start, stop)
+        else analysis.plot.eviction_map(titled(retention), policy="TreeKV", start=start, stop=stop)
     )
     assert alternatives(test)[0] == expected.layout.meta["alt"]
 
@@ -137,7 +140,7 @@ def test_what_a_link_asks_for_in_vain_is_said_once(small_run: Path, monkeypatch:
     ]
     assert "\\!\\[x\\]" in test.warning[0].value
     retention = analysis.open(small_run / "retention.nc")
-    expected = analysis.plot.eviction_map(titled(retention), "TreeKV", None, None, 100, 116)
+    expected = analysis.plot.eviction_map(titled(retention), policy="TreeKV", start=100, stop=116)
     assert alternatives(test) == [expected.layout.meta["alt"]]
     assert test.slider(key="step").value == 320
     test.slider(key="step").set_value(200).run()
@@ -196,7 +199,7 @@ def test_another_band_draws_the_grid_of_heads(small_run: Path, monkeypatch: pyte
     test = opened(small_run, monkeypatch, WAVELETS)
     test.segmented_control(key="band").set_value("D2").run()
     spectrum = analysis.open(small_run / "spectrum.nc")
-    assert analysis.plot.growth_grid(spectrum, "D2").layout.meta["alt"] in alternatives(test)
+    assert analysis.plot.growth_grid(spectrum, band="D2").layout.meta["alt"] in alternatives(test)
 
 
 def test_the_trace_of_a_real_run_is_one_more_policy(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +211,9 @@ def test_the_trace_of_a_real_run_is_one_more_policy(small_run: Path, monkeypatch
     test.session_state["real_trace"] = real
     test.switch_page(EVICTION_MAP).run()
     test.segmented_control(key="policy").set_value("tree (real run)").run()
-    assert alternatives(test) == [analysis.plot.eviction_map(titled(real), "TreeKV (real run)").layout.meta["alt"]]
+    assert alternatives(test) == [
+        analysis.plot.eviction_map(titled(real), policy="TreeKV (real run)").layout.meta["alt"]
+    ]
     assert test.slider(key="step").value == test.slider(key="step").max == 100
 
 
