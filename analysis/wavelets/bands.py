@@ -1,4 +1,4 @@
-"""What each band of a wavelet transform holds at each position, reduced over channels.
+"""Wavelet transforms of contributions: the amplitude of each band at each position, reduced over channels.
 
     transform = transform_of(length=2044)                          # Haar, 8 levels, boundary "symmetric"
     amplitude, coefficient, energy = transform.statistics(contributions)   # contributions [..., n, channels]
@@ -37,7 +37,7 @@ from treekv.errors import TreeKVError
 
 TRANSFORMS = ("dwt", "swt", "packet")
 DEFAULT_LEVEL = {"dwt": 8, "swt": 8, "packet": 3}
-_DEEPEST_PACKET = 6  # 64 bands: more than anybody can read, and the arrays grow with their number
+_DEEPEST_PACKET = 6  # 64 bands: more cannot be read in a figure, and the arrays grow with their number
 
 
 class BandStatistics(NamedTuple):
@@ -78,21 +78,21 @@ class WaveletTransform:
 
     @property
     def support(self) -> list[int]:
-        """Over how many positions one coefficient of each band reaches: what is nearer is not independent."""
+        """The number of positions that one coefficient of each band covers: within it values are not independent."""
         reach = [(2**k - 1) * (checked_wavelet(self.wavelet).dec_len - 1) + 1 for k in self.levels]
         return [2 * n - 1 for n in reach] if self.kind == "swt" else reach
 
     def statistics(self, signal: Tensor) -> BandStatistics:
-        """Mean over the last dimension (channels) of what each band holds at each sample of the one before.
+        """Statistics of each band at each sample, averaged over the last dimension (channels).
 
         For `signal` [..., n, channels]:
           amplitude    mean |component|, in the signal's units; the component of a band is the signal that the
                        inverse transform gives when every other band is zero
-          coefficient  mean |coefficient|, laid over the samples that the coefficient describes
+          coefficient  mean |coefficient|, repeated over the samples that the coefficient describes
           energy       sum over samples of the mean component^2. For an orthogonal decimated transform the
-                       bands' energies add up to the signal's, but for what the boundary adds
-        No Haar component is ever built: in "dwt" and "packet" its magnitude is that of the coefficient over
-        2^(k/2), on a run of 2^k samples.
+                       bands' energies add up to the signal's, except for what the boundary adds
+        No Haar component is ever built: in "dwt" and "packet" its magnitude is that of the coefficient divided by
+        2^(k/2), constant on 2^k samples.
         """
         haar = _is_haar(self.wavelet)
         if self.kind == "swt":
@@ -137,7 +137,7 @@ def transform_of(
 
 
 def max_level(length: int, wavelet: str = "haar") -> int:
-    """The deepest level at which a signal of `length` samples still has a coefficient free of the boundary.
+    """The deepest level at which a signal of `length` samples has a coefficient that the boundary does not affect.
 
     Raises TreeKVError for a wavelet that PyWavelets does not have.
     """
@@ -146,12 +146,12 @@ def max_level(length: int, wavelet: str = "haar") -> int:
 
 
 def checked_wavelet(name: str) -> pywt.Wavelet:
-    """PyWavelets' discrete wavelet called `name`, or a TreeKVError that shows what exists."""
+    """PyWavelets' discrete wavelet of this name; raises TreeKVError with examples for any other name."""
     try:
         return pywt.Wavelet(name)
     except (ValueError, TypeError, AttributeError) as error:
         raise TreeKVError(
-            f"wavelet {name!r} is no discrete wavelet; try 'haar', 'db2', 'sym4', 'coif1' or another name of "
+            f"wavelet {name!r} is not a discrete wavelet; try 'haar', 'db2', 'sym4', 'coif1' or another name of "
             "pywt.wavelist(kind='discrete')"
         ) from error
 
@@ -177,20 +177,20 @@ def _haar_statistics(signal: Tensor, paths: list[str], mode: str) -> BandStatist
     inner = {path[:depth] for path in paths for depth in range(len(path))}
 
     def visit(node: Tensor, path: str) -> None:
-        # Nodes hold sums and differences without the factor 2^(-k/2), which is put on the reduced numbers.
+        # Nodes are sums and differences without the factor 2^(-k/2), which is applied to the reduced numbers.
         if path in inner:
             even, odd = pairs(node, -2, mode)
             visit(even - odd, path + "d")
             visit(even + odd, path + "a")
             return
         k, row = len(path), paths.index(path)
-        # The sum of absolute values as a norm: nothing of the signal's size is kept.
+        # The sum of absolute values as a norm needs no temporary of the signal's size.
         mean = torch.linalg.vector_norm(node, 1, dim=-1, dtype=torch.float32) / channels
         laid = mean.index_select(-1, index >> k)
         amplitude[..., row, :] = laid * 2.0**-k
         coefficient[..., row, :] = laid * 2.0 ** (-k / 2)
         square = torch.linalg.vector_norm(node, 2, dim=-1, dtype=torch.float32).square() / channels
-        covered = torch.bincount(index >> k)  # the last coefficient may reach beyond the end
+        covered = torch.bincount(index >> k)  # the last coefficient may extend beyond the end
         energy[..., row] = (square * covered).sum(-1) * 4.0**-k
 
     visit(signal, "")
@@ -213,7 +213,7 @@ def _pywt_statistics(signal: Tensor, transform: WaveletTransform) -> BandStatist
     length = samples.shape[-2]
     nodes = _pywt_nodes(samples, transform, axis=-2)
     lengths = {len(path): node.shape[-2] for path, node in nodes.items()} | {0: length}
-    # A coefficient of one level describes the samples around its filter's middle on the level above.
+    # A coefficient describes the samples around the centre of its filter on the level above.
     filter_length = checked_wavelet(transform.wavelet).dec_len
     middle = 0 if transform.mode == "periodization" else (filter_length - 2) // 2
     components, coefficients = [], []
@@ -238,7 +238,7 @@ def _pywt_nodes(samples: np.ndarray, transform: WaveletTransform, axis: int) -> 
 
 
 def _pywt_component(node: np.ndarray, path: str, transform: WaveletTransform, lengths: dict[int, int]) -> np.ndarray:
-    """Reconstruct one band alone, level by level, each cut to the length that it came from."""
+    """Reconstruct one band alone, level by level, each cut to the original length of that level."""
     for depth in range(len(path), 0, -1):
         low, high = (node, None) if path[depth - 1] == "a" else (None, node)
         node = pywt.idwt(low, high, transform.wavelet, mode=transform.mode, axis=-2)[..., : lengths[depth - 1], :]
@@ -253,7 +253,7 @@ def _pywt_stationary(signal: Tensor, transform: WaveletTransform) -> BandStatist
 def _pywt_stationary_parts(signal: Tensor, transform: WaveletTransform) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Aligned coefficients and components of PyWavelets' swt along the last dimension, each as long as it."""
     wavelet, level, length = checked_wavelet(transform.wavelet), transform.level, signal.shape[-1]
-    # swt wraps round and wants whole multiples of 2^level: continue the signal, cut afterwards.
+    # swt wraps around and needs multiples of 2^level: extend the signal, cut afterwards.
     step = 2**level
     reach = -(-(step * wavelet.dec_len) // step) * step
     samples = extended(signal.detach().float(), reach, transform.mode).cpu().numpy()
@@ -272,16 +272,16 @@ def _pywt_stationary_parts(signal: Tensor, transform: WaveletTransform) -> tuple
 
 @functools.lru_cache
 def _delays(wavelet: str, level: int) -> list[int]:
-    """How far PyWavelets' swt coefficients of each band stand before the sample that they describe.
+    """By how many samples PyWavelets' swt coefficients of each band precede the sample that they describe.
 
-    Measured: the middle of the energy of the answer to a single spike.
+    Measured as the centre of energy of the impulse response.
     """
     length = 2 ** (level + 1) * checked_wavelet(wavelet).dec_len
     spike = np.zeros(length)
     spike[length // 2] = 1
-    at = np.arange(length) - length // 2
-    answers = pywt.swt(spike, wavelet, level=level, trim_approx=True)
-    return [int(np.floor(0.5 - (at * x**2).sum() / (x**2).sum())) for x in answers]
+    offset = np.arange(length) - length // 2
+    responses = pywt.swt(spike, wavelet, level=level, trim_approx=True)
+    return [int(np.floor(0.5 - (offset * x**2).sum() / (x**2).sum())) for x in responses]
 
 
 def _reduced(components: list[np.ndarray], coefficients: list[np.ndarray], device: torch.device) -> BandStatistics:

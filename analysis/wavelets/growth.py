@@ -1,4 +1,4 @@
-"""How much larger a band's amplitude is at the end of a text than at its start: one ratio per layer, head and band."""
+"""Growth of a band's amplitude from the start of a text to its end: one ratio per layer, head and band."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Ends(NamedTuple):
 
     @classmethod
     def of(cls, length: int) -> Ends:
-        """Of a text of `length` positions, sinks not counted; the tail is a quarter where that is shorter."""
+        """For a text of `length` positions, sinks not counted; the tail is at most a quarter of it."""
         quarter = max(1, length // 4)
         return cls(quarter, min(TAIL, quarter))
 
     def growth(self, amplitude: np.ndarray) -> np.ndarray:
-        """Mean of the tail over mean of the quarter along the last axis; infinite or NaN after silence."""
+        """Mean of the tail divided by mean of the quarter along the last axis; infinite or NaN where that is zero."""
         start = amplitude[..., : self.quarter].mean(-1, dtype=np.float64)
         end = amplitude[..., -self.tail :].mean(-1, dtype=np.float64)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -33,8 +33,8 @@ class Ends(NamedTuple):
 def band_growth(spectrum: xr.Dataset) -> xr.DataArray:
     """Mean amplitude over the last 64 positions divided by that over the first quarter: (layer, head, band).
 
-    `spectrum` is what `analysis.spectrum` or `pool` gives. attrs first_positions and last_positions say how many
-    positions were divided. The ratio of all heads' mean is in `analysis.trends`, with its interval.
+    `spectrum` is a result of `analysis.spectrum` or `mean_spectrum`. attrs first_positions and last_positions are the
+    numbers of positions averaged. The ratio for the mean of all heads is in `analysis.trends`, with its interval.
     """
     amplitude = spectrum["amplitude"].transpose("layer", "head", "band", "position")
     ends = Ends.of(amplitude.sizes["position"])

@@ -11,10 +11,10 @@ sum to the signal.
     haar_stationary(signal, level=8)                          # A8, D8 ... D1 that move with the signal
 
 Boundary modes. Haar compares disjoint pairs, so the boundary matters only where a level has an odd number of
-samples; what is put behind its last one:
+samples; what is appended after its last one:
   "symmetric"      the last sample again (as PyWavelets; the default): a constant signal has no detail
   "periodization"  the last sample again: for Haar the same as "symmetric"
-  "zero"           nothing: the transform keeps the energy exactly, but a constant signal gets a detail there
+  "zero"           zero: the transform preserves the energy exactly, but a constant signal has a detail there
 Source: He et al., TreeKV, arXiv 2501.04987; signs and boundary as in PyWavelets.
 """
 
@@ -48,8 +48,8 @@ def band_levels(level: int) -> list[int]:
 def packet_paths(level: int) -> list[str]:
     """The 2^level leaves of a wavelet packet tree, lowest frequency first: ["aa", "ad", "dd", "da"] for level 2.
 
-    Each letter is one split, low-pass "a" or high-pass "d". A high-pass turns the order of frequencies
-    round, which is why the order is a Gray code.
+    Each letter is one split, low-pass "a" or high-pass "d". A high-pass reverses the order of frequencies, which is
+    why the order is a Gray code.
     """
     codes = (number ^ number >> 1 for number in range(2**level))
     return ["".join("d" if code >> bit & 1 else "a" for bit in range(level - 1, -1, -1)) for code in codes]
@@ -58,9 +58,9 @@ def packet_paths(level: int) -> list[str]:
 def haar_wavedec(signal: Tensor, level: int, dim: int = -1, mode: str = MODE) -> list[Tensor]:
     """Haar coefficients [A_level, D_level, ..., D_1] of `signal` along `dim`.
 
-    The other dimensions are batch and keep their place. D_k has ceil(n / 2^k) entries along `dim`, A_level as
-    many as D_level. Device and floating dtype stay as they are. Raises TreeKVError for a negative level, an
-    empty signal, one of whole numbers, or a mode that is not one of `HAAR_MODES`.
+    The other dimensions are batch dimensions and stay in place. D_k has ceil(n / 2^k) entries along `dim`, A_level
+    as many as D_level. Device and floating dtype are preserved. Raises TreeKVError for a negative level, an
+    empty signal, one of integers, or a mode that is not one of `HAAR_MODES`.
     """
     check_haar(signal, level, dim, mode)
     approximation = signal
@@ -75,13 +75,13 @@ def haar_wavedec(signal: Tensor, level: int, dim: int = -1, mode: str = MODE) ->
 def haar_waverec(coefficients: Sequence[Tensor], length: int | None = None, dim: int = -1) -> Tensor:
     """The signal from `haar_wavedec`'s coefficients, whatever the mode.
 
-    `length` is the number of samples along `dim`; without it an odd signal comes back one sample longer,
-    since the coefficients of n and n + 1 samples look alike.
+    `length` is the number of samples along `dim`; without it a signal of odd length comes back one sample longer,
+    since n and n + 1 samples have equally many coefficients.
     """
     signal = coefficients[0]
     dim = dim % signal.ndim
     for detail in coefficients[1:]:
-        # An odd length was padded by one on the way down: the padded sample is cut on the way up.
+        # An odd length was padded by one sample in the analysis, which the synthesis cuts off.
         approximation = signal.narrow(dim, 0, detail.shape[dim])
         pair = torch.stack((approximation + detail, approximation - detail), dim=dim + 1)
         signal = pair.flatten(dim, dim + 1) * _ROOT_HALF
@@ -89,9 +89,9 @@ def haar_waverec(coefficients: Sequence[Tensor], length: int | None = None, dim:
 
 
 def haar_components(signal: Tensor, level: int, dim: int = -1, mode: str = MODE) -> Tensor:
-    """The component of every band, stacked in front: [level + 1, *signal.shape], lowest band first.
+    """The component of every band, stacked along a new first dimension: [level + 1, *signal.shape], lowest first.
 
-    They sum over the first dimension to the signal. No inverse transform runs: the component of D_k has one
+    They sum over the first dimension to the signal. No inverse transform is computed: the component of D_k has one
     magnitude on each run of 2^k samples, |D_k| / 2^(k/2), with D_k's sign on the first half of the run and
     the opposite sign on the second.
     """
@@ -126,10 +126,10 @@ def haar_packets(signal: Tensor, level: int, dim: int = -1, mode: str = MODE) ->
 def haar_stationary(signal: Tensor, level: int, mode: str = MODE) -> tuple[Tensor, Tensor]:
     """Undecimated Haar along the last dimension: (components, coefficients), [level + 1, *signal.shape] each.
 
-    Shifting the signal shifts both, so a peak is where the signal has it. The component of D_k is the
+    Shifting the signal shifts both, so a peak stays where it is in the signal. The component of D_k is the
     difference of two smoothings S_(k-1) - S_k, where S_k is the mean of all 2^k ways to lay blocks of 2^k
     samples; they sum to the signal. The coefficient of D_k at n compares the 2^(k-1) samples before n with
-    those from n on. Beyond its ends the signal is continued by `mode`, any of PyWavelets' (see `extended`).
+    the 2^(k-1) from n on. Beyond its ends the signal is extended by `mode`, any of PyWavelets' (see `extended`).
     """
     bands = list(stationary_bands(signal, level, mode))[::-1]
     components, coefficients = zip(*bands, strict=True)
@@ -145,9 +145,9 @@ def stationary_bands(signal: Tensor, level: int, mode: str = MODE) -> Iterator[t
     inside = slice(reach, reach + length)
     for k in range(1, level + 1):
         half = 2 ** (k - 1)
-        # Rolling wraps round; what wraps stays within `reach` of the ends and is cut.
+        # Rolling wraps around; the wrapped samples stay within `reach` of the ends and are cut off.
         smoother = (smooth.roll(half, -1) + smooth.roll(-half, -1)).add_(smooth, alpha=2).mul_(0.25)
-        before = block.roll(half, -1)  # block[n] holds samples n ... n + half - 1
+        before = block.roll(half, -1)  # block[n] is the sum of samples n ... n + half - 1
         yield (smooth - smoother)[..., inside], (before - block)[..., inside] * 2.0 ** (-k / 2)
         smooth, block = smoother, block + block.roll(-half, -1)
     centred = block.roll(reach // 2, -1) if level else block
@@ -155,7 +155,7 @@ def stationary_bands(signal: Tensor, level: int, mode: str = MODE) -> Iterator[t
 
 
 def extended(signal: Tensor, reach: int, mode: str) -> Tensor:
-    """The signal with `reach` samples more on either side of the last dimension, as PyWavelets continues it."""
+    """The signal extended by `reach` samples on either side of the last dimension, as PyWavelets extends it."""
     length = signal.shape[-1]
     if mode == "zero":
         return torch.nn.functional.pad(signal, (reach, reach))
@@ -163,13 +163,13 @@ def extended(signal: Tensor, reach: int, mode: str) -> Tensor:
         order = pywt.pad(np.arange(length), (reach, reach), mode)[: length + 2 * reach]
         return signal.index_select(-1, torch.from_numpy(order.astype(np.int64)).to(signal.device))
     samples = signal.detach().cpu().numpy()
-    # One signal at a time: PyWavelets' pad cannot leave the other axes alone in some of these modes.
+    # One signal at a time: in some of these modes PyWavelets' pad also pads the other axes.
     longer = np.apply_along_axis(pywt.pad, -1, samples, reach, mode)
     return torch.from_numpy(longer).to(signal)
 
 
 def pairs(signal: Tensor, dim: int, mode: str) -> tuple[Tensor, Tensor]:
-    """Even and odd samples along `dim`; an odd length gets one sample more by the mode."""
+    """Even and odd samples along `dim`; an odd length is extended by one sample according to the mode."""
     dim = dim % signal.ndim
     length = signal.shape[dim]
     if length % 2:
@@ -180,7 +180,7 @@ def pairs(signal: Tensor, dim: int, mode: str) -> tuple[Tensor, Tensor]:
 
 
 def check_haar(signal: Tensor, level: int, dim: int, mode: str) -> None:
-    """Raise TreeKVError for what has no Haar transform."""
+    """Raise TreeKVError for a signal or arguments that have no Haar transform."""
     if level < 0:
         raise TreeKVError(f"level {level} is negative; a transform has level 0 or more")
     if mode not in HAAR_MODES:

@@ -20,14 +20,14 @@ class WaveletOptions:
     Attributes:
         wavelet: any discrete wavelet of PyWavelets.
         level: depth; None for 8 (packets: 3), or the deepest that the length allows.
-        mode: how the signal goes on beyond its ends: "symmetric", "zero", "periodization" or another of
+        mode: how the signal is extended beyond its ends: "symmetric", "zero", "periodization" or another of
             pywt.Modes.modes.
         transform: "dwt" (the paper's), "swt" (moves with the signal: for claims about location) or "packet"
             (bands of equal width: a finer split of the high ones).
-        sinks: the first `sink_count` tokens carry many times the amplitude of the rest. "separate" takes them
-            out before the transform, so that nothing of them reaches the bands. "include" leaves them in the
-            transform, where they leak into the low bands of the first quarter, and only keeps their positions
-            out of the result; the paper says nothing of taking them out.
+        sinks: the first `sink_count` tokens carry many times the amplitude of the rest. "separate" removes
+            them before the transform, so that they do not affect the bands. "include" leaves them in the transform,
+            where they leak into the low bands of the first quarter, and only drops their positions from the result;
+            the paper does not mention removing them.
         sink_count: how many first tokens count as sinks.
     """
 
@@ -60,7 +60,7 @@ class WaveletOptions:
         }
 
     def transform_for(self, first_query: int) -> WaveletTransform:
-        """The transform of what queries at position `first_query` or later see.
+        """The transform for the tokens that queries at position `first_query` or later see.
 
         Raises TreeKVError for an unknown wavelet, mode, transform or treatment of the sinks, a level that the length
         does not allow, or too many sinks.

@@ -1,4 +1,4 @@
-"""Spectra of several texts of one kind, put together as one."""
+"""The mean spectrum of several texts of one kind."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from treekv.errors import TreeKVError
 
 
 def mean_spectrum(spectra: Sequence[xr.Dataset]) -> xr.Dataset:
-    """Several texts as one spectrum: means over the texts, and how far the texts differ.
+    """One spectrum of several texts: means over the texts, and their spread.
 
     `amplitude`, `coefficient`, `energy`, `sink_amplitude` and `query_std` become means over the texts, `text_std`
     (layer, head, band, position) is the standard deviation of amplitude between them, and `query_amplitude`
-    holds all queries of all texts, coordinate `text` saying whose they are. Tokens differ, so their text is
-    dropped. Raises TreeKVError for no spectrum, or for spectra of different shape or settings: positions must be
-    the same, so capture all texts with one `max_tokens`.
+    has the queries of all texts, with the text of each in coordinate `text`. The texts have different tokens, so the
+    token coordinate is dropped. Raises TreeKVError for no spectrum, or for spectra of different shape or settings:
+    positions must be the same, so capture all texts with one `max_tokens`.
     """
     if not spectra:
-        raise TreeKVError("there is no spectrum to pool; give at least one")
+        raise TreeKVError("there is no spectrum to average; give at least one")
     first = spectra[0]
     for number, other in enumerate(spectra):
         for name in ("model", "wavelet", "mode", "transform", "sinks", "sink_count", "projected"):
             if other.attrs.get(name) != first.attrs.get(name):
                 raise TreeKVError(
                     f"spectrum {number} has {name} {other.attrs.get(name)!r}, the first {first.attrs.get(name)!r}; "
-                    "only spectra with the same settings can be pooled"
+                    "only spectra with the same settings can be averaged"
                 )
         for name in ("layer", "head", "band", "position"):
             if not np.array_equal(other[name].values, first[name].values):
@@ -41,7 +41,7 @@ def mean_spectrum(spectra: Sequence[xr.Dataset]) -> xr.Dataset:
     if len(parts) == 1 or any(count > 1 for count in counts):
         if len(parts) == 1:
             return first
-        raise TreeKVError("one of the spectra is pooled already; pool all single texts at once")
+        raise TreeKVError("one of the spectra is a mean already; average all single texts at once")
     stacked = xr.concat(
         [part.drop_dims("query") for part in parts], "each_text", data_vars="all", coords="minimal", compat="override",
         combine_attrs="override",

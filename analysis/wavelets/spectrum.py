@@ -1,4 +1,4 @@
-"""Wavelet spectrum of the token contributions: how much of each frequency band sits at which position.
+"""Wavelet spectrum of the token contributions: the amplitude of each frequency band at each position.
 
     spectrum(captured)["amplitude"].mean(("layer", "head")).sel(band="D1")     # the paper's curve of one band
     mean_spectrum([spectrum(captured) for captured in captures])               # several texts as one spectrum
@@ -24,7 +24,7 @@ from analysis.wavelets.options import WaveletOptions
 
 FORMAT = "treekv-spectrum"
 
-_AT_ONCE = 1 << 19  # numbers of the contributions that exist at a time, unless one head alone has more
+_AT_ONCE = 1 << 19  # elements of the contributions that exist at a time, unless one head alone has more
 UNITS = "units of the values"
 
 
@@ -54,16 +54,16 @@ def spectrum(
         Dataset, lowest band first, in the units of the values:
           amplitude       (layer, head, band, position)  mean over channels and queries of |component|
           query_std       (layer, head, band, position)  standard deviation of that over the queries
-          coefficient     (layer, head, band, position)  mean |coefficient|, laid over the positions it
+          coefficient     (layer, head, band, position)  mean |coefficient|, repeated over the positions it
                           describes; for Haar amplitude * 2^(level / 2), so bands of white noise are equally bright
           energy          (layer, head, band)            mean over queries of the component's squares, summed over
                           positions (with sinks="include" those of the sinks too)
           query_amplitude (query, band, position)        each query's amplitude, mean over layers and heads; NaN
-                          where it does not see
+                          beyond the query
           sink_amplitude  (layer, head, sink)            mean over channels and queries of |s_j|
         with coords layer, head (query heads), band, level, support, low_frequency, high_frequency (band),
         position (true positions), token (position), queries (position; how many queries see it), query (their
-        positions) and text (query). A position that fewer queries see is averaged over those.
+        positions) and text (query). A position that only some queries see is averaged over those.
 
     Raises:
         TreeKVError: an unknown wavelet, mode or transform, a level that the length does not allow, too many
@@ -105,7 +105,7 @@ class SpectrumBuilder:
             self.seen[: t + 1 - self.sink_count] += 1
 
     def add(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scaling: float, output: Tensor | None = None) -> None:
-        """One layer's q [query_heads, T, head_dim], k and v [kv_heads, T, dim]; `output` as of `output_weights`."""
+        """Add one layer: q [query_heads, T, head_dim], k and v [kv_heads, T, dim]; `output` as of `output_weights`."""
         heads, bands, length = q.shape[0], len(self.transform.names), len(self.seen)
         mean, squares, coefficient = (torch.zeros(heads, bands, length, device=q.device) for _ in range(3))
         energy = torch.zeros(heads, bands, device=q.device)
@@ -119,8 +119,8 @@ class SpectrumBuilder:
             energy += one["energy"]
             amplitude = one["amplitude"]
             self.by_query[number, :, :inside] += amplitude.mean(0).cpu().numpy()
-            # Running mean and sum of squared deviations: the queries are so alike that a difference of sums
-            # of squares would be rounding error.
+            # Running mean and sum of squared deviations (Welford): the queries are so alike that a difference of
+            # sums of squares would be mostly rounding error.
             seen[:inside] += 1
             change = amplitude - mean[..., :inside]
             mean[..., :inside] += change / seen[:inside]
@@ -147,7 +147,7 @@ class SpectrumBuilder:
         pieces = []
         for first in range(0, heads, step):
             chosen = torch.arange(first, min(first + step, heads), device=v.device)
-            # Each query head with the values that it reads, so that any run of heads can be taken.
+            # Each query head with the values that it reads, so that any subset of heads can be computed.
             contributions = weighted_values(weights[chosen], v[chosen // group])
             if output is not None:
                 contributions = contributions @ output[chosen]
@@ -164,7 +164,7 @@ class SpectrumBuilder:
         return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
 
     def dataset(self, token_text: Sequence[str], model: str) -> xr.Dataset:
-        """The layers so far, as `spectrum` describes it."""
+        """The spectrum of the layers added so far, as `spectrum` returns it."""
         arrays = {name: np.stack(parts) for name, parts in self.parts.items()}
         full, transform = ("layer", "head", "band", "position"), self.transform
         last = max(self.queries)

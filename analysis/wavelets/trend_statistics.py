@@ -1,9 +1,9 @@
-"""What is estimated of a band's trend, how uncertain it is, and what shuffled positions would give.
+"""Statistics of a band's trend: estimates, bootstrap intervals and permutation tests.
 
 Estimates are scipy's (`spearmanr`, `theilslopes`), also those of every bootstrap sample, and so are the bootstrap and
-the permutation tests around them. Only inside the permutation tests, which ask for hundreds of shuffled orders of every
-band, two forms of our own stand in: `spearmans` and `theil_sens` give the same numbers for many orders at once, and are
-tested to equal scipy's to 1e-12. Growth, a ratio of two means, is numpy's.
+the permutation tests around them. Only inside the permutation tests, which evaluate hundreds of shuffled orders of
+every band, two batched versions of our own are used: `spearman_batch` and `theil_sen_batch` compute the same numbers
+for many orders at once, and are tested to equal scipy's to 1e-12. Growth, a ratio of two means, is numpy's.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from scipy import stats
 
 from analysis.wavelets.growth import Ends
 
-MAX_RUNS = 64  # Theil-Sen looks at every pair of runs
-LEAST_RANKED = 3  # the correlation of two is always 1 or -1
+MAX_RUNS = 64  # Theil-Sen uses every pair of runs
+LEAST_RANKED = 3  # the correlation of two values is always 1 or -1
 
 
 class Runs(NamedTuple):
-    """Positions cut into runs that can be shuffled: none shorter than what one coefficient reaches."""
+    """Positions divided into runs that can be shuffled: none shorter than the support of one coefficient."""
 
     starts: np.ndarray
     sizes: np.ndarray
@@ -33,7 +33,7 @@ class Runs(NamedTuple):
         position = spectrum["position"].values
         length = len(position)
         size = width * -(-length // (MAX_RUNS * width))
-        # Runs begin where coefficients begin: at the first token that was transformed.
+        # Runs are aligned with coefficients: counted from the first token that was transformed.
         origin = 0 if spectrum.attrs.get("sinks") == "include" else int(position[0])
         first = -(int(position[0]) - origin) % size
         starts = np.arange(first, length, size)
@@ -49,13 +49,13 @@ class Runs(NamedTuple):
         return np.add.reduceat(amplitude, self.starts) / self.sizes
 
     def share(self, first: int, last: int) -> np.ndarray:
-        """Which share of the positions first ... last - 1 lies in each run."""
+        """The share of the positions first ... last - 1 in each run."""
         ends = self.starts + self.sizes
         return np.clip(np.minimum(ends, last) - np.maximum(self.starts, first), 0, None) / (last - first)
 
 
 class Estimates(NamedTuple):
-    """Per band, and the correlation of growth with the band's place."""
+    """Estimates per band, and the rank correlation of growth with the order of the bands."""
 
     growth: np.ndarray
     slope: np.ndarray
@@ -78,7 +78,7 @@ class Estimates(NamedTuple):
         return np.concatenate((self.growth, self.slope, self.rank_correlation, [self.order]))
 
     @classmethod
-    def unflat(cls, numbers: np.ndarray) -> Estimates:
+    def from_flat(cls, numbers: np.ndarray) -> Estimates:
         growth, slope, rank = np.split(numbers[:-1], 3)
         return cls(growth, slope, rank, float(numbers[-1]))
 
@@ -95,8 +95,8 @@ def theil_sen(logarithm: np.ndarray, centres: np.ndarray) -> float:
     return float(stats.theilslopes(logarithm, centres / 1000).slope)
 
 
-def spearmans(values: np.ndarray, axis: int = -1) -> np.ndarray:
-    """What `spearman` gives along `axis`, for many orders at once."""
+def spearman_batch(values: np.ndarray, axis: int = -1) -> np.ndarray:
+    """`spearman` along `axis`, for many orders at once."""
     ranks = np.moveaxis(stats.rankdata(values, axis=axis), axis, -1)
     ranks = ranks - ranks.mean(-1, keepdims=True)
     order = np.arange(ranks.shape[-1]) - (ranks.shape[-1] - 1) / 2
@@ -106,8 +106,8 @@ def spearmans(values: np.ndarray, axis: int = -1) -> np.ndarray:
     return np.where(missing | (ranks.shape[-1] < LEAST_RANKED), np.nan, found)
 
 
-def theil_sens(logarithms: np.ndarray, centres: np.ndarray, axis: int = -1) -> np.ndarray:
-    """What `theil_sen` gives along `axis`, for many orders at once."""
+def theil_sen_batch(logarithms: np.ndarray, centres: np.ndarray, axis: int = -1) -> np.ndarray:
+    """`theil_sen` along `axis`, for many orders at once."""
     first, second = np.triu_indices(len(centres), 1)
     values = np.moveaxis(logarithms, axis, -1)
     return np.median((values[..., second] - values[..., first]) / ((centres[second] - centres[first]) / 1000), axis=-1)
@@ -116,17 +116,17 @@ def theil_sens(logarithms: np.ndarray, centres: np.ndarray, axis: int = -1) -> n
 def bootstrap(
     spectrum: xr.Dataset, statistic: Callable[[np.ndarray], np.ndarray], resamples: int, generator: np.random.Generator
 ) -> tuple[Estimates, Estimates]:
-    """Ends of the 95 % intervals when texts, and within them queries, are drawn again."""
+    """Lower and upper ends of the 95 % bootstrap intervals, resampling texts and, within them, queries."""
     by_query = spectrum["query_amplitude"].values.astype(np.float64)
     owner = spectrum["text"].values
     texts = [by_query[owner == text] for text in np.unique(owner)]
     bands = len(spectrum["band"])
     if len(by_query) < 2:
         nothing = np.full(3 * bands + 1, np.nan)
-        return Estimates.unflat(nothing), Estimates.unflat(nothing)
+        return Estimates.from_flat(nothing), Estimates.from_flat(nothing)
 
     def of_texts(chosen: np.ndarray) -> np.ndarray:
-        # scipy draws the texts; the queries of each are drawn here, since it knows no samples within samples.
+        # scipy resamples the texts; the queries of each are resampled here, since it has no nested resampling.
         parts = [texts[i][generator.integers(len(texts[i]), size=len(texts[i]))] for i in chosen]
         return statistic(np.mean([_mean_of_seen(part) for part in parts], axis=0))
 
@@ -134,7 +134,7 @@ def bootstrap(
         return statistic(_mean_of_seen(by_query[chosen]))
 
     several = len(texts) > 1
-    with warnings.catch_warnings():  # a silent or constant band has no interval: NaN says so
+    with warnings.catch_warnings():  # a zero or constant band has no interval: the result is NaN
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         result = stats.bootstrap(
             (np.arange(len(texts) if several else len(by_query)),),
@@ -145,11 +145,11 @@ def bootstrap(
             rng=generator,
         )
     low, high = result.confidence_interval
-    return Estimates.unflat(np.asarray(low)), Estimates.unflat(np.asarray(high))
+    return Estimates.from_flat(np.asarray(low)), Estimates.from_flat(np.asarray(high))
 
 
 def _mean_of_seen(by_query: np.ndarray) -> np.ndarray:
-    """Mean over queries, each where it sees; a position that none of them sees takes the last one's value."""
+    """Mean over the queries that see a position; positions that no query sees repeat the last value."""
     seen = ~np.isnan(by_query)
     count = seen.sum(0)
     mean = np.where(seen, by_query, 0).sum(0) / np.maximum(count, 1)
@@ -159,32 +159,32 @@ def _mean_of_seen(by_query: np.ndarray) -> np.ndarray:
 
 
 class Null(NamedTuple):
-    """What a statistic is compared with when the runs stand in any order."""
+    """The distribution of a statistic over shuffled orders of the runs, in two numbers."""
 
-    p_value: float  # how often a shuffled order reaches what was found
-    limit: float  # 95 % of the shuffled orders stay below
+    p_value: float  # the share of shuffled orders that reach the observed value
+    limit: float  # the 95th percentile of the shuffled orders
 
 
 NO_NULL = Null(np.nan, np.nan)
 
 
-def nulls(
+def permutation_nulls(
     amplitude: np.ndarray, run: Runs, ends: Ends, resamples: int, generator: np.random.Generator
 ) -> dict[str, Null]:
-    """One-sided nulls of growth, slope and rank correlation of one band [positions]."""
+    """One-sided permutation tests of growth, slope and rank correlation of one band [positions]."""
     value = run.means(amplitude)
     found = dict.fromkeys(("growth", "slope", "rank_correlation"), NO_NULL)
     if len(value) < 3 or np.ptp(value) == 0 or not (value > 0).any():
         return found
-    found["rank_correlation"] = shuffled(value, spearmans, resamples, generator)
+    found["rank_correlation"] = permutation_null(value, spearman_batch, resamples, generator)
     positive = value > 0
     if positive.sum() >= 3:
         centres = run.centres[positive]
 
         def slope(x: np.ndarray, axis: int = -1) -> np.ndarray:
-            return theil_sens(x, centres, axis)
+            return theil_sen_batch(x, centres, axis)
 
-        found["slope"] = shuffled(np.log(value[positive]), slope, resamples, generator)
+        found["slope"] = permutation_null(np.log(value[positive]), slope, resamples, generator)
     length = len(amplitude)
     quarter, tail = run.share(0, ends.quarter), run.share(length - ends.tail, length)
     if value @ quarter > 0:
@@ -194,14 +194,14 @@ def nulls(
             with np.errstate(divide="ignore"):
                 return (x @ tail) / (x @ quarter)
 
-        found["growth"] = shuffled(value, growth, resamples, generator)
+        found["growth"] = permutation_null(value, growth, resamples, generator)
     return found
 
 
-def shuffled(
+def permutation_null(
     values: np.ndarray, statistic: Callable[..., np.ndarray], resamples: int, generator: np.random.Generator
 ) -> Null:
-    """Where the values as they stand lie among shuffled orders."""
+    """Permutation test of the values in their order against shuffled orders, one-sided."""
     result = stats.permutation_test(
         (values,),
         statistic,
@@ -211,5 +211,5 @@ def shuffled(
         n_resamples=resamples,
         rng=generator,
     )
-    # No interpolation: after silence a ratio is infinite.
+    # No interpolation: a ratio to zero is infinite.
     return Null(float(result.pvalue), float(np.quantile(result.null_distribution, 0.95, method="inverted_cdf")))

@@ -1,13 +1,12 @@
 """The paper's two claims about the spectrum, tested in numbers.
 
-    result = trends(spectrum(run))            # or trends(pool([spectrum(run) for run in runs]))
+    result = trends(spectrum(captured))       # or trends(mean_spectrum([spectrum(captured) for captured in captures]))
     result.attrs["claim_i"]                   # "holds", "fails" or "not decided"
     result["growth"].sel(band="D1")           # amplitude at the end over amplitude at the start
     result.attrs["sinks"]                     # "separate" or "include": it can change the verdict
 
-Source: PAPER.md section 1 (He et al., TreeKV, arXiv 2501.04987); the decision rules are ours and stand in
-`RULES`. Estimates, intervals and tests are scipy's; inside the permutation tests two vectorised forms of our own,
-tested to equal scipy's to 1e-12, stand in for `spearmanr` and `theilslopes` (`analysis.wavelets.trend_statistics`).
+Source: He et al., TreeKV, arXiv 2501.04987; the decision rules are ours and stated in `RULES`. Estimates, intervals
+and tests are scipy's, in `analysis.wavelets.trend_statistics`.
 """
 
 from __future__ import annotations
@@ -17,15 +16,23 @@ import xarray as xr
 
 from analysis import netcdf
 from analysis.wavelets.growth import TAIL, Ends
-from analysis.wavelets.trend_statistics import MAX_RUNS, Estimates, Runs, bootstrap, nulls, shuffled, spearmans
+from analysis.wavelets.trend_statistics import (
+    MAX_RUNS,
+    Estimates,
+    Runs,
+    bootstrap,
+    permutation_null,
+    permutation_nulls,
+    spearman_batch,
+)
 from treekv.errors import TreeKVError
 
 FORMAT = "treekv-trends"
 LEAST_POSITIONS = 32
 
-_LEAST_RUNS = 6  # fewer runs cannot reach the 5 % level in a way that means anything
+_LEAST_RUNS = 6  # with fewer runs the 5 % level cannot be reached, or means nothing
 _LEAST_BANDS = 4
-_GREW = 1.1  # growth up to a tenth counts as none
+_GREW = 1.1  # growth of up to a tenth counts as none
 _ALPHA = 0.05
 
 RULES = (
@@ -46,20 +53,20 @@ RULES = (
 
 
 def trends(spectrum: xr.Dataset, resamples: int = 299, seed: int = 0) -> xr.Dataset:
-    """Does amplitude (i) grow towards the end in every band, and (ii) most in the highest bands?
+    """Test whether amplitude (i) grows towards the end in every band and (ii) most in the highest bands.
 
-    `spectrum` is of one text or of several (`pool`). Returns a Dataset over band, lowest first, and (layer,
+    `spectrum` is of one text or of several (`mean_spectrum`). Returns a Dataset over band, lowest first, and (layer,
     head, band):
       growth            (band)  mean over the last 64 positions / mean over the first quarter
       slope             (band)  Theil-Sen slope of log amplitude per 1,000 positions
       rank_correlation  (band)  Spearman's, amplitude against position
       *_low, *_high     (band)  95 % bootstrap interval of each of the three (scipy.stats.bootstrap over texts and
                                 queries); NaN with a single query
-      growth_p_value, slope_p_value, p_value  (band)  one-sided, of growth, slope and rank_correlation, when runs of
-                                positions are shuffled (scipy.stats.permutation_test): no run is shorter than what a
-                                coefficient reaches, since a Haar coefficient is constant on its run and would count
-                                double
-      *_null            (band)  of each of the three, what 95 % of the shuffled orders stay below
+      growth_p_value, slope_p_value, p_value  (band)  one-sided, of growth, slope and rank_correlation, against
+                                shuffled runs of positions (scipy.stats.permutation_test): no run is shorter than the
+                                support of a coefficient, since a Haar coefficient is constant on its support and
+                                would count more than once
+      *_null            (band)  of each of the three, the 95th percentile of the shuffled orders
       runs              (band)  number of runs of positions behind slope and correlation
       claim_i           (band)  "holds", "fails", "not decided"
       growth_by_head    (layer, head, band)  the same growth without averaging
@@ -67,9 +74,9 @@ def trends(spectrum: xr.Dataset, resamples: int = 299, seed: int = 0) -> xr.Data
     attrs: claim_i, claim_ii (the same three words), claim_ii_correlation with _low, _high and claim_ii_p_value,
     claim_ii_top_band, `rules` (the exact decision rules in words), and how the sinks were treated: sinks, sink_count.
 
-    With one text the intervals say how far its queries agree, and neighbouring queries see almost the same; only
-    several texts say how far the numbers carry to others. The sinks matter: left in the transform
-    (sinks="include") they raise the low bands of the first quarter, which lowers the growth of those bands. Take
+    With one text the intervals measure how far its queries agree, and neighbouring queries see almost the same
+    tokens; only several texts show how far the numbers generalise. The sinks matter: left in the transform
+    (sinks="include") they raise the low bands of the first quarter, which lowers the growth of those bands. Compute
     both spectra before believing claim (ii).
 
     `resamples` is the number of bootstrap samples and of permutations, `seed` that of both. Raises TreeKVError
@@ -79,12 +86,14 @@ def trends(spectrum: xr.Dataset, resamples: int = 299, seed: int = 0) -> xr.Data
     length = amplitude.sizes["position"]
     if length < LEAST_POSITIONS:
         raise TreeKVError(
-            f"the spectrum has {length} positions; a trend needs at least {LEAST_POSITIONS}: take more text"
+            f"the spectrum has {length} positions; a trend needs at least {LEAST_POSITIONS}: use a longer text"
         )
     if resamples < 99:
         raise TreeKVError(f"resamples is {resamples}; fewer than 99 give no 95 % interval")
     if "query_amplitude" not in spectrum:
-        raise TreeKVError("the spectrum lacks 'query_amplitude', what each query saw; take the spectrum again")
+        raise TreeKVError(
+            "the spectrum lacks 'query_amplitude', the amplitude of each query; compute the spectrum again"
+        )
     ends = Ends.of(length)
     mean = amplitude.mean(("layer", "head")).values.astype(np.float64)
     by_head = ends.growth(amplitude.values)
@@ -93,7 +102,7 @@ def trends(spectrum: xr.Dataset, resamples: int = 299, seed: int = 0) -> xr.Data
 
     found = Estimates.of(mean, runs, ends)
     low, high = bootstrap(spectrum, lambda sample: Estimates.of(sample, runs, ends).flat(), resamples, generator)
-    against = [nulls(band, run, ends, resamples, generator) for band, run in zip(mean, runs, strict=True)]
+    against = [permutation_nulls(band, run, ends, resamples, generator) for band, run in zip(mean, runs, strict=True)]
     p_values = {name: np.array([null[name].p_value for null in against]) for name in against[0]}
     limits = {name: np.array([null[name].limit for null in against]) for name in against[0]}
     count = np.array([len(run.starts) for run in runs], np.int32)
@@ -171,7 +180,7 @@ def _claim_ii(
 ) -> tuple[str, float]:
     if len(growth) < _LEAST_BANDS or not np.isfinite(growth).all():
         return "not decided", np.nan
-    p_value = shuffled(growth, spearmans, resamples, generator).p_value
+    p_value = permutation_null(growth, spearman_batch, resamples, generator).p_value
     top = int(np.argmax(growth))
     at_top = top >= len(growth) - len(growth) // 3 and growth[top] > _GREW
     rises = correlation > 0 and p_value < _ALPHA

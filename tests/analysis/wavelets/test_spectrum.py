@@ -157,7 +157,7 @@ def texts(llama):
     return [analysis.capture(llama, None, tiny.tokens(150, seed=seed)[0], queries=3) for seed in range(3)]
 
 
-def test_texts_are_pooled(texts):
+def test_texts_are_averaged(texts):
     each = [analysis.spectrum(text) for text in texts]
     pooled = analysis.mean_spectrum(each)
     for name in ("amplitude", "coefficient", "energy", "sink_amplitude", "query_std"):
@@ -176,7 +176,7 @@ def test_a_pooled_spectrum_is_saved(texts, tmp_path):
     assert analysis.open(analysis.save(pooled, tmp_path / "spectrum.nc")).identical(pooled)
 
 
-def test_only_what_is_alike_is_pooled(texts, llama):
+def test_only_spectra_alike_are_averaged(texts, llama):
     each = [analysis.spectrum(text) for text in texts]
     with pytest.raises(TreeKVError, match="no spectrum"):
         analysis.mean_spectrum([])
@@ -185,7 +185,7 @@ def test_only_what_is_alike_is_pooled(texts, llama):
     short = analysis.capture(llama, None, tiny.tokens(140)[0], queries=3)
     with pytest.raises(TreeKVError, match=r"spectrum 1 has other positions .*4 to 139, not 4 to 149"):
         analysis.mean_spectrum([each[0], analysis.spectrum(short)])
-    with pytest.raises(TreeKVError, match="pooled already"):
+    with pytest.raises(TreeKVError, match="a mean already"):
         analysis.mean_spectrum([analysis.mean_spectrum(each), each[0]])
 
 

@@ -9,12 +9,12 @@ from analysis.wavelets.growth import Ends
 from analysis.wavelets.trend_statistics import (
     Estimates,
     Runs,
-    nulls,
-    shuffled,
+    permutation_null,
+    permutation_nulls,
     spearman,
-    spearmans,
+    spearman_batch,
     theil_sen,
-    theil_sens,
+    theil_sen_batch,
 )
 from treekv import TreeKVError
 
@@ -137,7 +137,7 @@ def test_rank_correlation_is_scipys():
     expected = [stats.spearmanr(np.arange(40), row).statistic for row in values]
     assert [spearman(row) for row in values] == expected
     for nothing in ([1.0, 2.0], [3.0, 3.0, 3.0], [1.0, np.nan, 2.0]):
-        assert np.isnan(spearman(np.array(nothing))) and np.isnan(spearmans(np.array(nothing)))
+        assert np.isnan(spearman(np.array(nothing))) and np.isnan(spearman_batch(np.array(nothing)))
 
 
 @pytest.mark.parametrize("length", [3, 6, 40, 64])
@@ -150,10 +150,10 @@ def test_many_orders_at_once_are_what_scipy_gives_one_by_one(length, draw):
     centres = np.cumsum(rng.integers(1, 9, length)) - 0.5
     correlations = [stats.spearmanr(np.arange(length), row).statistic for row in values]
     slopes = [stats.theilslopes(row, centres / 1000).slope for row in values]
-    for ours, expected in ((spearmans(values), correlations), (theil_sens(values, centres), slopes)):
+    for ours, expected in ((spearman_batch(values), correlations), (theil_sen_batch(values, centres), slopes)):
         np.testing.assert_allclose(ours, expected, rtol=1e-12, atol=1e-12)
-    np.testing.assert_array_equal(spearmans(values.T, axis=0), spearmans(values))
-    np.testing.assert_array_equal(theil_sens(values.T, centres, axis=0), theil_sens(values, centres))
+    np.testing.assert_array_equal(spearman_batch(values.T, axis=0), spearman_batch(values))
+    np.testing.assert_array_equal(theil_sen_batch(values.T, centres, axis=0), theil_sen_batch(values, centres))
     assert [theil_sen(row, centres) for row in values] == slopes
 
 
@@ -175,7 +175,7 @@ def test_p_values_are_those_of_the_exact_null(made_spectrum):
 
     value = np.array([1.0, 3.0, 2.0, 4.0, 6.0, 5.0])
     run = Runs(np.arange(0, 60, 10), np.full(6, 10))
-    found = nulls(np.repeat(value, 10), run, Ends(15, 15), 999, np.random.default_rng(0))
+    found = permutation_nulls(np.repeat(value, 10), run, Ends(15, 15), 999, np.random.default_rng(0))
     orders = np.array(list(permutations(value)))
     place = np.arange(6)
     correlations = [stats.spearmanr(place, order).statistic for order in orders]
@@ -202,7 +202,7 @@ def test_the_null_is_honest_for_haar_which_is_constant_on_its_runs(made_spectrum
     for _ in range(200):
         amplitude = np.repeat(rng.lognormal(size=32), 64)
         run = Runs.of(64, made_spectrum(amplitude[None]))
-        ours.append(shuffled(run.means(amplitude), spearmans, 199, rng).p_value)
+        ours.append(permutation_null(run.means(amplitude), spearman_batch, 199, rng).p_value)
         naive.append(stats.spearmanr(np.arange(2048), amplitude, alternative="greater").pvalue)
     assert np.mean(np.array(ours) < 0.05) < 0.09
     assert np.mean(np.array(naive) < 0.05) > 0.3
