@@ -45,7 +45,7 @@ def main() -> None:
     print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {arguments.model}")
     print(f"questions: {arguments.questions}; text, budget: full | default | recommended (difference of nats +- s.e.)")
     differences = []
-    prefill = "tree" if arguments.prompt else "stream"
+    prefill = "once" if arguments.prompt else "stream"
     for path in arguments.text:
         ids = tokenizer(Path(path).read_text(encoding="utf-8"), verbose=False)["input_ids"]
         held_out = ids[arguments.start : arguments.start + arguments.tokens]

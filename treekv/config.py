@@ -6,62 +6,65 @@ import dataclasses
 import json
 import operator
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from treekv import files, policies
+from treekv import budgets, files, policies
 from treekv.errors import TreeKVError
+from treekv.policies.contest import check_contest
+from treekv.policies.settings import DERIVED, OPTIONS, Settings
 
 FORMAT: Final = "treekv-settings"
-VERSION: Final = 1
+VERSION: Final = 2  # version 1 says prefill "tree" for "once", and has options that its policy ignores
 
 CHOICES: Final = {
     "positions": ("rank", "original"),
-    "prefill": ("tree", "stream", "none"),
+    "prefill": ("once", "stream", "none"),
     "importance": ("attention", "contribution"),
     "pooling": ("average", "max"),
 }
-SHAPES: Final = ("rising", "falling")
 LARGEST_DEFAULT_BLOCK: Final = 64
 
 
 @dataclass(frozen=True)
-class TreeKVConfig:
+class TreeKVConfig(Settings):
     """What a cache keeps and how. All sizes are tokens, per layer, per KV head, per batch row.
 
     Args:
-        policy: who is evicted; one of `treekv.policies.names()`.
-        cache_size: capacity c; no more are held after a step, except by policy "full", by "snapkv" and "pyramidkv" for
-            what comes after the prompt, with prefill "none" for a longer prompt, and in layers that `budgets` gives
-            more.
+        policy: the eviction rule, one of `treekv.policy_names()`.
+        cache_size: capacity c, the most tokens that are kept after a step. More are kept by policy "full", by "snapkv"
+            and "pyramidkv" for what follows the prompt, with prefill "none" for a longer prompt, and in layers to
+            which `budgets` gives more.
         sink_size: the first tokens, never evicted. Default: 4, but 0 for the published policies without sinks
             ("h2o", "tova", "snapkv", "pyramidkv").
         recent_size: the last tokens, never evicted. Default: half of the cache, sinks included, which is the
-            paper's setting (1,024 = 4 sinks + 508 recent + 512 tree); policy "streaming" keeps all but the
-            sinks for recent tokens.
-        stride: how far the cursor of policy "tree" moves at each eviction, 1 (the paper's prose) or 2.
+            paper's setting (1,024 = 4 sinks + 508 recent + 512 tree); policy "streaming" keeps nothing but sinks and
+            recent tokens.
+        stride: how far the cursor moves at each eviction, 1 (the paper's prose) or 2; an option of "tree" and
+            "tree_left".
         positions: "rank" renumbers kept tokens, so that positions stay within the capacity while decoding (in a block
             of b tokens up to b - 1 beyond it); "original" keeps the true positions, for use inside the model's window.
-        prefill: what happens to a prompt. "tree": attended in full, then reduced in one go from the scores of
-            its observation window (for policy "tree" block by block, as in the paper); "stream": processed in
-            blocks of `block_size`, evicting as it goes, with bounded memory; "none": kept whole, each new
-            token then evicts one. Only the first call is the prompt: with transformers' chunked prefill use "stream",
-            in chunks of two tokens or more, for a call of one token is taken for a decoding step.
+        prefill: what happens to a prompt. "once": attended in full, then reduced once by the scores of its
+            observation window (for policy "tree" block by block, as in the paper); "stream": processed in blocks of
+            `block_size`, evicting after each, with bounded memory; "none": kept whole, each new token then evicts one.
+            Only the first call is the prompt: with transformers' chunked prefill use "stream", in chunks of two tokens
+            or more, since a call of one token is a decoding step. "tree", the former name of "once", is accepted.
         block_size: tokens of a prompt that are treated together. Default: the largest power of two up to 64
             that divides `cache_size` and leaves a tree region of at least two blocks.
         window_size: the last tokens of a prompt, whose attention scores it. Default: `block_size` (the published
             32 for "snapkv" and "pyramidkv"); "h2o" always uses the whole prompt, "tova" its last token.
         trace: record every eviction (see `TreeKVCache.trace`).
-        seed: for policies that draw at random.
-        scope: how many neighbours compete in policy "tree"; 2 is the paper's.
-        importance: what policy "tree" compares: "attention" (the paper's weights) or "contribution" (weight times
-            the norm of the token's value).
+        seed: of whatever is drawn at random: evictions by policy "random", and tokens where generation samples.
+        scope: how many neighbours compete; 2 is the paper's. An option of "tree".
+        importance: what is compared: "attention" (the paper's weights) or "contribution" (weight times the norm of
+            the token's value); an option of "tree".
         budgets: a capacity for each layer instead of the same for all, with the same total: a list with one
             number per compressed layer, or "rising" (linear from half to one and a half of `cache_size`, first to
-            last layer) or "falling". `recent_size` is scaled along.
-        kernel_size, pooling: how policies "snapkv" and "pyramidkv" smooth scores, an odd number of positions and
-            "average" or "max".
+            last layer) or "falling". `recent_size` is scaled in proportion.
+        kernel_size, pooling: how scores are smoothed, over an odd number of positions by "average" or "max"; options of
+            "snapkv" and "pyramidkv".
 
     Raises:
         TreeKVError: a value is impossible or does not fit the others.
@@ -74,28 +77,12 @@ class TreeKVConfig:
         124
     """
 
-    policy: str = "tree"
-    cache_size: int = 1024
-    sink_size: int = None  # type: ignore[assignment]  # resolved in __post_init__, always an int afterwards
-    recent_size: int = None  # type: ignore[assignment]  # likewise
-    stride: int = 1
-    positions: str = "rank"
-    prefill: str = "tree"
-    block_size: int = None  # type: ignore[assignment]  # likewise
-    window_size: int = None  # type: ignore[assignment]  # likewise
-    trace: bool = False
-    seed: int = 0
-    scope: int = 2
-    importance: str = "attention"
-    budgets: tuple[int, ...] | str | None = None
-    kernel_size: int = 5
-    pooling: str = "average"
-
     def __post_init__(self) -> None:
         policy = policies.get(self.policy)  # raises for an unknown name
+        if self.prefill == "tree":  # its name in the first version
+            self._set("prefill", "once")
         self._require_int("cache_size", 1)
-        if self.sink_size is None:
-            self._resolve("sink_size", policy.default_sink_size())
+        self._derive("sink_size", policy.default_sink_size)
         self._require_int("sink_size", 0)
         self._require_int("stride", 1, 2)
         self._require_int("seed", 0, 2**63 - 1)
@@ -107,32 +94,21 @@ class TreeKVConfig:
             raise TreeKVError(f"trace must be true or false, got {self.trace!r}")
         for field, choices in CHOICES.items():
             self._require_choice(field, choices)
-        for field, default in (("scope", 2), ("importance", "attention")):
-            if getattr(self, field) != default and self.policy != "tree":
-                raise TreeKVError(
-                    f"{field} is an option of policy 'tree' and must be {default!r} for policy {self.policy!r}, "
-                    f"got {getattr(self, field)!r}"
-                )
-        if self.recent_size is None:
-            self._resolve("recent_size", policy.default_recent_size(self.cache_size, self.sink_size))
+        self._check_options(policy)
+        self._derive("recent_size", lambda: policy.default_recent_size(self.cache_size, self.sink_size))
         self._require_int("recent_size", 0)
-        self._check_budgets()
+        self._set("budgets", budgets.checked_budgets(self.budgets, self.policy, self.cache_size))
         policy.check(self)
-        if self.block_size is None:
-            self._resolve("block_size", self._default_block_size())
+        if policy.evicts_decoding and policy.has_contest:
+            check_contest(policy.contest(self, self.cache_size), self.cache_size, self.policy)
+        self._derive("block_size", self._default_block_size)
         self._require_int("block_size", 1)
         if self.block_size > self.cache_size and policy.evicts_prompt:
             raise TreeKVError(f"block_size must be at most cache_size ({self.cache_size}), got {self.block_size}")
-        if self.window_size is None:
-            self._resolve("window_size", policy.default_window_size(self.block_size))
+        self._derive("window_size", lambda: policy.default_window_size(self.block_size))
         self._require_int("window_size", 1)
-        if self.prefill == "tree":
+        if self.prefill == "once":
             policy.check_blocks(self)
-
-    @property
-    def region_size(self) -> int:
-        """Ranks between the sinks and the recent tokens when the cache is full: where evictions happen."""
-        return self.cache_size - self.sink_size - self.recent_size
 
     def replace(self, **changes: Any) -> TreeKVConfig:
         """The same settings with some fields changed, validated anew.
@@ -147,13 +123,13 @@ class TreeKVConfig:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         policy = policies.get(self.policy)
         if self.sink_size == policy.default_sink_size():
-            fields["sink_size"] = None
+            fields["sink_size"] = DERIVED
         if self.recent_size == policy.default_recent_size(self.cache_size, self.sink_size):
-            fields["recent_size"] = None
+            fields["recent_size"] = DERIVED
         if self.window_size == policy.default_window_size(self.block_size):
-            fields["window_size"] = None
+            fields["window_size"] = DERIVED
         if self.block_size == self._default_block_size():
-            fields["block_size"] = None
+            fields["block_size"] = DERIVED
         new = TreeKVConfig(**(fields | changes))
         if not changes.keys() & {"cache_size", "block_size"} and new._can_use(self.block_size):
             return TreeKVConfig(**(fields | {"block_size": self.block_size} | changes))
@@ -162,19 +138,20 @@ class TreeKVConfig:
     def for_policy(self, policy: str) -> TreeKVConfig:
         """The same budget under another policy, for comparison.
 
-        Options that only this policy has go back to their defaults, sizes that were derived are derived anew, and a
-        policy that acts on whole prompts gets prefill "tree".
+        Options that the other policy does not use go back to their defaults, sizes that were derived are derived
+        again, and a policy that acts on whole prompts gets prefill "once".
         """
         if policy == self.policy:
             return self
         current, other = policies.get(self.policy), policies.get(policy)
-        changes: dict[str, Any] = {"policy": policy, "scope": 2, "importance": "attention"}
+        changes: dict[str, Any] = {"policy": policy}
+        changes |= {option: default for option, default in OPTIONS.items() if option not in other.options}
         if not isinstance(other, type(current)):
-            changes["recent_size"] = None
-        if not other.evicts_prompt or other.depends_on_layer:
+            changes["recent_size"] = DERIVED
+        if not (other.evicts_prompt and other.budgets_per_layer):
             changes["budgets"] = None
         if not other.evicts_decoding:
-            changes |= {"prefill": "tree", "sink_size": None, "window_size": None}
+            changes |= {"prefill": "once", "sink_size": DERIVED, "window_size": DERIVED}
         return self.replace(**changes)
 
     def per_layer(self, layers: int) -> list[TreeKVConfig]:
@@ -185,10 +162,9 @@ class TreeKVConfig:
         """
         if self.budgets is None:
             return [self] * layers
-        sizes = self._layer_sizes(layers)
         configs = []
-        for layer, size in enumerate(sizes):
-            recent = self._scaled_recent(size)
+        for layer, size in enumerate(budgets.layer_sizes(self, layers)):
+            recent = budgets.scaled_recent(self, size)
             try:
                 configs.append(dataclasses.replace(self, cache_size=size, recent_size=recent, budgets=None))
             except TreeKVError as error:
@@ -221,6 +197,10 @@ class TreeKVConfig:
             )
         fields = {key: value for key, value in settings.items() if key not in ("format", "version")}
         _check_fields(fields, source)
+        if version == 1:
+            # Options that its policy ignored were kept in the file and had no effect.
+            used = policies.get(fields.get("policy", cls.policy)).options
+            fields = {key: value for key, value in fields.items() if key not in OPTIONS or key in used}
         return cls(**fields)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -248,8 +228,23 @@ class TreeKVConfig:
             ) from error
         return cls.from_dict(settings, source=repr(str(path)))
 
-    def _resolve(self, field: str, value: int) -> None:
+    def _set(self, field: str, value: Any) -> None:
         object.__setattr__(self, field, value)
+
+    def _derive(self, field: str, default: Callable[[], int]) -> None:
+        if getattr(self, field) in (DERIVED, None):
+            self._set(field, default())
+
+    def _check_options(self, policy: policies.Policy) -> None:
+        for option, default in OPTIONS.items():
+            value = getattr(self, option)
+            if value == default or option in policy.options:
+                continue
+            users = [repr(name) for name in policies.names() if option in policies.get(name).options]
+            raise TreeKVError(
+                f"{option} is an option of polic{'ies' if len(users) > 1 else 'y'} {', '.join(users)} and must be "
+                f"{default!r} for policy {policy.name!r}, got {value!r}"
+            )
 
     def _require_int(self, field: str, least: int, most: int | None = None) -> None:
         value = getattr(self, field)
@@ -260,7 +255,7 @@ class TreeKVConfig:
             number = None
         if number is None or number < least or (most is not None and number > most):
             raise TreeKVError(f"{field} must be a whole number {right}, got {value!r}")
-        self._resolve(field, number)
+        self._set(field, number)
 
     def _require_choice(self, field: str, choices: tuple[str, ...]) -> None:
         value = getattr(self, field)
@@ -278,69 +273,24 @@ class TreeKVConfig:
     def _can_use(self, block: int) -> bool:
         """Whether blocks of this size divide the cache, of every layer, and suit the policy."""
         policy = policies.get(self.policy)
-        sizes = [self.cache_size]
-        if isinstance(self.budgets, tuple):
-            sizes = sorted(set(self.budgets))
-        elif self.budgets in SHAPES:
-            sizes = [self.cache_size, self.cache_size // 2]
-        variants = [self] if sizes == [self.cache_size] else [self._resized(size) for size in sizes]
+        sizes = budgets.possible_sizes(self)
+        variants: list[Settings] = [self] if self.budgets is None else [self._resized(size) for size in sizes]
         return all(c.cache_size % block == 0 and policy.fits_blocks(c, block) for c in variants)
 
     def _resized(self, size: int) -> TreeKVConfig:
         """A copy with another capacity and one-token blocks, to ask a policy about."""
-        window = min(self.window_size or 1, max(size - 1, 1))
-        recent = self._scaled_recent(size)
+        window = self.window_size if isinstance(self.window_size, int) else 1
         try:
             return dataclasses.replace(
-                self, cache_size=size, recent_size=recent, block_size=1, window_size=window, budgets=None
+                self,
+                cache_size=size,
+                recent_size=budgets.scaled_recent(self, size),
+                block_size=1,
+                window_size=min(window or 1, max(size - 1, 1)),
+                budgets=None,
             )
         except TreeKVError as error:
             raise TreeKVError(f"budgets {self.budgets!r} give a layer {size} tokens: {error}") from error
-
-    def _scaled_recent(self, size: int) -> int:
-        """The recent tokens of a layer with another capacity."""
-        policy = policies.get(self.policy)
-        if self.recent_size == policy.default_recent_size(self.cache_size, self.sink_size):
-            return policy.default_recent_size(size, self.sink_size)
-        return self.recent_size * size // self.cache_size
-
-    def _check_budgets(self) -> None:
-        budgets = self.budgets
-        if budgets is None:
-            return
-        policy = policies.get(self.policy)
-        if not policy.evicts_prompt or self.policy == "pyramidkv":
-            raise TreeKVError(f"budgets cannot be combined with policy {self.policy!r}; leave them out")
-        if isinstance(budgets, str):
-            if budgets not in SHAPES:
-                raise TreeKVError(f"budgets must be a list of numbers, 'rising' or 'falling', got {budgets!r}")
-            return
-        if not isinstance(budgets, (list, tuple)) or not budgets or not all(type(b) is int for b in budgets):
-            raise TreeKVError(f"budgets must be a list of whole numbers, 'rising' or 'falling', got {budgets!r}")
-        object.__setattr__(self, "budgets", tuple(budgets))
-        if sum(budgets) != self.cache_size * len(budgets):
-            raise TreeKVError(
-                f"budgets must add up to cache_size times their number ({self.cache_size} x {len(budgets)} = "
-                f"{self.cache_size * len(budgets)}), got a sum of {sum(budgets)}"
-            )
-
-    def _layer_sizes(self, layers: int) -> list[int]:
-        if isinstance(self.budgets, tuple):
-            if len(self.budgets) != layers:
-                raise TreeKVError(
-                    f"budgets must have one number for each of the model's {layers} compressed layers, "
-                    f"got {len(self.budgets)}"
-                )
-            return list(self.budgets)
-        # Whole units, so that prompts divide into blocks; rounding the running total keeps the sum exact.
-        unit = self.block_size if self.prefill == "tree" else 1
-        total = 0.0
-        sizes: list[int] = []
-        for layer in range(layers):
-            share = 0.5 + layer / (layers - 1) if layers > 1 else 1.0
-            total += share * self.cache_size / unit
-            sizes.append(round(total) * unit - sum(sizes))
-        return sorted(sizes, reverse=self.budgets == "falling")
 
 
 def _check_fields(fields: dict[str, Any], source: str = "settings") -> None:

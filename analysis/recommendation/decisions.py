@@ -151,7 +151,7 @@ def _fitted(search: Search) -> tuple[int, ...] | None:
 
 def choose_block(search: Search, prefill: str) -> int | None:
     """The block size of a prompt: the largest, hence fastest, whose error is within `CLOSE` of the lowest."""
-    prompt = search.captured.tokens * 3 // 4 if prefill == "tree" else 0
+    prompt = search.captured.tokens * 3 // 4 if prefill == "once" else 0
     candidates = {}
     for block in BLOCKS:
         config = search.variant(search.best, prefill=prefill, block_size=block, window_size=block)

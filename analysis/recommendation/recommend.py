@@ -70,7 +70,7 @@ def recommend(
     bytes: int | None = None,
     target: Mapping[str, float] | None = None,
     questions: Sequence[str] = DEFAULT_QUESTIONS,
-    prefill: str = "tree",
+    prefill: str = "once",
     itemsize: int | None = None,
     model: nn.Module | None = None,
     progress: Progress | None = None,
@@ -90,7 +90,7 @@ def recommend(
             tokens suggests), "recent" (the split between recent tokens and tree: fixed shares, and as far back as the
             highest band of the spectrum reaches), "scope" (neighbours that compete), "layers" (budgets that differ by
             layer, same total; skipped if only some layers were captured) and "block" (of the prompt).
-        prefill: how the proposed settings handle a prompt, "tree" or "stream".
+        prefill: how the proposed settings handle a prompt, "once" or "stream".
         itemsize: bytes per number in the cache, for `bytes`; by default that of the captured tensors (a capture
             read from a file has 2).
         model: the captured model; if given, errors are those of the attention output after its output projection,
@@ -246,8 +246,8 @@ def _check(
     for question in questions:
         if question not in QUESTIONS:
             raise TreeKVError(f"unknown question {question!r}; known are {', '.join(QUESTIONS)}")
-    if prefill not in ("tree", "stream"):
-        raise TreeKVError(f"prefill must be 'tree' or 'stream', got {prefill!r}")
+    if prefill not in ("once", "stream"):
+        raise TreeKVError(f"prefill must be 'once' or 'stream', got {prefill!r}")
     if captured.tokens < 2 * SMALLEST:
         raise TreeKVError(f"the capture has {captured.tokens} tokens; at least {2 * SMALLEST} are needed")
     if target is not None:

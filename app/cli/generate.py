@@ -30,7 +30,7 @@ def generate(
     cache_size: Annotated[int | None, typer.Option(help="Tokens to hold, per layer and head.")] = None,
     sink_size: Annotated[int | None, typer.Option(help="First tokens, never evicted.")] = None,
     recent_size: Annotated[int | None, typer.Option(help="Last tokens, never evicted.")] = None,
-    prefill: Annotated[str | None, typer.Option(help="What happens to the prompt: tree, stream or none.")] = None,
+    prefill: Annotated[str | None, typer.Option(help="What happens to the prompt: once, stream or none.")] = None,
     model: Annotated[str, typer.Option(help="Alias, model folder, .gguf file or hub id.")] = "smollm2",
     tokens: Annotated[int, typer.Option(min=1, help="How many tokens to generate at most.")] = 64,
     chat: Annotated[bool, typer.Option("--chat", help="Put the prompt to the model as a user's message.")] = False,

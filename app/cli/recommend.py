@@ -29,7 +29,7 @@ def recommend(
         list[str] | None,
         typer.Option(help="What may differ from the defaults: sinks, scope, recent, layers, block; repeatable."),
     ] = None,
-    prefill: Annotated[str, typer.Option(help="How prompts are treated: tree or stream.")] = "tree",
+    prefill: Annotated[str, typer.Option(help="How prompts are treated: once or stream.")] = "once",
     itemsize: Annotated[int, typer.Option(min=1, help="Bytes per number in the cache, for --bytes.")] = 2,
     projected: Annotated[
         str | None,

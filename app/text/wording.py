@@ -77,7 +77,7 @@ def settings_in_words(config: TreeKVConfig) -> str:
     if config.region_size:
         parts.append(f"{config.region_size:,} {'in the tree' if config.policy.startswith('tree') else 'chosen by it'}")
     prompt = {
-        "tree": "a prompt is read whole and reduced at its end",
+        "once": "a prompt is read whole and reduced at its end",
         "stream": f"a prompt is read in blocks of {config.block_size}, reduced as it comes",
         "none": "a prompt is kept whole",
     }[config.prefill]

@@ -108,7 +108,7 @@ class ReferenceLlama:
                         out[t, h * self.groups + g] = w @ values[: t + 1, h]
                         group.append(w)
                     self.observe(config, entries[: t + 1], torch.stack(group).mean(0), t >= length - window)
-            if config.policy != "full" and config.prefill == "tree":
+            if config.policy != "full" and config.prefill == "once":
                 for h, kept in enumerate(select_prompt(config, layer.heads, number, len(self.layers))):
                     layer.heads[h] = [layer.heads[h][p] for p in kept]
             return out

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
+from treekv.policies import AVERAGE, DRAW, LAST, SUM
+
 
 @dataclass
 class Entry:
@@ -99,7 +103,7 @@ class TOVARule:
 
 
 class RandomRule:
-    """Anybody who is not protected, by a hash of seed, layer, head, number held and step."""
+    """Any token that is not protected, by a hash of seed, layer, head, number held and step."""
 
     def __init__(self, sink: int, recent: int, seed: int, layer: int) -> None:
         self.sink, self.recent, self.seed, self.layer = sink, recent, seed, layer
@@ -111,6 +115,43 @@ class RandomRule:
             draw = splitmix(self.seed, self.layer, h, len(entries), step)
             evictions.append(Eviction(entries.pop(self.sink + draw % candidates).position, None, step))
         return evictions
+
+
+class ContestRule:
+    """A `treekv.Contest` as its docstring says it: compete, evict one, move the cursor."""
+
+    def __init__(self, contest, layer: int = 0) -> None:
+        self.contest, self.layer, self.cursor = contest, layer, 0
+
+    def evict(self, heads: list[list], step: int) -> list[Eviction]:
+        contest, held = self.contest, len(heads[0])
+        competing = list(range(contest.first + self.cursor, held - contest.recent))
+        if contest.width:
+            competing = competing[: contest.width]
+        pairs = []
+        for h in range(len(heads)):
+            judged = range(len(heads)) if contest.heads_together else [h]
+            scores = {rank: sum((self.score(heads[j][rank]) for j in judged), np.float32(0)) for rank in competing}
+            loser = min(competing, key=lambda rank: (scores[rank], rank))
+            if contest.by == DRAW:
+                hashed = splitmix(contest.seed, self.layer, 0 if contest.heads_together else h, held, step)
+                loser = competing[hashed % len(competing)]
+            others = [rank for rank in competing if rank != loser]
+            pairs.append((loser, max(others, key=lambda rank: (scores[rank], rank)) if contest.absorbs else None))
+        self.cursor = (self.cursor + contest.stride) % contest.wrap
+        evictions = []
+        for entries, (loser, survivor) in zip(heads, pairs):
+            evictions.append(
+                Eviction(entries[loser].position, None if survivor is None else entries[survivor].position, step)
+            )
+            del entries[loser]
+        return evictions
+
+    def score(self, entry: Entry) -> np.float32:
+        """In float32, so that sums over heads round as they do in the cache."""
+        if self.contest.by == AVERAGE:
+            return np.float32(entry.total) / np.float32(entry.count)
+        return np.float32({SUM: entry.total, LAST: entry.last}.get(self.contest.by, 0))
 
 
 def splitmix(*parts: int) -> int:

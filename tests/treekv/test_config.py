@@ -14,7 +14,7 @@ from treekv import TreeKVConfig, TreeKVError, policies
 def test_defaults_are_the_papers():
     config = TreeKVConfig()
     assert (config.policy, config.cache_size, config.sink_size, config.recent_size) == ("tree", 1024, 4, 508)
-    assert (config.region_size, config.stride, config.positions, config.prefill) == (512, 1, "rank", "tree")
+    assert (config.region_size, config.stride, config.positions, config.prefill) == (512, 1, "rank", "once")
     assert (config.block_size, config.window_size, config.trace) == (64, 64, False)
 
 
@@ -116,6 +116,42 @@ def test_what_is_not_settings_is_refused(tmp_path, content):
 def test_missing_file_is_refused(tmp_path):
     with pytest.raises(TreeKVError, match=r"missing.json.*No such file"):
         TreeKVConfig.load(tmp_path / "missing.json")
+
+
+def test_prefill_once_keeps_its_former_name_as_an_alias():
+    config = TreeKVConfig(cache_size=128, prefill="tree")
+    assert config.prefill == "once" and config == TreeKVConfig(cache_size=128, prefill="once")
+    assert config.to_dict()["prefill"] == "once" and config.replace(prefill="tree") == config
+
+
+@pytest.mark.parametrize("prefill", ["tree", "stream", "none"])
+def test_a_settings_file_of_the_first_version(tmp_path, prefill):
+    old = {
+        "format": "treekv-settings", "version": 1, "policy": "h2o", "cache_size": 128, "sink_size": 0,
+        "recent_size": 64, "stride": 2, "positions": "rank", "prefill": prefill, "block_size": 64, "window_size": 64,
+        "trace": False, "seed": 0, "scope": 2, "importance": "attention", "budgets": None, "kernel_size": 7,
+        "pooling": "max",
+    }  # fmt: skip
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    config = TreeKVConfig.load(tmp_path / "old.json")
+    # The first version kept options that its policy ignored.
+    assert config == TreeKVConfig(policy="h2o", cache_size=128, prefill="once" if prefill == "tree" else prefill)
+    tree = TreeKVConfig.from_dict(old | {"policy": "tree", "sink_size": 4, "recent_size": 60, "block_size": 16})
+    assert tree.stride == 2 and tree.kernel_size == 5
+
+
+@pytest.mark.parametrize("policy", policies.names())
+@pytest.mark.parametrize(
+    "option, value",
+    [("stride", 2), ("scope", 3), ("importance", "contribution"), ("kernel_size", 7), ("pooling", "max")],
+)
+def test_options_of_other_policies_are_refused(policy, option, value):
+    settings = {"policy": policy, "cache_size": 128, option: value}
+    if option in policies.get(policy).options:
+        assert getattr(TreeKVConfig(**settings), option) == value
+        return
+    with pytest.raises(TreeKVError, match=rf"{option} is an option of polic.* for policy '{policy}', got {value!r}"):
+        TreeKVConfig(**settings)
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path):

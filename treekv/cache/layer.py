@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import CacheLayerMixin
 
-from treekv import policies
 from treekv.attention import interface, softmax
 from treekv.attention.rotary import Rotary
 from treekv.cache.ledger import Ledger, Places, room
@@ -285,7 +284,7 @@ class TreeKVLayer(CacheLayerMixin):
         output = softmax.causal_attention(query, key, value, scaling)
         sums, counts, window = None, None, 0
         if ledger.policy.uses_attention:
-            window = observers(self.config, length)
+            window = ledger.policy.scoring_queries(self.config, length)
             sums, counts = softmax.window_scores(query.detach(), key.detach(), scaling, window)
             if self.config.importance == "contribution":
                 sums = sums * _norms(value)
@@ -386,14 +385,6 @@ class TreeKVLayer(CacheLayerMixin):
             pad = (0, 0, 0, more)
             self.keys = nn.functional.pad(self.keys, pad)
             self.values = nn.functional.pad(self.values, pad)
-
-
-def observers(config: TreeKVConfig, length: int) -> int:
-    """How many queries at the end of a prompt of `length` tokens score it."""
-    policy = policies.get(config.policy)
-    if not policy.accumulates:
-        return 1
-    return length if policy.observes_whole_prompt else min(config.window_size, length)
 
 
 def _norms(values: Tensor) -> Tensor:

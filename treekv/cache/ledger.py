@@ -283,15 +283,15 @@ class Ledger:
         now = self.seen.shared(rows, self.device) - 1
         while excess:
             scores = Ranked(self, rows, held)
-            losers, winners, cursor = self.policy.evict(self.config, scores, excess)
+            losers, survivors, cursor = self.policy.evict(self.config, scores, excess)
             if isinstance(cursor, Tensor):
                 self.cursor[rows] = cursor.flatten().tolist()
             elif cursor is not None:
                 self.cursor.fill(rows, cursor)
             slots = scores.order.gather(2, losers)
             if self.trace is not None:
-                gone = [slots] if winners is None else [slots, scores.order.gather(2, winners)]
-                self.trace.record(rows, torch.stack([position.gather(2, who) for who in gone]), now)
+                pair = [slots] if survivors is None else [slots, scores.order.gather(2, survivors)]
+                self.trace.record(rows, torch.stack([position.gather(2, each) for each in pair]), now)
             scores.move_to_the_end(losers, slots)
             excess -= losers.shape[2]
             held -= losers.shape[2]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from treekv.policies.tree import without
+from treekv.policies.ranking import without
 
 if TYPE_CHECKING:
     from treekv.cache.ledger import Ledger

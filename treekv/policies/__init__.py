@@ -1,50 +1,52 @@
-"""Eviction policies: index arithmetic on score tensors, without any knowledge of models.
+"""Eviction policies: rules over ranks and scores, without any knowledge of models.
 
-`names()` lists them and `get(name)` finds one; each lives in a file of its own, and `register` adds a user's.
+`names()` lists them and `get(name)` finds one; each is defined in a file of its own, and `register` adds a user's.
 """
 
-from treekv.policies.base import Evictions, Policy, Prompt, Scores, Selection
-from treekv.policies.full import Full
-from treekv.policies.h2o import H2O
-from treekv.policies.pyramidkv import PyramidKV
-from treekv.policies.random import Random
-from treekv.policies.registry import get, names, register
-from treekv.policies.snapkv import SNAPKV_PRESETS, SnapKV
-from treekv.policies.streaming import Streaming
-from treekv.policies.tova import TOVA
-from treekv.policies.tree import Tree
-from treekv.policies.tree_left import TreeLeft
+import importlib
 
-for _policy in (
-    Full(),
-    Tree(),
-    TreeLeft(),
-    Streaming(),
-    H2O(),
-    TOVA(),
-    SnapKV(),
-    PyramidKV(),
-    Random(),
-):
-    register(_policy)
+from treekv.policies.base import Policy
+from treekv.policies.contest import AVERAGE, DRAW, LAST, NOTHING, SUM, Contest
+from treekv.policies.registry import get, names, register, title, unregister
+from treekv.policies.scores import Evictions, Prompt, Scores, Selection
+from treekv.policies.settings import OPTIONS, Settings
+from treekv.policies.snapkv import SNAPKV_PRESETS
+
+#: module:class, in the order in which `names()` lists them.
+_BUILT_IN = (
+    "full:Full",
+    "tree:Tree",
+    "tree_left:TreeLeft",
+    "streaming:Streaming",
+    "h2o:H2O",
+    "tova:TOVA",
+    "snapkv:SnapKV",
+    "pyramidkv:PyramidKV",
+    "random:Random",
+)
+
+for _entry in _BUILT_IN:
+    _module, _class = _entry.split(":")
+    register(getattr(importlib.import_module(f"treekv.policies.{_module}"), _class)())
 
 __all__ = [
-    "H2O",
+    "AVERAGE",
+    "DRAW",
+    "LAST",
+    "NOTHING",
+    "OPTIONS",
     "SNAPKV_PRESETS",
-    "TOVA",
+    "SUM",
+    "Contest",
     "Evictions",
-    "Full",
     "Policy",
     "Prompt",
-    "PyramidKV",
-    "Random",
     "Scores",
     "Selection",
-    "SnapKV",
-    "Streaming",
-    "Tree",
-    "TreeLeft",
+    "Settings",
     "get",
     "names",
     "register",
+    "title",
+    "unregister",
 ]

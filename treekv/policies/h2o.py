@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from treekv.policies.base import Evictions, Policy, Prompt, Scores, Selection, highest, lowest, with_protected
-
-if TYPE_CHECKING:
-    from treekv.config import TreeKVConfig
+from treekv.policies.base import Policy
+from treekv.policies.contest import SUM, Contest
+from treekv.policies.ranking import highest, with_protected
+from treekv.policies.scores import Prompt, Selection
+from treekv.policies.settings import Settings
 
 
 class H2O(Policy):
@@ -21,18 +20,18 @@ class H2O(Policy):
     """
 
     name = "h2o"
+    title = "H2O"
+    by = SUM
     observes_whole_prompt = True
 
     def default_sink_size(self) -> int:
         return 0
 
-    def evict(self, config: TreeKVConfig, scores: Scores, count: int) -> Evictions:
-        candidates = slice(config.sink_size, scores.held - config.recent_size)
-        losers = lowest(scores.total(candidates), count, config.sink_size)
-        return Evictions(losers)
+    def contest(self, settings: Settings, capacity: int) -> Contest:
+        return Contest(self.by, first=settings.sink_size, recent=settings.recent_size)
 
-    def select_prompt(self, config: TreeKVConfig, prompt: Prompt) -> Selection:
+    def select_prompt(self, settings: Settings, prompt: Prompt) -> Selection:
         assert prompt.sums is not None  # uses_attention is True
-        first, last = config.sink_size, prompt.length - config.recent_size
-        heavy = highest(prompt.sums[..., first:last], config.region_size) + first
+        first, last = settings.sink_size, prompt.length - settings.recent_size
+        heavy = highest(prompt.sums[..., first:last], settings.region_size) + first
         return Selection(with_protected(heavy, first, last, prompt.length), None)

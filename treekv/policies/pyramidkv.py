@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from treekv.policies.settings import Settings
 from treekv.policies.snapkv import SnapKV
-
-if TYPE_CHECKING:
-    from treekv.config import TreeKVConfig
 
 BETA = 20  # the last layer keeps about a twentieth of the mean prefix budget
 
@@ -22,10 +18,12 @@ class PyramidKV(SnapKV):
     """
 
     name = "pyramidkv"
+    title = "PyramidKV"
+    budgets_per_layer = False  # it has a budget for each layer of its own
     depends_on_layer = True
 
-    def prefix_budget(self, config: TreeKVConfig, layer: int | tuple[int, ...], layers: int) -> int:
-        mean = config.cache_size - config.window_size
+    def prefix_budget(self, settings: Settings, layer: int | tuple[int, ...], layers: int) -> int:
+        mean = settings.cache_size - settings.window_size
         if layers == 1:
             return mean
         least = mean // BETA

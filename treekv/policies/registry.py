@@ -4,24 +4,43 @@ from __future__ import annotations
 
 from treekv.errors import TreeKVError
 from treekv.policies.base import Policy
+from treekv.policies.settings import OPTIONS
 
 _policies: dict[str, Policy] = {}
 
 
-def register(policy: Policy) -> None:
+def register(policy: Policy, *, replace: bool = False) -> None:
     """Make `policy` available as `TreeKVConfig(policy=policy.name)`.
 
+    With `replace`, a policy that already has this name is replaced, as when a notebook cell runs again.
+
     Raises:
-        TreeKVError: it is no `Policy` object, it has no name, or another policy already has that name.
+        TreeKVError: it is no `Policy` object, it has no name, it names an option that does not exist, it evicts while
+            decoding without a rule, or another policy already has that name.
     """
     if not isinstance(policy, Policy):
         raise TreeKVError(f"register_policy takes an object of a subclass of Policy, got {policy!r}")
     name = getattr(policy, "name", None)
     if not isinstance(name, str) or not name:
         raise TreeKVError(f"a policy needs a name, a text of its own, got {name!r} from {type(policy).__name__}")
-    if policy.name in _policies:
-        raise TreeKVError(f"a policy named {policy.name!r} is registered already; choose another name")
-    _policies[policy.name] = policy
+    for option in policy.options:
+        if option not in OPTIONS:
+            raise TreeKVError(f"policy {name!r} names the option {option!r}; options are {', '.join(OPTIONS)}")
+    if policy.evicts_decoding and policy.has_contest and type(policy).contest is Policy.contest:
+        raise TreeKVError(f"policy {name!r} evicts while decoding, but defines neither contest() nor evict()")
+    if name in _policies and not replace:
+        raise TreeKVError(f"a policy named {name!r} is registered already; choose another name, or pass replace=True")
+    _policies[name] = policy
+
+
+def unregister(name: str) -> None:
+    """Remove the policy of that name.
+
+    Raises:
+        TreeKVError: there is none.
+    """
+    get(name)
+    del _policies[name]
 
 
 def get(name: str) -> Policy:
@@ -38,3 +57,12 @@ def get(name: str) -> Policy:
 def names() -> list[str]:
     """All registered names, in the order of registration."""
     return list(_policies)
+
+
+def title(name: str) -> str:
+    """The name of a policy for readers, such as "StreamingLLM".
+
+    Raises:
+        TreeKVError: there is none of that name.
+    """
+    return get(name).title or name

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from torch import Tensor
 from torch.nn.functional import avg_pool1d, max_pool1d
 
 from treekv.errors import TreeKVError
-from treekv.policies.base import Evictions, Policy, Prompt, Scores, Selection, highest, with_protected
-
-if TYPE_CHECKING:
-    from treekv.config import TreeKVConfig
+from treekv.policies.base import Policy
+from treekv.policies.contest import SUM
+from treekv.policies.ranking import highest, with_protected
+from treekv.policies.scores import Prompt, Selection
+from treekv.policies.settings import Settings
 
 #: The two sets of published defaults: pass them as `TreeKVConfig(policy="snapkv", **SNAPKV_PRESETS["library"])`.
 SNAPKV_PRESETS: Final[dict[str, dict[str, Any]]] = {
@@ -31,6 +32,9 @@ class SnapKV(Policy):
     """
 
     name = "snapkv"
+    title = "SnapKV"
+    options = ("kernel_size", "pooling")
+    by = SUM
     evicts_decoding = False
 
     def default_sink_size(self) -> int:
@@ -42,41 +46,39 @@ class SnapKV(Policy):
     def default_window_size(self, block_size: int) -> int:
         return int(SNAPKV_PRESETS["library"]["window_size"])
 
-    def check(self, config: TreeKVConfig) -> None:
+    def check(self, settings: Settings) -> None:
         for field in ("sink_size", "recent_size"):
-            if getattr(config, field):
+            if getattr(settings, field):
                 raise TreeKVError(
                     f"{field} must be 0 for policy {self.name!r}, which protects its window_size last tokens and "
-                    f"nothing else, got {getattr(config, field)}"
+                    f"nothing else, got {getattr(settings, field)}"
                 )
-        if config.prefill != "tree":
+        if settings.prefill != "once":
             raise TreeKVError(
-                f"prefill must be 'tree' for policy {self.name!r}, which acts on a whole prompt, got {config.prefill!r}"
+                f"prefill must be 'once' for policy {self.name!r}, which acts on a whole prompt, got "
+                f"{settings.prefill!r}"
             )
 
-    def check_blocks(self, config: TreeKVConfig) -> None:
-        if config.window_size >= config.cache_size:
+    def check_blocks(self, settings: Settings) -> None:
+        if settings.window_size >= settings.cache_size:
             raise TreeKVError(
-                f"window_size must be smaller than cache_size ({config.cache_size}) for policy {self.name!r}, "
-                f"got {config.window_size}"
+                f"window_size must be smaller than cache_size ({settings.cache_size}) for policy {self.name!r}, "
+                f"got {settings.window_size}"
             )
 
-    def prefix_budget(self, config: TreeKVConfig, layer: int | tuple[int, ...], layers: int) -> int:
+    def prefix_budget(self, settings: Settings, layer: int | tuple[int, ...], layers: int) -> int:
         """How many tokens before the window a layer keeps."""
-        return config.cache_size - config.window_size
+        return settings.cache_size - settings.window_size
 
-    def evict(self, config: TreeKVConfig, scores: Scores, count: int) -> Evictions:
-        raise RuntimeError(f"policy {self.name!r} acts on prompts only and is never asked to evict")
-
-    def select_prompt(self, config: TreeKVConfig, prompt: Prompt) -> Selection:
+    def select_prompt(self, settings: Settings, prompt: Prompt) -> Selection:
         assert prompt.sums is not None  # uses_attention is True
-        prefix = prompt.length - config.window_size
-        pooled = pool(prompt.sums[..., :prefix], config.kernel_size, config.pooling)
-        budget = min(self.prefix_budget(config, prompt.layer, prompt.layers), prefix)
+        prefix = prompt.length - settings.window_size
+        pooled = smooth(prompt.sums[..., :prefix], settings.kernel_size, settings.pooling)
+        budget = min(self.prefix_budget(settings, prompt.layer, prompt.layers), prefix)
         return Selection(with_protected(highest(pooled, budget), 0, prefix, prompt.length), None)
 
 
-def pool(values: Tensor, kernel: int, kind: str) -> Tensor:
+def smooth(values: Tensor, kernel: int, kind: str) -> Tensor:
     """One-dimensional pooling over positions, stride 1, same length (an average counts the padding as zeros)."""
     pooling = avg_pool1d if kind == "average" else max_pool1d
     return pooling(values, kernel, stride=1, padding=kernel // 2)

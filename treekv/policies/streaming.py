@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
 from treekv.errors import TreeKVError
-from treekv.policies.base import Evictions, Policy, Prompt, Scores, Selection
-
-if TYPE_CHECKING:
-    from treekv.config import TreeKVConfig
+from treekv.policies.base import Policy
+from treekv.policies.contest import NOTHING, Contest
+from treekv.policies.scores import Prompt, Selection
+from treekv.policies.settings import Settings
 
 
 class Streaming(Policy):
@@ -21,28 +19,28 @@ class Streaming(Policy):
     """
 
     name = "streaming"
-    uses_attention = False
+    title = "StreamingLLM"
+    by = NOTHING
 
     def default_recent_size(self, cache_size: int, sink_size: int) -> int:
         return max(cache_size - sink_size, 0)
 
-    def check(self, config: TreeKVConfig) -> None:
-        if config.sink_size >= config.cache_size:
+    def check(self, settings: Settings) -> None:
+        if settings.sink_size >= settings.cache_size:
             raise TreeKVError(
-                f"sink_size must be smaller than cache_size ({config.cache_size}), got {config.sink_size}"
+                f"sink_size must be smaller than cache_size ({settings.cache_size}), got {settings.sink_size}"
             )
-        if config.region_size != 0:
+        if settings.region_size != 0:
             raise TreeKVError(
-                f"recent_size must be {config.cache_size - config.sink_size} (cache_size - sink_size) for policy "
-                f"'streaming', which has no tree region, got {config.recent_size}; leave it out to get that"
+                f"recent_size must be {settings.cache_size - settings.sink_size} (cache_size - sink_size) for policy "
+                f"'streaming', which has no tree region, got {settings.recent_size}; leave it out to get that"
             )
 
-    def evict(self, config: TreeKVConfig, scores: Scores, count: int) -> Evictions:
-        losers = torch.arange(config.sink_size, config.sink_size + count, device=scores.device)
-        return Evictions(losers.expand(*scores.shape, count).contiguous())
+    def contest(self, settings: Settings, capacity: int) -> Contest:
+        return Contest(self.by, first=settings.sink_size, width=1)
 
-    def select_prompt(self, config: TreeKVConfig, prompt: Prompt) -> Selection:
+    def select_prompt(self, settings: Settings, prompt: Prompt) -> Selection:
         positions = torch.arange(prompt.length, device=prompt.device)
-        window_start = prompt.length - (config.cache_size - config.sink_size)
-        kept = positions[(positions < config.sink_size) | (positions >= window_start)]
+        window_start = prompt.length - (settings.cache_size - settings.sink_size)
+        kept = positions[(positions < settings.sink_size) | (positions >= window_start)]
         return Selection(kept[None, None], None)

@@ -1,13 +1,12 @@
-"""Policy "tova": token omission via attention, whatever the last query looked at least goes."""
+"""Policy "tova": token omission via attention, evict the token with the lowest weight from the last query."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from treekv.policies.base import Evictions, Policy, Prompt, Scores, Selection, highest, lowest, with_protected
-
-if TYPE_CHECKING:
-    from treekv.config import TreeKVConfig
+from treekv.policies.base import Policy
+from treekv.policies.contest import LAST, Contest
+from treekv.policies.ranking import highest, with_protected
+from treekv.policies.scores import Prompt, Selection
+from treekv.policies.settings import Settings
 
 
 class TOVA(Policy):
@@ -19,7 +18,8 @@ class TOVA(Policy):
     """
 
     name = "tova"
-    accumulates = False
+    title = "TOVA"
+    by = LAST
 
     def default_sink_size(self) -> int:
         return 0
@@ -27,16 +27,12 @@ class TOVA(Policy):
     def default_recent_size(self, cache_size: int, sink_size: int) -> int:
         return 0
 
-    def evict(self, config: TreeKVConfig, scores: Scores, count: int) -> Evictions:
-        candidates = slice(config.sink_size, scores.held - config.recent_size)
-        # Groups are equally large, so the mean over KV heads of the group means is the mean over all query heads.
-        common = scores.total(candidates).mean(1, keepdim=True)
-        losers = lowest(common, count, config.sink_size)
-        return Evictions(losers.expand(*scores.shape, count))
+    def contest(self, settings: Settings, capacity: int) -> Contest:
+        return Contest(self.by, first=settings.sink_size, recent=settings.recent_size, heads_together=True)
 
-    def select_prompt(self, config: TreeKVConfig, prompt: Prompt) -> Selection:
+    def select_prompt(self, settings: Settings, prompt: Prompt) -> Selection:
         assert prompt.sums is not None  # uses_attention is True
-        first, last = config.sink_size, prompt.length - config.recent_size
+        first, last = settings.sink_size, prompt.length - settings.recent_size
         common = prompt.sums[..., first:last].mean(1, keepdim=True)
-        chosen = highest(common, config.region_size) + first
+        chosen = highest(common, settings.region_size) + first
         return Selection(with_protected(chosen, first, last, prompt.length), None)

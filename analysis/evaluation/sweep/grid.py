@@ -217,8 +217,8 @@ def _setting(item: Any, common: dict[str, Any]) -> SettingsSpec:
     _check_fields(own, "policies")
     # A common option is dropped for policies that do not have it; what an entry sets itself must fit.
     policy = own.get("policy", common.get("policy", "tree"))
-    policies.get(policy)
-    shared = {key: value for key, value in common.items() if key not in ("scope", "importance") or policy == "tree"}
+    used = policies.get(policy).options
+    shared = {key: value for key, value in common.items() if key not in policies.OPTIONS or key in used}
     return SettingsSpec(_name(name if name is not None else policy), {"policy": policy, **shared, **own})
 
 

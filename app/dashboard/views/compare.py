@@ -25,7 +25,7 @@ from treekv import TreeKVConfig, TreeKVError, policies
 
 BLOCKS = [1, 2, 4, 8, 16, 32, 64]
 PREFILLS = {
-    "tree": "in one go, at its end",
+    "once": "in one go, at its end",
     "stream": "in blocks, as it comes",
     "none": "not at all",
 }

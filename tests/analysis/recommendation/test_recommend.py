@@ -53,7 +53,7 @@ def test_what_was_chosen_lowers_the_error_enough(choice):
 
 def test_the_total_stays_and_the_settings_run(sharp_llama, run, token_ids, choice):
     model = sharp_llama("treekv")
-    assert choice.config.cache_size == 64 and choice.config.prefill == "tree"
+    assert choice.config.cache_size == 64 and choice.config.prefill == "once"
     sizes = [config.cache_size for config in choice.config.per_layer(2)]
     assert sum(sizes) == 128
     assert held_bytes(choice.config, model, token_ids) == choice.reasons.attrs["bytes"]
@@ -180,7 +180,7 @@ def test_the_figure_shows_every_candidate(choice):
         (dict(target={"speed": 0.5}), "'speed'"),
         (dict(target={"mass": 0.99999}), "is not reached with"),
         (dict(budget=64, questions=["taste"]), "unknown question 'taste'"),
-        (dict(budget=64, prefill="none"), "'tree' or 'stream', got 'none'"),
+        (dict(budget=64, prefill="none"), "'once' or 'stream', got 'none'"),
     ],
 )
 def test_bad_requests_are_one_sentence(run, arguments, words):

@@ -8,7 +8,10 @@ import torch
 import analysis
 from analysis.retention.simulate import simulate
 from tests import tiny
-from treekv import TreeKVCache, TreeKVConfig, TreeKVError, policies, register_policy
+from treekv import TreeKVCache, TreeKVConfig, TreeKVError, policies, register_policy, unregister_policy
+from treekv.policies.h2o import H2O
+from treekv.policies.streaming import Streaming
+from treekv.policies.tova import TOVA
 
 TOKENS = 90
 
@@ -33,7 +36,7 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-@pytest.mark.parametrize("prefill, prompt, block", [("tree", 0, 2), ("stream", 0, 5), ("tree", 61, 2), ("none", 61, 2)])
+@pytest.mark.parametrize("prefill, prompt, block", [("once", 0, 2), ("stream", 0, 5), ("once", 61, 2), ("none", 61, 2)])
 def test_first_layer_equals_a_real_trace(llama, run, settings, prefill, prompt, block):
     config = TreeKVConfig(
         cache_size=12, positions="original", prefill=prefill, block_size=block, trace=True, **settings
@@ -95,7 +98,7 @@ def test_settings_beside_others_are_simulated_as_alone(run, prefill, prompt, blo
     """Also those that hold more, or come in larger blocks."""
     configs = {str(own): TreeKVConfig(cache_size=12, prefill=prefill, block_size=block, **own) for own in SETTINGS}
     configs["larger"] = TreeKVConfig(cache_size=30, prefill=prefill, block_size=3 * block)
-    configs |= {way: TreeKVConfig(cache_size=12, prefill=way) for way in ("tree", "stream", "none")}
+    configs |= {way: TreeKVConfig(cache_size=12, prefill=way) for way in ("once", "stream", "none")}
     configs["snapkv"] = TreeKVConfig(policy="snapkv", cache_size=12, window_size=4)
     configs["full"] = TreeKVConfig(policy="full")
     together = simulate(run, configs, prompt=prompt)
@@ -105,8 +108,8 @@ def test_settings_beside_others_are_simulated_as_alone(run, prefill, prompt, blo
             assert (together[field].sel(policy=name) == alone[field].sel(policy=name)).all(), (name, field)
 
 
-class Moody(policies.Streaming):
-    """Heeds more than ranks, unlike what it is made from."""
+class Moody(Streaming):
+    """Uses more than ranks, unlike its base class: its own evict() replaces the contest."""
 
     name = "moody"
 
@@ -115,8 +118,8 @@ class Moody(policies.Streaming):
         return policies.Evictions(losers.expand(*scores.shape, count))
 
 
-class Loose(policies.TOVA):
-    """Keeps more of a prompt than `cache_size`, which goes with the first token that follows."""
+class Loose(TOVA):
+    """Keeps more of a prompt than `cache_size`; the excess is evicted with the first token that follows."""
 
     name = "loose"
 
@@ -124,7 +127,7 @@ class Loose(policies.TOVA):
         return policies.Selection(torch.arange(prompt.length)[None, None, -config.cache_size - 20 :], None)
 
 
-class DecodeOnly(policies.H2O):
+class DecodeOnly(H2O):
     name = "decode only"
     evicts_prompt = False
 
@@ -146,10 +149,10 @@ def test_a_policy_of_ones_own_is_simulated_as_it_runs(llama, run, own):
             got = torch.tensor(result["evicted_at"].sel(policy=name, layer=0).values)
             assert torch.equal(got, cache.trace[0].evicted_at[0]) and (got < 0).sum() == 2 * 12
     finally:
-        policies.registry._policies.pop(own.name)
+        unregister_policy(own.name)
 
 
-@pytest.mark.parametrize("prefill, prompt", [("stream", 0), ("tree", 61)])
+@pytest.mark.parametrize("prefill, prompt", [("stream", 0), ("once", 61)])
 def test_a_random_draw_is_the_same_whatever_layers_are_simulated(run, prefill, prompt):
     config = TreeKVConfig(policy="random", cache_size=12, sink_size=2, recent_size=4, prefill=prefill)
     together = simulate(run, {"it": config}, prompt=prompt)["evicted_at"]

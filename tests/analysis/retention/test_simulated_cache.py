@@ -1,4 +1,4 @@
-"""The compiled rules against the policies' own code, which walks through the text with the ledger of the real cache."""
+"""Compiled simulations against the same contests run in torch, with the ledger of the real cache."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import analysis
-from analysis.retention import simulated_cache
+from analysis.retention import kernels, simulated_cache
 from analysis.retention.simulate import simulate
 from tests import tiny
 from treekv import TreeKVConfig, policies
@@ -45,32 +45,32 @@ def synthetic(sharpness=1.0, group=2, dtype=torch.float32):
     return analysis.Capture(**{**vars(real), **made})
 
 
-def by_their_own_code(monkeypatch, run, configs, **arguments):
+def in_torch(monkeypatch, run, configs, **arguments):
     with monkeypatch.context() as patch:
-        patch.setattr(simulated_cache, "KINDS", {})
+        patch.setattr(policies.Policy, "has_contest", False)
         return simulate(run, configs, **arguments)
 
 
-WAYS = [("stream", 0, 1), ("stream", 0, 7), ("stream", 50, 4), ("tree", 0, 1), ("tree", 77, 2), ("none", 50, 1)]
+WAYS = [("stream", 0, 1), ("stream", 0, 7), ("stream", 50, 4), ("once", 0, 1), ("once", 77, 2), ("none", 50, 1)]
 
 
 @pytest.mark.parametrize("prefill, prompt, block", WAYS)
 @pytest.mark.parametrize(
     "sharpness, group, dtype", [(1, 2, torch.float32), (4, 4, torch.bfloat16), (10, 1, torch.float32)]
 )
-def test_the_compiled_rules_choose_as_the_policies_do(monkeypatch, prefill, prompt, block, sharpness, group, dtype):
+def test_compiled_rules_evict_as_in_torch(monkeypatch, prefill, prompt, block, sharpness, group, dtype):
     """With a sharpness of 10 nearly all attention is on one token."""
     run = synthetic(sharpness, group, dtype)
     configs = {str(own): TreeKVConfig(cache_size=16, prefill=prefill, block_size=block, **own) for own in SETTINGS}
     found = simulate(run, configs, prompt=prompt)
-    expected = by_their_own_code(monkeypatch, run, configs, prompt=prompt)
+    expected = in_torch(monkeypatch, run, configs, prompt=prompt)
     for name in configs:
         for field in FIELDS:
             assert (found[field].sel(policy=name) == expected[field].sel(policy=name)).all(), (name, field)
         assert (found["evicted_at"].sel(policy=name) >= 0).any()
 
 
-def test_attention_that_is_next_to_none_is_computed_anew(monkeypatch):
+def test_vanishing_attention_is_computed_anew(monkeypatch):
     """Late queries see nothing but a token that one of the caches has evicted long ago."""
     run = synthetic()
     for q, k in zip(run.q, run.k):
@@ -78,7 +78,7 @@ def test_attention_that_is_next_to_none_is_computed_anew(monkeypatch):
         q[:, :60, 0], q[:, 60:, 0] = -1, 1
     configs = {str(own): TreeKVConfig(cache_size=16, **own) for own in SETTINGS}
     configs["larger"] = TreeKVConfig(cache_size=140)
-    expected = by_their_own_code(monkeypatch, run, configs)
+    expected = in_torch(monkeypatch, run, configs)
     assert (expected["evicted_at"].sel(policy="larger")[..., 5] < 0).all()
     assert (expected["evicted_at"].sel(policy=str(SETTINGS[0]))[..., 5] >= 0).all()
     found = simulate(run, configs)
@@ -86,19 +86,19 @@ def test_attention_that_is_next_to_none_is_computed_anew(monkeypatch):
         assert found[field].equals(expected[field]), field
 
 
-@pytest.mark.parametrize("prefill, prompt", [("none", 76), ("tree", 0)])
-def test_of_equals_those_go_whom_the_policies_would_choose(monkeypatch, prefill, prompt):
+@pytest.mark.parametrize("prefill, prompt", [("none", 76), ("once", 0)])
+def test_ties_are_broken_as_in_torch(monkeypatch, prefill, prompt):
     run = synthetic()
     for k in run.k:
         k[:, 1::2] = k[:, ::2]  # in a prompt, two neighbours are seen by the same queries
         k[..., 1:] = 0  # so that there is nothing to round, and equals are equal
     configs = {str(own): TreeKVConfig(cache_size=16, prefill=prefill, **own) for own in SETTINGS}
-    found, expected = simulate(run, configs, prompt=prompt), by_their_own_code(monkeypatch, run, configs, prompt=prompt)
+    found, expected = simulate(run, configs, prompt=prompt), in_torch(monkeypatch, run, configs, prompt=prompt)
     for field in FIELDS:
         assert found[field].equals(expected[field]), field
 
 
-def test_the_smallest_weights_do_not_depend_on_what_others_hold(monkeypatch):
+def test_the_smallest_weights_do_not_depend_on_what_other_caches_keep(monkeypatch):
     """TOVA asks which weight is the smallest; beside a token that others hold it may be too small for a number."""
     run = synthetic()
     logits = -torch.rand(TOKENS, generator=torch.Generator().manual_seed(0))
@@ -111,7 +111,7 @@ def test_the_smallest_weights_do_not_depend_on_what_others_hold(monkeypatch):
     alone = {"tova": TreeKVConfig(policy="tova", cache_size=16)}
     beside = alone | {"larger": TreeKVConfig(cache_size=100)}
     assert (simulate(run, beside)["evicted_at"].sel(policy="larger")[..., 5] < 0).all()
-    expected = by_their_own_code(monkeypatch, run, alone)["evicted_at"].sel(policy="tova")
+    expected = in_torch(monkeypatch, run, alone)["evicted_at"].sel(policy="tova")
     assert (expected[..., 5] < 60).all()
     for configs in (alone, beside):
         assert simulate(run, configs)["evicted_at"].sel(policy="tova").equals(expected)
@@ -129,13 +129,13 @@ def test_a_cache_may_be_much_larger_than_the_text(monkeypatch, tokens):
     }
     for prompt in {0, tokens}:
         found = simulate(run, configs, prompt=prompt)
-        assert found.equals(by_their_own_code(monkeypatch, run, configs, prompt=prompt))
+        assert found.equals(in_torch(monkeypatch, run, configs, prompt=prompt))
         assert (found["evicted_at"].sel(policy=["tree", "h2o"]) < 0).all()
 
 
 def test_progress_adds_up_where_some_begin_later():
     seen = []
-    configs = {way: TreeKVConfig(cache_size=16, prefill=way) for way in ("tree", "stream", "none")}
+    configs = {way: TreeKVConfig(cache_size=16, prefill=way) for way in ("once", "stream", "none")}
     configs |= {"snapkv": TreeKVConfig(policy="snapkv", cache_size=16, window_size=4)}
     simulate(synthetic(), configs, prompt=70, progress=lambda done, total: seen.append((done, total)))
     assert seen == sorted(seen) and seen[-1] == (12 * TOKENS, 12 * TOKENS)
@@ -156,16 +156,15 @@ def test_weights_may_exist_for_few_queries_at_a_time(monkeypatch):
     expected = simulate(run, configs)
     calls = []
     monkeypatch.setattr(simulated_cache, "NUMBERS_AT_ONCE", 4 * (16 + simulated_cache.QUERIES_AT_ONCE) * 2)
-    monkeypatch.setattr(
-        simulated_cache, "_look", lambda *args, look=simulated_cache._look: calls.append(args[-2:]) or look(*args)
-    )
+    compute = simulated_cache.compute_logits
+    monkeypatch.setattr(simulated_cache, "compute_logits", lambda *args: calls.append(args[-2:]) or compute(*args))
     found = simulate(run, configs)
     assert found.equals(expected)
     assert min(last - first for first, last in calls) == 1 < max(last - first for first, last in calls) <= 2
 
 
 @pytest.mark.parametrize("block", [1, 16])
-def test_the_compiled_rules_choose_as_the_policies_do_on_a_real_text(monkeypatch, smollm2, block):
+def test_compiled_rules_evict_as_in_torch_on_a_real_text(monkeypatch, smollm2, block):
     from pydoc_data.topics import topics
 
     model, tokenizer = smollm2
@@ -174,20 +173,13 @@ def test_the_compiled_rules_choose_as_the_policies_do_on_a_real_text(monkeypatch
         name: TreeKVConfig(policy=name, cache_size=64, prefill="stream", block_size=block)
         for name in ("tree", "h2o", "tova", "random")
     }
-    found, expected = simulate(run, configs), by_their_own_code(monkeypatch, run, configs)
+    found, expected = simulate(run, configs), in_torch(monkeypatch, run, configs)
     for field in FIELDS:
         # Sums are rounded otherwise, and of thousands of comparisons one may be that close.
         assert (found[field] == expected[field]).mean() > 0.99, field
 
 
-def test_every_policy_of_ours_that_evicts_while_decoding_has_a_compiled_rule():
-    ours = [
-        policies.get(name) for name in policies.names() if type(policies.get(name)).__module__.startswith("treekv.")
-    ]
-    assert {type(policy) for policy in ours if policy.evicts_decoding} == set(simulated_cache.KINDS)
-
-
-def test_what_is_not_a_number_does_no_harm():
+def test_nan_does_no_harm():
     run = synthetic()
     run.k[1][:, 40:60] = float("nan")
     for own in SETTINGS:
@@ -197,11 +189,11 @@ def test_what_is_not_a_number_does_no_harm():
         assert (found[..., : config.sink_size] < 0).all() and (found[..., TOKENS - config.recent_size :] < 0).all()
 
 
-def test_machine_code_that_cannot_be_kept_is_made_anew(monkeypatch):
+def test_machine_code_that_cannot_be_cached_is_compiled_anew(monkeypatch):
     def njit(cache=False, **options):
         if cache:
             raise RuntimeError("cannot cache function: no locator available")
         return lambda function: function
 
-    monkeypatch.setattr(simulated_cache, "njit", njit)
-    assert simulated_cache._compiled()(abs)(-2) == 2
+    monkeypatch.setattr(kernels, "njit", njit)
+    assert kernels.compiled()(abs)(-2) == 2

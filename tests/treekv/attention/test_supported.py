@@ -116,7 +116,7 @@ def test_room_for_everything_generates_what_plain_transformers_generates(name):
     model, plain = make(name, layers=3), make(name, layers=3, attention="sdpa")
     ids = tiny.tokens(20, batch=2)
     expected = plain.generate(ids, max_new_tokens=20, do_sample=False, pad_token_id=0)
-    for prefill in ("tree", "stream"):
+    for prefill in ("once", "stream"):
         cache = TreeKVCache(TreeKVConfig(cache_size=64, prefill=prefill), model.config)
         got = model.generate(ids, past_key_values=cache, max_new_tokens=20, do_sample=False, pad_token_id=0)
         assert torch.equal(got, expected), prefill

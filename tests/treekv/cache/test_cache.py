@@ -155,7 +155,7 @@ def test_scores_are_window_sums_after_a_prompt(llama):
 
 
 @pytest.mark.parametrize("policy", ["full", "tree", "streaming"])
-@pytest.mark.parametrize("prefill", ["tree", "stream", "none"])
+@pytest.mark.parametrize("prefill", ["once", "stream", "none"])
 def test_capacity_beyond_the_text_equals_plain_transformers(llama, policy, prefill):
     ids = tiny.tokens(30, batch=2)
     plain = tiny.llama("sdpa").generate(ids, max_new_tokens=40, do_sample=False)
@@ -164,7 +164,7 @@ def test_capacity_beyond_the_text_equals_plain_transformers(llama, policy, prefi
 
 
 PADDED = [
-    dict(cache_size=16, sink_size=2, recent_size=4, prefill="tree", block_size=4),
+    dict(cache_size=16, sink_size=2, recent_size=4, prefill="once", block_size=4),
     dict(cache_size=16, sink_size=2, recent_size=4, prefill="stream", block_size=4),
     dict(cache_size=16, sink_size=2, recent_size=4, prefill="none", block_size=4),
     dict(cache_size=64, sink_size=2, recent_size=20, importance="contribution"),

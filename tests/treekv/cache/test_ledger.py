@@ -16,7 +16,7 @@ from treekv import TreeKVConfig
 from treekv.cache.ledger import Ledger
 from treekv.cache.trace import LayerTrace
 from treekv.policies import Prompt, get, names
-from treekv.policies.tree import without
+from treekv.policies.ranking import without
 
 BOUNDED = [name for name in names() if get(name).evicts_prompt and get(name).evicts_decoding]
 HEADS = 2
@@ -95,8 +95,9 @@ def settings_and_calls(draw):
         sizes["recent_size"] = draw(st.integers(0, cache_size - sink - 2))
     if policy == "tree":
         sizes["scope"] = draw(st.integers(2, min(5, cache_size - sink - sizes["recent_size"])))
-    stride = draw(st.sampled_from([1, 2]))
-    config = TreeKVConfig(policy=policy, stride=stride, prefill="stream", block_size=1, trace=True, **sizes)
+    if policy in ("tree", "tree_left"):
+        sizes["stride"] = draw(st.sampled_from([1, 2]))
+    config = TreeKVConfig(policy=policy, prefill="stream", block_size=1, trace=True, **sizes)
     calls = draw(st.lists(st.sampled_from([1, 1, 1, 2, 3, 7, 13, 30]), min_size=1, max_size=30))
     return config, calls
 
@@ -123,8 +124,9 @@ def test_prompt_selection_equals_the_rule_on_lists(policy, block, blocks, data):
     if policy == "tree":
         region = blocks - -(-sink // block) - -(-sizes["recent_size"] // block)
         sizes["scope"] = data.draw(st.integers(2, min(region, 4)))
-    stride = data.draw(st.sampled_from([1, 2]))
-    config = TreeKVConfig(policy=policy, block_size=block, stride=stride, trace=True, **sizes)
+    if policy in ("tree", "tree_left"):
+        sizes["stride"] = data.draw(st.sampled_from([1, 2]))
+    config = TreeKVConfig(policy=policy, block_size=block, trace=True, **sizes)
     length = data.draw(st.integers(1, 6 * cache_size))
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 100)))
     sums = torch.rand(1, HEADS, length, generator=generator)

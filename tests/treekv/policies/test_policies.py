@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 import treekv
 from tests import tiny
 from treekv import SNAPKV_PRESETS, TreeKVCache, TreeKVConfig, TreeKVError, policies
-from treekv.policies.base import highest, lowest
+from treekv.policies.ranking import highest, lowest
+from treekv.policies.streaming import Streaming
 
 
 def test_all_policies_are_there():
@@ -60,7 +61,7 @@ def test_a_policy_of_ones_own():
         with pytest.raises(TreeKVError, match="'sparse' is registered already"):
             treekv.register_policy(names["Sparse"]())
     finally:
-        policies.registry._policies.pop("sparse", None)
+        treekv.unregister_policy("sparse")
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,7 @@ def test_a_policy_of_ones_own():
         (dict(cache_size=16, sink_size=2, recent_size=10, scope=5), ["scope", "4 ranks", "5"]),
         (dict(cache_size=16, sink_size=4, recent_size=12, policy="h2o"), ["16", "4", "12", "'h2o'", "at least 1"]),
         (dict(policy="snapkv", sink_size=4), ["sink_size", "0", "'snapkv'"]),
-        (dict(policy="snapkv", prefill="stream"), ["prefill", "'tree'", "'stream'"]),
+        (dict(policy="snapkv", prefill="stream"), ["prefill", "'once'", "'stream'"]),
         (dict(policy="snapkv", cache_size=32), ["window_size", "smaller than cache_size (32)", "32"]),
         (dict(kernel_size=4), ["kernel_size", "odd", "4"]),
         (dict(pooling="median"), ["pooling", "'median'"]),
@@ -162,7 +163,7 @@ def test_the_same_budget_under_every_other_policy(name, settings):
 
 
 def test_a_policy_that_acts_while_decoding_only():
-    class DecodeOnly(policies.Streaming):
+    class DecodeOnly(Streaming):
         name = "decode only"
         evicts_prompt = False
 
@@ -177,12 +178,12 @@ def test_a_policy_that_acts_while_decoding_only():
             logits = [model(token.view(1, 1), past_key_values=cache).logits for cache in caches]
             assert torch.equal(*logits)
     finally:
-        policies.registry._policies.pop("decode only")
+        treekv.unregister_policy("decode only")
 
 
 def test_registering_a_class_is_refused():
     with pytest.raises(TreeKVError, match="an object of a subclass of Policy"):
-        treekv.register_policy(policies.Streaming)
+        treekv.register_policy(Streaming)
 
 
 @pytest.mark.parametrize("name", [{}, {"name": None}, {"name": 3}, {"name": ""}], ids=str)

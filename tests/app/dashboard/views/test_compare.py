@@ -235,8 +235,8 @@ def test_policy_and_prompt_are_changed_for_the_marked_setting_alone(compare) -> 
     test = compare(compare=TWO)
     test.segmented_control(key="edited").set_value(1).run()
     control(test.selectbox, "policy").set_value("h2o").run()
-    control(test.selectbox, "prefill").set_value("tree").run()
-    assert [(c.policy, c.prefill) for c in configs(test)] == [("tree", "stream"), ("h2o", "tree")]
+    control(test.selectbox, "prefill").set_value("once").run()
+    assert [(c.policy, c.prefill) for c in configs(test)] == [("tree", "stream"), ("h2o", "once")]
     control(test.selectbox, "policy").set_value("snapkv").run()
     assert control(test.selectbox, "prefill").disabled
     assert control(test.slider, "sink_size").disabled

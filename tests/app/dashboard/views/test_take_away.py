@@ -157,7 +157,7 @@ def test_the_report_holds_settings_numbers_and_commands(small_run: Path) -> None
         "All of it is read in blocks, or one by one where a setting has none. Means over layers 0 and 1 of 2." in page
     )
     assert "means over 64 queries from position 160 on" in page
-    at_its_end = take_away.report(open_run(small_run), SETTINGS.replace(prefill="tree"))
+    at_its_end = take_away.report(open_run(small_run), SETTINGS.replace(prefill="once"))
     assert "The first 160 tokens are read as a prompt, the rest one by one." in at_its_end
 
 

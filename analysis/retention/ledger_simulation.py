@@ -1,0 +1,101 @@
+"""Simulations with a policy's own code and the ledger of the real cache, for rules that are no `Contest`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from analysis.captures.data import Capture
+from treekv.attention import softmax
+from treekv.cache.ledger import Ledger, Places
+from treekv.config import TreeKVConfig
+
+QUERIES_AT_ONCE = 16  # attention logits exist for this many queries at a time
+
+
+def simulate_with_ledger(
+    captured: Capture, ledger: Ledger, layers: list[int], prompt: int, progress: Callable[[int], object]
+) -> None:
+    """Process the text with the policy's own code; the rows of the ledger are layers.
+
+    Args:
+        captured: the text.
+        ledger: holds the prompt already, if there is one.
+        layers: the model's number of each row.
+        prompt: its length; up to there, or to the end of the text without one, tokens come in blocks.
+        progress: called with numbers of tokens, summed over the layers, as they are done.
+    """
+    index = [captured.layers.index(layer) for layer in layers]
+    rows = slice(0, len(layers))
+    keys = torch.stack([captured.k[i] for i in index]).float() if ledger.policy.uses_attention else None
+    config = ledger.config
+    each = [own for own in (value_norms(captured, config, i) for i in index) if own is not None]
+    norms = torch.stack(each) if each else None
+    block = config.block_size if config.prefill == "stream" else 1
+    chunk = block * max(QUERIES_AT_ONCE // block, 1)
+    blocks_end = prompt or captured.tokens
+    progress(ledger.seen[0] * len(layers))
+    for start in range(ledger.seen[0], captured.tokens, chunk):
+        stop = min(start + chunk, captured.tokens)
+        logits = None
+        if keys is not None:
+            queries = torch.stack([captured.q[i][:, start:stop].float() * captured.scaling[i] for i in index])
+            logits = _Logits(queries, keys, start, ledger)
+        first = start
+        while first < stop:
+            last = min(first + block, blocks_end, stop) if first < blocks_end else first + 1
+            places = ledger.places(rows, last - first, distance=False)
+            ledger.step(rows, places, _observed(logits, norms, ledger, places, first) if logits is not None else None)
+            first = last
+        progress((stop - start) * len(layers))
+
+
+class _Logits:
+    """Attention logits of some queries by slot of a ledger, where newcomers take the place of what was evicted."""
+
+    def __init__(self, queries: Tensor, keys: Tensor, first: int, ledger: Ledger) -> None:
+        """`queries` [layers, query_heads, q, head_dim] of the tokens from `first` on, `keys` [layers, kv_heads, T,
+        head_dim] of all."""
+        asking = queries.shape[2]
+        grouped = queries.unflatten(1, (keys.shape[1], -1)).flatten(2, 3)
+        newest = keys[:, :, first : first + asking]
+        # As many slots as can be in use when the last of these queries has been here.
+        slots = max(max(ledger.held[:]) + asking, *ledger.width[:])
+        position = torch.nn.functional.pad(ledger.position, (0, max(slots - ledger.slots, 0)))[..., :slots]
+        held = keys.gather(2, position[..., None].expand(*position.shape, keys.shape[3]))
+        self._first = first
+        self._new, self._all = ((grouped @ each.transpose(2, 3)).unflatten(2, (-1, asking)) for each in (newest, held))
+        # Nobody sees who comes later.
+        self._new += torch.full((asking, asking), float("-inf"), device=keys.device).triu(1)
+
+    def of(self, places: Places, first: int) -> Tensor:
+        """[layers, kv_heads, group, q, n], of the q newcomers from position `first` on, in their `places`."""
+        begin, q = first - self._first, places.slots.shape[2]
+        still = self._all[..., begin:, :]
+        index = places.slots[:, :, None, None].expand(*still.shape[:-1], -1)
+        still.scatter_(4, index, self._new[..., begin:, begin : begin + q])
+        seen = still[..., :q, : places.n]
+        if places.all_used:
+            return seen
+        visible = softmax.visible(places.distance, q, False)
+        assert visible is not None  # there are free slots
+        return seen.masked_fill(~visible[:, :, None], float("-inf"))
+
+
+def _observed(logits: _Logits, norms: Tensor | None, ledger: Ledger, places: Places, first: int) -> Tensor:
+    """Weights as `Ledger.step` wants them, of the newcomers from position `first` on, which go to `places`; `norms`
+    [layers, kv_heads, T] of all tokens."""
+    weights = logits.of(places, first).softmax(-1).mean(2)
+    observed = weights.sum(2) if ledger.policy.accumulates else weights[:, :, -1]
+    if norms is None:
+        return observed
+    new = first + torch.arange(places.slots.shape[2], device=norms.device).expand(places.slots.shape)
+    position = ledger.position[..., : places.n].scatter(2, places.slots, new)
+    return observed * norms.gather(2, position)
+
+
+def value_norms(captured: Capture, config: TreeKVConfig, i: int) -> Tensor | None:
+    """float32 [kv_heads, T], of the values of the i-th captured layer, if these settings weigh attention by them."""
+    return torch.linalg.vector_norm(captured.v[i].float(), dim=-1) if config.importance == "contribution" else None

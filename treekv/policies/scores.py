@@ -1,0 +1,103 @@
+"""What a policy is shown and what it answers: scores by rank, evictions, prompts and selections."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Scores(Protocol):
+    """What a policy may look at when it evicts. Ranks are positions in the cache, oldest first.
+
+    Attributes:
+        held: number of ranks, the newest tokens included.
+        capacity: ranks at rest; `held - capacity` must be evicted.
+        cursor: where the next contest starts, counted from its first rank: one number for all rows, or a LongTensor
+            [batch, 1, 1].
+        step: true position of the newest token: one number, or a LongTensor [batch, 1, 1].
+        layer: the layer's number among the compressed layers, or the number of each row if they belong to several
+            layers, which a policy with `depends_on_layer` sees only if it `takes_layers_together`.
+        traced: whether survivors are recorded; a policy may leave them out otherwise.
+        shape: (batch, kv_heads).
+        device: where the tensors live.
+    """
+
+    traced: bool
+    shape: tuple[int, int]
+    device: torch.device
+
+    @property
+    def held(self) -> int: ...
+
+    @property
+    def capacity(self) -> int: ...
+
+    @property
+    def cursor(self) -> int | Tensor: ...
+
+    @property
+    def step(self) -> int | Tensor: ...
+
+    @property
+    def layer(self) -> int | tuple[int, ...]: ...
+
+    def average(self, ranks: slice | Tensor) -> Tensor:
+        """Average observed weight, float32 [batch, kv_heads, m], of the m ranks asked for."""
+        ...
+
+    def total(self, ranks: slice | Tensor) -> Tensor:
+        """Sum of observed weights likewise; for a policy that compares by LAST, the last observed weight."""
+        ...
+
+
+class Evictions(NamedTuple):
+    """One or more evictions, in ranks of the list before the first of them.
+
+    Attributes:
+        losers: LongTensor [batch, kv_heads, m], the ranks to evict, ascending along m.
+        survivors: LongTensor of the same shape, the rank that won each comparison; None where nothing was compared
+            or nothing is recorded.
+        cursor: the cursor afterwards; None if it does not move.
+    """
+
+    losers: Tensor
+    survivors: Tensor | None = None
+    cursor: int | Tensor | None = None
+
+
+class Prompt(NamedTuple):
+    """A prompt that is longer than the cache, as prefill "once" sees it.
+
+    Attributes:
+        length: T, its tokens.
+        sums: float32 [batch, kv_heads, T], weights summed over the observing queries; None for a policy that
+            does not use attention.
+        counts: float32 [1, 1, T], how many observing queries could see the token; None likewise.
+        heads: KV heads.
+        layer: the layer's number, as in `Scores`.
+        layers: how many compressed layers the model has.
+        device: where the tensors live.
+    """
+
+    length: int
+    sums: Tensor | None
+    counts: Tensor | None
+    heads: int
+    layer: int | tuple[int, ...]
+    layers: int
+    device: torch.device
+
+
+class Selection(NamedTuple):
+    """What is kept of a prompt.
+
+    Attributes:
+        kept: LongTensor [batch or 1, kv_heads or 1, k], positions that are kept, ascending.
+        survivors: LongTensor [batch or 1, kv_heads or 1, T], for each evicted token the position that won against it,
+            -1 where it is kept or nothing was compared; None if nothing was compared at all.
+    """
+
+    kept: Tensor
+    survivors: Tensor | None

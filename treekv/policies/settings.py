@@ -1,0 +1,53 @@
+"""The fields of a cache's settings, as policies read them; `treekv.TreeKVConfig` adds defaults, checks and files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+
+class _Derived:
+    """The default of a size that follows from the other settings."""
+
+    def __repr__(self) -> str:
+        return "<derived>"
+
+
+#: Stands for "derive this size from the other settings"; a `TreeKVConfig` has replaced it by a number.
+DERIVED: Final[Any] = _Derived()
+
+#: Settings that only some policies use, with the value that they have for every other policy.
+OPTIONS: Final[dict[str, Any]] = {
+    "stride": 1,
+    "scope": 2,
+    "importance": "attention",
+    "kernel_size": 5,
+    "pooling": "average",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Plain values without checks; see `treekv.TreeKVConfig` for what each means."""
+
+    policy: str = "tree"
+    cache_size: int = 1024
+    sink_size: int = DERIVED
+    recent_size: int = DERIVED
+    stride: int = OPTIONS["stride"]
+    positions: str = "rank"
+    prefill: str = "once"
+    block_size: int = DERIVED
+    window_size: int = DERIVED
+    trace: bool = False
+    seed: int = 0
+    scope: int = OPTIONS["scope"]
+    importance: str = OPTIONS["importance"]
+    budgets: tuple[int, ...] | str | None = None
+    kernel_size: int = OPTIONS["kernel_size"]
+    pooling: str = OPTIONS["pooling"]
+
+    @property
+    def region_size(self) -> int:
+        """Ranks between the sinks and the recent tokens when the cache is full: where evictions happen."""
+        return self.cache_size - self.sink_size - self.recent_size
