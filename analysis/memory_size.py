@@ -17,7 +17,7 @@ import xarray as xr
 
 from analysis.captures.data import Capture
 from treekv import policies
-from treekv.cache.ledger import Ledger, room
+from treekv.cache.ledger import Ledger, padded_capacity
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
 
@@ -113,7 +113,7 @@ def _slots(config: TreeKVConfig, layer: int, layers: int, tokens: int, prompt: i
     ledger = Ledger(config, 1, 1, layer=layer, layers=layers)
     policy, capacity = ledger.policy, ledger.capacity[0]
     if ledger.keeps_everything:
-        return room(tokens, None)
+        return padded_capacity(tokens, None)
     if config.prefill == "stream":
         assert capacity is not None  # policies that do not evict while decoding do not stream
         held, slots = min(prompt, capacity), _streamed(config, capacity, prompt)
@@ -131,11 +131,14 @@ def _slots(config: TreeKVConfig, layer: int, layers: int, tokens: int, prompt: i
             held = prompt if selection is None else selection.kept.shape[2]
         if config.prefill == "none" and capacity is not None:
             capacity = max(capacity, prompt)
-        slots = room(held, None) if capacity is None else room(held + 1, capacity + 1)
+        slots = padded_capacity(held, None) if capacity is None else padded_capacity(held + 1, capacity + 1)
     if tokens == prompt:
         return slots
     last = held + tokens - prompt
-    return max(slots, room(last, None) if capacity is None else room(min(last, capacity + 1), capacity + 1))
+    return max(
+        slots,
+        padded_capacity(last, None) if capacity is None else padded_capacity(min(last, capacity + 1), capacity + 1),
+    )
 
 
 def _streamed(config: TreeKVConfig, capacity: int, prompt: int) -> int:
@@ -143,6 +146,6 @@ def _streamed(config: TreeKVConfig, capacity: int, prompt: int) -> int:
     slots, size = 0, config.block_size
     for first in range(0, min(prompt, capacity + size), size):
         q = min(size, prompt - first)
-        slots = min(max(slots, room(min(first, capacity) + q, capacity + q)), capacity + 1)
+        slots = min(max(slots, padded_capacity(min(first, capacity) + q, capacity + q)), capacity + 1)
     last = prompt % size
     return capacity + last if last and prompt > capacity else slots

@@ -102,7 +102,7 @@ def generate(
         result.prompt_seconds = streamer.times[0] - start
     result.tokens_per_second = _rate(streamer.times)
     result.cache_bytes, result.full_bytes = cache.nbytes, cache.full_nbytes
-    result.kept_tokens = cache.held_tokens
+    result.kept_tokens = cache.kept_tokens
     return result, cache
 
 

@@ -117,10 +117,10 @@ def fill(cache: TreeKVCache, model: Any, held: int, batch: int) -> None:
     for layer in cache.layers:
         key = torch.randn(shape, generator=generator, device=model.device, dtype=model.dtype)
         layer.lazy_initialization(key, key)
-        layer._reserve(held + 1)
+        layer.reserve(held + 1)
         layer.keys[:, :, :held], layer.values[:, :, :held] = key, key
         scores = torch.rand(*shape[:3], generator=generator, device=model.device)
-        layer.ledger.admit_prompt(layer.rows, held, None, scores, 1)
+        layer.owner.ledger.admit_prompt(layer.owner.ledger_rows(layer), held, None, scores, 1)
         layer.tokens_seen = held
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-from treekv.attention.interface import NAME, at_site
+from treekv.attention.interface import NAME, AttentionCall, attach_handler
 from treekv.errors import TreeKVError
 
 # Takes the layer's number, q [query_heads, T, dim], k and v [kv_heads, T, dim], and the factor before the softmax.
@@ -111,19 +111,10 @@ class _Layer(DynamicLayer):
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         self.channels = _channels(key_states, value_states)
-        return at_site(key_states, self), value_states
+        return attach_handler(key_states, self), value_states
 
-    def attend(
-        self,
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        padding: Tensor | None,
-        scaling: float,
-        position_ids: Tensor | None,
-    ) -> Tensor:
+    def attend(self, call: AttentionCall) -> Tensor:
+        query, key, value, scaling = call.query, call.key, call.value, call.scaling
         grouped = query.shape[1] != key.shape[1]
         output = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped)
         if self.consume is not None:

@@ -100,6 +100,7 @@ def recommend(
     Raises:
         TreeKVError: not exactly one of budget, bytes and target; one that cannot be met; a text that is too short.
     """
+    prefill = "once" if prefill == "tree" else prefill  # its former name
     _check(captured, budget, bytes, target, questions, prefill)
     itemsize = captured.k[0].element_size() if itemsize is None else itemsize
     search = Search(captured, model)

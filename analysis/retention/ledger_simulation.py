@@ -9,7 +9,8 @@ from torch import Tensor
 
 from analysis.captures.data import Capture
 from treekv.attention import softmax
-from treekv.cache.ledger import Ledger, Places
+from treekv.cache.ledger import Ledger
+from treekv.cache.slot_plan import SlotPlan
 from treekv.config import TreeKVConfig
 
 QUERIES_AT_ONCE = 16  # attention logits exist for this many queries at a time
@@ -46,53 +47,53 @@ def simulate_with_ledger(
         first = start
         while first < stop:
             last = min(first + block, blocks_end, stop) if first < blocks_end else first + 1
-            places = ledger.places(rows, last - first, distance=False)
-            ledger.step(rows, places, _observed(logits, norms, ledger, places, first) if logits is not None else None)
+            plan = ledger.plan_slots(rows, last - first, distance=False)
+            ledger.step(rows, plan, _observed(logits, norms, ledger, plan, first) if logits is not None else None)
             first = last
         progress((stop - start) * len(layers))
 
 
 class _Logits:
-    """Attention logits of some queries by slot of a ledger, where newcomers take the place of what was evicted."""
+    """Attention logits of some queries by slot of a ledger, where new tokens take the slots of evicted ones."""
 
     def __init__(self, queries: Tensor, keys: Tensor, first: int, ledger: Ledger) -> None:
         """`queries` [layers, query_heads, q, head_dim] of the tokens from `first` on, `keys` [layers, kv_heads, T,
         head_dim] of all."""
-        asking = queries.shape[2]
+        count = queries.shape[2]
         grouped = queries.unflatten(1, (keys.shape[1], -1)).flatten(2, 3)
-        newest = keys[:, :, first : first + asking]
-        # As many slots as can be in use when the last of these queries has been here.
-        slots = max(max(ledger.held[:]) + asking, *ledger.width[:])
+        newest = keys[:, :, first : first + count]
+        # As many slots as can be in use after the last of these queries.
+        slots = max(max(ledger.held[:]) + count, *ledger.used_slots[:])
         position = torch.nn.functional.pad(ledger.position, (0, max(slots - ledger.slots, 0)))[..., :slots]
         held = keys.gather(2, position[..., None].expand(*position.shape, keys.shape[3]))
         self._first = first
-        self._new, self._all = ((grouped @ each.transpose(2, 3)).unflatten(2, (-1, asking)) for each in (newest, held))
-        # Nobody sees who comes later.
-        self._new += torch.full((asking, asking), float("-inf"), device=keys.device).triu(1)
+        self._new, self._all = ((grouped @ each.transpose(2, 3)).unflatten(2, (-1, count)) for each in (newest, held))
+        # No query sees a later token.
+        self._new += torch.full((count, count), float("-inf"), device=keys.device).triu(1)
 
-    def of(self, places: Places, first: int) -> Tensor:
-        """[layers, kv_heads, group, q, n], of the q newcomers from position `first` on, in their `places`."""
-        begin, q = first - self._first, places.slots.shape[2]
-        still = self._all[..., begin:, :]
-        index = places.slots[:, :, None, None].expand(*still.shape[:-1], -1)
-        still.scatter_(4, index, self._new[..., begin:, begin : begin + q])
-        seen = still[..., :q, : places.n]
-        if places.all_used:
+    def of(self, plan: SlotPlan, first: int) -> Tensor:
+        """[layers, kv_heads, group, q, n], of the q new tokens from position `first` on, stored by `plan`."""
+        begin, q = first - self._first, plan.slots.shape[2]
+        pending = self._all[..., begin:, :]
+        index = plan.slots[:, :, None, None].expand(*pending.shape[:-1], -1)
+        pending.scatter_(4, index, self._new[..., begin:, begin : begin + q])
+        seen = pending[..., :q, : plan.used]
+        if plan.all_used:
             return seen
-        visible = softmax.visible(places.distance, q, False)
+        visible = softmax.visible(plan.distance, q, False)
         assert visible is not None  # there are free slots
         return seen.masked_fill(~visible[:, :, None], float("-inf"))
 
 
-def _observed(logits: _Logits, norms: Tensor | None, ledger: Ledger, places: Places, first: int) -> Tensor:
-    """Weights as `Ledger.step` wants them, of the newcomers from position `first` on, which go to `places`; `norms`
+def _observed(logits: _Logits, norms: Tensor | None, ledger: Ledger, plan: SlotPlan, first: int) -> Tensor:
+    """Weights as `Ledger.step` takes them, of the new tokens from position `first` on, stored by `plan`; `norms`
     [layers, kv_heads, T] of all tokens."""
-    weights = logits.of(places, first).softmax(-1).mean(2)
+    weights = logits.of(plan, first).softmax(-1).mean(2)
     observed = weights.sum(2) if ledger.policy.accumulates else weights[:, :, -1]
     if norms is None:
         return observed
-    new = first + torch.arange(places.slots.shape[2], device=norms.device).expand(places.slots.shape)
-    position = ledger.position[..., : places.n].scatter(2, places.slots, new)
+    new = first + torch.arange(plan.slots.shape[2], device=norms.device).expand(plan.slots.shape)
+    position = ledger.position[..., : plan.used].scatter(2, plan.slots, new)
     return observed * norms.gather(2, position)
 
 

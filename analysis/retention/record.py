@@ -18,7 +18,6 @@ from torch import nn
 from analysis import binning, netcdf
 from analysis.model_identity import model_name
 from treekv import TreeKVCache
-from treekv.cache.layer import TreeKVLayer
 from treekv.errors import TreeKVError
 
 FORMAT = "treekv-retention"
@@ -57,7 +56,7 @@ def retention_from_cache(
     if not 0 <= row < rows:
         raise TreeKVError(f"row must be between 0 and {rows - 1}, got {row}")
     # A row of a padded batch has seen fewer tokens than the trace is long.
-    steps = {layer: _seen(cache, layer, row) for layer in trace}
+    steps = {layer: cache.tokens_seen(layer, row) for layer in trace}
     length = min(steps.values())
     if length != max(steps.values()):
         raise TreeKVError(
@@ -91,12 +90,6 @@ def retention_from_cache(
     if model is not None:
         attrs["model"] = model_name(model.config)
     return xr.Dataset(arrays, coords=coords, attrs=attrs)
-
-
-def _seen(cache: TreeKVCache, layer: int, row: int) -> int:
-    site = cache.layers[layer]
-    assert isinstance(site, TreeKVLayer) and site.ledger is not None  # it has a trace
-    return site.ledger.seen[site.at(slice(row, row + 1))][0]
 
 
 def merge_retention(*records: xr.Dataset) -> xr.Dataset:

@@ -174,7 +174,7 @@ def _simulated_cache(
         layer_index=captured.full_layers.index(layer),
         block=config.block_size if config.prefill == "stream" else 1,
         blocks_end=prompt or captured.tokens,
-        since=ledger.since[row],
+        since=ledger.first_query[row],
     )
     positions = ledger.positions(slice(row, row + 1))[0].cpu().numpy()
     sums = ledger.sums[row].gather(1, ledger.order[row][:, :held]).cpu().numpy()

@@ -22,7 +22,7 @@ cache = treekv.TreeKVCache(config, model.config)
 inputs = tokenizer({prompt!r}, return_tensors="pt").to(model.device)
 output = model.generate(**inputs, past_key_values=cache, max_new_tokens={tokens}, do_sample=False)
 print(tokenizer.decode(output[0, inputs.input_ids.shape[1] :], skip_special_tokens=True))
-print(f"{{cache.nbytes:,}} bytes of keys and values, {{cache.held_tokens:,}} tokens held")
+print(f"{{cache.nbytes:,}} bytes of keys and values, {{cache.kept_tokens:,}} tokens kept")
 """
 
 

@@ -1,14 +1,14 @@
 """The attention implementation "treekv": every attention call is answered by the cache layer it belongs to.
 
 transformers calls `cache.update(key, value)` and then the registered attention function, which is given no
-cache. The two meet through the key: a cache layer that wants to compute attention itself (a *site*) returns
-`at_site(key, self)` from `update`, and `treekv_attention` hands the call to that site. A key without a site
-(no cache, another cache, the sliding layers of a hybrid model) goes to PyTorch's SDPA as usual.
+cache. The two meet through the key: a cache layer that computes attention itself returns `attach_handler(key, self)`
+from `update`, and `treekv_attention` passes the call to that handler. A key without a handler (no cache, another cache,
+the sliding layers of a hybrid model) goes to PyTorch's SDPA as usual.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,44 +20,48 @@ from treekv.errors import TreeKVError
 
 NAME = "treekv"
 
-_SITE = "_treekv_site"
+_HANDLER = "_treekv_handler"
 _REQUEST = "_treekv_mask_request"
 
 
-class AttentionSite(Protocol):
-    """Whatever computes the attention of one layer over what it holds."""
+class AttentionCall(NamedTuple):
+    """What the attention of one layer is asked for.
 
-    def attend(
-        self,
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        padding: Tensor | None,
-        scaling: float,
-        position_ids: Tensor | None,
-    ) -> Tensor:
-        """Return [batch, query_heads, q, head_dim].
+    Attributes:
+        query: [batch, query_heads, q, head_dim], after rotary embedding.
+        key, value: the q new ones, [batch, kv_heads, q, head_dim], after rotary embedding.
+        padding: bool [batch, seen + q], False where a token is padding, or None when none of the new tokens is (with
+            several of them, when nothing was read before either).
+        scaling: the factor before the softmax.
+        position_ids: [1 or batch, q] as the model used them, or None where it does not pass them on.
+    """
 
-        Shapes: `query` [batch, query_heads, q, head_dim] and the q new `key`, `value` [batch, kv_heads, q,
-        head_dim], all after rotary embedding; `padding` bool [batch, seen + q], False where a token is
-        padding, or None when none of the new tokens is (with several of them, when nothing was read before either);
-        `position_ids` [1 or batch, q] as the model used them.
-        """
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    padding: Tensor | None
+    scaling: float
+    position_ids: Tensor | None
+
+
+class AttentionHandler(Protocol):
+    """Computes the attention of one layer over what its cache keeps."""
+
+    def attend(self, call: AttentionCall) -> Tensor:
+        """Return the attention output [batch, query_heads, q, head_dim]."""
         ...
 
 
-def at_site(key: Tensor, site: AttentionSite) -> Tensor:
-    """Mark `key`, so that the attention call that receives it is answered by `site`."""
-    key = key.view_as(key)  # a fresh tensor object: the mark must not outlive this call
-    setattr(key, _SITE, site)
+def attach_handler(key: Tensor, handler: AttentionHandler) -> Tensor:
+    """Mark `key`, so that the attention call that receives it is answered by `handler`."""
+    key = key.view_as(key)  # a new tensor object: the mark must not outlive this call
+    setattr(key, _HANDLER, handler)
     return key
 
 
-def site_of(key: Tensor) -> AttentionSite | None:
-    """Who answers the attention call that receives this key; None for PyTorch's own."""
-    return getattr(key, _SITE, None)
+def handler_of(key: Tensor) -> AttentionHandler | None:
+    """The handler of the attention call that receives this key; None for PyTorch's own attention."""
+    return getattr(key, _HANDLER, None)
 
 
 def treekv_attention(
@@ -74,11 +78,11 @@ def treekv_attention(
 
     Returns the attention output [batch, q, query_heads, head_dim] and None for the weights.
     """
-    site = site_of(key)
+    handler = handler_of(key)
     for sinks in ("s_aux", "sinks"):  # PyTorch's SDPA would ignore them
         if kwargs.get(sinks) is not None:
             raise _not_computed(sinks)
-    if site is None:
+    if handler is None:
         mask = _materialized(attention_mask)
         return sdpa_attention_forward(module, query, key, value, mask, dropout=dropout, scaling=scaling, **kwargs)
     for unsupported in ("softcap", "position_bias"):
@@ -90,15 +94,8 @@ def treekv_attention(
         raise TreeKVError("attention weights cannot be returned with a TreeKV cache: leave output_attentions out")
     if scaling is None:
         scaling = query.shape[-1] ** -0.5
-    output = site.attend(
-        module,
-        query,
-        key,
-        value,
-        padding=_padding_of(attention_mask),
-        scaling=scaling,
-        position_ids=kwargs.get("position_ids"),
-    )
+    padding, position_ids = _padding_of(attention_mask), kwargs.get("position_ids")
+    output = handler.attend(AttentionCall(query, key, value, padding, scaling, position_ids))
     return output.transpose(1, 2).contiguous(), None
 
 

@@ -1,13 +1,13 @@
 """Moving keys and queries from one rotary position to another.
 
 A key arrives rotated by the angle of its true position. Renumbering needs it at its rank, which changes while it
-is cached, so the key is stored unrotated and turned whenever it is used: one rotation, never a chain of them, so
-nothing drifts. Products see differences of angles only, so ranks are counted back from the newest token: with a
-single newcomer its query needs no turn beyond undoing the model's own.
+is cached, so the key is stored unrotated and rotated whenever it is used: one rotation, never a chain of them, so
+nothing drifts. Products see differences of angles only, so ranks are counted back from the newest token: a single new
+token's query then only needs the model's own rotation undone.
 
 Rotation is a product of complex numbers. Models keep the two parts of a number far apart in a head (dimension i and
-i + rotary_dim / 2); stored keys have them side by side, so that turning all of them is one multiplication. The
-product of a query and a key does not care in which order their dimensions stand.
+i + rotary_dim / 2); stored keys have them side by side, so that rotating all of them is one multiplication. The
+product of a query and a key does not depend on the order of their dimensions.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ TABLE_STEP = 256
 
 
 class Shift(NamedTuple):
-    """Phases for newcomers, float32 [1 or batch, 1, q, head_dim / 2, 2]: cosine and sine.
+    """Phases for new tokens, float32 [1 or batch, 1, q, head_dim / 2, 2]: cosine and sine.
 
     Attributes:
-        undo: from the true positions back to no rotation.
-        move: from the true positions to the ranks, counted back from the last newcomer's; `undo` itself if there is
-            one newcomer.
+        unrotate: from the true positions back to no rotation.
+        to_rank: from the true positions to the ranks, counted back from the last new token's; `unrotate` itself if
+            there is one new token.
     """
 
-    undo: Tensor
-    move: Tensor
+    unrotate: Tensor
+    to_rank: Tensor
 
 
 class Rotary:
@@ -100,11 +100,11 @@ class Rotary:
         frequencies, _ = ROPE_INIT_FUNCTIONS[kind](config, layer_type=layer_type if nested else None)
         return cls(frequencies, head_dim)
 
-    def forget(self) -> None:
-        """Begin a new pass: the tensor of positions may have been changed in place since the last."""
+    def clear(self) -> None:
+        """Start a new pass: the tensor of positions may have been changed in place since the last."""
         self._asked_of, self._answers = None, {}
 
-    def pairs(self, x: Tensor) -> Tensor:
+    def interleave(self, x: Tensor) -> Tensor:
         """From the model's order of dimensions to the stored one, the parts of a number side by side."""
         half = self.rotary_dim // 2
         rotated = torch.stack([x[..., :half], x[..., half : self.rotary_dim]], dim=-1).flatten(-2)
@@ -112,48 +112,48 @@ class Rotary:
             return rotated
         return torch.cat([rotated, x[..., self.rotary_dim :]], dim=-1)
 
-    def turned(self, x: Tensor, phases: Tensor) -> Tensor:
-        """Stored form of `x` [..., head_dim], which comes in the model's order, turned by `phases`."""
+    def rotate(self, x: Tensor, phases: Tensor) -> Tensor:
+        """Stored form of `x` [..., head_dim], which is in the model's order, rotated by `phases`."""
         half = self.rotary_dim // 2
         if torch.compiler.is_compiling() or self.rotary_dim < x.shape[-1]:
-            return turn(self.pairs(x), phases)
+            return rotate_interleaved(self.interleave(x), phases)
         parts = x.float()
         numbers = torch.complex(parts[..., :half], parts[..., half:]) * torch.view_as_complex(phases)
         return torch.view_as_real(numbers).flatten(-2).to(x.dtype)
 
     def unrotated(self, x: Tensor, positions: Tensor) -> Tensor:
         """Stored form of `x` [batch, heads, n, head_dim], which the model rotated to `positions` [1 or batch, n]."""
-        return self.turned(x, _polar(-self._angles(positions[:, None])))
+        return self.rotate(x, _polar(-self._angles(positions[:, None])))
 
     def at_distance(self, stored: Tensor, distance: Tensor, limit: int) -> Tensor:
-        """Stored keys [batch, heads, n, head_dim], each `distance` [batch, heads, n] ranks before the last newcomer,
+        """Stored keys [batch, heads, n, head_dim], each `distance` [batch, heads, n] ranks before the last new token,
         0 or more and below `limit`."""
         table = self._table(limit, stored.device)
         phases = table.index_select(0, distance.reshape(-1))
         phases = phases.view(*stored.shape[:-1], stored.shape[-1] // 2, 2)
         if torch.compiler.is_compiling():
-            return turn(stored, phases)
+            return rotate_interleaved(stored, phases)
         # In place: the phases are fresh, and fresh memory is what this step would pay for most.
         torch.view_as_complex(phases).mul_(torch.view_as_complex(stored.float().view(phases.shape)))
         return phases.flatten(-2).to(stored.dtype)
 
     def shift(self, position_ids: Tensor, rows: slice, first: int, count: int) -> Shift:
-        """Phases for `count` newcomers, columns `first` and on of `position_ids` [1 or batch, columns].
+        """Phases for `count` new tokens, columns `first` and on of `position_ids` [1 or batch, columns].
 
-        All layers of a forward pass ask the same questions of the same tensor, so answers are kept until `forget`.
+        All layers of a forward pass ask the same questions of the same tensor, so answers are kept until `clear`.
         """
         asked = (rows.start, rows.stop, first, count)
         if self._asked_of is position_ids and asked in self._answers:
             return self._answers[asked]
         chosen = position_ids[rows if position_ids.shape[0] > 1 else slice(0, 1), first : first + count]
         angle = self._angles(chosen[:, None])
-        undo = move = _polar(-angle)
+        unrotate = to_rank = _polar(-angle)
         if count > 1:
             # The difference of the model's own rounded angles, so that its rounding cancels.
             back = self._angles(torch.arange(1 - count, 1, device=position_ids.device))
             wide = "cpu" if angle.device.type == "mps" else angle.device  # there are no float64 numbers on MPS
-            move = _polar(back.to(wide).double() - angle.to(wide).double()).float().to(angle.device)
-        shift = Shift(undo, move)
+            to_rank = _polar(back.to(wide).double() - angle.to(wide).double()).float().to(angle.device)
+        shift = Shift(unrotate, to_rank)
         if not torch.compiler.is_compiling():
             if self._asked_of is not position_ids:
                 self._asked_of, self._answers = position_ids, {}
@@ -174,8 +174,8 @@ class Rotary:
         return table
 
 
-def turn(x: Tensor, phases: Tensor) -> Tensor:
-    """Stored form `x` [..., head_dim] turned by `phases` [..., head_dim / 2, 2], computed in float32."""
+def rotate_interleaved(x: Tensor, phases: Tensor) -> Tensor:
+    """Stored form `x` [..., head_dim] rotated by `phases` [..., head_dim / 2, 2], computed in float32."""
     parts = x.float().reshape(*x.shape[:-1], x.shape[-1] // 2, 2)
     if torch.compiler.is_compiling():  # the compiler fuses real arithmetic, but not complex
         (real, imaginary), (cos, sin) = parts.unbind(-1), phases.unbind(-1)

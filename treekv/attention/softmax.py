@@ -1,4 +1,4 @@
-"""What a prompt's observation window saw: scores without a T x T matrix."""
+"""Attention, with its weights where they are recorded, and the scores of a prompt without a T x T matrix."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ def causal_mask(q: int, length: int, device: torch.device) -> Tensor:
 
 
 def visible(distance: Tensor | None, q: int, all_used: bool) -> Tensor | None:
-    """What q newcomers see: bool [rows, heads, q, n], themselves and what came before, but no free slot; None if that
-    is all. `distance` [rows, heads, n] and `all_used` are those of `treekv.cache.ledger.Places`."""
+    """What q new tokens see: bool [rows, heads, q, n], themselves and earlier tokens, but no free slot; None if that
+    is all. `distance` [rows, heads, n] and `all_used` are those of `treekv.cache.slot_plan.SlotPlan`."""
     if q == 1 and all_used:
         return None
-    assert distance is not None  # where it tells anything
+    assert distance is not None  # a plan with free slots or several tokens has it
     if q == 1:
         return distance[:, :, None] >= 0
-    later = torch.arange(q - 1, -1, -1, device=distance.device)  # newcomers that come after each
+    later = torch.arange(q - 1, -1, -1, device=distance.device)  # new tokens after each
     return distance[:, :, None] >= later[:, None]
 
 

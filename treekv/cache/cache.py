@@ -1,8 +1,9 @@
-"""`TreeKVCache`: a transformers cache of fixed size that attends to what it holds and evicts the rest."""
+"""`TreeKVCache`: a transformers cache of fixed size that attends to what it keeps and evicts the rest."""
 
 from __future__ import annotations
 
 import itertools
+import warnings
 from typing import Any
 
 import torch
@@ -19,15 +20,15 @@ from transformers.cache_utils import (
 from treekv.attention import supported
 from treekv.attention.rotary import Rotary
 from treekv.cache.layer import TreeKVLayer
-from treekv.cache.layer_group import Group
+from treekv.cache.layer_group import LayerGroup
 from treekv.cache.trace import LayerTrace
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
 
 
 class TreeKVCache(Cache):
-    """A key-value cache that holds at most `config.cache_size` tokens per layer, head and row; see `TreeKVConfig` for
-    the settings under which it holds more.
+    """A key-value cache that keeps at most `config.cache_size` tokens per layer, head and row; see `TreeKVConfig` for
+    the settings under which it keeps more.
 
     Pass it to a model whose attention implementation is "treekv", to `model(...)` or `model.generate(...)`, as
     `past_key_values`. Layers with a sliding window (hybrid models) are left as transformers builds them. A call of one
@@ -68,11 +69,15 @@ class TreeKVCache(Cache):
             rotary = Rotary.from_config(model_config)
         layers = DynamicCache(config=model_config).layers
         compressed = _full_layers(model_config, layers)
-        for number, (index, own) in enumerate(zip(compressed, config.per_layer(len(compressed)), strict=True)):
-            layers[index] = TreeKVLayer(own, rotary, number, len(compressed))
+        configs = config.per_layer(len(compressed))
+        made = [TreeKVLayer(rotary, number, len(compressed)) for number in range(len(compressed))]
+        for index, layer in zip(compressed, made, strict=True):
+            layers[index] = layer
         super().__init__(layers=layers)
         self._compressed = compressed
-        _grouped([self._site(index) for index in compressed])
+        # Successive layers with the same settings share a group.
+        for own, same in itertools.groupby(zip(configs, made, strict=True), key=lambda pair: pair[0]):
+            LayerGroup(own, [layer for _, layer in same])
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -103,7 +108,7 @@ class TreeKVCache(Cache):
         super().reorder_cache(beam_idx)
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Go on with some rows, LongTensor [new batch].
+        """Continue with some rows, LongTensor [new batch].
 
         Raises:
             TreeKVError: it is no tensor of row numbers.
@@ -113,14 +118,14 @@ class TreeKVCache(Cache):
         super().batch_select_indices(indices)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        """Have each row `repeats` times, one after the other.
+        """Repeat each row `repeats` times, one after the other.
 
         Raises:
             TreeKVError: that is no whole number of at least 1.
         """
         if type(repeats) is not int or repeats < 1:
             raise TreeKVError(f"repeats must be a whole number of at least 1, got {repeats!r}")
-        first = self._site(self._compressed[0])
+        first = self._compressed_layer(self._compressed[0])
         if first.is_initialized:
             self._select(torch.arange(first.keys.shape[0]).repeat_interleave(repeats))
         super().batch_repeat_interleave(repeats)
@@ -129,7 +134,7 @@ class TreeKVCache(Cache):
         if not isinstance(index, Tensor) or index.ndim != 1 or index.dtype not in (torch.int64, torch.int32):
             got = f"{index.dtype} {list(index.shape)}" if isinstance(index, Tensor) else repr(index)
             raise TreeKVError(f"{name} must be a LongTensor [rows] of row numbers, got {got}")
-        first = self._site(self._compressed[0])
+        first = self._compressed_layer(self._compressed[0])
         if first.is_initialized:
             rows, chosen = first.keys.shape[0], index.tolist()
             wrong = next((row for row in chosen if not 0 <= row < rows), None)
@@ -137,24 +142,25 @@ class TreeKVCache(Cache):
                 got = "none" if wrong is None else wrong
                 raise TreeKVError(f"{name} must hold row numbers between 0 and {rows - 1}, got {got}")
 
-    def _select(self, index: Tensor) -> None:
-        for group in {id(layer.group): layer.group for layer in map(self._site, self._compressed)}.values():
-            group.select(index)
+    def _select(self, rows: Tensor) -> None:
+        groups = [self._group(index) for index in self._compressed]
+        for group in {id(group): group for group in groups}.values():
+            group.select(rows)
 
     def activate_past_recording(self) -> None:
-        """Refuse assisted decoding, which begins with this call."""
+        """Refuse assisted decoding, which starts with this call."""
         raise TreeKVError(
-            "assisted (speculative) decoding takes tokens back, but what a TreeKV cache has evicted is gone; generate "
-            "without assistant_model and prompt_lookup_num_tokens"
+            "assisted (speculative) decoding takes tokens back, but a TreeKV cache cannot restore what it has evicted; "
+            "generate without assistant_model and prompt_lookup_num_tokens"
         )
 
     def crop(self, tokens_to_remove: int) -> None:
         """Refuse to take tokens back."""
-        raise TreeKVError("a TreeKV cache cannot be cropped: what it has evicted is gone; call cache.reset()")
+        raise TreeKVError("a TreeKV cache cannot be cropped: evicted tokens cannot be restored; call cache.reset()")
 
     @property
     def nbytes(self) -> int:
-        """Bytes held by keys and values now, over all layers. The books take 20 bytes a slot and head beside it."""
+        """Bytes held by keys and values now, over all layers. The ledger takes 20 bytes a slot and head more."""
         tensors = [
             t
             for layer in self.layers
@@ -169,36 +175,56 @@ class TreeKVCache(Cache):
         """Bytes that keys and values would take now in a cache that keeps every token seen, padding included."""
         total = self.nbytes
         for index in self._compressed:
-            layer = self._site(index)
-            if layer.ledger is not None:
+            layer = self._compressed_layer(index)
+            if layer.is_initialized:
                 per_token = sum(t.shape[1] * t.shape[3] * t.element_size() for t in (layer.keys, layer.values))
                 total += layer.keys.shape[0] * (layer.tokens_seen - layer.keys.shape[2]) * per_token
         return total
 
     @property
+    def kept_tokens(self) -> int:
+        """The most tokens that a row of any compressed layer keeps now."""
+        layers = [self._compressed_layer(index) for index in self._compressed]
+        return max((layer.owner.longest(layer) for layer in layers if layer.is_initialized), default=0)
+
+    @property
     def held_tokens(self) -> int:
-        """The most tokens that a row of any compressed layer holds now."""
-        layers = [self._site(index) for index in self._compressed]
-        return max((max(layer.ledger.held[layer.rows]) for layer in layers if layer.ledger is not None), default=0)
+        """The former name of `kept_tokens`."""
+        warnings.warn("held_tokens is now kept_tokens", DeprecationWarning, stacklevel=2)
+        return self.kept_tokens
 
     def kept_positions(self, layer: int) -> Tensor:
-        """True positions of the tokens that `layer` holds, LongTensor [batch, kv_heads, kept], ascending.
+        """True positions of the tokens that `layer` keeps, LongTensor [batch, kv_heads, kept], ascending.
 
-        Positions count a row's real tokens from 0, padding excluded. Where rows hold different numbers of tokens
+        Positions count a row's real tokens from 0, padding excluded. Where rows keep different numbers of tokens
         the shorter ones end with -1.
 
         Raises:
             TreeKVError: there is no such layer, or it is not compressed.
         """
-        site = self._site(layer)
-        ledger = site.ledger
-        if ledger is None:
+        storage = self._compressed_layer(layer)
+        if not storage.is_initialized:
             return torch.empty((0, 0, 0), dtype=torch.long)
-        each = ledger.held[site.rows]
-        kept = torch.full((len(each), ledger.heads, max(each)), -1, device=ledger.device)
-        for row, held in enumerate(each):
-            kept[row, :, :held] = ledger.positions(site.at(slice(row, row + 1)))[0]
+        group = self._group(layer)
+        ledger = group.ledger
+        by_row = ledger.held[group.ledger_rows(storage)]
+        kept = torch.full((len(by_row), ledger.heads, max(by_row)), -1, device=ledger.device)
+        for row, held in enumerate(by_row):
+            kept[row, :, :held] = ledger.positions(group.ledger_rows(storage, slice(row, row + 1)))[0]
         return kept
+
+    def tokens_seen(self, layer: int, row: int = 0) -> int:
+        """Real tokens that a row of a compressed layer has seen, padding excluded.
+
+        Raises:
+            TreeKVError: there is no such layer or row, or the layer is not compressed.
+        """
+        storage = self._compressed_layer(layer)
+        rows = storage.batch if storage.is_initialized else 0
+        if not 0 <= row < rows:
+            raise TreeKVError(f"row must be a whole number between 0 and {rows - 1}, got {row!r}")
+        group = self._group(layer)
+        return group.ledger.seen[group.ledger_rows(storage)][row]
 
     @property
     def trace(self) -> dict[int, LayerTrace]:
@@ -209,26 +235,26 @@ class TreeKVCache(Cache):
         """
         if not self.config.trace:
             raise TreeKVError("evictions were not recorded: trace is false, use TreeKVConfig(..., trace=True)")
-        return {
-            index: layer.ledger.trace.of(layer.rows)
-            for index, layer in enumerate(self.layers)
-            if isinstance(layer, TreeKVLayer) and layer.ledger is not None and layer.ledger.trace is not None
-        }
+        traces = {}
+        for index in self._compressed:
+            layer, group = self._compressed_layer(index), self._group(index)
+            if layer.is_initialized and group.ledger.trace is not None:
+                traces[index] = group.ledger.trace.of(group.ledger_rows(layer))
+        return traces
 
-    def _site(self, layer: int) -> TreeKVLayer:
+    def _compressed_layer(self, layer: int) -> TreeKVLayer:
         if not hasattr(layer, "__index__") or not 0 <= layer < len(self.layers):  # numpy's whole numbers too
             raise TreeKVError(f"layer must be a whole number between 0 and {len(self.layers) - 1}, got {layer!r}")
-        site = self.layers[layer]
-        if not isinstance(site, TreeKVLayer):
+        found = self.layers[layer]
+        if not isinstance(found, TreeKVLayer):
             raise TreeKVError(f"layer {layer} has a sliding window of its own and is not compressed")
-        return site
+        return found
 
-
-def _grouped(layers: list[TreeKVLayer]) -> None:
-    """Put successive layers with the same settings together."""
-    for _, group in itertools.groupby(layers, key=lambda layer: layer.config):
-        same = list(group)
-        Group(same[0].config, same)
+    def _group(self, layer: int) -> LayerGroup:
+        """It may have been divided since the cache was made, by layers on several devices."""
+        owner = self._compressed_layer(layer).owner
+        assert isinstance(owner, LayerGroup)  # the only owner there is
+        return owner
 
 
 def _full_layers(model_config: Any, layers: list[Any]) -> list[int]:

@@ -1,94 +1,294 @@
-"""Layers that decode in step: one ledger keeps the books of all of them, once a step instead of once a layer."""
+"""Layers that decode together: one ledger for all of them, one step of it for each token instead of one a layer."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from treekv.cache.ledger import Ledger, Places
+from treekv.attention.interface import AttentionCall
+from treekv.cache.attend import (
+    NewTokens,
+    Observation,
+    attend_all,
+    attend_block,
+    attend_prompt,
+    prompt_scores,
+    store_prompt,
+)
+from treekv.cache.layer import TreeKVLayer
+from treekv.cache.ledger import Ledger, padded_capacity
+from treekv.cache.padding import TokenPositions, split_padding
+from treekv.cache.slot_plan import SlotPlan
 from treekv.config import TreeKVConfig
-
-if TYPE_CHECKING:
-    from treekv.cache.layer import TreeKVLayer
+from treekv.errors import TreeKVError
 
 
-class Group:
-    """Successive layers with the same settings; they share a ledger as long as they lie on one device.
+class LayerGroup:
+    """Successive layers with the same settings; they share a ledger as long as they are on one device.
 
-    The rows of the ledger are those of the batch in the first layer, then in the second, and so on. While a token is
-    decoded each layer attends and hands in what its queries saw; after the last layer all of them evict together.
+    The rows of the ledger are those of the batch in the first layer, then in the second, and so on. A decoded token
+    falls straight through: plan its slots in all layers (`_plan_step`), attend in each layer, collect what the queries
+    saw (`_collect`), and after the last layer evict in all of them at once (`Ledger.step`).
 
-    Attributes:
+    Args:
+        config: their settings.
         layers: the layers, in order.
-        ledger: their books; None until the first key arrives.
     """
 
     def __init__(self, config: TreeKVConfig, layers: list[TreeKVLayer]) -> None:
         self.config = config
         self.layers = layers
-        self.ledger: Ledger | None = None
-        self._places: Places | None = None
-        self._observed: list[Tensor] = []
-        for place, layer in enumerate(layers):
-            layer.group, layer.place = self, place
+        self._ledger: Ledger | None = None
+        self._plan: SlotPlan | None = None  # of the step in progress
+        self._observed: list[Tensor] = []  # of the layers that have attended in it
+        for index, layer in enumerate(layers):
+            layer.owner, layer.group_index = self, index
 
-    def open_books(self, layer: TreeKVLayer, batch: int, heads: int, device: torch.device) -> None:
-        """Called by each layer before its first token."""
-        if self.ledger is not None and (self.ledger.device, self.ledger.heads) != (device, heads):
-            rest = self.layers[layer.place :]
-            del self.layers[layer.place :]
-            self.ledger.select(torch.arange(len(self.layers) * batch))
-            Group(self.config, rest).open_books(layer, batch, heads, device)
-        elif self.ledger is None:
-            numbers = [each.layer for each in self.layers for _ in range(batch)]
-            self.ledger = Ledger(self.config, len(numbers), heads, device, numbers, layer.layers)
+    @property
+    def ledger(self) -> Ledger:
+        """The state of all layers.
 
-    def close_books(self) -> None:
-        self.ledger, self._places, self._observed = None, None, []
+        Raises:
+            RuntimeError: no layer has seen a token yet.
+        """
+        if self._ledger is None:
+            raise RuntimeError("the ledger is allocated with the first token")
+        return self._ledger
+
+    @property
+    def allocated(self) -> bool:
+        return self._ledger is not None
+
+    # ------------------------------------------------------------------ what layers and the cache call
+
+    def allocate(self, layer: TreeKVLayer, batch: int, heads: int, device: torch.device) -> None:
+        if self._ledger is not None and (self._ledger.device, self._ledger.heads) != (device, heads):
+            rest = self.layers[layer.group_index :]
+            del self.layers[layer.group_index :]
+            self._ledger.select(torch.arange(len(self.layers) * batch))
+            LayerGroup(self.config, rest).allocate(layer, batch, heads, device)
+        elif self._ledger is None:
+            numbers = [each.number for each in self.layers for _ in range(batch)]
+            self._ledger = Ledger(self.config, len(numbers), heads, device, numbers, layer.layers)
+
+    def release(self) -> None:
+        self._ledger, self._plan, self._observed = None, None, []
 
     def select(self, index: Tensor) -> None:
         """Keep, repeat or reorder batch rows."""
-        if self.ledger is not None:
-            batch = len(self.ledger.held) // len(self.layers)
+        if self._ledger is not None:
+            batch = len(self._ledger.held) // len(self.layers)
             first = torch.arange(len(self.layers), device=index.device)[:, None] * batch
-            self.ledger.select((first + index).flatten())
+            self._ledger.select((first + index).flatten())
 
-    def begin(self, layer: TreeKVLayer) -> Places | None:
-        """Where the single newcomers of a layer's rows go, if all layers can decode this token together."""
-        assert self.ledger is not None
-        if layer.place == 0:
-            self._places, self._observed = None, []
-            every = slice(0, len(self.ledger.held))
-            policy = self.ledger.policy
-            known = all(each.is_initialized for each in self.layers)  # and so on one device
-            able = policy.takes_layers_together or not policy.depends_on_layer
-            if known and able and self.ledger.in_step(every, 1):
-                self._tidy()
-                self._places = self.ledger.places(
-                    every, 1, distance=any(each.rotary is not None for each in self.layers)
+    def copy_tensors(self) -> None:
+        if self.ledger.order.is_inference():
+            self.ledger.copy_tensors()
+
+    def longest(self, layer: TreeKVLayer) -> int:
+        return max(self.ledger.held[self.ledger_rows(layer)])
+
+    def ledger_rows(self, layer: TreeKVLayer, rows: slice | None = None) -> slice:
+        """Rows of the batch in a layer, by default all, as rows of the ledger."""
+        first = layer.group_index * layer.batch
+        return slice(first, first + layer.batch) if rows is None else slice(first + rows.start, first + rows.stop)
+
+    def attend(self, layer: TreeKVLayer, call: AttentionCall) -> Tensor:
+        ledger, rotary = self.ledger, layer.rotary
+        if layer.number == 0 and rotary is not None:
+            rotary.clear()
+        batch, q = call.key.shape[0], call.key.shape[2]
+        pads, scattered = split_padding(call.padding, batch, q)
+        if q > 1 and layer.number == 0 and layer.tokens_seen and not torch.compiler.is_compiling():
+            self._check_history(layer, call, q)
+        if q == 1 and not any(pads) and not ledger.keeps_everything:
+            plan = self._plan_step(layer)
+            if plan is not None:
+                every = slice(0, batch)
+                output, observed = attend_block(
+                    layer, every, self._new_tokens(layer, call, every), plan, self._observation(), ledger.slots
                 )
-        return None if self._places is None else self._places.of(layer.rows)
+                self._collect(layer, observed, call.query.shape[1] // call.key.shape[1])
+                return self._checked(layer, output, 1)
+        outputs = self._attend_by_rows(layer, call, pads, scattered)
+        self._compact(layer)
+        return self._checked(layer, outputs, q)
 
-    def hand_in(self, layer: TreeKVLayer, observed: Tensor | None, queries: int) -> None:
-        """What a layer's queries saw, summed over the `queries` of a KV head; with the last layer's the ledger makes
-        its step."""
-        assert self.ledger is not None and self._places is not None
+    # ------------------------------------------------------------------ one token of all layers
+
+    def _plan_step(self, layer: TreeKVLayer) -> SlotPlan | None:
+        """The slots of one new token in each row of a layer, if all layers can decode this token together."""
+        ledger = self.ledger
+        if layer.group_index == 0:
+            self._plan, self._observed = None, []
+            every = slice(0, len(ledger.held))
+            known = all(each.is_initialized for each in self.layers)  # and so on one device
+            able = ledger.policy.takes_layers_together or not ledger.policy.depends_on_layer
+            if known and able and ledger.can_step_together(every, 1):
+                self._shrink()
+                self._plan = ledger.plan_slots(every, 1, distance=any(each.rotary is not None for each in self.layers))
+        return None if self._plan is None else self._plan.of(self.ledger_rows(layer))
+
+    def _collect(self, layer: TreeKVLayer, observed: Tensor | None, queries: int) -> None:
+        """Keep what a layer's queries saw, summed over the `queries` of a KV head, until the last layer has attended;
+        then the ledger makes its step."""
+        assert self._plan is not None  # made in the first layer
         if observed is not None:
             self._observed.append(observed)
-        if layer.place == len(self.layers) - 1:
+        if layer.group_index == len(self.layers) - 1:
             seen = torch.cat(self._observed) / queries if self._observed else None
-            self.ledger.step(slice(0, len(self.ledger.held)), self._places, seen)
-            self._places, self._observed = None, []
+            self.ledger.step(slice(0, len(self.ledger.held)), self._plan, seen)
+            self._plan, self._observed = None, []
 
-    def _tidy(self) -> None:
-        """Blocks need more slots than single newcomers; give those back."""
-        assert self.ledger is not None
-        capacity = [most for most in self.ledger.capacity[:] if most is not None]
-        if not capacity or self.ledger.slots <= max(*capacity, *self.ledger.held[:]) + 1:
+    def _shrink(self) -> None:
+        """Free the slots that blocks needed and single tokens do not."""
+        ledger = self.ledger
+        capacity = [most for most in ledger.capacity[:] if most is not None]
+        if not capacity or ledger.slots <= max(*capacity, *ledger.held[:]) + 1:
             return
-        self.ledger.close()
+        ledger.commit()
         for layer in self.layers:
-            layer.compact()
-        self.ledger.trim(max(layer.keys.shape[2] for layer in self.layers))
+            self._compact(layer)
+        ledger.trim(max(layer.slots for layer in self.layers))
+
+    # ------------------------------------------------------------------ one layer, in groups of rows
+
+    def _attend_by_rows(
+        self, layer: TreeKVLayer, call: AttentionCall, pads: list[int], scattered: dict[int, Tensor]
+    ) -> Tensor:
+        """Rows in the same state together, others one by one, each without its padding."""
+        batch, q = call.key.shape[0], call.key.shape[2]
+        together = not scattered and pads.count(pads[0]) == batch
+        if together and self.ledger.can_step_together(self.ledger_rows(layer), q - pads[0], block=q > 1):
+            groups = [slice(0, batch)]
+        else:
+            groups = [slice(row, row + 1) for row in range(batch)]
+        if len(groups) == 1 and not pads[0]:
+            return self._attend_rows(layer, groups[0], self._new_tokens(layer, call, groups[0]), block=q > 1)
+        output = call.query.new_zeros((*call.query.shape[:3], call.value.shape[3]))
+        for rows in groups:
+            pad = pads[rows.start]
+            if pad == q:
+                continue
+            real = scattered.get(rows.start, slice(pad, None))
+            new = self._new_tokens(layer, call, rows, real)
+            output[rows, :, real] = self._attend_rows(layer, rows, new, block=q > 1)
+        return output
+
+    def _attend_rows(self, layer: TreeKVLayer, rows: slice, new: NewTokens, *, block: bool) -> Tensor:
+        """Rows in the same state. `block`: the call has several columns, so these tokens belong to a text that is read
+        in blocks, even where padding leaves a row only one of them."""
+        ledger, own, q = self.ledger, self.ledger_rows(layer, rows), new.key.shape[2]
+        if ledger.keeps_everything:
+            held = ledger.held[own]
+            output = attend_all(layer, rows, new, held, padded_capacity(max(held) + q, None))
+            ledger.count(own, q)
+            return output
+        if ledger.seen[own][0] == 0 and self.config.prefill != "stream":
+            return self._attend_prompt(layer, rows, new)
+        if not block:
+            return self._attend_block(layer, rows, new)
+        outputs, first, size = [], 0, self.config.block_size
+        ledger.roll_back(own)
+        while first < q:
+            last = min(first + size - ledger.open_tokens(own), q)
+            unfinished = ledger.open_tokens(own) + last - first < size
+            if unfinished:  # the slots of what it evicts must remain, so none can be freed afterwards
+                self._compact(layer)
+            outputs.append(self._attend_block(layer, rows, new.part(first, last), unfinished=unfinished))
+            first = last
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
+
+    def _attend_block(self, layer: TreeKVLayer, rows: slice, new: NewTokens, *, unfinished: bool = False) -> Tensor:
+        """Attend to the cache and causally to q new tokens, then evict down to the capacity."""
+        ledger, own, q = self.ledger, self.ledger_rows(layer, rows), new.key.shape[2]
+        plan = ledger.plan_slots(own, q, distance=q > 1 or layer.rotary is not None)
+        output, observed = attend_block(layer, rows, new, plan, self._observation(), ledger.slots)
+        if observed is not None:
+            observed = observed / (new.query.shape[1] // new.key.shape[1])
+        ledger.step(own, plan, observed, unfinished=unfinished)
+        return output
+
+    def _attend_prompt(self, layer: TreeKVLayer, rows: slice, new: NewTokens) -> Tensor:
+        """Attend to a whole prompt, then keep a part of it."""
+        ledger, own, length = self.ledger, self.ledger_rows(layer, rows), new.key.shape[2]
+        output = attend_prompt(new)
+        sums, counts, window = None, None, 0
+        if ledger.policy.uses_attention:
+            window = ledger.policy.scoring_queries(self.config, length)
+            sums, counts = prompt_scores(new, window, self._weighting())
+        selection = ledger.choose_prompt(own, length, sums, counts)
+        kept = ledger.admit_prompt(own, length, selection, sums, window)
+        held, capacity = kept.shape[2], ledger.capacity[own][0]
+        slots = padded_capacity(held, None) if capacity is None else padded_capacity(held + 1, capacity + 1)
+        store_prompt(layer, rows, new, kept, slots)
+        return output
+
+    # ------------------------------------------------------------------ details
+
+    def _weighting(self) -> Observation:
+        return Observation(self.ledger.policy.accumulates, self.config.importance == "contribution")
+
+    def _observation(self) -> Observation | None:
+        """What the ledger needs of attention weights while decoding."""
+        policy = self.ledger.policy
+        return self._weighting() if policy.uses_attention and policy.evicts_decoding else None
+
+    def _new_tokens(
+        self, layer: TreeKVLayer, call: AttentionCall, rows: slice, real: slice | Tensor | None = None
+    ) -> NewTokens:
+        """The tokens in columns `real` of some rows, by default all columns of all rows."""
+        position_ids, first = call.position_ids, 0
+        query, key, value = call.query, call.key, call.value
+        if real is not None:
+            query, key, value = query[rows, :, real], key[rows, :, real], value[rows, :, real]
+        if isinstance(real, slice):
+            first = real.start
+        elif real is not None and position_ids is not None:
+            position_ids = position_ids[rows if position_ids.shape[0] > 1 else slice(0, 1), real]
+        seen = [] if position_ids is not None else self.ledger.seen[self.ledger_rows(layer, rows)]
+        positions = TokenPositions(position_ids, rows, first, seen, call.key.device)
+        return NewTokens(query, key, value, call.scaling, positions)
+
+    def _compact(self, layer: TreeKVLayer) -> None:
+        """Free the slots that the last block needed beyond the capacity."""
+        old = self.ledger.compact(self.ledger_rows(layer), layer.slots)
+        if old is not None:
+            layer.reorder_slots(old)
+
+    def _check_history(self, layer: TreeKVLayer, call: AttentionCall, q: int) -> None:
+        """Compare what the attention mask, or else the positions, say of earlier tokens with what was read."""
+        read_by_row = self.ledger.seen[self.ledger_rows(layer)]
+        if call.padding is None:
+            read = max(read_by_row)
+            first = read if call.position_ids is None else int(call.position_ids[:, 0].min())
+            if first < read:
+                raise TreeKVError(
+                    f"the new tokens start at position {first}, but the cache has read {read} tokens: give the whole "
+                    "conversation or what is new of it, or call cache.reset() for another prompt"
+                )
+            return
+        masked = call.padding[:, :-q].sum(1).tolist()
+        for row, (real, read) in enumerate(zip(masked, read_by_row, strict=True)):
+            if real != read:
+                raise TreeKVError(
+                    f"the attention mask says that {real} real tokens of row {row} came before the new ones, but the "
+                    f"cache has read {read}: give only the new ids, padded on the left, with a mask that starts with "
+                    "the columns read so far as they were, or give one row at a time"
+                )
+
+    def _checked(self, layer: TreeKVLayer, output: Tensor, q: int) -> Tensor:
+        """The output, if it is made of finite numbers.
+
+        NaN spreads to all later layers, so while decoding it is enough to check the last one; on a GPU it is not
+        checked then, since each step would have to wait. A call that is refused counts as unfinished, so the cache
+        cannot be used further.
+        """
+        checks = q > 1 or (layer.number == layer.layers - 1 and output.is_cpu)
+        if checks and not torch.compiler.is_compiling() and not bool(output.isfinite().all()):
+            where = f"layer {layer.number}" if q > 1 else "the model"
+            raise TreeKVError(
+                f"the attention of {where} is not made of finite numbers (the model computes in {output.dtype}); try "
+                "torch.float32 or torch.bfloat16, and cache.reset() before continuing"
+            )
+        return output

@@ -1,11 +1,11 @@
-"""The books of some layers: which token sits in which slot, in what order, with what scores.
+"""The state of some layers: which token is in which slot, in what order, with what scores.
 
 The ledger knows nothing of keys and values, so the cache and a simulation from captured attention can run the very
-same code. Storage is by *slot*: a newcomer takes a free slot, an evicted token's slot becomes free, and nothing else
+same code. Storage is by *slot*: a new token takes a free slot, an evicted token's slot becomes free, and nothing else
 moves. Order is by *rank* (0 is the oldest): `order[rank]` is a slot, and the free slots follow after the last rank.
 Scores follow the paper: a sum of observed weights and a count of observations per token; a policy compares their
-quotient. A token has been observed by every query since it came, or since the first query that scored its prompt, so
-counts need not be stored.
+quotient. A token has been observed by every query since it was cached, or since the first query that scored its
+prompt, so counts need not be stored.
 """
 
 from __future__ import annotations
@@ -17,46 +17,24 @@ import torch
 from torch import Tensor
 
 from treekv import policies
-from treekv.cache.ranked_scores import Ranked, observations
-from treekv.cache.row_values import PerRow, same
-from treekv.cache.trace import LayerTrace, Mark
+from treekv.cache.ranked_scores import RankedScores, observations
+from treekv.cache.row_values import RowValues, same
+from treekv.cache.slot_plan import SlotPlan
+from treekv.cache.trace import LayerTrace, TraceCheckpoint
 from treekv.config import TreeKVConfig
 from treekv.policies.base import Prompt, Selection
 
-GROWTH = 64  # slots are added this many at a time until there is room for the capacity and the newcomers
+GROWTH = 64  # slots are added this many at a time until the capacity and the new tokens fit
 
 
-class Places(NamedTuple):
-    """Where q newcomers go, and how far every slot is from them.
-
-    Attributes:
-        slots: LongTensor [rows, heads, q], one for each newcomer.
-        n: how many slots have been used, these included.
-        distance: LongTensor [rows, heads, n], of each of these slots, ranks before the last newcomer; negative
-            where a slot is free. None if it is not wanted.
-        all_used: whether none of the n slots is free.
-        room: how many slots to have, n or more.
-    """
-
-    slots: Tensor
-    n: int
-    distance: Tensor | None
-    all_used: bool
-    room: int
-
-    def of(self, rows: slice) -> Places:
-        """The same for some of the rows."""
-        return self._replace(slots=self.slots[rows], distance=None if self.distance is None else self.distance[rows])
-
-
-class _Open(NamedTuple):
-    """What a row was like before it evicted after a block that is not full yet."""
+class BlockSnapshot(NamedTuple):
+    """The state of a row before it evicted after a block that is not full yet."""
 
     tokens: int  # of the block
     held: int
     cursor: int
     order: Tensor | None  # LongTensor [heads, slots]; None if nothing was evicted
-    mark: Mark | None
+    mark: TraceCheckpoint | None
 
 
 class Ledger:
@@ -68,7 +46,7 @@ class Ledger:
         config: the settings.
         rows: how many.
         heads: KV heads.
-        device: where the books are kept.
+        device: of the tensors.
         layer: the number of the rows' layer, or one number for each row.
         layers: how many layers the model has.
 
@@ -78,7 +56,7 @@ class Ledger:
         sums: float32 [rows, heads, slots].
         held, seen, cursor, capacity: per row, on the host: tokens held, real tokens seen, where the tree policy
             compares next, and how many may be held.
-        since: per row, the position of the first query whose weights count.
+        first_query: per row, the position of the first query whose weights count.
     """
 
     def __init__(
@@ -99,12 +77,14 @@ class Ledger:
         self.position = self.order.clone()
         self.sums = torch.empty((rows, heads, 0), dtype=torch.float32, device=self.device)
         self._counting = torch.arange(0, device=self.device)
-        self._layer = PerRow(0, rows)
+        self._layer = RowValues(0, rows)
         self._layer[:] = [layer] * rows if isinstance(layer, int) else list(layer)
-        self.held, self.seen, self.since, self.cursor = (PerRow(0, rows) for _ in range(4))
-        self.capacity: PerRow[int | None] = PerRow(config.cache_size if self.policy.evicts_decoding else None, rows)
-        self.width = PerRow(0, rows)  # slots from here on have not been used yet and stand in their own order
-        self._open: list[_Open | None] = [None] * rows
+        self.held, self.seen, self.first_query, self.cursor = (RowValues(0, rows) for _ in range(4))
+        self.capacity: RowValues[int | None] = RowValues(
+            config.cache_size if self.policy.evicts_decoding else None, rows
+        )
+        self.used_slots = RowValues(0, rows)  # slots from here on have not been used yet and stand in their own order
+        self._open: list[BlockSnapshot | None] = [None] * rows
         self.trace = LayerTrace(rows, heads, self.device) if config.trace else None
 
     @property
@@ -113,24 +93,24 @@ class Ledger:
 
     @property
     def keeps_everything(self) -> bool:
-        """Whether nothing is ever evicted; then there is nothing to write down but how many tokens there are."""
+        """Whether nothing is ever evicted; then only the number of tokens is recorded."""
         return not (self.policy.evicts_prompt or self.policy.evicts_decoding)
 
     def reserve(self, tokens: int, most: int | None = None) -> None:
-        """Have at least `tokens` slots; some more at once, but not beyond `most`, unless `tokens` is."""
-        more = room(tokens, most) - self.slots
+        """Have at least `tokens` slots, padded as `padded_capacity` says."""
+        more = padded_capacity(tokens, most) - self.slots
         if tokens > self.slots and more:
             self.order, self.position, self.sums = (
                 torch.nn.functional.pad(tensor, (0, more)) for tensor in (self.order, self.position, self.sums)
             )
             self.order[..., -more:] = self._count(self.slots)[-more:]
 
-    def in_step(self, rows: slice, q: int, *, block: bool = False) -> bool:
-        """Whether rows can take q newcomers together.
+    def can_step_together(self, rows: slice, q: int, *, block: bool = False) -> bool:
+        """Whether rows can take q new tokens together.
 
-        They can if they are in the same state. One newcomer each, unless it is part of a `block`, can also be taken by
-        rows that are all full (then only cursors and true positions differ, which is what a left-padded batch settles
-        into), and by rows that all have room.
+        They can if they are in the same state. One token each, unless it is part of a `block`, can also be taken by
+        rows that are all full (then only cursors and true positions differ, which is the steady state of a left-padded
+        batch), and by rows that all have free capacity.
         """
         held, capacity = self.held[rows], self.capacity[rows]
         if q == 1 and not block:
@@ -149,7 +129,7 @@ class Ledger:
         if self.trace is not None:
             self.trace.copy_tensors()
 
-    def part(self, tensor: Tensor, rows: slice) -> Tensor:
+    def rows_view(self, tensor: Tensor, rows: slice) -> Tensor:
         """A view of some rows; the tensor itself if that is all of them."""
         return tensor if self.held.covers(rows) else tensor[rows]
 
@@ -158,12 +138,12 @@ class Ledger:
         held = self.held[rows][0]
         if self.keeps_everything:
             return self._count(held).expand(len(self.held[rows]), self.heads, held)
-        return self.part(self.position, rows).gather(2, self.part(self.order, rows)[..., :held])
+        return self.rows_view(self.position, rows).gather(2, self.rows_view(self.order, rows)[..., :held])
 
     def counts(self, rows: slice) -> Tensor:
         """LongTensor [rows, heads, slots]: how many queries have observed the token in each slot."""
-        since, seen = self.since.shared(rows, self.device), self.seen.shared(rows, self.device)
-        return observations(self.part(self.position, rows), since, seen)
+        since, seen = self.first_query.as_operand(rows, self.device), self.seen.as_operand(rows, self.device)
+        return observations(self.rows_view(self.position, rows), since, seen)
 
     def _count(self, n: int) -> Tensor:
         """LongTensor 0 ... n-1."""
@@ -174,11 +154,11 @@ class Ledger:
     # ------------------------------------------------------------------ a prompt
 
     def choose_prompt(self, rows: slice, length: int, sums: Tensor | None, counts: Tensor | None) -> Selection | None:
-        """Which tokens of a prompt stay; None if all do. `sums` [rows, heads, length], `counts` [1, 1, length]."""
+        """Which tokens of a prompt are kept; None for all. `sums` [rows, heads, length], `counts` [1, 1, length]."""
         kept_whole = not self.policy.evicts_prompt or self.config.prefill == "none"
         if kept_whole or length <= self.config.cache_size:
             return None
-        prompt = Prompt(length, sums, counts, self.heads, self.layer_of(rows), self.layers, self.device)
+        prompt = Prompt(length, sums, counts, self.heads, self.layer_numbers(rows), self.layers, self.device)
         return self.policy.select_prompt(self.config, prompt)
 
     def admit_prompt(
@@ -201,7 +181,7 @@ class Ledger:
         if sums is not None:
             self.sums[rows, :, :held] = sums.expand(batch, self.heads, -1).gather(2, kept)
         self.held[rows], self.seen[rows] = [held] * batch, [length] * batch
-        self.since[rows] = [length - observers if sums is not None else 0] * batch
+        self.first_query[rows] = [length - observers if sums is not None else 0] * batch
         if self.trace is not None:
             self.trace.extend(rows, length)
             if selection is not None:
@@ -211,60 +191,61 @@ class Ledger:
     # ------------------------------------------------------------------ a step
 
     def count(self, rows: slice, q: int) -> None:
-        """q newcomers of rows that keep everything."""
-        self.held.more(rows, q)
-        self.seen.more(rows, q)
+        """q new tokens of rows that keep everything."""
+        self.held.add(rows, q)
+        self.seen.add(rows, q)
         if self.trace is not None:
             self.trace.extend(rows, q)
 
-    def places(self, rows: slice, q: int, *, distance: bool = True) -> Places:
-        """Where q newcomers of each of `rows`, which are `in_step`, will go; see `step`.
+    def plan_slots(self, rows: slice, q: int, *, distance: bool = True) -> SlotPlan:
+        """The slots of q new tokens of each of `rows`, which `can_step_together`; see `step`.
 
-        Without `distance` there is none where no slot is free: then a newcomer sees all but the later ones.
+        Without `distance` the plan has none where no slot is free: then a new token sees all but the later ones.
         """
-        held, alike = self.held.first(rows), self.held.alike(rows)
+        held, alike = self.held.first(rows), self.held.uniform(rows)
         capacity = self.capacity.first(rows)
         longest = held if alike else max(self.held[rows])
         most = None if capacity is None else max(capacity, longest) + q
         self.reserve(longest + q, most)
-        n = max(longest + q, self.width.first(rows) if self.width.alike(rows) else max(self.width[rows]))
-        order = self.part(self.order, rows)
+        n = max(
+            longest + q, self.used_slots.first(rows) if self.used_slots.uniform(rows) else max(self.used_slots[rows])
+        )
+        order = self.rows_view(self.order, rows)
         if n < self.slots:
             order = order.narrow(2, 0, n)
         if alike:
             slots = order.narrow(2, held, q)
             last: int | Tensor = held + q - 1
-        else:  # one newcomer each
+        else:  # one new token each
             last = torch.tensor(self.held[rows], device=self.device)[:, None, None]
             slots = order.gather(2, last.expand(-1, self.heads, 1))
         all_used = alike and n == held + q
         ranks_before = None
         if distance or not all_used:
             ranks_before = last - torch.empty_like(order).scatter_(2, order, self._count(n).expand_as(order))
-        return Places(slots, n, ranks_before, all_used, max(room(longest + q, most), n))
+        return SlotPlan(slots, n, ranks_before, all_used, max(padded_capacity(longest + q, most), n))
 
-    def step(self, rows: slice, places: Places, observed: Tensor | None, *, unfinished: bool = False) -> None:
-        """Add newcomers at `places`, note what their queries saw, evict down to the capacity.
+    def step(self, rows: slice, plan: SlotPlan, observed: Tensor | None, *, unfinished: bool = False) -> None:
+        """Add the new tokens of a plan, record what their queries saw, evict down to the capacity.
 
         Args:
-            rows: they are `in_step`.
-            places: what `self.places` said.
-            observed: float32 [rows, heads, n], attention weights by slot, summed over the queries of the q newcomers
-                (of the last one, for a policy that does not accumulate); None if the policy does not look.
-            unfinished: the newcomers are part of a block of which more may come; then `reopen` can take the
-                evictions back.
+            rows: they `can_step_together`.
+            plan: from `plan_slots`.
+            observed: float32 [rows, heads, plan.used], attention weights by slot, summed over the queries of the q new
+                tokens (of the last one, for a policy that does not accumulate); None for a policy without attention.
+            unfinished: the new tokens are part of a block that may continue; then `roll_back` can undo the evictions.
         """
-        q = places.slots.shape[2]
-        self.width.fill(rows, places.n)
-        start, position = self.seen.shared(rows, self.device), self.part(self.position, rows)
+        q = plan.slots.shape[2]
+        self.used_slots.set(rows, plan.used)
+        start, position = self.seen.as_operand(rows, self.device), self.rows_view(self.position, rows)
         if q == 1 and isinstance(start, int):
-            position.scatter_(2, places.slots, start)
+            position.scatter_(2, plan.slots, start)
         else:
-            position.scatter_(2, places.slots, (self._count(q) + start).expand(places.slots.shape))
+            position.scatter_(2, plan.slots, (self._count(q) + start).expand(plan.slots.shape))
         if observed is not None:
-            sums = self.part(self.sums, rows).narrow(2, 0, places.n)
+            sums = self.rows_view(self.sums, rows).narrow(2, 0, plan.used)
             if self.policy.accumulates:
-                sums.scatter_(2, places.slots, 0.0)
+                sums.scatter_(2, plan.slots, 0.0)
                 sums.add_(observed)
             else:
                 sums.copy_(observed)
@@ -279,15 +260,26 @@ class Ledger:
             self._evict(rows, held, excess)
 
     def _evict(self, rows: slice, held: int, excess: int) -> None:
-        position = self.part(self.position, rows)
-        now = self.seen.shared(rows, self.device) - 1
+        position, capacity = self.rows_view(self.position, rows), held - excess
+        now = self.seen.as_operand(rows, self.device) - 1
         while excess:
-            scores = Ranked(self, rows, held)
+            scores = RankedScores(
+                order=self.rows_view(self.order, rows),
+                position=position,
+                sums=self.rows_view(self.sums, rows),
+                held=held,
+                capacity=capacity,
+                cursor=self.cursor.as_operand(rows, self.device),
+                first_query=self.first_query.as_operand(rows, self.device),
+                seen=self.seen.as_operand(rows, self.device),
+                layer=self.layer_numbers(rows),
+                traced=self.trace is not None,
+            )
             losers, survivors, cursor = self.policy.evict(self.config, scores, excess)
             if isinstance(cursor, Tensor):
                 self.cursor[rows] = cursor.flatten().tolist()
             elif cursor is not None:
-                self.cursor.fill(rows, cursor)
+                self.cursor.set(rows, cursor)
             slots = scores.order.gather(2, losers)
             if self.trace is not None:
                 pair = [slots] if survivors is None else [slots, scores.order.gather(2, survivors)]
@@ -295,28 +287,28 @@ class Ledger:
             scores.move_to_the_end(losers, slots)
             excess -= losers.shape[2]
             held -= losers.shape[2]
-        self.held.fill(rows, held)
+        self.held.set(rows, held)
 
-    def layer_of(self, rows: slice) -> int | tuple[int, ...]:
-        return self._layer.first(rows) if self._layer.alike(rows) else tuple(self._layer[rows])
+    def layer_numbers(self, rows: slice) -> int | tuple[int, ...]:
+        return self._layer.first(rows) if self._layer.uniform(rows) else tuple(self._layer[rows])
 
     # ------------------------------------------------------------------ a block in several pieces
 
     def open_tokens(self, rows: slice) -> int:
-        """How many tokens the unfinished block of rows that are `in_step` has."""
+        """How many tokens the unfinished block of rows that are `can_step_together` has."""
         block = self._open[rows][0]
         return block.tokens if block else 0
 
     def _remember(self, rows: slice, tokens: int, evicts: bool) -> None:
-        blocks: list[_Open | None] = []
+        blocks: list[BlockSnapshot | None] = []
         for row in range(len(self.held))[rows]:
             order = self.order[row].clone() if evicts else None
             mark = self.trace.mark(row) if self.trace is not None else None
-            blocks.append(_Open(tokens, self.held[row], self.cursor[row], order, mark))
+            blocks.append(BlockSnapshot(tokens, self.held[row], self.cursor[row], order, mark))
         self._open[rows] = blocks
 
-    def reopen(self, rows: slice) -> None:
-        """Take back what was evicted after an unfinished block: slots that became free still hold their tokens."""
+    def roll_back(self, rows: slice) -> None:
+        """Undo the evictions after an unfinished block: slots that became free still hold their tokens."""
         for row in range(len(self.held))[rows]:
             block = self._open[row]
             if block is None or block.order is None:
@@ -327,15 +319,15 @@ class Ledger:
             if self.trace is not None and block.mark is not None:
                 self.trace.take_back(row, block.mark)
 
-    def close(self) -> None:
-        """No block is unfinished any more."""
+    def commit(self) -> None:
+        """Evictions after unfinished blocks are final."""
         self._open = [None] * len(self.held)
 
     def compact(self, rows: slice, slots: int) -> Tensor | None:
-        """Give back what blocks needed of `slots` slots, if single newcomers need less.
+        """Free what blocks needed of `slots` slots, if single tokens need less.
 
-        Returns LongTensor [rows, heads, fewer slots], for each slot that stays the one it was; None if all stay.
-        What an unfinished block evicted has to stay.
+        Returns LongTensor [rows, heads, fewer slots], the former number of each remaining slot; None if all remain,
+        as they must while a block is unfinished, since `roll_back` needs them.
         """
         if any(most is None for most in self.capacity[rows]) or any(
             b and b.order is not None for b in self._open[rows]
@@ -344,16 +336,16 @@ class Ledger:
         needed = max(max(most or 0, held) + 1 for most, held in zip(self.capacity[rows], self.held[rows], strict=True))
         if slots <= needed:
             return None
-        order, position, sums = (self.part(t, rows) for t in (self.order, self.position, self.sums))
+        order, position, sums = (self.rows_view(t, rows) for t in (self.order, self.position, self.sums))
         old = order[..., :needed].clone()
         for tensor in (position, sums):
             tensor[..., :needed] = tensor.gather(2, old)
         order.copy_(self._count(self.slots).expand_as(order))
-        self.width[rows] = self.held[rows]
+        self.used_slots[rows] = self.held[rows]
         return old
 
     def trim(self, slots: int) -> None:
-        """Keep the books of this many slots; the others are free."""
+        """Keep the state of this many slots; the others are free."""
         self.order, self.position, self.sums = (
             tensor[..., :slots].contiguous() for tensor in (self.order, self.position, self.sums)
         )
@@ -364,7 +356,15 @@ class Ledger:
         """Keep, repeat or reorder rows: `index` LongTensor, for each new row the old one."""
         index = index.to(self.device)
         chosen = index.tolist()
-        for per_row in (self.held, self.seen, self.since, self.cursor, self.capacity, self.width, self._layer):
+        for per_row in (
+            self.held,
+            self.seen,
+            self.first_query,
+            self.cursor,
+            self.capacity,
+            self.used_slots,
+            self._layer,
+        ):
             per_row.select(chosen)
         self.order, self.position, self.sums = (
             t.index_select(0, index) for t in (self.order, self.position, self.sums)
@@ -374,7 +374,7 @@ class Ledger:
             self.trace.select(index)
 
 
-def room(tokens: int, most: int | None) -> int:
-    """How many slots to have for `tokens`: some more at once, but not beyond `most`, unless `tokens` is."""
+def padded_capacity(tokens: int, most: int | None) -> int:
+    """How many slots to allocate for `tokens`: a multiple of GROWTH, but not more than `most`, unless `tokens` is."""
     target = -(-tokens // GROWTH) * GROWTH
     return target if most is None else max(min(target, most), tokens)

@@ -2,43 +2,52 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from treekv.policies.ranking import without
 
-if TYPE_CHECKING:
-    from treekv.cache.ledger import Ledger
 
+class RankedScores:
+    """The `Scores` of some rows, from their state by slot.
 
-class Ranked:
-    """The `Scores` of some rows.
-
-    Attributes:
-        order: LongTensor [rows, heads, held], a view of the ledger's.
-        held: ranks, newcomers included.
+    Args:
+        order: LongTensor [rows, heads, slots], the slot at each rank; changed by `move_to_the_end`.
+        position: LongTensor [rows, heads, slots].
+        sums: float32 [rows, heads, slots].
+        held: ranks, the newest tokens included.
+        capacity: ranks at rest.
+        cursor, first_query, seen: one number for all rows, or LongTensor [rows, 1, 1].
+        layer: the number of the rows' layer, or of each row's.
+        traced: whether survivors are recorded.
     """
 
-    def __init__(self, ledger: Ledger, rows: slice, held: int) -> None:
-        self.held = held
-        capacity = ledger.capacity.first(rows)
-        assert capacity is not None  # or nothing would be evicted
-        self.capacity = capacity
-        self.device, self.traced = ledger.device, ledger.trace is not None
-        self.cursor, self._since, self._seen = (
-            numbers.shared(rows, self.device) for numbers in (ledger.cursor, ledger.since, ledger.seen)
-        )
-        self.step = self._seen - 1
-        self.layer = ledger.layer_of(rows)
-        self.order = ledger.part(ledger.order, rows).narrow(2, 0, held)
-        self.shape = (self.order.shape[0], self.order.shape[1])
-        self._position, self._sums = ledger.part(ledger.position, rows), ledger.part(ledger.sums, rows)
+    def __init__(
+        self,
+        *,
+        order: Tensor,
+        position: Tensor,
+        sums: Tensor,
+        held: int,
+        capacity: int,
+        cursor: int | Tensor,
+        first_query: int | Tensor,
+        seen: int | Tensor,
+        layer: int | tuple[int, ...],
+        traced: bool,
+    ) -> None:
+        self.held, self.capacity, self.cursor = held, capacity, cursor
+        self.layer, self.traced, self.device = layer, traced, order.device
+        self.step = seen - 1
+        self.order = order.narrow(2, 0, held)
+        self.shape = (order.shape[0], order.shape[1])
+        self._position, self._sums, self._first_query, self._seen = position, sums, first_query, seen
 
     def average(self, ranks: slice | Tensor) -> Tensor:
         slots = self._slots(ranks)
-        return self._sums.gather(2, slots) / observations(self._position.gather(2, slots), self._since, self._seen)
+        return self._sums.gather(2, slots) / observations(
+            self._position.gather(2, slots), self._first_query, self._seen
+        )
 
     def total(self, ranks: slice | Tensor) -> Tensor:
         return self._sums.gather(2, self._slots(ranks))
@@ -49,8 +58,8 @@ class Ranked:
         return self.order.gather(2, ranks.expand(*self.shape, -1))
 
     def move_to_the_end(self, ranks: Tensor, moved: Tensor) -> None:
-        """Put the slots at `ranks` LongTensor [rows, heads, m] (ascending, distinct), which are `moved`, behind the
-        others in that order."""
+        """Move the slots at `ranks` LongTensor [rows, heads, m] (ascending, distinct), which are `moved`, behind the
+        others, in that order."""
         if ranks.shape[2] > 1:
             self.order.copy_(without(torch.cat([self.order, moved], dim=2), ranks))
             return
@@ -60,8 +69,10 @@ class Ranked:
         self.order.narrow(2, last, 1).copy_(moved)
 
 
-def observations(position: Tensor, since: int | Tensor, seen: int | Tensor) -> Tensor:
-    """How many queries have observed the tokens at `position` [rows, heads, n]: those from `since` on of `seen`."""
-    if not isinstance(since, int) or since:
-        position = position.clamp(min=since) if isinstance(since, int) else position.maximum(since)
+def observations(position: Tensor, first_query: int | Tensor, seen: int | Tensor) -> Tensor:
+    """How many of the queries `first_query` ... `seen` - 1 have observed the tokens at `position` [rows, heads, n]."""
+    if isinstance(first_query, Tensor):
+        position = position.maximum(first_query)
+    elif first_query:
+        position = position.clamp(min=first_query)
     return seen - position

@@ -1,4 +1,4 @@
-"""Numbers that rows have each, and nearly always all the same."""
+"""One value per row, nearly always the same for all rows."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 T = TypeVar("T")
 
 
-class PerRow(Generic[T]):
-    """A value for each row, kept once while all rows have the same: a compiled step then sees a single number that
+class RowValues(Generic[T]):
+    """A value for each row, stored once while all rows have the same: a compiled step then sees a single number that
     changes, not one for each row.
     """
 
     def __init__(self, value: T, rows: int) -> None:
         self._rows = rows
-        self._only: Any = value  # what all rows have
+        self._only: Any = value  # of all rows
         self._each: list[T] | None = None  # unless all rows have the same
 
     def __len__(self) -> int:
@@ -42,32 +42,32 @@ class PerRow(Generic[T]):
         self._only, self._each = (every[0], None) if same(every) else (None, every)
 
     def covers(self, rows: slice) -> bool:
-        """Whether that is all rows."""
+        """Whether these are all rows."""
         return (rows.start == 0 and rows.stop == self._rows) or len(range(self._rows)[rows]) == self._rows
 
-    def alike(self, rows: slice) -> bool:
-        """Whether some rows all have the same."""
+    def uniform(self, rows: slice) -> bool:
+        """Whether these rows all have the same value."""
         return self._each is None or same(self._each[rows])
 
     def first(self, rows: slice) -> T:
-        """That of the first of some rows."""
+        """The value of the first of these rows."""
         return self._only if self._each is None else self._each[rows][0]
 
-    def shared(self, rows: slice, device: torch.device) -> T | Tensor:
+    def as_operand(self, rows: slice, device: torch.device) -> T | Tensor:
         """The number that all of these rows have, or LongTensor [rows, 1, 1] if they differ."""
         if self._each is None:
             return self._only
-        return self.first(rows) if self.alike(rows) else torch.tensor(self[rows], device=device)[:, None, None]
+        return self.first(rows) if self.uniform(rows) else torch.tensor(self[rows], device=device)[:, None, None]
 
-    def fill(self, rows: slice, value: T) -> None:
-        """Give some rows the same."""
+    def set(self, rows: slice, value: T) -> None:
+        """Give all of these rows one value."""
         if self.covers(rows):
             self._only, self._each = value, None
         else:
             self[rows] = [value] * len(range(self._rows)[rows])
 
-    def more(self, rows: slice, q: int) -> None:
-        """Add to the numbers of some rows."""
+    def add(self, rows: slice, q: int) -> None:
+        """Add q to the number of each of these rows."""
         if self._each is None and self.covers(rows):
             self._only += q
         else:

@@ -1,4 +1,4 @@
-"""Who was evicted when, and by whom: a log with two integers for each eviction of each head."""
+"""When each token was evicted, and which token survived: a log of two integers for each eviction of each head."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from treekv.cache.row_values import PerRow
+from treekv.cache.row_values import RowValues
 
-NOBODY = -1
-CHUNK = 64  # evictions; room is added this much at a time, so little stands empty
+NO_TOKEN = -1
+CHUNK = 64  # evictions; memory is added this much at a time, so little is unused
 
 
 class LayerTrace:
     """The evictions of one layer, written as they happen and read as two labelled arrays.
 
-    Each head of a row evicts equally often and at the same steps, so a step is noted once for all heads, and equally
-    many evictions at equal distances (one at each step while decoding, a block's at each block) are noted as one run:
-    a token costs less than 8 bytes per head.
+    Each head of a row evicts equally often and at the same steps, so a step is recorded once for all heads. Equally
+    many evictions at equal distances (one at each step while decoding, a block's at each block) are recorded as one
+    run, so a token costs less than 8 bytes per head.
     """
 
     def __init__(self, batch: int, heads: int, device: torch.device) -> None:
         self.batch, self.heads, self.device = batch, heads, device
-        # int32 [fields, batch, heads, CHUNK] each; fields are the loser and, as soon as anybody has one, the winner.
+        # int32 [fields, batch, heads, CHUNK] each; fields are the loser and, as soon as there is one, the survivor.
         self._log: list[Tensor] = []
         self._fields = 1
-        self._count = PerRow(0, batch)
-        self._tokens = PerRow(0, batch)
-        self._runs: PerRow[tuple[_Run, ...]] = PerRow((), batch)
+        self._count = RowValues(0, batch)
+        self._tokens = RowValues(0, batch)
+        self._runs: RowValues[tuple[_Run, ...]] = RowValues((), batch)
 
     @property
     def evicted_at(self) -> Tensor:
@@ -44,10 +44,10 @@ class LayerTrace:
         compared or evicted."""
         counts = self._count[:]
         if self._fields == 1:
-            nobody = torch.full((1, max(counts, default=0)), NOBODY, dtype=torch.int32, device=self.device)
-            return self._dense([nobody[:, :n] for n in counts])
-        winners = self._logged(1)
-        return self._dense([winners[row, :, :n] for row, n in enumerate(counts)])
+            empty = torch.full((1, max(counts, default=0)), NO_TOKEN, dtype=torch.int32, device=self.device)
+            return self._dense([empty[:, :n] for n in counts])
+        logged = self._logged(1)
+        return self._dense([logged[row, :, :n] for row, n in enumerate(counts)])
 
     @property
     def nbytes(self) -> int:
@@ -57,12 +57,12 @@ class LayerTrace:
 
     def extend(self, rows: slice, tokens: int) -> None:
         """Rows have seen so many more tokens; these count as kept."""
-        self._tokens.more(rows, tokens)
+        self._tokens.add(rows, tokens)
 
     def record(self, rows: slice, evicted: Tensor, step: int | Tensor) -> None:
-        """Note what went at `step`, one for all rows or for each of them: `evicted` [1 or 2, rows, heads, m] are the
-        positions of the losers and, if there are any, of the winners."""
-        if self._count.alike(rows):
+        """Record evictions at `step`, one for all rows or for each of them: `evicted` [1 or 2, rows, heads, m] are the
+        positions of the losers and, if there are any, of the survivors."""
+        if self._count.uniform(rows):
             self._write(rows, evicted)
         else:
             for i, row in enumerate(range(self.batch)[rows]):
@@ -70,34 +70,34 @@ class LayerTrace:
         m = evicted.shape[3]
         if isinstance(step, Tensor):
             steps = step.flatten().tolist()
-            self._runs[rows] = [_noted(own, at, m) for own, at in zip(self._runs[rows], steps, strict=True)]
-        elif self._runs.alike(rows):
-            self._runs.fill(rows, _noted(self._runs.first(rows), step, m))
+            self._runs[rows] = [_extended(own, at, m) for own, at in zip(self._runs[rows], steps, strict=True)]
+        elif self._runs.uniform(rows):
+            self._runs.set(rows, _extended(self._runs.first(rows), step, m))
         else:
-            self._runs[rows] = [_noted(own, step, m) for own in self._runs[rows]]
+            self._runs[rows] = [_extended(own, step, m) for own in self._runs[rows]]
 
     def record_prompt(self, rows: slice, kept: Tensor, survivors: Tensor | None, length: int) -> None:
-        """Note the outcome of prefill "tree": whatever is not in `kept` went with the prompt's last token."""
-        gone = torch.ones((*kept.shape[:2], length), dtype=torch.bool, device=self.device).scatter_(2, kept, False)
-        evicted = gone.nonzero()[:, 2].view(1, *kept.shape[:2], -1)
+        """Record the outcome of prefill "once": what is not in `kept` was evicted with the prompt's last token."""
+        mask = torch.ones((*kept.shape[:2], length), dtype=torch.bool, device=self.device).scatter_(2, kept, False)
+        evicted = mask.nonzero()[:, 2].view(1, *kept.shape[:2], -1)
         if survivors is not None:
             winners = survivors.expand(*kept.shape[:2], -1).gather(2, evicted[0])
             evicted = torch.cat([evicted, winners[None]])
         self.record(rows, evicted, length - 1)
 
     def of(self, rows: slice) -> LayerTrace:
-        """The part of some rows, as it is now."""
+        """A copy of some rows, as they are now."""
         part = LayerTrace(len(range(self.batch)[rows]), self.heads, self.device)
         part._log, part._fields = [chunk[:, rows] for chunk in self._log], self._fields
         part._count[:], part._tokens[:], part._runs[:] = self._count[rows], self._tokens[rows], self._runs[rows]
         return part
 
-    def mark(self, row: int) -> Mark:
-        """How far the log of a row has come."""
-        return Mark(self._count[row], self._runs[row])
+    def mark(self, row: int) -> TraceCheckpoint:
+        """The present length of the log of a row."""
+        return TraceCheckpoint(self._count[row], self._runs[row])
 
-    def take_back(self, row: int, mark: Mark) -> None:
-        """Forget what was recorded of a row since then."""
+    def take_back(self, row: int, mark: TraceCheckpoint) -> None:
+        """Forget what was recorded of a row since `mark`."""
         self._count[row : row + 1], self._runs[row : row + 1] = [mark.logged], [mark.runs]
 
     def copy_tensors(self) -> None:
@@ -117,19 +117,19 @@ class LayerTrace:
         first, done, (fields, _, _, m) = self._count.first(rows), 0, evicted.shape
         if fields > self._fields:
             self._fields = fields
-            self._log = [torch.cat([chunk, torch.full_like(chunk, NOBODY)]) for chunk in self._log]
+            self._log = [torch.cat([chunk, torch.full_like(chunk, NO_TOKEN)]) for chunk in self._log]
         while done < m:
             number, start = divmod(first + done, CHUNK)
             if number == len(self._log):
                 shape = (self._fields, self.batch, self.heads, CHUNK)
-                self._log.append(torch.full(shape, NOBODY, dtype=torch.int32, device=self.device))
+                self._log.append(torch.full(shape, NO_TOKEN, dtype=torch.int32, device=self.device))
             now = min(m - done, CHUNK - start)
             chunk = self._log[number].narrow(3, start, now)
             if not (self._count.covers(rows) and fields == self._fields):
                 chunk = chunk[:fields, rows]
             chunk.copy_(evicted if now == m else evicted.narrow(3, done, now))
             done += now
-        self._count.more(rows, m)
+        self._count.add(rows, m)
 
     def _logged(self, field: int) -> Tensor:
         """int32 [batch, heads, evictions]."""
@@ -155,8 +155,8 @@ class LayerTrace:
         return result
 
 
-class Mark(NamedTuple):
-    """A place in the log of a row."""
+class TraceCheckpoint(NamedTuple):
+    """A place in the log of a row, to return to."""
 
     logged: int
     runs: tuple[_Run, ...]
@@ -171,8 +171,8 @@ class _Run(NamedTuple):
     stride: int = 0
 
 
-def _noted(runs: tuple[_Run, ...], step: int, m: int) -> tuple[_Run, ...]:
-    """The runs of a row, of which there are few, with m more evictions at `step`, which may come in several parts."""
+def _extended(runs: tuple[_Run, ...], step: int, m: int) -> tuple[_Run, ...]:
+    """The few runs of a row, with m more evictions at `step`, which may be recorded in several parts."""
     if not m:
         return runs
     if runs and runs[-1].last == step:

@@ -94,7 +94,7 @@ def generate_answer(
         tokens=len(new),
         cache_bytes=cache.nbytes,
         full_bytes=max(cache.full_nbytes, cache.nbytes),
-        held=cache.held_tokens,
+        held=cache.kept_tokens,
     )
 
 

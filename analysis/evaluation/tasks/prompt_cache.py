@@ -7,7 +7,7 @@ queries, keys and values are kept and passed directly to the caches of further s
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from treekv import TreeKVCache, TreeKVConfig, policies
-from treekv.attention.interface import AttentionSite, at_site, site_of
+from treekv.attention.interface import AttentionCall, AttentionHandler, attach_handler, handler_of
 
 MOST_BYTES: Final = 4 * 2**30  # of the queries, keys and values of one prompt; longer prompts are read every time
 
@@ -26,9 +26,7 @@ class _LayerCall:
 
     key: Tensor
     value: Tensor
-    query: Tensor | None = None  # None for a layer that is not compressed
-    module: nn.Module | None = None
-    options: dict[str, Any] = field(default_factory=dict)
+    call: AttentionCall | None = None  # None for a layer that is not compressed
 
 
 @dataclass
@@ -67,11 +65,11 @@ class PromptCache:
             if recording.calls is not None:
                 self._model, self._cached = model, _CachedPrompt(prompt, recording.calls, logits)
             return logits
-        for layer, call in enumerate(self._cached.calls):
-            key, value = cache.update(call.key, call.value, layer)
-            site = site_of(key)
-            if site is not None and call.query is not None and call.module is not None:
-                site.attend(call.module, call.query, key, value, **call.options)
+        for layer, inputs in enumerate(self._cached.calls):
+            key, value = cache.update(inputs.key, inputs.value, layer)
+            handler = handler_of(key)
+            if handler is not None and inputs.call is not None:
+                handler.attend(inputs.call._replace(key=key, value=value))
         return self._cached.logits
 
 
@@ -99,13 +97,13 @@ class _RecordingCache(Cache):
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         key, value = self._cache.update(key_states, value_states, layer_idx, *args, **kwargs)
-        site = site_of(key)
+        handler = handler_of(key)
         if self.calls is None:
             return key, value
-        call = _LayerCall(key_states, value_states)
-        self.calls.append(call)
+        inputs = _LayerCall(key_states, value_states)
+        self.calls.append(inputs)
         self._count(key_states, value_states)
-        return (key if site is None else at_site(key, _RecordingHandler(site, call, self._count))), value
+        return (key if handler is None else attach_handler(key, _RecordingHandler(handler, inputs, self._count))), value
 
     def _count(self, *tensors: Tensor) -> None:
         self._bytes += sum(t.numel() * t.element_size() for t in tensors)
@@ -114,12 +112,12 @@ class _RecordingCache(Cache):
 
 
 class _RecordingHandler:
-    """Wraps an attention site and records the query of its call."""
+    """Wraps an attention handler and records its call."""
 
-    def __init__(self, site: AttentionSite, call: _LayerCall, count: Callable[[Tensor], None]) -> None:
-        self._site, self._call, self._count = site, call, count
+    def __init__(self, handler: AttentionHandler, inputs: _LayerCall, count: Callable[[Tensor], None]) -> None:
+        self._handler, self._inputs, self._count = handler, inputs, count
 
-    def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
-        self._call.query, self._call.module, self._call.options = query, module, options
-        self._count(query)
-        return self._site.attend(module, query, key, value, **options)
+    def attend(self, call: AttentionCall) -> Tensor:
+        self._inputs.call = call
+        self._count(call.query)
+        return self._handler.attend(call)

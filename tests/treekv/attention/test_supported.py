@@ -192,12 +192,12 @@ def test_every_family_with_sink_logits_is_refused_by_name():
     assert {"gpt_oss", "mimo_v2_flash"} <= set(found)
 
 
-@pytest.mark.parametrize("at_site", [True, False])
-def test_attention_that_is_not_plain_is_refused_wherever_it_is_called(at_site):
+@pytest.mark.parametrize("with_handler", [True, False])
+def test_attention_that_is_not_plain_is_refused_wherever_it_is_called(with_handler):
     """Without a site the call would go to SDPA, which drops sink logits without a word."""
     states = [torch.rand(1, 2, 3, 8) for _ in range(3)]
-    if at_site:
-        states[1] = attention.at_site(states[1], object())
+    if with_handler:
+        states[1] = attention.attach_handler(states[1], object())
     for name in ("s_aux", "sinks"):
         with pytest.raises(TreeKVError, match=f"'{name}', which TreeKV does not compute"):
             attention.treekv_attention(torch.nn.Module(), *states, None, **{name: torch.zeros(2)})
@@ -207,7 +207,7 @@ def test_a_module_that_attends_in_both_directions_is_refused():
     module = torch.nn.Module()
     module.is_causal = False
     states = [torch.rand(1, 2, 3, 8) for _ in range(3)]
-    states[1] = attention.at_site(states[1], object())
+    states[1] = attention.attach_handler(states[1], object())
     with pytest.raises(TreeKVError, match="bidirectional"):
         attention.treekv_attention(module, *states, None)
 

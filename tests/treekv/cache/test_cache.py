@@ -149,7 +149,7 @@ def test_scores_are_window_sums_after_a_prompt(llama):
     eager = tiny.llama("eager")
     weights = eager(ids, output_attentions=True).attentions[0][0]  # [heads, 20, 20]
     expected = weights.view(2, 2, 20, 20).mean(1)[:, -6:].sum(1)
-    ledger = cache.layers[0].ledger
+    ledger = cache.layers[0].owner.ledger
     assert torch.allclose(ledger.sums[0, :, :20], expected, atol=1e-5)
     assert ledger.counts(slice(0, 1))[0, 0, :20].tolist() == [6] * 15 + [5, 4, 3, 2, 1]
 
@@ -205,15 +205,15 @@ def test_left_padded_rows_get_what_they_get_alone(llama, settings):
         assert torch.equal(together.trace[1].evicted_at[row, :, :seen], alone.trace[1].evicted_at[0])
         assert torch.equal(together.trace[1].survivor[row, :, :seen], alone.trace[1].survivor[0])
         ours, theirs = together.layers[1], alone.layers[1]
-        policy = ours.ledger.policy
+        policy = ours.owner.ledger.policy
         if policy.uses_attention and policy.accumulates and policy.evicts_decoding:
-            books = []
+            scores = []
             for layer, r in ((ours, row), (theirs, 0)):
-                own = layer.at(slice(r, r + 1))
-                order = layer.ledger.order[own][..., : layer.ledger.held[own][0]]
-                books.append([t.gather(2, order) for t in (layer.ledger.sums[own], layer.ledger.counts(own))])
-            assert torch.allclose(books[0][0], books[1][0], atol=1e-4)
-            assert torch.equal(books[0][1], books[1][1])
+                ledger, own = layer.owner.ledger, layer.owner.ledger_rows(layer, slice(r, r + 1))
+                order = ledger.order[own][..., : ledger.held[own][0]]
+                scores.append([t.gather(2, order) for t in (ledger.sums[own], ledger.counts(own))])
+            assert torch.allclose(scores[0][0], scores[1][0], atol=1e-4)
+            assert torch.equal(scores[0][1], scores[1][1])
 
 
 @pytest.mark.parametrize("policy", ["tree", "streaming", "h2o", "tova", "random"])
@@ -254,7 +254,7 @@ def test_any_chunks_of_a_padded_batch_equal_one_pass(chunks, block, padding, see
         assert torch.allclose(got[1], expected[1, start:end], atol=1e-4)
         real = mask[0, start:end].bool()
         assert torch.allclose(got[0, real], expected[0, start:end][real], atol=1e-4)
-        assert chunked.held_tokens <= 10
+        assert chunked.kept_tokens <= 10
         start = end
     for layer in range(2):
         assert torch.equal(once.kept_positions(layer), chunked.kept_positions(layer))
@@ -268,10 +268,10 @@ def test_blocks_give_back_the_room_they_took(llama):
     llama(tiny.tokens(40), past_key_values=cache)
     assert cache.nbytes == 13 * per_slot
     llama(tiny.tokens(5), past_key_values=cache)  # what its eviction frees stays, for the block may go on
-    assert cache.nbytes == (12 + 5) * per_slot and cache.held_tokens == 12
+    assert cache.nbytes == (12 + 5) * per_slot and cache.kept_tokens == 12
     llama(tiny.tokens(1), past_key_values=cache)
     assert cache.nbytes == 13 * per_slot
-    assert cache.layers[0].ledger.slots == 13
+    assert cache.layers[0].owner.ledger.slots == 13
 
 
 def test_the_books_take_twenty_bytes_a_slot_and_head(llama):
@@ -279,7 +279,7 @@ def test_the_books_take_twenty_bytes_a_slot_and_head(llama):
     cache = TreeKVCache(TreeKVConfig(cache_size=64), llama.config)
     llama(tiny.tokens(128, batch=3), past_key_values=cache)
     llama(tiny.tokens(1, batch=3), past_key_values=cache)
-    ledger = cache.layers[0].ledger
+    ledger = cache.layers[0].owner.ledger
     books = sum(t.nbytes for t in (ledger.order, ledger.position, ledger.sums))
     assert books == 20 * (64 + 1) * 2 * 3 * 2  # slots, heads, rows, layers
 
@@ -293,7 +293,7 @@ def test_a_call_of_one_token_is_a_decoding_step(llama):
     llama(ids[:, :20], past_key_values=by_hand)
     llama(ids[:, 20:], past_key_values=by_hand)
     assert torch.equal(chunked.kept_positions(1), by_hand.kept_positions(1))
-    assert chunked.layers[0].ledger.open_tokens(slice(0, 1)) == 0
+    assert chunked.layers[0].owner.ledger.open_tokens(slice(0, 1)) == 0
 
 
 def test_beams_carry_the_books_along(llama):
@@ -323,7 +323,7 @@ def test_half_precision_keeps_float32_scores(dtype):
         logits = model(token.view(1, 1), past_key_values=cache).logits
     assert logits.dtype == dtype and torch.isfinite(logits).all()
     layer = cache.layers[0]
-    assert layer.keys.dtype == dtype and layer.ledger.sums.dtype == torch.float32
+    assert layer.keys.dtype == dtype and layer.owner.ledger.sums.dtype == torch.float32
     assert cache.kept_positions(0).shape == (1, 2, 12)
     # Layers, k and v, heads, tokens and the one that is being read, head_dim, bytes.
     assert cache.nbytes == 2 * 2 * 2 * (12 + 1) * 8 * 2
@@ -344,10 +344,10 @@ def test_nothing_grows_and_nothing_drifts(llama):
             address = None
         if step == 100:
             address = layer.keys.data_ptr()
-        assert len(cache.layers) == 2 and layer.ledger.held[0] <= 16
+        assert len(cache.layers) == 2 and layer.owner.ledger.held[0] <= 16
     assert layer.keys.data_ptr() == address
     assert layer.keys.shape[2] == 17 and cache.get_seq_length() == 3000
-    slot = layer.ledger.order[0, 0, 0]
+    slot = layer.owner.ledger.order[0, 0, 0]
     assert torch.equal(layer.keys[0, :, slot], first_key)  # the first sink, untouched bit by bit
 
 
@@ -391,7 +391,7 @@ def test_long_windows_and_long_chunks_go_through_in_parts(llama, monkeypatch):
         full = TreeKVCache(TreeKVConfig(policy="full"), llama.config)
         llama(ids[:, :20], past_key_values=full)
         logits = llama(ids[:, 20:], past_key_values=full).logits
-        ledger = cache.layers[1].ledger
+        ledger = cache.layers[1].owner.ledger
         results.append((ledger.sums[..., :60], ledger.counts(slice(0, 2))[..., :60], logits))
     for one, other in zip(*results):
         assert torch.allclose(one, other, atol=1e-4)
@@ -429,7 +429,7 @@ def test_bytes_of_a_full_cache_are_those_of_transformers(llama):
         cache = TreeKVCache(TreeKVConfig(policy=policy, cache_size=16), llama.config)
         llama(ids, past_key_values=cache)
         assert cache.full_nbytes == expected
-        assert cache.held_tokens == (16 if policy == "tree" else 48)
+        assert cache.kept_tokens == (16 if policy == "tree" else 48)
 
 
 @pytest.mark.parametrize(

@@ -459,7 +459,7 @@ def test_no_graph_grows_on_the_cache():
         assert logits.requires_grad
         for layer in cache.layers:
             assert not layer.keys.requires_grad and not layer.values.requires_grad
-            assert not layer.ledger.sums.requires_grad
+            assert not layer.owner.ledger.sums.requires_grad
 
 
 def test_a_cache_for_another_model_is_noticed():

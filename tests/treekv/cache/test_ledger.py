@@ -47,15 +47,15 @@ def run_both(config: TreeKVConfig, calls: list[int], seed: int, ties: bool) -> N
         while len(heads[0]) > config.cache_size:
             for past, eviction in zip(evictions, rule.evict(heads, seen + q - 1)):
                 past.append(eviction)
-        places = ledger.places(row, q)
-        used = places.distance >= 0
-        assert used.sum() == HEADS * (held + q) and places.all_used == bool(used.all())
+        plan = ledger.plan_slots(row, q)
+        used = plan.distance >= 0
+        assert used.sum() == HEADS * (held + q) and plan.all_used == bool(used.all())
         observed = None
         if ledger.policy.uses_attention:
-            ranks = (held + q - 1 - places.distance).clamp(max=held + q - 1)
+            ranks = (held + q - 1 - plan.distance).clamp(max=held + q - 1)
             observed = by_rank.sum(1) if ledger.policy.accumulates else by_rank[:, -1]
             observed = observed[None].gather(2, ranks).masked_fill(~used, 0.0)
-        ledger.step(row, places, observed)
+        ledger.step(row, plan, observed)
         seen += q
         check_invariants(ledger, config, seen)
         for h, entries in enumerate(heads):
@@ -214,8 +214,8 @@ def test_a_trace_costs_less_than_eight_bytes_per_token_and_head(policy, block):
     ledger = Ledger(config, rows=2, heads=HEADS)
     expected = []
     for last in range(block - 1, 4000, block):
-        places = ledger.places(slice(0, 2), block)
-        ledger.step(slice(0, 2), places, torch.rand(places.distance.shape))
+        plan = ledger.plan_slots(slice(0, 2), block)
+        ledger.step(slice(0, 2), plan, torch.rand(plan.distance.shape))
         expected += [last] * (ledger.seen[0] - 128 - len(expected) if last >= 128 else 0)
         if last // block == 20:
             ledger.select(torch.tensor([1, 0]))
@@ -258,9 +258,9 @@ def test_selecting_rows_takes_all_their_books_along():
 
     def step(ledger: Ledger, row: int, weights: torch.Tensor) -> None:
         one = slice(row, row + 1)
-        places = ledger.places(one, 1)
-        by_slot = weights.gather(2, (12 - places.distance).clamp(max=12))  # the newest token is the last
-        ledger.step(one, places, by_slot.masked_fill(places.distance < 0, 0.0))
+        plan = ledger.plan_slots(one, 1)
+        by_slot = weights.gather(2, (12 - plan.distance).clamp(max=12))  # the newest token is the last
+        ledger.step(one, plan, by_slot.masked_fill(plan.distance < 0, 0.0))
 
     together = Ledger(config, 2, HEADS)
     for row, length in enumerate((12, 5)):
@@ -295,16 +295,16 @@ def test_steps_are_the_same_with_and_without_distances(seed):
         what = draw.random()
         index = torch.tensor([draw.randrange(3) for _ in range(3)])
         q = draw.choice([1, 1, 1, 2])
-        together = without.in_step(every, q) and draw.random() < 0.8
-        unfinished = together and without.in_step(every, q, block=True) and draw.random() < 0.3
+        together = without.can_step_together(every, q) and draw.random() < 0.8
+        unfinished = together and without.can_step_together(every, q, block=True) and draw.random() < 0.3
         for rows in [every] if together else [slice(row, row + 1) for row in range(3)]:
             weights = torch.rand(rows.stop - rows.start, HEADS, 64)
             for ledger in ledgers:
-                places = ledger.places(rows, q, distance=ledger is with_them)
-                ledger.step(rows, places, weights[..., : places.n], unfinished=unfinished)
+                plan = ledger.plan_slots(rows, q, distance=ledger is with_them)
+                ledger.step(rows, plan, weights[..., : plan.used], unfinished=unfinished)
         for ledger in ledgers:
             if unfinished:
-                ledger.reopen(every)
+                ledger.roll_back(every)
                 ledger.close()
             elif what < 0.1:
                 ledger.select(index)
@@ -323,7 +323,7 @@ def test_books_are_freed_with_their_ledger():
     gc.disable()
     try:
         ledger = Ledger(TreeKVConfig(cache_size=8, sink_size=1, recent_size=2), 1, HEADS)
-        ledger.step(slice(0, 1), ledger.places(slice(0, 1), 1), torch.ones(1, HEADS, 1))
+        ledger.step(slice(0, 1), ledger.plan_slots(slice(0, 1), 1), torch.ones(1, HEADS, 1))
         books = weakref.ref(ledger.order)
         del ledger
         assert books() is None

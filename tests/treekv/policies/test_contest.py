@@ -110,12 +110,12 @@ def made_weights(generator: torch.Generator, q: int, held: int) -> torch.Tensor:
 def step_ledger(ledger: Ledger, rows: slice, weights: torch.Tensor) -> None:
     """`weights` [rows, heads, q, held + q], by rank."""
     q = weights.shape[2]
-    places = ledger.places(rows, q)
-    ranks = weights.shape[3] - 1 - places.distance
+    plan = ledger.plan_slots(rows, q)
+    ranks = weights.shape[3] - 1 - plan.distance
     observed = weights.sum(2) if ledger.policy.accumulates else weights[:, :, -1]
-    used = places.distance >= 0
+    used = plan.distance >= 0
     observed = observed.gather(2, ranks.clamp(0, weights.shape[3] - 1)).masked_fill(~used, 0.0)
-    ledger.step(rows, places, observed if ledger.policy.uses_attention else None)
+    ledger.step(rows, plan, observed if ledger.policy.uses_attention else None)
 
 
 @contextlib.contextmanager
@@ -159,7 +159,7 @@ def test_rows_with_different_cursors_evict_as_they_do_alone(made, more, seed):
                 lists[row].step(weights)
         for _ in range(2 * capacity):
             weights = torch.stack([made_weights(generator, 1, capacity) for _ in lists])
-            assert ledger.in_step(slice(0, 2), 1)
+            assert ledger.can_step_together(slice(0, 2), 1)
             step_ledger(ledger, slice(0, 2), weights)
             for one, own in zip(lists, weights):
                 one.step(own)

@@ -1,0 +1,142 @@
+"""One attention call of one layer: what is computed, and what its queries saw."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from treekv.attention import softmax
+from treekv.attention.rotary import Rotary
+from treekv.cache.layer import TreeKVLayer
+from treekv.cache.padding import TokenPositions
+from treekv.cache.slot_plan import SlotPlan
+
+
+class NewTokens(NamedTuple):
+    """New tokens of some rows, without padding.
+
+    `query` [rows, query_heads, q, head_dim]; `key`, `value` [rows, kv_heads, q, head_dim], after rotary embedding.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    scaling: float
+    positions: TokenPositions
+
+    def part(self, first: int, last: int) -> NewTokens:
+        """The tokens first ... last - 1."""
+        query, key, value = (t[:, :, first:last] for t in self[:3])
+        return NewTokens(query, key, value, self.scaling, self.positions.after(first))
+
+
+class Observation(NamedTuple):
+    """What is recorded of attention weights: their sum over queries or only the last query's, and whether they are
+    multiplied by the norm of the token's value."""
+
+    accumulates: bool
+    times_value_norm: bool
+
+
+def attend_all(layer: TreeKVLayer, rows: slice, new: NewTokens, held: list[int], slots: int) -> Tensor:
+    """Append q tokens to rows that hold `held` tokens each, and attend to everything: [rows, query_heads, q, dim].
+
+    With `slots` slots at least; rows that hold different numbers take one token each.
+    """
+    q, longest = new.key.shape[2], max(held)
+    layer.reserve(slots)
+    keys, values = (t[:, :, : longest + q] for t in layer.view(rows))
+    visible = None
+    if min(held) < longest:
+        slot = torch.tensor(held, device=keys.device)[:, None, None, None]
+        for target, source in ((keys, new.key.detach()), (values, new.value.detach())):
+            target.scatter_(2, slot.expand(source.shape), source)
+        visible = torch.arange(longest + 1, device=keys.device) <= slot
+    else:
+        keys[:, :, longest:], values[:, :, longest:] = new.key.detach(), new.value.detach()
+    return softmax.causal_attention(new.query, keys, values, new.scaling, visible)
+
+
+def attend_prompt(new: NewTokens) -> Tensor:
+    """Attend to a whole prompt at its true positions."""
+    return softmax.causal_attention(new.query, new.key, new.value, new.scaling)
+
+
+def prompt_scores(new: NewTokens, window: int, observation: Observation) -> tuple[Tensor, Tensor]:
+    """Sums and counts of the last `window` queries of a prompt; see `softmax.window_scores`."""
+    sums, counts = softmax.window_scores(new.query.detach(), new.key.detach(), new.scaling, window)
+    return (sums * value_norms(new.value.detach()) if observation.times_value_norm else sums), counts
+
+
+def store_prompt(layer: TreeKVLayer, rows: slice, new: NewTokens, kept: Tensor, slots: int) -> None:
+    """Store the tokens at `kept` LongTensor [rows, kv_heads, k] of a prompt, with `slots` slots at least."""
+    layer.reserve(slots)
+    key = new.key
+    if layer.rotary is not None:
+        key = layer.rotary.unrotated(key, new.positions.true(key.shape[2]))
+    layer.fill(rows, kept, key, new.value)
+
+
+def attend_block(
+    layer: TreeKVLayer,
+    rows: slice,
+    new: NewTokens,
+    plan: SlotPlan,
+    observation: Observation | None,
+    table_size: int,
+) -> tuple[Tensor, Tensor | None]:
+    """Store q tokens where the plan says, and attend to all that are kept and, causally, to themselves.
+
+    Args:
+        layer: its slots are changed.
+        rows: rows of the batch.
+        new: q tokens of each row.
+        plan: their slots.
+        observation: what to record, if anything.
+        table_size: no distance in the plan reaches this.
+
+    Returns:
+        The output [rows, query_heads, q, dim], and what the queries saw by slot, float32 [rows, kv_heads, plan.used],
+        summed over the query heads of each KV head.
+    """
+    q, query, key, rotary = new.key.shape[2], new.query, new.key, layer.rotary
+    layer.reserve(plan.padded_capacity)
+    if rotary is not None:
+        query, key = _rotate_new(rotary, new)
+    keys, values = layer.write(rows, plan.slots, key, new.value)
+    if plan.used < keys.shape[2]:
+        keys, values = keys[:, :, : plan.used], values[:, :, : plan.used]
+    if rotary is not None:
+        distance = plan.distance
+        assert distance is not None  # a plan for a layer with a rotary embedding has it
+        keys = rotary.at_distance(keys, distance if plan.all_used else distance.clamp(min=0), table_size)
+    visible = softmax.visible(plan.distance, q, plan.all_used)
+    output, weights = softmax.observed_attention(query, keys, values, new.scaling, visible)
+    return output, None if observation is None else _observed(weights, values, q, observation)
+
+
+def value_norms(values: Tensor) -> Tensor:
+    """float32 [batch, kv_heads, n], the length of each value."""
+    return torch.linalg.vector_norm(values, dim=-1, dtype=torch.float32)
+
+
+def _observed(weights: Tensor, values: Tensor, q: int, observation: Observation) -> Tensor:
+    """From `weights` [rows, kv_heads, group * q, n] to what is recorded [rows, kv_heads, n]."""
+    if weights.requires_grad:
+        weights, values = weights.detach(), values.detach()
+    if q > 1:
+        by_query = weights.unflatten(2, (-1, q))
+        weights = by_query.sum(3) if observation.accumulates else by_query[:, :, :, -1]
+    observed = weights.sum(2)
+    return observed * value_norms(values) if observation.times_value_norm else observed
+
+
+def _rotate_new(rotary: Rotary, new: NewTokens) -> tuple[Tensor, Tensor]:
+    """Queries of new tokens rotated to their ranks, and keys in stored form."""
+    shift = rotary.shift(*new.positions.columns(new.key.shape[2]))
+    if shift.to_rank is not shift.unrotate:
+        return rotary.rotate(new.query, shift.to_rank), rotary.rotate(new.key, shift.unrotate)
+    both = rotary.rotate(torch.cat([new.query, new.key], dim=1), shift.unrotate)
+    return both[:, : new.query.shape[1]], both[:, new.query.shape[1] :]
