@@ -73,7 +73,7 @@ def write(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
         for name, variable in dataset.variables.items()
         if variable.ndim and np.issubdtype(variable.dtype, np.number)
     }
-    with files.whole(target) as temporary:
+    with files.atomic_write(target) as temporary:
         dataset.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
     return target
 

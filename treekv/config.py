@@ -205,7 +205,7 @@ class TreeKVConfig(Settings):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write JSON; the file appears whole or not at all."""
-        with files.whole(path) as temporary:
+        with files.atomic_write(path) as temporary:
             temporary.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from treekv.errors import TreeKVError
 
 
 @contextlib.contextmanager
-def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary name beside `path` to write to; at the end that file takes the name `path`.
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary name beside `path` to write to; at the end that file is renamed to `path`.
 
     When the body raises, or the process is killed, what was at `path` stays as it was.
 

@@ -26,7 +26,7 @@ HUB_TIMEOUT: Final = 10.0  # seconds to wait for the hub's first answer
 
 
 class Alias(NamedTuple):
-    """A model that a Python package carries as a GGUF file, or in parts with a function `assemble(path)`."""
+    """A model in a Python package: a GGUF file, or parts of one with a function `assemble(path)`."""
 
     title: str
     package: str
@@ -57,7 +57,7 @@ ALIASES: Final = {
 
 
 class AliasState(NamedTuple):
-    """What is there of an alias: its package, and the copy that was converted from it."""
+    """Which parts of an alias exist: its package, and the copy that was converted from it."""
 
     name: str
     title: str
@@ -123,7 +123,7 @@ def home() -> Path:
 
 
 def alias_states() -> list[AliasState]:
-    """What is there of each alias, without loading anything."""
+    """The state of each alias, without loading anything."""
     states = []
     for name, alias in ALIASES.items():
         version = _installed(alias)
@@ -142,7 +142,7 @@ def _device(device: torch.device | str | None) -> torch.device:
     except RuntimeError as error:
         raise TreeKVError(f"device must be one such as 'cpu' or 'cuda', got {device!r}") from error
     try:
-        torch.empty(0, device=target)  # asks before the model is loaded, not after
+        torch.empty(0, device=target)  # fails before the model is loaded, not after
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise TreeKVError(f"device {str(target)!r} cannot be used here: {_first_line(error)}") from error
     return target
@@ -159,7 +159,7 @@ def _dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype
     return found
 
 
-# ---------------------------------------------------------------------- where it comes from
+# ---------------------------------------------------------------------- finding the files
 
 
 def _converted(alias: Alias) -> Path:
@@ -216,7 +216,7 @@ def _folder(alias: Alias, version: str) -> Path:
 
 @contextlib.contextmanager
 def _packaged_file(alias: Alias) -> Iterator[Path]:
-    """The alias' GGUF file; one that comes in parts is put together for the time being."""
+    """The alias' GGUF file; one that is shipped in parts is assembled temporarily."""
     if alias.file is None:
         with tempfile.TemporaryDirectory(prefix="treekv-") as folder:
             file = Path(folder) / f"{alias.title}.gguf"
@@ -228,7 +228,7 @@ def _packaged_file(alias: Alias) -> Iterator[Path]:
                 ) from error
             yield file
         return
-    spec = importlib.util.find_spec(alias.module)  # finds without importing: the package's own imports may lack
+    spec = importlib.util.find_spec(alias.module)  # without importing it: the package's own imports may be missing
     places = spec.submodule_search_locations if spec is not None else None
     for place in places or ():
         if (Path(place) / alias.file).is_file():
@@ -269,7 +269,7 @@ def _load_from_hub(name: str, options: dict[str, Any]) -> tuple[Any, Any]:
     )
 
     unreachable: tuple[type[Exception], ...] = (OfflineModeIsEnabled, OSError, *_network_errors())
-    # One question with a short time limit, since loading itself would retry an unreachable hub for long.
+    # One request with a short timeout, since loading itself would retry an unreachable hub for a long time.
     reached = not constants.HF_HUB_OFFLINE
     if reached:
         try:
@@ -300,7 +300,7 @@ def _load_from_hub(name: str, options: dict[str, Any]) -> tuple[Any, Any]:
 
 
 def _network_errors() -> tuple[type[Exception], ...]:
-    """What the hub's client raises without a network; which library it uses depends on its version."""
+    """The exceptions of the hub's client without a network; which library raises them depends on its version."""
     errors: list[type[Exception]] = []
     for library in ("httpx2", "httpx", "requests"):
         if importlib.util.find_spec(library) is not None:
@@ -378,7 +378,7 @@ def _first_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars and no warnings from transformers; what is wrong is raised."""
+    """No progress bars and no warnings from transformers; errors are raised."""
     logging = transformers.utils.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -21,5 +21,5 @@ def write_page(path: Path, title: str, figures: Sequence[go.Figure]) -> None:
         for number, figure in enumerate(figures)
     ]
     page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
-    with files.whole(path) as temporary:
+    with files.atomic_write(path) as temporary:
         temporary.write_text(f"{page}\n{''.join(parts)}\n", encoding="utf-8")

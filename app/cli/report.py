@@ -69,7 +69,7 @@ def _check(file: Path, force: bool) -> None:
 def _write(file: Path, text: str) -> None:
     from treekv import files
 
-    with files.whole(file) as temporary:
+    with files.atomic_write(file) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -9,6 +9,7 @@ from analysis import capture
 from analysis.memory_size import cache_bytes, cache_bytes_by_context
 from analysis.plot.memory import memory as plot_memory
 from tests import tiny
+from tests.policies_table import BOUNDED
 from treekv import TreeKVCache, TreeKVConfig, TreeKVError, policies
 
 SETTINGS = [
@@ -19,7 +20,7 @@ SETTINGS = [
     ),
     *(
         TreeKVConfig(policy=name, cache_size=80, prefill=prefill)
-        for name in ("tree", "streaming", "h2o", "tova", "random", "full")
+        for name in (*BOUNDED, "full")
         for prefill in ("stream", "none")
     ),
     TreeKVConfig(cache_size=100, prefill="stream", block_size=7),

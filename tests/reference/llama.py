@@ -1,4 +1,4 @@
-"""A Llama that forgets, written out: one row, one token, one head at a time, with nothing shared with treekv.
+"""A Llama that forgets, written out: one row, one token, one head at a time, with none of treekv's arithmetic.
 
 Keys are kept before rotary embedding and rotated to whatever position the method wants, every time.
 """
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.reference.policies import Entry, Eviction, make_rule, select_prompt
+from treekv import policies
 
 
 class Layer:
@@ -96,7 +97,7 @@ class ReferenceLlama:
 
         def attend(number: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
             layer, config = self.layers[number], self.configs[number]
-            window = length if config.policy == "h2o" else min(config.window_size, length)
+            window = length if policies.get(config.policy).observes_whole_prompt else min(config.window_size, length)
             out = torch.empty(length, self.shape.num_attention_heads, self.dim)
             for h in range(len(layer.heads)):
                 entries = layer.heads[h] = [TokenEntry(p, keys[p, h], values[p, h]) for p in range(length)]
@@ -160,4 +161,4 @@ class ReferenceLlama:
 
 def keeps_bound(config) -> bool:
     """Whether the capacity holds while decoding."""
-    return config.policy not in ("full", "snapkv", "pyramidkv")
+    return policies.get(config.policy).evicts_decoding

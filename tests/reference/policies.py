@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from treekv import policies
 from treekv.policies import AVERAGE, DRAW, LAST, SUM
 
 
@@ -167,7 +168,8 @@ def splitmix(*parts: int) -> int:
 
 
 def make_rule(config, capacity: int | None = None, layer: int = 0):
-    """The rule for a TreeKVConfig; `capacity` where it is not the cache size."""
+    """The rule for a TreeKVConfig, literally from its paper where one is written above, else its contest; `capacity`
+    where it is not the cache size."""
     capacity = capacity or config.cache_size
     sink, recent = config.sink_size, config.recent_size
     if config.policy in ("tree", "tree_left"):
@@ -180,7 +182,7 @@ def make_rule(config, capacity: int | None = None, layer: int = 0):
         return TOVARule(sink, recent)
     if config.policy == "random":
         return RandomRule(sink, recent, config.seed, layer)
-    raise KeyError(config.policy)
+    return ContestRule(policies.get(config.policy).contest(config, capacity), layer)
 
 
 def select_prompt(config, heads: list[list[Entry]], layer: int = 0, layers: int = 1) -> list[list[int]]:

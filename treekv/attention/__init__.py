@@ -1,1 +1,1 @@
-"""Attention as a compressed layer computes it, and the hook through which transformers asks for it."""
+"""Attention over compressed layers, and the hook through which transformers calls it."""

@@ -118,9 +118,9 @@ def treekv_mask(
 ) -> Tensor:
     """The mask registered under the name "treekv": the two-dimensional padding mask, as it is.
 
-    A site needs to know only which of the new tokens are padding; causality it knows itself. Whoever is not a
-    site gets the four-dimensional mask built from the request that is kept with the tensor, so nobody builds a
-    q x kv matrix that is not used.
+    A handler only needs to know which of the new tokens are padding, since it computes causality itself. Attention
+    without a handler gets the four-dimensional mask, built from the request that is attached to the tensor; so no
+    q x kv matrix is built unless it is used.
     """
     columns = kv_offset + kv_length
     if not batch_size or not q_length:
@@ -135,12 +135,12 @@ def treekv_mask(
         if not isinstance(attention_mask, Tensor) or attention_mask.ndim != 2:
             raise _not_two_dimensional(attention_mask)
         mask = attention_mask.view_as(attention_mask)
-        # Asked once a pass, not once a layer. A compiled step may not ask: its one token is taken to be real.
+        # Checked once a pass, not once a layer. A compiled step cannot check: its one token is taken to be real.
         if torch.compiler.is_compiling():
             padded = q_length > 1 and _has_padding(mask, q_length)
         else:
             padded = not bool(mask[:, -q_length:].all())
-        # What the mask says of tokens read earlier can be compared with what was read; while decoding nobody does.
+        # With several new tokens, the mask is also compared with what was read earlier; while decoding it is not.
         padded = padded or 1 < q_length < columns
     request = dict(
         batch_size=batch_size,
@@ -157,11 +157,11 @@ def treekv_mask(
 
 
 @torch.compiler.disable(
-    reason="a prompt's attention mask has to be looked at: compile the model without fullgraph=True, leave the mask "
+    reason="a prompt's attention mask has to be read: compile the model without fullgraph=True, leave the mask "
     "out, or compile decode steps alone"
 )
 def _has_padding(mask: Tensor, q: int) -> bool:
-    """The same question from a compiled call: the graph ends here, and with fullgraph=True the compiler refuses."""
+    """The same check in a compiled call: the graph ends here, and with fullgraph=True the compiler refuses."""
     return not bool(mask[:, -q:].all())
 
 
@@ -190,7 +190,7 @@ def _not_two_dimensional(mask: Any) -> TreeKVError:
 
 
 def _materialized(mask: Tensor | None) -> Tensor | None:
-    """The mask that SDPA wants, built once per forward pass and kept with the request."""
+    """The mask that SDPA needs, built once per forward pass and kept with the request."""
     request = getattr(mask, _REQUEST, None)
     if request is None:
         return mask

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-QUERIES_AT_ONCE = 256  # bounds the masks and weights that exist at one time to this many rows
+QUERIES_AT_ONCE = 256  # bounds masks and weights to this many rows at a time
 
 
 def causal_attention(
@@ -33,7 +33,7 @@ def causal_attention(
 
 
 def _grouped(query: Tensor, key: Tensor, value: Tensor, *, masked: bool) -> tuple[Tensor, Tensor, bool]:
-    """Keys and values for SDPA, and whether it is to share them among a group of query heads.
+    """Keys and values for SDPA, and whether SDPA shares them among a group of query heads.
 
     Beside the CPU's, only kernels for half precision do that, without a mask and for heads of up to 256 channels; for
     the rest SDPA would compute all q x T weights at once. Repeated keys take less than that.

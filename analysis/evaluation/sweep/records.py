@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from treekv.errors import TreeKVError
-from treekv.files import whole
+from treekv.files import atomic_write
 
 FORMAT: Final = "treekv-results"
 VERSION: Final = 1
@@ -218,7 +218,7 @@ def _write(file: Path, text: str) -> None:
 
     The bytes are on disk before the name points to them, and the name is on disk before this returns.
     """
-    with whole(file) as temporary, open(temporary, "w", encoding="utf-8") as stream:
+    with atomic_write(file) as temporary, open(temporary, "w", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())

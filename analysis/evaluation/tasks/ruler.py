@@ -15,7 +15,7 @@ from analysis.evaluation.tasks.answering import AnswerTask
 from analysis.evaluation.tasks.base import Document
 from analysis.evaluation.tasks.ruler_generators import GENERATORS, Sizes
 from treekv.errors import TreeKVError
-from treekv.files import whole
+from treekv.files import atomic_write
 
 COLUMNS = ("input", "outputs")
 _FILE_TOKENS = 128  # of an answer to a published document, which does not say
@@ -196,7 +196,7 @@ def write(documents: Iterable[Document], folder: str | os.PathLike[str]) -> list
     files = []
     for kind, lines in kinds.items():
         file = Path(folder) / f"{kind}.jsonl"
-        with whole(file) as temporary:
+        with atomic_write(file) as temporary:
             file.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
         files.append(file)

@@ -8,6 +8,7 @@ import torch
 import analysis
 from analysis.retention.simulate import simulate
 from tests import tiny
+from tests.policies_table import settings_of
 from treekv import TreeKVCache, TreeKVConfig, TreeKVError, policies, register_policy, unregister_policy
 from treekv.policies.h2o import H2O
 from treekv.policies.streaming import Streaming
@@ -21,18 +22,7 @@ def run(llama):
     return analysis.capture(llama, None, tiny.tokens(TOKENS)[0], max_tokens=TOKENS, queries=4)
 
 
-SETTINGS = [
-    dict(policy="tree", sink_size=2, recent_size=4),
-    dict(policy="tree", sink_size=0, recent_size=0, stride=2),
-    dict(policy="tree", sink_size=2, recent_size=4, scope=3),
-    dict(policy="tree", sink_size=2, recent_size=4, importance="contribution"),
-    dict(policy="tree", sink_size=1, recent_size=3, budgets=(10, 14)),
-    dict(policy="tree_left", sink_size=2, recent_size=4),
-    dict(policy="streaming"),
-    dict(policy="h2o"),
-    dict(policy="tova"),
-    dict(policy="random"),
-]
+SETTINGS = [*settings_of("decoding"), dict(sink_size=1, recent_size=3, budgets=(10, 14))]
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)

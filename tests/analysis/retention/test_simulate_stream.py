@@ -6,10 +6,11 @@ import pytest
 
 from analysis import capture, retention_from_cache, simulate
 from tests import tiny
+from tests.policies_table import BOUNDED
 from treekv import TreeKVCache, TreeKVConfig
 
 
-@pytest.mark.parametrize("policy", ["tree", "h2o", "tova", "streaming", "random"])
+@pytest.mark.parametrize("policy", BOUNDED)
 @pytest.mark.parametrize("prompt", [40, 64, 77, 120])
 @pytest.mark.parametrize("size, block", [(32, 8), (29, 2)])  # the second is full in the middle of a block
 def test_what_follows_a_streamed_prompt_is_decoded_one_by_one(

@@ -11,26 +11,13 @@ import analysis
 from analysis.retention import kernels, simulated_cache
 from analysis.retention.simulate import simulate
 from tests import tiny
+from tests.policies_table import settings_of
 from treekv import TreeKVConfig, policies
 
 TOKENS = 150
 FIELDS = ("evicted_at", "survivor")
 
-SETTINGS = [
-    dict(policy="tree"),
-    dict(policy="tree", sink_size=0, recent_size=0, stride=2),
-    dict(policy="tree", sink_size=1, recent_size=4, scope=3, stride=2),
-    dict(policy="tree", sink_size=2, recent_size=4, scope=4),
-    dict(policy="tree", sink_size=2, recent_size=5, importance="contribution"),
-    dict(policy="tree_left", sink_size=3, recent_size=4),
-    dict(policy="tree_left", stride=2),
-    dict(policy="streaming"),
-    dict(policy="h2o"),
-    dict(policy="h2o", sink_size=2, recent_size=3),
-    dict(policy="tova"),
-    dict(policy="tova", sink_size=2, recent_size=3),
-    dict(policy="random", seed=2**63 - 1),
-]
+SETTINGS = settings_of("decoding")
 
 
 def synthetic(sharpness=1.0, group=2, dtype=torch.float32):

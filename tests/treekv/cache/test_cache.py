@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from transformers import DynamicCache
 
 from tests import tiny
+from tests.policies_table import BOUNDED, settings_of
 from tests.reference.llama import ReferenceLlama
 from treekv import TreeKVCache, TreeKVConfig, TreeKVError
 from treekv.attention import softmax as prefill
@@ -52,26 +53,7 @@ def compare_traces(cache: TreeKVCache, reference: ReferenceLlama, seen: int) -> 
 @pytest.mark.parametrize("positions", ["rank", "original"])
 @pytest.mark.parametrize(
     "settings",
-    [
-        dict(policy="tree", sink_size=2, recent_size=5),
-        dict(policy="tree", sink_size=2, recent_size=5, stride=2),
-        dict(policy="tree", sink_size=1, recent_size=4, stride=2),  # an odd region: the cursor wraps unevenly
-        dict(policy="tree", sink_size=0, recent_size=0),
-        dict(policy="tree", sink_size=3, recent_size=1),
-        dict(policy="tree", sink_size=2, recent_size=4, scope=4),
-        dict(policy="tree", sink_size=2, recent_size=4, scope=3, stride=2),
-        dict(policy="tree", sink_size=2, recent_size=4, importance="contribution"),
-        dict(policy="tree", sink_size=1, recent_size=3, budgets=(8, 16)),
-        dict(policy="tree_left", sink_size=2, recent_size=4),
-        dict(policy="tree_left", sink_size=0, recent_size=0, stride=2),
-        dict(policy="streaming", sink_size=4),
-        dict(policy="h2o"),
-        dict(policy="h2o", sink_size=2, recent_size=0),
-        dict(policy="tova"),
-        dict(policy="tova", sink_size=1, recent_size=3),
-        dict(policy="random", seed=3),
-        dict(policy="full"),
-    ],
+    [*settings_of("decoding"), dict(sink_size=1, recent_size=3, budgets=(8, 16)), dict(policy="full")],
     ids=str,
 )
 def test_decoding_follows_the_rule(llama, settings, positions):
@@ -80,51 +62,14 @@ def test_decoding_follows_the_rule(llama, settings, positions):
 
 
 @pytest.mark.parametrize("block_size", [2, 3, 8, 12])
-@pytest.mark.parametrize(
-    "settings",
-    [
-        dict(policy="tree", sink_size=2, recent_size=4),
-        dict(policy="tree", sink_size=2, recent_size=4, stride=2),
-        dict(policy="tree", sink_size=0, recent_size=0),
-        dict(policy="tree", sink_size=2, recent_size=4, scope=4),
-        dict(policy="tree", sink_size=2, recent_size=4, importance="contribution"),
-        dict(policy="tree_left", sink_size=2, recent_size=4),
-        dict(policy="streaming"),
-        dict(policy="h2o"),
-        dict(policy="tova"),
-        dict(policy="random"),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("settings", settings_of("blocks"), ids=str)
 def test_stream_prefill_follows_the_rule(llama, settings, block_size):
     config = TreeKVConfig(cache_size=12, prefill="stream", block_size=block_size, trace=True, **settings)
     compare(llama, config, [41, 1, 1, 1, 17, 1, 1])
 
 
 @pytest.mark.parametrize("length", [1, 2, 15, 16, 17, 31, 48, 53])
-@pytest.mark.parametrize(
-    "settings",
-    [
-        dict(policy="tree", sink_size=2, recent_size=5, block_size=2),
-        dict(policy="tree", sink_size=2, recent_size=4, block_size=4, window_size=7),
-        dict(policy="tree", sink_size=0, recent_size=0, block_size=4),
-        dict(policy="tree", sink_size=2, recent_size=4, block_size=4, positions="original"),
-        dict(policy="tree", sink_size=3, recent_size=5, prefill="none", block_size=4),
-        dict(policy="tree", sink_size=2, recent_size=4, block_size=2, scope=3),
-        dict(policy="tree", sink_size=2, recent_size=4, block_size=2, importance="contribution"),
-        dict(policy="tree", sink_size=1, recent_size=4, block_size=2, budgets="rising"),
-        dict(policy="tree_left", sink_size=2, recent_size=4, block_size=2),
-        dict(policy="streaming"),
-        dict(policy="h2o"),
-        dict(policy="h2o", prefill="none"),
-        dict(policy="tova"),
-        dict(policy="random"),
-        dict(policy="snapkv", window_size=5),
-        dict(policy="snapkv", window_size=3, kernel_size=3, pooling="max", positions="original"),
-        dict(policy="pyramidkv", window_size=6),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("settings", settings_of("prompts"), ids=str)
 def test_prompt_then_decoding_follows_the_rule(llama, settings, length):
     compare(llama, TreeKVConfig(cache_size=16, **settings), [length] + [1] * 12)
 
@@ -216,7 +161,7 @@ def test_left_padded_rows_get_what_they_get_alone(llama, settings):
             assert torch.equal(scores[0][1], scores[1][1])
 
 
-@pytest.mark.parametrize("policy", ["tree", "streaming", "h2o", "tova", "random"])
+@pytest.mark.parametrize("policy", BOUNDED)
 @pytest.mark.parametrize("chunk", [3, 4, 7, 20, 49])
 def test_stream_in_chunks_equals_one_pass(llama, chunk, policy):
     """A block that a chunk ends in goes on with the next chunk; in between the cache is within its size."""

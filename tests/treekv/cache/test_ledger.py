@@ -11,14 +11,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.policies_table import BOUNDED
 from tests.reference.policies import Entry, make_rule, select_prompt
 from treekv import TreeKVConfig
 from treekv.cache.ledger import Ledger
 from treekv.cache.trace import LayerTrace
-from treekv.policies import Prompt, get, names
+from treekv.policies import Prompt, get
 from treekv.policies.ranking import without
 
-BOUNDED = [name for name in names() if get(name).evicts_prompt and get(name).evicts_decoding]
 HEADS = 2
 
 

@@ -1,0 +1,98 @@
+"""One row for each policy that comes with TreeKV: the settings under which the tests run it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from treekv import policies
+
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """Settings beside `policy` and `cache_size`.
+
+    Attributes:
+        decoding: for caches of 12 tokens or more that are filled token by token, checked against the rule on lists, in
+            a real cache and in simulations.
+        blocks: for caches of 12 tokens that read in blocks of 2 to 12.
+        prompts: for caches of 16 tokens that reduce a prompt.
+        published: whether it is a method of a paper, which its docstring then names.
+    """
+
+    decoding: list[Settings] = field(default_factory=list)
+    blocks: list[Settings] = field(default_factory=list)
+    prompts: list[Settings] = field(default_factory=list)
+    published: bool = True
+
+
+TABLE: dict[str, Row] = {
+    "full": Row(published=False),
+    "tree": Row(
+        decoding=[
+            dict(sink_size=2, recent_size=5),
+            dict(sink_size=2, recent_size=5, stride=2),
+            dict(sink_size=1, recent_size=4, stride=2),  # an odd region: the cursor wraps unevenly
+            dict(sink_size=0, recent_size=0),
+            dict(sink_size=0, recent_size=0, stride=2),
+            dict(sink_size=3, recent_size=1),
+            dict(sink_size=2, recent_size=4, scope=4),
+            dict(sink_size=2, recent_size=4, scope=3, stride=2),
+            dict(sink_size=2, recent_size=4, importance="contribution"),
+        ],
+        blocks=[
+            dict(sink_size=2, recent_size=4),
+            dict(sink_size=2, recent_size=4, stride=2),
+            dict(sink_size=0, recent_size=0),
+            dict(sink_size=2, recent_size=4, scope=4),
+            dict(sink_size=2, recent_size=4, importance="contribution"),
+        ],
+        prompts=[
+            dict(sink_size=2, recent_size=5, block_size=2),
+            dict(sink_size=2, recent_size=4, block_size=4, window_size=7),
+            dict(sink_size=0, recent_size=0, block_size=4),
+            dict(sink_size=2, recent_size=4, block_size=4, positions="original"),
+            dict(sink_size=3, recent_size=5, prefill="none", block_size=4),
+            dict(sink_size=2, recent_size=4, block_size=2, scope=3),
+            dict(sink_size=2, recent_size=4, block_size=2, importance="contribution"),
+            dict(sink_size=1, recent_size=4, block_size=2, budgets="rising"),
+        ],
+    ),
+    "tree_left": Row(
+        decoding=[
+            dict(sink_size=2, recent_size=4),
+            dict(sink_size=0, recent_size=0, stride=2),
+            dict(sink_size=3, recent_size=4),
+        ],
+        blocks=[dict(sink_size=2, recent_size=4)],
+        prompts=[dict(sink_size=2, recent_size=4, block_size=2)],
+    ),
+    "streaming": Row(decoding=[{}, dict(sink_size=2)], blocks=[{}], prompts=[{}]),
+    "h2o": Row(
+        decoding=[{}, dict(sink_size=2, recent_size=0), dict(sink_size=2, recent_size=3)],
+        blocks=[{}],
+        prompts=[{}, dict(prefill="none")],
+    ),
+    "tova": Row(
+        decoding=[{}, dict(sink_size=1, recent_size=3), dict(sink_size=2, recent_size=3)], blocks=[{}], prompts=[{}]
+    ),
+    "snapkv": Row(
+        prompts=[
+            dict(window_size=5),
+            dict(window_size=3, kernel_size=3, pooling="max", positions="original"),
+        ],
+    ),
+    "pyramidkv": Row(prompts=[dict(window_size=6)]),
+    "random": Row(decoding=[dict(seed=3), dict(seed=2**63 - 1)], blocks=[{}], prompts=[{}], published=False),
+}
+
+
+def settings_of(kind: str) -> list[Settings]:
+    """Every policy's settings of one kind, with its name."""
+    return [{"policy": name, **own} for name, row in TABLE.items() for own in getattr(row, kind)]
+
+
+#: Policies that evict both in prompts and while decoding.
+BOUNDED = [name for name in TABLE if policies.get(name).evicts_prompt and policies.get(name).evicts_decoding]
