@@ -37,7 +37,7 @@ FLOORS: dict[str, list[tuple[str, ...]]] = {
         ("layer", "padding", "slot_plan", "ranked_scores", "trace"),
         ("row_values",),
     ],
-    "treekv.attention": [("interface", "rotary", "softmax", "supported"), ("__init__",)],
+    "treekv.attention": [("supported", "rotary", "softmax"), ("interface",), ("__init__",)],
     "treekv.policies": [
         ("__init__",),
         ("registry", "full", "h2o", "pyramidkv", "random", "streaming", "tova", "tree_left"),

@@ -305,12 +305,12 @@ def test_steps_are_the_same_with_and_without_distances(seed):
         for ledger in ledgers:
             if unfinished:
                 ledger.roll_back(every)
-                ledger.close()
+                ledger.commit()
             elif what < 0.1:
                 ledger.select(index)
             elif what < 0.2:
                 ledger.copy_tensors()
-        for name in ("held", "seen", "cursor", "width"):
+        for name in ("held", "seen", "cursor", "used_slots"):
             assert getattr(without, name)[:] == getattr(with_them, name)[:]
         for name in ("order", "position", "sums"):
             assert torch.equal(getattr(without, name), getattr(with_them, name)), name
