@@ -97,7 +97,8 @@ def capture(
         if several:
             runs = analysis.capture_many(network, tokenizer, contents, **wanted, folder=output, progress=progress)
         else:
-            runs = [analysis.capture(network, tokenizer, *contents.values(), **wanted, progress=progress)]
+            (content,) = contents.values()
+            runs = [analysis.capture(network, tokenizer, content, **wanted, progress=progress)]
     if not several:
         with stage("Writing the file"):
             if keep is Keep.spectrum:

@@ -68,7 +68,7 @@ def generate(
     if as_json:
         print_json(_as_json(results, config, other))
     elif len(results) > 1:
-        _show_parting(tokenizer, *results, names=(config.policy, str(compare)))
+        _show_parting(tokenizer, results[0], results[1], names=(config.policy, str(compare)))
     if results[-1].stopped:
         raise typer.Exit(130)
 

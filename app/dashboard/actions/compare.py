@@ -193,7 +193,7 @@ def rows(
 ) -> list[dict[str, str | float | None]]:
     """One row a setting: what it keeps, what it loses, what it holds."""
     held = analysis.kept_mask(found.retention, int(found.retention.attrs["steps"]) - 1).sum("position")
-    columns = {
+    columns: dict[str, tuple[xr.DataArray, Callable[[float], float]]] = {
         "tokens kept": (held, round),
         "attention retained": (found.loss["mass"], _percent),
         "output error": (found.loss["error"], _percent),

@@ -104,7 +104,7 @@ def _one(
     total, made = count * request.tokens, number * request.tokens
     job.report(made, total, f"{name}, reading {ids.shape[1]:,} tokens")
 
-    def count(pace: Pace) -> None:
+    def show_pace(pace: Pace) -> None:
         job.events.append((name, pace))
         job.report(min(made + pace.tokens, total), total, name)
 
@@ -114,7 +114,7 @@ def _one(
 
     result, cache = generate(
         model, tokenizer, ids, config, request.tokens, lambda text: job.events.append((name, text)),
-        request.temperature, on_token=count, check=check,
+        request.temperature, on_token=show_pace, check=check,
     )  # fmt: skip
     if result.stopped and not result.token_ids:
         outcome.note = f"Stopped while the prompt was read ({name})."

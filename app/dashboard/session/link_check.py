@@ -70,7 +70,7 @@ def _of_map(run: RunFolder, asked: dict[str, list[str]]) -> list[str]:
     of_real = [] if real is None else policies_of(real)
     steps, parts = int(record.attrs["steps"]), []
     for value in asked["policy"][-1:]:
-        if value in [policy_label(name) for name in of_real]:
+        if real is not None and value in [policy_label(name) for name in of_real]:
             steps = int(real.attrs["steps"])
         elif value not in [policy_label(name) for name in names]:
             whose = ", a record of the session that generated it" if value.endswith("(real run)") else ""

@@ -11,6 +11,7 @@ import streamlit as st
 import xarray as xr
 
 import analysis
+from analysis.result_files import DatasetKind
 from app.dashboard.pages import RUN_VARIABLE, runs_root
 from app.dashboard.session.keys import SETTINGS, VIEW
 from app.dashboard.session.messages import below_root, or_stop, plain
@@ -87,7 +88,8 @@ def query_heads(run: RunFolder) -> int:
 
 def any_record(run: RunFolder) -> xr.Dataset | None:
     """Whichever of the run's records knows its layers and heads; pages say what is missing."""
-    for name, kind in ((run_folder.SPECTRUM, "spectrum"), (run_folder.RETENTION, "retention")):
+    kinds: dict[str, DatasetKind] = {run_folder.SPECTRUM: "spectrum", run_folder.RETENTION: "retention"}
+    for name, kind in kinds.items():
         with contextlib.suppress(TreeKVError):
             return _opened(*_version(run.file(name)), kind)
     return None
@@ -140,6 +142,6 @@ def _version(file: Path) -> tuple[str, int]:
 
 
 @st.cache_resource(max_entries=6, show_spinner="Reading the run")
-def _opened(path: str, changed: int, kind: str) -> xr.Dataset:
+def _opened(path: str, changed: int, kind: DatasetKind) -> xr.Dataset:
     """A file of a run, held while it does not change; `changed` is part of the key only."""
     return analysis.open(path, kind)

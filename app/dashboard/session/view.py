@@ -31,8 +31,9 @@ def choose_view(run: RunFolder) -> None:
     tokens = tokens_of(data)
     now, asked = st.session_state.get("positions"), positions_of_address()
     if now is not None:
-        if now != nearest_stretch(*now, tokens):
-            st.session_state["positions"] = nearest_stretch(*now, tokens)
+        first, last = now
+        if now != nearest_stretch(first, last, tokens):
+            st.session_state["positions"] = nearest_stretch(first, last, tokens)
     elif asked is not None and asked != nearest_stretch(*asked, tokens):
         st.query_params["positions"] = list(map(str, nearest_stretch(*asked, tokens)))
         st.rerun()  # an address is read at the beginning

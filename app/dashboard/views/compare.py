@@ -240,7 +240,7 @@ def side_by_side() -> None:
     if not layers:
         st.info("Choose at least one layer to simulate.")
         return
-    also = {selected_index("layer")} & set(capture.layers)  # the one that the sidebar asks for, in pictures only
+    also = {layer for layer in capture.layers if layer == selected_index("layer")}  # the sidebar's, in pictures only
     shown = tuple(sorted({*layers, *also}))
     found = or_stop(lambda: compare.compare(run, configs, shown, prompt))
     table(found.of(layers), prompt, length, batch, dtype)

@@ -34,7 +34,8 @@ policy = st.segmented_control(
     persist_state="session",
 )
 is_real = policy in from_run
-data, name = wording.titled(real if is_real else simulated), wording.policy_title(policy)
+data = wording.titled(simulated if real is None or not is_real else real)
+name = wording.policy_title(policy)
 steps = int(data.attrs["steps"])
 if is_real:
     st.caption(

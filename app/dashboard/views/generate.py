@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import streamlit as st
 
 from app.dashboard.actions import generate
@@ -160,14 +162,16 @@ def parting(outcome: Outcome) -> None:
             st.code(outcome.parts[name] or "(ends here)", language=None, wrap_lines=True)
 
 
+def submitted(request: Request) -> jobs.Job[Outcome]:
+    return or_stop(lambda: jobs.submit(jobs.owner(), "Generation", lambda job: generate.work(job, request)))
+
+
 request = asked()
 if request is not None:
-    st.session_state[JOB] = or_stop(
-        lambda: jobs.submit(jobs.owner(), "Generation", lambda job: generate.work(job, request))
-    )
+    st.session_state[JOB] = submitted(request)
 job: jobs.Job[Outcome] | None = st.session_state.get(JOB)
 if job is not None:
-    show_job(job, lambda: streaming(job))
+    show_job(job, partial(streaming, job))
     if job.ended and job.result is not None:
         outcome = job.result
         if outcome.real is not None:

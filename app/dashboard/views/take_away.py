@@ -63,7 +63,7 @@ def figures(run: RunFolder) -> None:
     if not there:
         st.info("This run has neither a spectrum nor a capture to draw from; make it again on the page Start.")
         return
-    name = st.selectbox("Picture", list(there), key="figure")
+    name = str(st.selectbox("Picture", list(there), key="figure"))
     make, reading = there[name]
     with st.spinner("Drawing"):
         figure = or_stop(make)
