@@ -54,7 +54,7 @@ def test_undoing_what_the_model_did(scaling):
     x = torch.randn(1, 2, 5, 32, generator=torch.Generator().manual_seed(0))
     positions = torch.tensor([0, 1, 37, 9_999, 100_000])
     raw = rotary.unrotated(model_rotation(x, positions), positions[None])
-    assert torch.allclose(raw, rotary.pairs(x) * factor, atol=2e-6)
+    assert torch.allclose(raw, rotary.interleave(x) * factor, atol=2e-6)
     assert same_products(raw, raw, x * factor, x * factor)
 
 
@@ -63,56 +63,56 @@ def test_a_distance_is_the_models_own_rotation_to_before_position_zero(scaling):
     rotary, factor, model_rotation = make(scaling)
     x = torch.randn(1, 2, 6, 32, generator=torch.Generator().manual_seed(0))
     distance = torch.tensor([[[3, 0, 5, 1, 4, 2], [0, 1, 2, 3, 4, 5]]])
-    turned = rotary.at_distance(rotary.pairs(x), distance, 6)
+    turned = rotary.at_distance(rotary.interleave(x), distance, 6)
     for head in range(2):
         expected = model_rotation(x[:, head : head + 1], -distance[0, head])
-        assert torch.allclose(turned[:, head : head + 1] * factor, rotary.pairs(expected), atol=2e-6)
+        assert torch.allclose(turned[:, head : head + 1] * factor, rotary.interleave(expected), atol=2e-6)
 
 
-def test_newcomers_move_from_their_true_positions_to_their_ranks():
+def test_new_tokens_move_from_their_true_positions_to_their_ranks():
     rotary, _, model_rotation = make("default")
     x = torch.randn(2, 2, 3, 32, generator=torch.Generator().manual_seed(0))
     position_ids = torch.tensor([[7, 90_000, 90_001, 90_002], [7, 500, 501, 502]])
     shift = rotary.shift(position_ids, slice(0, 2), 1, 3)
     for row in range(2):
         arrived = model_rotation(x[row : row + 1], position_ids[row, 1:])
-        expected = rotary.pairs(model_rotation(x[row : row + 1], torch.tensor([-2, -1, 0])))
-        assert torch.allclose(rotary.turned(arrived, shift.move[row : row + 1]), expected, atol=2e-6)
-        undone = rotary.turned(arrived, shift.undo[row : row + 1])
-        assert torch.allclose(undone, rotary.pairs(x[row : row + 1]), atol=2e-6)
+        expected = rotary.interleave(model_rotation(x[row : row + 1], torch.tensor([-2, -1, 0])))
+        assert torch.allclose(rotary.rotate(arrived, shift.to_rank[row : row + 1]), expected, atol=2e-6)
+        undone = rotary.rotate(arrived, shift.unrotate[row : row + 1])
+        assert torch.allclose(undone, rotary.interleave(x[row : row + 1]), atol=2e-6)
     assert rotary.shift(position_ids, slice(0, 2), 1, 3) is shift
     one = rotary.shift(position_ids, slice(0, 2), 1, 1)
-    assert one is not shift and one.move is one.undo  # its rank is the end that distances are counted from
+    assert one is not shift and one.to_rank is one.unrotate  # its rank is the end that distances are counted from
     position_ids += 1  # changed in place before the next pass
-    rotary.forget()
-    assert not torch.equal(rotary.shift(position_ids, slice(0, 2), 1, 3).move, shift.move)
+    rotary.clear()
+    assert not torch.equal(rotary.shift(position_ids, slice(0, 2), 1, 3).to_rank, shift.to_rank)
 
 
 def test_the_table_grows_with_the_capacity():
     rotary, _, model_rotation = make("default")
     x = torch.randn(1, 1, 1, 32)
     for distance in (3, 300, 70_000):
-        turned = rotary.at_distance(rotary.pairs(x), torch.tensor([[[distance]]]), distance + 1)
-        assert torch.allclose(turned, rotary.pairs(model_rotation(x, torch.tensor([-distance]))), atol=2e-6)
+        turned = rotary.at_distance(rotary.interleave(x), torch.tensor([[[distance]]]), distance + 1)
+        assert torch.allclose(turned, rotary.interleave(model_rotation(x, torch.tensor([-distance]))), atol=2e-6)
 
 
 def test_dimensions_that_are_not_rotated_stay():
     rotary = Rotary(torch.tensor([1.0, 0.1]), head_dim=10)
     x = torch.randn(1, 1, 1, 10)
     turned = rotary.unrotated(x, torch.tensor([[7]]))
-    assert torch.equal(turned[..., 4:], x[..., 4:]) and not torch.allclose(turned[..., :4], rotary.pairs(x)[..., :4])
+    assert torch.equal(turned[..., 4:], x[..., 4:]) and not torch.allclose(turned[..., :4], rotary.interleave(x)[..., :4])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_turned_in_float32(dtype):
+def test_half_precision_is_rotated_in_float32(dtype):
     rotary, _, _ = make("default")
     x = torch.randn(1, 1, 4, 32).to(dtype)
     distance = torch.arange(4)[None, None]
     turned = rotary.at_distance(x, distance, 4)
     assert turned.dtype == dtype
     assert torch.equal(turned, rotary.at_distance(x.float(), distance, 4).to(dtype))
-    phases = rotary.shift(distance[0], slice(0, 1), 0, 4).undo
-    assert torch.equal(rotary.turned(x, phases), rotary.turned(x.float(), phases).to(dtype))
+    phases = rotary.shift(distance[0], slice(0, 1), 0, 4).unrotate
+    assert torch.equal(rotary.rotate(x, phases), rotary.rotate(x.float(), phases).to(dtype))
 
 
 @pytest.mark.parametrize(

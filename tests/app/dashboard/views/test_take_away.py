@@ -69,7 +69,7 @@ def test_script_and_command_run_and_give_the_same_text(beside_settings: Path, sm
     model, tokenizer = smollm2
     run = analysis.capture(model, tokenizer, PROMPT, queries=1)
     held = analysis.cache_bytes(run, SETTINGS, len(tokenizer(PROMPT)["input_ids"]) + 11, dtype="float32")
-    assert figures == f"{held:,} bytes of keys and values, 48 tokens held"
+    assert figures == f"{held:,} bytes of keys and values, 48 tokens kept"
 
 
 def test_the_settings_file_is_the_one_that_save_writes(tmp_path: Path) -> None:
