@@ -4,10 +4,10 @@
     python benchmarks/recommend.py --text novel.txt --questions layers --budgets 128
     python benchmarks/recommend.py --text novel.txt --questions block --prompt 1536
 
-Of each text the first `--tokens` are captured; perplexity is that of as many tokens starting at `--from`, streamed
-in blocks, counted from the moment the cache is full; with --prompt the first of these tokens are a prompt and what
-comes after it is counted. The standard error is that of the mean difference of log likelihood over pieces of 64
-tokens.
+Of each text the first `--tokens` are captured; perplexity is that of as many tokens starting at `--from`, streamed in
+blocks, counted from the moment the cache is full. With --prompt the first of these tokens are a prompt, and the tokens
+after it are decoded one by one and counted. The standard error is that of the mean difference of log likelihood over
+pieces of 64 tokens.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from pathlib import Path
 import torch
 
 import analysis
-from analysis.evaluation import stream_perplexity
-from analysis.recommendation.recommend import recommend
+from analysis.evaluation import StreamResult, stream_perplexity
 from treekv import TreeKVCache, TreeKVConfig, load_model
 
 PIECE = 64
@@ -37,7 +36,7 @@ def main() -> None:
     parser.add_argument("--from", dest="start", type=int, default=4096, help="first token of the held-out part")
     parser.add_argument("--budgets", default="64,128,256")
     parser.add_argument("--questions", default="sinks,scope,recent", help="what may differ from the defaults")
-    parser.add_argument("--prompt", type=int, default=0, help="so many tokens are a prompt, the rest comes one by one")
+    parser.add_argument("--prompt", type=int, default=0, help="tokens of a prompt; the rest are decoded one by one")
     parser.add_argument("--json", type=Path, help="append one line per comparison to this file")
     arguments = parser.parse_args()
 
@@ -48,14 +47,16 @@ def main() -> None:
     prefill = "once" if arguments.prompt else "stream"
     for path in arguments.text:
         ids = tokenizer(Path(path).read_text(encoding="utf-8"), verbose=False)["input_ids"]
-        held_out = ids[arguments.start : arguments.start + arguments.tokens]
-        if len(held_out) < arguments.tokens:
-            raise SystemExit(f"{path} has {len(ids)} tokens; {arguments.start + arguments.tokens} are needed")
-        run = analysis.capture(model, tokenizer, ids[: arguments.tokens], max_tokens=arguments.tokens)
+        # After a prompt every token is fed, so the last one needs a successor to be scored by.
+        end = arguments.start + arguments.tokens + (1 if arguments.prompt else 0)
+        held_out = ids[arguments.start : end]
+        if len(ids) < end:
+            raise SystemExit(f"{path} has {len(ids)} tokens; {end} are needed")
+        captured = analysis.capture(model, tokenizer, ids[: arguments.tokens], max_tokens=arguments.tokens)
         full = score(model, held_out, TreeKVConfig(policy="full"), arguments.prompt)
         for budget in map(int, arguments.budgets.split(",")):
             start = time.perf_counter()
-            choice = recommend(run, budget, questions=arguments.questions.split(","), prefill=prefill)
+            choice = analysis.recommend(captured, budget, questions=arguments.questions.split(","), prefill=prefill)
             seconds = time.perf_counter() - start
             block = None if arguments.prompt else choice.config.block_size
             default = TreeKVConfig(cache_size=budget, prefill=prefill, block_size=block)
@@ -65,17 +66,18 @@ def main() -> None:
                     results[name] = results["default"]
                 else:
                     results[name] = score(model, held_out, config, arguments.prompt)
-            first = max(budget, arguments.prompt)  # counted from here on
-            count = (arguments.tokens - first) // PIECE
-            change = (results["recommended"] - results["default"])[-count * PIECE :].view(count, PIECE).mean(1)
+            first = max(budget, arguments.prompt + 1)  # counted from here on
+            count = (len(held_out) - first) // PIECE
+            difference = results["recommended"].nll - results["default"].nll
+            change = difference[-count * PIECE :].view(count, PIECE).mean(1)
             error = change.std().item() / math.sqrt(count)
             differences.append(change.mean().item())
             row = {
                 "text": Path(path).stem,
                 "budget": budget,
-                "full": perplexity(full, first),
-                "default": perplexity(results["default"], first),
-                "recommended": perplexity(results["recommended"], first),
+                "full": full.perplexity_from(first),
+                "default": results["default"].perplexity_from(first),
+                "recommended": results["recommended"].perplexity_from(first),
                 "change": change.mean().item(),
                 "standard_error": error,
                 "simulated_error": [float(choice.reasons["error"][0]), float(choice.reasons["error"].min())],
@@ -96,21 +98,9 @@ def main() -> None:
     print(f"mean change over {len(differences)} comparisons: {sum(differences) / len(differences):+.4f} nats a token")
 
 
-def score(model: torch.nn.Module, ids: list[int], config: TreeKVConfig, prompt: int) -> torch.Tensor:
-    """Negative log likelihood of every token but the first, float32 [tokens - 1]."""
-    cache = TreeKVCache(config, model.config)
-    if not prompt:
-        return stream_perplexity(model, ids, cache, 64).nll
-    tokens = torch.tensor(ids)
-    parts = []
-    with torch.inference_mode():
-        for piece in (tokens[:prompt], *tokens[prompt:-1].split(1)):
-            parts.append(model(input_ids=piece[None], past_key_values=cache).logits[0].float())
-    return torch.nn.functional.cross_entropy(torch.cat(parts), tokens[1:], reduction="none")
-
-
-def perplexity(nll: torch.Tensor, first: int) -> float:
-    return math.exp(nll[first - 1 :].double().mean().item())
+def score(model: torch.nn.Module, ids: list[int], config: TreeKVConfig, prompt: int) -> StreamResult:
+    """Stream a text through a cache, in blocks or after a prompt token by token."""
+    return stream_perplexity(model, ids, TreeKVCache(config, model.config), 1 if prompt else 64, prompt=prompt)
 
 
 if __name__ == "__main__":

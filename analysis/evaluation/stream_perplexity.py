@@ -17,15 +17,15 @@ from treekv.errors import TreeKVError
 
 @dataclass(frozen=True)
 class StreamResult:
-    """What came out of `stream_perplexity`.
+    """The result of `stream_perplexity`.
 
     Attributes:
         nll: float32 [tokens - 1], or [rows, tokens - 1] for several texts, on the CPU: negative log likelihood in
             nats; `nll[..., i]` is that of the token at position i + 1, predicted from the cache after position i.
-            After a prompt that is not scored it begins there: [tokens - prompt - 1], from position prompt + 1 on.
+            A prompt is not scored: then [tokens - prompt - 1], from position prompt + 1 on.
         seconds: wall time of the model's forward passes.
-        cache_bytes: bytes of keys and values held after the last token.
-        prompt: tokens at the beginning that were read in one go and not scored.
+        cache_bytes: bytes of keys and values in the cache after the last token.
+        prompt: number of first tokens that were read in one pass and not scored.
     """
 
     nll: Tensor
@@ -35,24 +35,24 @@ class StreamResult:
 
     @property
     def tokens(self) -> int:
-        """Tokens of a text."""
+        """Tokens of one text."""
         return self.prompt + self.nll.shape[-1] + 1
 
     @property
     def tokens_per_second(self) -> float:
-        """Tokens of all texts together that went through the model in a second."""
+        """Tokens per second, over all texts together."""
         return self.tokens * (self.nll.numel() // self.nll.shape[-1]) / self.seconds
 
     @property
     def perplexity(self) -> float:
-        """exp of the mean nll over all predicted tokens."""
+        """exp of the mean nll over all scored tokens."""
         return math.exp(self.nll.double().mean().item())
 
     def perplexity_from(self, position: int) -> float:
-        """The same over the tokens at `position` and later; from the cache size on, the cache was full.
+        """Perplexity over the tokens at `position` and later; from the cache size on, the cache was full.
 
         Raises:
-            TreeKVError: no token was predicted there.
+            TreeKVError: no token was scored there.
         """
         if not self.prompt < position < self.tokens:
             raise TreeKVError(f"position must be between {self.prompt + 1} and {self.tokens - 1}, got {position}")
@@ -67,20 +67,20 @@ def stream_perplexity(
     progress: Callable[[int, int], None] | None = None,
     prompt: int = 0,
 ) -> StreamResult:
-    """Feed a text to `model` in pieces of `chunk` tokens through `cache`, and score every next token.
+    """Feed a text to `model` through `cache` in pieces of `chunk` tokens and score every next token.
 
     Args:
         model: a causal language model of transformers.
         token_ids: [tokens], or [rows, tokens] for several texts of one length as a batch; at least two tokens.
-        cache: an empty cache, a `TreeKVCache` or one of transformers' own. A TreeKV cache that is to evict
-            from the start needs prefill="stream"; with the other kinds the first piece is its prompt.
-        chunk: tokens a forward pass. The result of a TreeKV cache with prefill="stream" is the same for every
+        cache: an empty cache, a `TreeKVCache` or one of transformers' own. For a TreeKV cache to evict from the
+            start it needs prefill="stream"; otherwise the first piece is its prompt.
+        chunk: tokens per forward pass. The result of a TreeKV cache with prefill="stream" is the same for every
             multiple of its block size.
         progress: called as progress(tokens done, tokens) after each piece.
-        prompt: tokens at the beginning that go through the model in one piece and are not scored.
+        prompt: number of first tokens that go through the model in one pass and are not scored.
 
     Raises:
-        TreeKVError: too few tokens, ids outside the vocabulary, a chunk below 1, or a cache in use.
+        TreeKVError: too few tokens, ids outside the vocabulary, a chunk below 1, or a cache that is not empty.
     """
     given = torch.as_tensor(token_ids, dtype=torch.long)
     if given.ndim not in (1, 2):
@@ -93,7 +93,7 @@ def stream_perplexity(
     parts: list[Tensor] = []
     seconds = 0.0
     with torch.inference_mode():
-        if prompt:  # without the head: logits of a long prompt take gigabytes
+        if prompt:  # without the output head: the logits of a long prompt take gigabytes
             start = time.perf_counter()
             base: Any = model.base_model
             base(input_ids=ids[:, :prompt], past_key_values=cache, use_cache=True)
@@ -114,7 +114,7 @@ def stream_perplexity(
                 progress(first + piece.shape[1], length)
     nll = torch.cat(parts, dim=1).cpu()
     nll = nll if given.ndim == 2 else nll[0]
-    return StreamResult(nll=nll, seconds=seconds, cache_bytes=_held_bytes(cache), prompt=prompt)
+    return StreamResult(nll=nll, seconds=seconds, cache_bytes=_bytes_in(cache), prompt=prompt)
 
 
 def _check(model: nn.Module, ids: Tensor, cache: Cache, chunk: int, prompt: int) -> None:
@@ -136,8 +136,8 @@ def _check(model: nn.Module, ids: Tensor, cache: Cache, chunk: int, prompt: int)
         raise TreeKVError(f"token id {wrong} is outside the model's vocabulary of {vocabulary}")
 
 
-def _held_bytes(cache: Any) -> int:
+def _bytes_in(cache: Any) -> int:
     if hasattr(cache, "nbytes"):
         return int(cache.nbytes)
-    held = (tensor for layer in cache.layers for tensor in (layer.keys, layer.values) if tensor is not None)
-    return sum(tensor.numel() * tensor.element_size() for tensor in held)
+    tensors = (tensor for layer in cache.layers for tensor in (layer.keys, layer.values) if tensor is not None)
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

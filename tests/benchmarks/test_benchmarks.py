@@ -1,4 +1,4 @@
-"""The benchmarks' command line; what they measure is not tested, for it is time."""
+"""The command line of the benchmarks, and what they compute; times are not tested."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from tests import tiny
+from treekv import TreeKVCache, TreeKVConfig
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -29,3 +33,17 @@ def test_a_benchmark_runs_with_an_option_it_lacks():
     done = subprocess.run(command, capture_output=True, text=True, cwd=BENCHMARKS.parent)
     assert done.returncode == 0, done.stderr
     assert "steady.py has no option for --rounds 1" in done.stderr and "20 decode steps" in done.stdout
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("prompt", [0, 40])
+def test_the_benchmark_of_recommendations_scores_what_it_says(prompt):
+    """In blocks, or after a prompt token by token: against a loop over single tokens."""
+    score = runpy.run_path(str(BENCHMARKS / "recommend.py"))["score"]
+    model, ids = tiny.llama(), tiny.tokens(60)[0]
+    config = TreeKVConfig(cache_size=16, block_size=4, prefill="none" if prompt else "stream")
+    cache = TreeKVCache(config, model.config)
+    pieces = [ids[:prompt], *ids[prompt:-1].split(1)] if prompt else [ids[:-1]]
+    logits = torch.cat([model(input_ids=piece[None], past_key_values=cache).logits[0] for piece in pieces])
+    expected = torch.nn.functional.cross_entropy(logits, ids[1:], reduction="none")[prompt:]
+    torch.testing.assert_close(score(model, ids.tolist(), config, prompt).nll, expected)

@@ -1,1 +1,1 @@
-"""Tables and figures of measured results."""
+"""Tables and figures from the records of a sweep."""

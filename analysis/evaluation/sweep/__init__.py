@@ -1,1 +1,1 @@
-"""Measure many cells, resume after an interruption, keep every record."""
+"""Measure every cell of a grid, write a record for each, and resume after an interruption."""

@@ -1,1 +1,1 @@
-"""What is measured: one task a file."""
+"""The tasks of an evaluation, one file each."""

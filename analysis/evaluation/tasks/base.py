@@ -1,4 +1,4 @@
-"""What a task is, and the tasks by name: everything that a sweep needs to know of them."""
+"""The protocol of a task, and the registry of tasks by name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from treekv.errors import TreeKVError
 
 Progress = Callable[[int, int], None]
 
-# A task's module is imported when it is asked for: some need packages that others do not.
+# Modules are imported on request: some need packages that others do not.
 _TASKS: Final = {
     "ppl": "perplexity:PerplexityTask",
     "needle": "needle:Needle",
@@ -26,12 +26,12 @@ _TASKS: Final = {
 
 @dataclass(frozen=True)
 class Document:
-    """One thing to measure.
+    """One unit of measurement, such as a stretch of text or a question.
 
     Attributes:
-        key: unique in its task, the same in every run.
-        data: JSON-able; `tokens` is the length of what the model reads, small values (length, depth, ...) are facts
-            to group by.
+        key: unique within the task, the same in every run.
+        data: JSON values; `tokens` is the number of tokens the model reads, small values (length, depth, ...) are
+            facts to group by.
     """
 
     key: str
@@ -40,11 +40,11 @@ class Document:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was measured on one document.
+    """The result of measuring one document.
 
     Attributes:
-        scores: finite numbers by name, the main one first. Scores of answers are in percent.
-        detail: JSON-able. Tasks with answers give `answer`, perplexity gives `by_position` with lists `position` (the
+        scores: finite numbers by name, the main one first. Scores of answers are in per cent.
+        detail: JSON values. Tasks with answers set `answer`; perplexity sets `by_position` with lists `position` (the
             first of each cell), `loss` (mean, in nats) and `tokens`.
     """
 
@@ -56,18 +56,20 @@ class Task(Protocol):
     """A task with its options."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name of the task in the registry."""
+        ...
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What defines the task, JSON-able: lengths, seed, names of files (their content is in the documents)."""
+        """What defines the task, as JSON values: lengths, seed, names of files (the documents have their content)."""
         ...
 
     def documents(self, tokenizer: Any) -> list[Document]:
         """All documents, the same in every run.
 
         Raises:
-            TreeKVError: the task cannot be used at all. A single bad document raises when it is run.
+            TreeKVError: the task cannot be used at all. A single unusable document raises when it is run.
         """
         ...
 
@@ -89,7 +91,7 @@ class Task(Protocol):
 
 @runtime_checkable
 class BatchTask(Protocol):
-    """A task that can measure several documents in one pass, with the scores that each would have alone."""
+    """A task that can measure several documents in one pass, with the same scores as one by one."""
 
     def run_many(
         self,
@@ -99,12 +101,12 @@ class BatchTask(Protocol):
         documents: Sequence[Document],
         progress: Progress | None = None,
     ) -> list[Measurement]:
-        """One measurement for each document, in their order; all must have the same `data["tokens"]`."""
+        """One measurement per document, in their order; all must have the same `data["tokens"]`."""
         ...
 
 
 def names() -> tuple[str, ...]:
-    """The tasks that `create` knows."""
+    """The names of all tasks."""
     return tuple(_TASKS)
 
 
@@ -122,10 +124,10 @@ def options(name: str) -> dict[str, Any]:
 
 
 def create(name: str, **given: Any) -> Task:
-    """A task by its name.
+    """Make a task by name.
 
     Raises:
-        TreeKVError: no such task or option, or an impossible value.
+        TreeKVError: no such task or option, or an invalid value.
 
     Example:
         >>> create("needle", lengths=[1024], keys=4).settings["keys"]

@@ -1,4 +1,4 @@
-"""Long texts to hide things in, and the hiding: sentence by sentence, at stated depths, within a number of tokens."""
+"""Haystacks: long texts, and sentences hidden in them at given depths within a number of tokens."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FILLER: Final = (
     "The bread is still warm.",
     "Nothing else happened that evening.",
 )
-_LONGEST: Final = 60  # words; longer sentences are cut, so that depths can be kept
+_LONGEST: Final = 60  # words; longer sentences are split, so that depths are met
 _ADJECTIVES: Final = (
     "amber ancient bitter blue brave brief broken calm careful clever cold crooked curious dark distant dusty eager "
     "early empty faint famous fierce flat gentle golden green grey happy heavy hidden hollow humble icy idle jolly "
@@ -46,8 +46,8 @@ def sentences(source: str) -> list[str]:
     """The sentences of a haystack.
 
     Args:
-        source: "noise", five short sentences for ever; "pydoc", the reference text that every Python carries; or a
-            text file, a folder of them or a pattern.
+        source: "noise", five short sentences repeated; "pydoc", the reference text that ships with Python; or a text
+            file, a folder of text files or a pattern.
 
     Raises:
         TreeKVError: no such file, or no text in it.
@@ -75,13 +75,13 @@ def _sentences(source: str) -> tuple[str, ...]:
 
 
 def words(source: str) -> list[str]:
-    """The different lower-case words of four to nine letters in a haystack, in alphabetical order."""
+    """The distinct lower-case words of four to nine letters in a haystack, sorted."""
     text = " ".join(_sentences(source))
     return sorted(set(re.findall(r"(?<![\w'-])[a-z]{4,9}(?![\w'-])", text)))
 
 
 def keys(draw: random.Random, number: int) -> list[str]:
-    """Different names of things: an adjective and a noun.
+    """Draw distinct names of things, each an adjective and a noun.
 
     Raises:
         TreeKVError: there are not that many.
@@ -89,12 +89,12 @@ def keys(draw: random.Random, number: int) -> list[str]:
     adjectives, nouns = _ADJECTIVES.split(), _NOUNS.split()
     most = len(adjectives) * len(nouns)
     if number > most:
-        raise TreeKVError(f"there are {most} names to hide something under, {number} are needed")
+        raise TreeKVError(f"there are only {most} names for hidden things, {number} are needed")
     return [f"{adjectives[pick // len(nouns)]} {nouns[pick % len(nouns)]}" for pick in draw.sample(range(most), number)]
 
 
 def values(draw: random.Random, number: int, digits: int) -> list[str]:
-    """Different numbers of `digits` digits, none of which begins with 0; random UUIDs for digits 0.
+    """Draw distinct numbers of `digits` digits without leading zeros; random UUIDs if `digits` is 0.
 
     Raises:
         TreeKVError: there are not that many.
@@ -109,11 +109,11 @@ def values(draw: random.Random, number: int, digits: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Hidden:
-    """A haystack with things in it.
+    """A haystack with hidden sentences.
 
     Attributes:
-        text: all of it.
-        starts: the character at which each of the hidden sentences begins.
+        text: the whole text.
+        starts: the index of the first character of each hidden sentence.
     """
 
     text: str
@@ -129,20 +129,20 @@ def hide(
     lead: str = "",
     joint: str = " ",
 ) -> Hidden:
-    """Put sentences into a haystack that is as long as fits; its last sentence is cut between words.
+    """Hide sentences in the longest haystack that fits; its last sentence is truncated between words.
 
     Args:
         tokenizer: counts tokens.
-        hay: sentences, used again from the beginning where they are too few.
+        hay: sentences, repeated from the start if there are too few.
         things: sentences to hide.
-        depths: for each of them the share of the haystack's tokens before it, in percent, kept to the nearest
-            beginning of a sentence.
-        room: the most tokens of the whole, with what leads to it.
-        lead: stands directly before the haystack.
-        joint: what stands between sentences.
+        depths: for each of them the share of the haystack's tokens before it, in per cent, rounded to the nearest
+            start of a sentence.
+        room: the most tokens of the whole, lead included.
+        lead: text directly before the haystack.
+        joint: text between sentences.
 
     Raises:
-        TreeKVError: there is no room for the things and a word more.
+        TreeKVError: there is no room for the hidden sentences and one more word.
     """
     own = count_tokens(tokenizer, lead) + sum(count_tokens(tokenizer, joint + thing) for thing in things)
     used: list[str] = []
@@ -154,12 +154,14 @@ def hide(
             costs.append(costs[len(used) % len(hay)])
         used.append(hay[len(used) % len(hay)])
     while used:
-        hidden = _mix(used, costs, things, depths, joint)
+        hidden = _interleave(used, costs, things, depths, joint)
         over = count_tokens(tokenizer, lead + hidden.text) - room
         if over <= 0:
             return hidden
         words = used[-1].split()
-        kept = min(int(len(words) * (1 - over / costs[-1])), len(words) - 1)  # tokens at the joints do not add up
+        kept = min(
+            int(len(words) * (1 - over / costs[-1])), len(words) - 1
+        )  # token counts of parts do not add up exactly
         if kept > 0:
             used[-1] = " ".join(words[:kept])
             costs[-1] = count_tokens(tokenizer, joint + used[-1])
@@ -167,12 +169,12 @@ def hide(
             used.pop()
             costs.pop()
     raise TreeKVError(
-        f"what is to be hidden and what leads to it take {own} tokens, which leaves no room for a haystack in {room}: "
-        "take a greater length or hide less"
+        f"the hidden sentences and what leads to them take {own} tokens, which leaves no room for a haystack in "
+        f"{room}: choose a greater length or hide less"
     )
 
 
-def _mix(hay: list[str], costs: list[int], things: Sequence[str], depths: Sequence[float], joint: str) -> Hidden:
+def _interleave(hay: list[str], costs: list[int], things: Sequence[str], depths: Sequence[float], joint: str) -> Hidden:
     before = [0, *itertools.accumulate(costs)]
     places = [
         min(range(len(before)), key=lambda index: abs(before[index] - depth / 100 * before[-1])) for depth in depths
@@ -198,6 +200,6 @@ def _mix(hay: list[str], costs: list[int], things: Sequence[str], depths: Sequen
 
 
 def rotated(hay: Sequence[str], draw: random.Random) -> list[str]:
-    """The haystack from another sentence on, so that documents differ."""
+    """The haystack rotated to start at a random sentence, so that documents differ."""
     first = draw.randrange(len(hay))
     return [*hay[first:], *hay[:first]]

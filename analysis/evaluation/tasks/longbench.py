@@ -30,9 +30,9 @@ class Subset:
 
     Attributes:
         metric: its score; None for classification, which needs the classes.
-        new_tokens: of an answer, at most.
-        few_shot: the context is a list of solved examples: only the answer's first line counts.
-        plain: never put into a chat template.
+        new_tokens: the most tokens of an answer.
+        few_shot: the context is a list of solved examples, and only the first line of the answer counts.
+        plain: never use the chat template.
     """
 
     metric: Metric | None
@@ -65,22 +65,22 @@ SUBSETS: Final = {
 class LongBench(AnswerTask):
     """LongBench (Bai et al., arXiv 2308.14508; data and code at https://github.com/THUDM/LongBench, MIT licence).
 
-    As in the published code: prompts longer than `longest` lose their middle, answers are greedy with the published
-    numbers of tokens, the best of the expected answers counts, in percent. It differs in that a prompt is cut once in
-    token ids, where the published code turns them into text and back, and that context and question are tokenized on
-    their own.
+    As in the published code, prompts longer than `longest` lose their middle, answers are greedy with the published
+    numbers of tokens, and the best match among the expected answers counts, in per cent. Unlike there, a prompt is
+    truncated once in token ids, where the published code converts them to text and back, and context and question are
+    tokenized separately.
 
     The published wording of the prompts is read from `prompts`, a folder with `dataset2prompt.json` (the `config`
     folder of the code). Without it the wording is our own, in the same form: instruction, context, instruction,
-    question, in the same order and for the same kind of answer. Scores with it are comparable with each other, not
-    with published ones; the detail says which it was.
+    question, in the same order and for the same kind of answer. Such scores are comparable with each other, not with
+    published ones; each document records which wording it has.
 
     Args:
         subsets: which of the tasks; see `SUBSETS`.
-        files: folders or files of JSON lines named after the tasks (hotpotqa.jsonl); by default the archive of the hub.
+        files: folders or files of JSON lines named after the tasks (hotpotqa.jsonl); by default the hub's archive.
         prompts: the folder with the published wording.
-        samples: documents of each task, from the first on; 0 for all.
-        longest: tokens of a prompt; what it and the answer need must fit the model's window.
+        samples: the first documents of each task, this many; 0 for all.
+        longest: the most tokens of a prompt; with the answer it must fit the model's window.
         question, chat: see `AnswerTask`; few-shot and code tasks never use the chat template, as published.
     """
 
@@ -109,10 +109,10 @@ class LongBench(AnswerTask):
         return super().settings | {"prompts": None if self.prompts is None else "published"}
 
     def documents(self, tokenizer: Any) -> list[Document]:
-        """All documents of the chosen tasks.
+        """All documents of the selected tasks.
 
         Raises:
-            TreeKVError: a file, the archive or the prompts are not there, or lack what is needed.
+            TreeKVError: a file, the archive or the prompts are missing or incomplete.
         """
         wording = PROMPTS if self.prompts is None else _published(Path(self.prompts), self.subsets)
         found = []
@@ -127,7 +127,7 @@ class LongBench(AnswerTask):
         return found
 
     def prompt_ids(self, tokenizer: Any, data: dict[str, Any]) -> tuple[list[int], list[int]]:
-        """Token ids of the context and of the rest; what is too long loses its middle."""
+        """Token ids of context and question; a prompt that is too long loses its middle."""
         plain = SUBSETS[data["dataset"]].plain
         parts = encode_prompt(tokenizer, data["context"], data["question"], chat=self.chat and not plain)
         return cut(*parts, self.longest)
@@ -141,11 +141,11 @@ class LongBench(AnswerTask):
         return max(subset.metric(answer, expected) for expected in data["answers"])
 
     def stop_ids(self, tokenizer: Any, data: dict[str, Any]) -> list[int]:
-        """Summaries of dialogues end at the line, as published: models go on with the next dialogue otherwise."""
+        """Summaries of dialogues end at a newline, as published: models would go on with the next dialogue."""
         return encode(tokenizer, "\n")[-1:] if data["dataset"] == "samsum" else []
 
     def min_tokens(self, data: dict[str, Any]) -> int:
-        """As published, a summary of a dialogue does not end before it begins."""
+        """As published, a summary of a dialogue has at least one token."""
         return 1 if data["dataset"] == "samsum" else 0
 
     def _document(self, tokenizer: Any, subset: str, number: int, row: dict[str, Any], wording: str) -> Document:
@@ -180,7 +180,7 @@ class LongBench(AnswerTask):
         return Document(key, {"tokens": len(context) + len(rest), **data})
 
     def _rows(self) -> Iterator[tuple[str, list[dict[str, Any]] | TreeKVError]]:
-        """Each task's rows, or what is wrong with its file."""
+        """The rows of each task, or the error of its file."""
         if not self.files:
             yield from _archive(self.subsets)
             return
@@ -188,8 +188,8 @@ class LongBench(AnswerTask):
         for subset in self.subsets:
             if subset not in files:
                 raise TreeKVError(
-                    f"there is no file {subset}.jsonl among {', '.join(texts.names(self.files))}; name the subsets "
-                    "that are there"
+                    f"there is no file {subset}.jsonl among {', '.join(texts.names(self.files))}; name only subsets "
+                    "that exist"
                 )
             try:
                 yield subset, texts.read_rows(files[subset], COLUMNS)
@@ -198,7 +198,7 @@ class LongBench(AnswerTask):
 
 
 def cut(context: list[int], question: list[int], longest: int) -> tuple[list[int], list[int]]:
-    """Take the middle out of a prompt of more than `longest` tokens, as LongBench does.
+    """Remove the middle of a prompt of more than `longest` tokens, as LongBench does.
 
     The first and the last `longest // 2` tokens remain, whichever part they belong to.
 
@@ -218,7 +218,7 @@ def cut(context: list[int], question: list[int], longest: int) -> tuple[list[int
 
 
 def _fill(wording: str, context: str, question: str) -> tuple[str, str]:
-    """The prompt up to the end of the context, and from there on; braces in the texts are no fields."""
+    """The prompt up to the end of the context, and after it; braces in the texts are not fields."""
     before, mark, after = wording.partition("{context}")
     if not mark:
         raise TreeKVError("a prompt of LongBench must have the field {context}")
@@ -240,16 +240,16 @@ def _published(folder: Path, subsets: list[str]) -> dict[str, str]:
 
 
 def _archive(subsets: list[str]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """The rows of the archive of the hub, which is fetched once and kept in the hub's own cache."""
+    """The rows of the hub's archive, which is downloaded once and kept in the hub's own cache."""
     repository, name = HUB
     try:
         path = huggingface_hub.hf_hub_download(repository, name, repo_type="dataset", local_files_only=True)
     except huggingface_hub.errors.LocalEntryNotFoundError:
-        texts.reach(repository)
+        texts.check_reachable(repository)
         try:
             path = huggingface_hub.hf_hub_download(repository, name, repo_type="dataset")
-        except Exception as error:  # the hub's client and the libraries below raise no common kind
-            raise texts.unloaded(repr(repository), error) from error
+        except Exception as error:  # the hub client and its libraries share no base class of errors
+            raise texts.load_error(repr(repository), error) from error
     try:
         with zipfile.ZipFile(path) as archive:
             inside = {Path(entry).name: entry for entry in archive.namelist()}
@@ -260,4 +260,4 @@ def _archive(subsets: list[str]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
                 text = archive.read(entry).decode("utf-8")
                 yield subset, list(texts.rows(text, f"{subset}.jsonl of {name}", COLUMNS))
     except zipfile.BadZipFile as error:
-        raise TreeKVError(f"{name} of the data set {repository!r} is damaged: {error}; fetch it again") from error
+        raise TreeKVError(f"{name} of the data set {repository!r} is damaged: {error}; download it again") from error

@@ -1,7 +1,7 @@
 """Prompts for LongBench's tasks in our own words, in the form of the published ones.
 
-What comes before and after the context, in which order, and which kind of answer is asked for are LongBench's; the
-published wording is read by `LongBench(prompts=...)`. Fields are {context} and {input}, the columns of the data.
+The parts before and after the context, their order and the kind of answer are LongBench's; the published wording is
+read by `LongBench(prompts=...)`. Fields are {context} and {input}, the columns of the data.
 """
 
 from __future__ import annotations

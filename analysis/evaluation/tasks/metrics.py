@@ -1,4 +1,4 @@
-"""Scores of an answer against what was expected, between 0 and 1, as the benchmarks define them.
+"""Scores of an answer against the expected one, between 0 and 1, as the benchmarks define them.
 
 LongBench's are those of its published scorer (https://github.com/THUDM/LongBench, metrics.py), RULER's those of its
 own (https://github.com/NVIDIA/RULER, scripts/eval). An empty answer scores 0 everywhere.
@@ -15,20 +15,20 @@ from treekv.errors import TreeKVError
 
 
 def match_all(answer: str, expected: Sequence[str]) -> float:
-    """RULER: the share of the expected strings that the answer contains, upper and lower case alike."""
-    _need(expected)
+    """RULER: the share of the expected strings that the answer contains, ignoring case."""
+    _require_expected(expected)
     found = answer.lower()
     return sum(text.lower() in found for text in expected) / len(expected)
 
 
 def match_part(answer: str, expected: Sequence[str]) -> float:
     """RULER, question answering: 1 if the answer contains any of the expected strings."""
-    _need(expected)
+    _require_expected(expected)
     return float(any(text.lower() in answer.lower() for text in expected))
 
 
 def qa_f1(answer: str, expected: str) -> float:
-    """F1 of the words that both have, after taking out case, punctuation and articles.
+    """F1 of the words in common, after removing case, punctuation and articles.
 
     Example:
         >>> round(qa_f1("The cat sat.", "a cat sat down"), 3)
@@ -40,9 +40,9 @@ def qa_f1(answer: str, expected: str) -> float:
 
 
 def rouge_l(answer: str, expected: str) -> float:
-    """ROUGE-L as LongBench takes it from the package `rouge`: at the level of summaries, over distinct words.
+    """ROUGE-L as LongBench takes it from the package `rouge`: at summary level, over distinct words.
 
-    Sentences end at full stops; words are what stands between spaces, with case and punctuation. For every pair of
+    Sentences end at full stops; words are separated by spaces and keep case and punctuation. For every pair of
     sentences the words of a longest common subsequence are collected in one set, whose size is compared with the
     numbers of distinct words of both texts. (That package fails on sentences of about a thousand words, and
     LongBench then scores 0; here they are scored.)
@@ -64,12 +64,12 @@ def plain_rouge_l(answer: str, expected: str) -> float:
 
 
 def classification(answer: str, expected: str, classes: Sequence[str]) -> float:
-    """1 if the expected class is the only one the answer names, 1/n if it names n.
+    """1 if the expected class is the only one the answer names, 1/n if it names n classes.
 
-    A named class that is a part of the expected one is not counted.
+    A named class that is a substring of the expected one is not counted.
     """
     named = [name for name in classes if name in answer]
-    # The published scorer removes from the list it walks through, which passes over the entry after a removed one.
+    # The published scorer removes from the list it iterates over, which skips the entry after a removed one.
     for name in named:
         if name in expected and name != expected:
             named.remove(name)
@@ -77,27 +77,27 @@ def classification(answer: str, expected: str, classes: Sequence[str]) -> float:
 
 
 def retrieval(answer: str, expected: str) -> float:
-    """The share of the numbers in the answer that are the expected paragraph's, which reads "Paragraph 7".
+    """The share of the numbers in the answer that equal the number of the expected paragraph, such as "Paragraph 7".
 
     Raises:
-        TreeKVError: the expected answer does not read like that.
+        TreeKVError: the expected answer does not have this form.
     """
     number = re.search(r"Paragraph (\d+)", expected)
     if number is None:
-        raise TreeKVError(f"the expected answer must read like 'Paragraph 7', got {expected!r}")
+        raise TreeKVError(f"the expected answer must have the form 'Paragraph 7', got {expected!r}")
     return count(answer, number[1])
 
 
 def count(answer: str, expected: str) -> float:
-    """The share of the numbers in the answer that are the expected one."""
+    """The share of the numbers in the answer that equal the expected one."""
     numbers = re.findall(r"\d+", answer)
     return numbers.count(str(expected)) / len(numbers) if numbers else 0.0
 
 
 def code_similarity(answer: str, expected: str) -> float:
-    """How alike the answer's first line of code and the expected one are, in whole percent as LongBench has it.
+    """Similarity of the answer's first line of code to the expected one, in whole per cent as in LongBench.
 
-    Lines with a backquote, "#" or "//" are passed over.
+    Lines with a backquote, "#" or "//" are skipped.
     """
     lines = answer.lstrip("\n").split("\n")
     line = next((line for line in lines if not any(mark in line for mark in ("`", "#", "//"))), "")
@@ -111,12 +111,12 @@ def similarity(one: str, other: str) -> float:
 
 
 def common_length(one: Sequence[Hashable], other: Sequence[Hashable]) -> int:
-    """Length of the longest common subsequence, bit-parallel (Hyyrö 2004): one long addition for each of `other`."""
+    """Length of the longest common subsequence, bit-parallel (Hyyrö 2004): one long addition per item of `other`."""
     where: dict[Hashable, int] = {}
     for index, item in enumerate(one):
         where[item] = where.get(item, 0) | 1 << index
     everything = (1 << len(one)) - 1
-    row = everything  # a zero at each index of `one` that makes the subsequence longer
+    row = everything  # a zero bit at each index of `one` that extends the subsequence
     for item in other:
         hits = row & where.get(item, 0)
         row = ((row + hits) | (row - hits)) & everything
@@ -124,7 +124,7 @@ def common_length(one: Sequence[Hashable], other: Sequence[Hashable]) -> int:
 
 
 def _common_subsequence(one: Sequence[str], other: Sequence[str]) -> list[str]:
-    """A longest common subsequence; of several, the one that `rouge` picks: at a tie the end of `other` is cut."""
+    """A longest common subsequence; among several the one that `rouge` picks: at a tie the end of `other` is cut."""
     table = [[0] * (len(other) + 1)]
     for word in one:
         above, row = table[-1], [0]
@@ -145,7 +145,7 @@ def _common_subsequence(one: Sequence[str], other: Sequence[str]) -> list[str]:
 
 
 def _sentences(text: str) -> list[list[str]]:
-    """Words of each sentence; what is blank between two full stops is a sentence of one empty word."""
+    """The words of each sentence; blanks between two full stops are a sentence of one empty word."""
     if not text.strip(" \n\t."):
         return []
     return [" ".join(sentence.split()).split(" ") for sentence in text.split(".") if sentence]
@@ -156,6 +156,6 @@ def _words(text: str) -> list[str]:
     return re.sub(r"\b(a|an|the)\b", " ", bare).split()
 
 
-def _need(expected: Sequence[str]) -> None:
+def _require_expected(expected: Sequence[str]) -> None:
     if not expected or not all(expected):
-        raise TreeKVError("there is nothing expected to compare the answer with")
+        raise TreeKVError("there is no expected answer to compare with")

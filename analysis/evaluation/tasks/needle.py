@@ -1,4 +1,4 @@
-"""Task "needle": numbers hidden in a long text, one of which is asked for, over a grid of lengths and depths."""
+"""Task "needle": find one of several numbers hidden in a long text, over a grid of lengths and depths."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from analysis.evaluation.tasks.tokens import count_tokens
 
 @dataclass(kw_only=True)
 class Needle(AnswerTask):
-    """Find the number of one of several things.
+    """Find the number that belongs to one of several things.
 
-    A document for every haystack, length, depth and sample; its score is the share of the numbers asked for that
-    are in the answer, in percent.
+    One document per haystack, length, depth and sample; its score is the share of the requested numbers that the answer
+    contains, in per cent.
 
     Args:
-        lengths: tokens of the prompt and the answer together; a document has no more, and less by a few at most.
-        depths: where the needle begins, in percent of the haystack.
+        lengths: tokens of prompt and answer together; a document has at most this many, and only a few fewer.
+        depths: where the needle starts, in per cent of the haystack.
         haystacks: "noise", "pydoc" (see `haystack.sentences`), text files or folders.
-        keys: how many things have a number; all but one are distractors, at random depths.
-        digits: of each number; 0 for UUIDs.
-        samples: documents for each cell of the grid.
-        seed: of everything drawn at random.
+        keys: number of things with a number; all but one are distractors, at random depths.
+        digits: digits of each number; 0 for UUIDs.
+        samples: documents per cell of the grid.
+        seed: of all random draws.
         new_tokens: the most tokens of an answer.
         question, chat: see `AnswerTask`.
 
@@ -58,7 +58,7 @@ class Needle(AnswerTask):
         options.require_int("new_tokens", self.new_tokens, 1)
 
     def documents(self, tokenizer: Any) -> list[Document]:
-        """One for every haystack, length, depth and sample, generated from the seed alone."""
+        """One document per haystack, length, depth and sample, generated from the seed alone."""
         return [
             self._document(tokenizer, source, length, depth, sample)
             for source in self.haystacks
@@ -103,7 +103,7 @@ class Needle(AnswerTask):
         answers: list[str],
         length: int,
     ) -> dict[str, Any]:
-        """The document's data with a haystack that leaves prompt and answer within `length` tokens."""
+        """The data of a document whose prompt and answer take at most `length` tokens together."""
         around = {"context": "", "question": question, "start": start}
         room = length - self.new_tokens - sum(len(part) for part in self.prompt_ids(tokenizer, around))
         hidden = haystack.hide(tokenizer, hay, things, depths, room, intro)

@@ -1,4 +1,4 @@
-"""Task "passkey": one number in a text of idle sentences, over a grid of lengths and depths."""
+"""Task "passkey": find one number in a text of filler sentences, over a grid of lengths and depths."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from analysis.evaluation.tasks.needle import Needle
 class Passkey(Needle):
     """Find the pass key.
 
-    As task "needle", but nothing names the number apart from its being a pass key, and it is said twice. With more
-    `keys` than one the others are numbers that are said to be no pass keys.
+    Like task "needle", but the number has no other name than "the pass key", and it is stated twice. With more than one
+    of `keys`, the others are numbers stated not to be the pass key.
 
-    Source: Mohtashami and Jaggi, "Landmark Attention" (arXiv 2305.16300), in words of our own.
+    Source: Mohtashami and Jaggi, "Landmark Attention" (arXiv 2305.16300), in our own words.
     """
 
     haystacks: list[str] = field(default_factory=lambda: [haystack.NOISE])

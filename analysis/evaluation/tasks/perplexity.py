@@ -20,41 +20,40 @@ from treekv import TreeKVCache, TreeKVConfig, policies
 from treekv.errors import TreeKVError
 
 T = TypeVar("T")
-#: Copies of the paper's data sets that need no code of their own to load: hub name, split, column.
+#: Copies of the paper's data sets that load without custom code: hub name, split, column.
 DATASETS: Final = {
     "pg19": ("emozilla/pg19", "test", "text"),
     "openwebtext2": ("Geralt-Targaryen/openwebtext2", "train", "text"),
 }
-PASS_TOKENS: Final = 512  # of all rows in one pass: enough to keep a processor busy
-PASS_LOGITS: Final = 2**26  # in one pass, 256 MB
-CELLS: Final = 256  # of loss by position, whatever the length
-_LOOKED_AT: Final = 50  # texts of a hub data set for each document wanted, at most
+PASS_TOKENS: Final = 512  # of all rows in one pass: enough to saturate a CPU
+PASS_LOGITS: Final = 2**26  # numbers in one pass, 256 MB
+CELLS: Final = 256  # of loss by position, for any length
+_MAX_READ: Final = 50  # texts read from a hub data set per requested document, at most
 
 
 @dataclass(kw_only=True)
 class PerplexityTask:
-    """Perplexity by the paper's protocol: each token is predicted from what the cache kept of those before it.
+    """Perplexity by the paper's protocol: each token is predicted from what the cache keeps of those before it.
 
-    A document is a stretch of `length` tokens of a text, which begins with what the tokenizer puts before a text.
-    Whatever the settings say of prompts, the cache evicts from the first token on (prefill "stream"), unless there
-    is a `prompt`. Nothing is refused past the model's window: positions by rank stay within it.
+    A document is a stretch of `length` tokens of a text, special tokens at the start included. Whatever the settings
+    say about prompts, the cache evicts from the first token on (prefill "stream"), unless there is a `prompt`. Texts
+    longer than the model's window are accepted: rank positions stay within it.
 
-    Scores: `perplexity`; `loss`, nats a token; `bits_per_byte`, by which models with different tokenizers can be
-    compared; `cache_bytes`. The detail has the loss by position. Documents of one length can go through together
-    (`run_many`).
+    Scores: `perplexity`; `loss` in nats per token; `bits_per_byte`, which is comparable between tokenizers;
+    `cache_bytes`. The detail has the loss by position. Documents of one length can run in one pass (`run_many`).
 
     Args:
         files: texts (.txt, .md, or .jsonl with `column`), folders of them or patterns.
-        dataset: instead of files, a data set of the hub: "pg19", "openwebtext2", or any other by its name.
-        split, column: of the data set or the .jsonl files; by default the data set's own, else "test" and "text".
+        dataset: instead of files, a data set on the hub: "pg19", "openwebtext2", or any other by name.
+        split, column: of the data set or the .jsonl files; by default those of the data set, else "test" and "text".
         lengths: tokens of a document.
-        count: the most documents of each length: the first stretch of every text, then the second, and so on. Texts
-            that are too short are taken only where the others do not suffice, and fail.
-        skip: tokens at the beginning of each text that are left out.
-        join: make one text of all.
+        count: the most documents per length: the first stretch of every text, then the second, and so on. Texts that
+            are too short are used only if the others do not suffice, and fail.
+        skip: number of first tokens of each text to leave out.
+        join: concatenate all texts.
         decode_block: tokens that are fed and evicted together; 1 is the paper's protocol, more is faster.
-        prompt: tokens that are read in one go as a prompt, by the settings' own prefill, and not scored; the way to
-            measure policies that act on prompts only, such as "snapkv".
+        prompt: tokens read in one pass as a prompt, by the settings' own prefill, and not scored; the way to measure
+            policies that act on prompts only, such as "snapkv".
     """
 
     files: list[str] = field(default_factory=list)
@@ -92,8 +91,8 @@ class PerplexityTask:
         """Stretches of all lengths.
 
         Raises:
-            TreeKVError: a data set or none of the files can be read, or no text is long enough for a length. A file
-                among others that cannot be read is a document that fails.
+            TreeKVError: the data set or all files are unreadable, or no text is long enough for a length. A single
+                unreadable file becomes a document that fails.
         """
         before = special_prefix(tokenizer)
         found = list(self._texts(tokenizer))
@@ -135,7 +134,7 @@ class PerplexityTask:
                 raise TreeKVError(document.data["error"])
         lengths = {document.data["tokens"] for document in documents}
         if len(lengths) != 1:
-            raise TreeKVError(f"documents that go through together must have one length, got {sorted(lengths)} tokens")
+            raise TreeKVError(f"documents of one pass must have the same length, got {sorted(lengths)} tokens")
         used = self._settings(config)
         ids = torch.tensor([document.data["ids"] for document in documents])
         cache = TreeKVCache(used, model.config)
@@ -145,8 +144,8 @@ class PerplexityTask:
         ]
 
     def _chunk(self, model: Any, rows: int) -> int:
-        """Tokens of a row in one pass. A stream is evicted block by block in passes of any length, so several blocks go
-        together; after a prompt, what goes together is evicted together."""
+        """Tokens of a row per pass. A stream is evicted block by block in passes of any length, so a pass takes several
+        blocks; after a prompt, the tokens of a pass are evicted together."""
         if self.prompt:
             return self.decode_block
         most = min(PASS_TOKENS, PASS_LOGITS // model.config.get_text_config(decoder=True).vocab_size)
@@ -211,7 +210,7 @@ class PerplexityTask:
         return found
 
     def _texts(self, tokenizer: Any) -> Iterator[tuple[str, str | TreeKVError]]:
-        """Named texts, or what is wrong with a file."""
+        """Texts by name, or the error of a file."""
         if self.dataset is None:
             return _unique(self._local())
         name, split, column = DATASETS.get(self.dataset, (self.dataset, "test", "text"))
@@ -234,9 +233,9 @@ class PerplexityTask:
                 yield f"{file.stem}-{number}", text if isinstance(text, str) else ""
 
     def _enough(self, tokenizer: Any, rows: Iterable[str]) -> Iterator[tuple[str, str]]:
-        """Texts of a data set until `count` are long enough, or all together when they are joined."""
+        """Texts of a data set until `count` are long enough, or long enough in total if they are joined."""
         longest, long, total = max(self.lengths), 0, 0
-        for number, text in enumerate(itertools.islice(rows, _LOOKED_AT * self.count)):
+        for number, text in enumerate(itertools.islice(rows, _MAX_READ * self.count)):
             tokens = max(len(encode(tokenizer, text)) - self.skip, 0)
             total += tokens
             if tokens >= longest or self.join:
@@ -247,9 +246,9 @@ class PerplexityTask:
 
 
 def by_position(nll: Tensor, first: int) -> dict[str, list[float]]:
-    """Losses [tokens], the first of them at position `first`, pooled to at most `CELLS` cells of one width.
+    """Pool losses [tokens], the first at position `first`, to at most `CELLS` cells of equal width.
 
-    Returns lists `position` (the first of each cell), `loss` (the cell's mean) and `tokens` (how many it has).
+    Returns lists `position` (the first of each cell), `loss` (its mean) and `tokens` (its number of tokens).
     """
     width = math.ceil(len(nll) / CELLS)
     cells = nll.split(width)
@@ -261,7 +260,7 @@ def by_position(nll: Tensor, first: int) -> dict[str, list[float]]:
 
 
 def _unique(named: Iterable[tuple[str, T]]) -> Iterator[tuple[str, T]]:
-    """The same texts, where two of one name get different ones."""
+    """The same texts with unique names."""
     seen: dict[str, int] = {}
     for name, text in named:
         seen[name] = seen.get(name, 0) + 1

@@ -1,4 +1,4 @@
-"""Task "ruler": RULER's kinds of questions, generated or read from its files."""
+"""Task "ruler": the kinds of questions of RULER, generated or read from its files."""
 
 from __future__ import annotations
 
@@ -13,38 +13,39 @@ from typing import Any, ClassVar
 from analysis.evaluation.tasks import haystack, metrics, options, texts
 from analysis.evaluation.tasks.answering import AnswerTask
 from analysis.evaluation.tasks.base import Document
-from analysis.evaluation.tasks.ruler_generators import GENERATORS, Sizes
+from analysis.evaluation.tasks.ruler_generators import GENERATORS, GeneratorOptions
 from treekv.errors import TreeKVError
 from treekv.files import atomic_write
 
 COLUMNS = ("input", "outputs")
-_FILE_TOKENS = 128  # of an answer to a published document, which does not say
+_FILE_TOKENS = 128  # the most tokens of an answer if a published document does not say
 
 
 @dataclass(kw_only=True)
 class Ruler(AnswerTask):
     """RULER (Hsieh et al., arXiv 2404.06654).
 
-    Scored as published: the share of the expected strings that are in the answer, in percent; for question answering
-    ("qa" in a file's name or in a row's `task`), whether any of them is.
+    Scored as published: the share of the expected strings that the answer contains, in per cent; for question answering
+    ("qa" in the name of a file or in `task` of a row), whether it contains any of them.
 
     Documents are generated, or read from `files` in the published format: JSON lines with `input`, `outputs` and, in
-    newer ones, `answer_prefix`. There the question is the last line of the input, for `question` "withheld". `write`
-    writes generated documents in that format.
+    newer ones, `answer_prefix`. There the last line of the input is the question, for `question` "withheld". `write`
+    writes generated documents in this format.
 
     Args:
         kinds: "single", "multikey", "multivalue", "multiquery", "tracking", "common" (words), "frequent" (words); see
             `ruler_generators`.
         lengths: tokens of prompt and answer together.
-        samples: documents of each kind and length.
+        samples: documents per kind and length.
         haystack: as in task "needle".
         keys: things with a number ("multikey", "multiquery"), numbers of a thing ("multivalue").
-        digits: of a number; 0 for UUIDs.
-        hops, chains: of "tracking": how often a value is passed on, and how many such chains there are.
-        common, rare, asked: of "common": how often the wanted and the other words are in the list, how many are wanted.
-        seed: of everything drawn at random.
-        files: to read instead.
-        new_tokens: the most tokens of an answer; by default what suits the kind, for files `tokens_to_generate` of a
+        digits: digits of a number; 0 for UUIDs.
+        hops, chains: for "tracking": how often a value is passed on, and the number of such chains.
+        common, rare, asked: for "common": how often the frequent and the other words occur, and how many words are
+            frequent and asked for.
+        seed: of all random draws.
+        files: read these instead.
+        new_tokens: the most tokens of an answer; by default what suits the kind; for files `tokens_to_generate` of a
             row or 128.
         question, chat: see `AnswerTask`.
     """
@@ -96,7 +97,7 @@ class Ruler(AnswerTask):
         """The generated documents, or those of the files.
 
         Raises:
-            TreeKVError: a length leaves no room, or a file is unusable.
+            TreeKVError: a length is too short, or a file is unusable.
         """
         if self.files:
             return [document for file in texts.find(self.files, [".jsonl"]) for document in self._read(tokenizer, file)]
@@ -115,7 +116,9 @@ class Ruler(AnswerTask):
         key = f"{kind}-{length}-{sample}"
         generator, tokens = GENERATORS[kind]
         tokens = self.new_tokens or tokens
-        sizes = Sizes(self.haystack, self.keys, self.digits, self.hops, self.chains, self.common, self.rare, self.asked)
+        sizes = GeneratorOptions(
+            self.haystack, self.keys, self.digits, self.hops, self.chains, self.common, self.rare, self.asked
+        )
         bare = {"context": "", "question": "", "start": ""}
         room = length - tokens - sum(len(part) for part in self.prompt_ids(tokenizer, bare))
         try:
@@ -129,7 +132,7 @@ class Ruler(AnswerTask):
     def _read(self, tokenizer: Any, file: Path) -> list[Document]:
         try:
             rows = texts.read_rows(file, COLUMNS)
-        except TreeKVError as error:  # the other files go on
+        except TreeKVError as error:  # the other files are still usable
             return [Document(f"{file.parent.name}-{file.stem}", {"subtask": _kind(file), "error": str(error)})]
         return [self._row(tokenizer, file, number, row) for number, row in enumerate(rows, start=1)]
 
@@ -167,11 +170,11 @@ class Ruler(AnswerTask):
 
 
 def write(documents: Iterable[Document], folder: str | os.PathLike[str]) -> list[Path]:
-    """Write generated documents in the published format, one file for each kind; they appear whole or not at all.
+    """Write generated documents in the published format, one file per kind, atomically.
 
     Args:
         documents: from `Ruler.documents`.
-        folder: made if it is not there.
+        folder: created if missing.
 
     Returns:
         The files, named after the kinds.
@@ -204,5 +207,5 @@ def write(documents: Iterable[Document], folder: str | os.PathLike[str]) -> list
 
 
 def _kind(file: Path) -> str:
-    """What a published file asks, by its name or, for those of one name, its folder's."""
+    """The kind of a published file: its name or, if that is generic, the name of its folder."""
     return file.stem if file.stem not in ("validation", "test") else file.parent.name

@@ -1,10 +1,9 @@
-"""The kinds of RULER documents that can be generated: what is hidden, what is asked, what is right.
+"""Generators for the kinds of RULER documents: what is hidden, what is asked, and the expected answers.
 
-Each generator draws everything from the `random.Random` it is given, and returns context, question and the start of
-the answer. The tasks are those of Hsieh et al., "RULER" (arXiv 2404.06654, code at https://github.com/NVIDIA/RULER),
-with their published numbers of keys, hops and words as defaults where models can be expected to do them; the wording
-is our own, so scores are comparable with each other and not with published tables. For those, read the published
-files.
+Each generator draws only from the `random.Random` it is given. The tasks are those of Hsieh et al., "RULER" (arXiv
+2404.06654, code at https://github.com/NVIDIA/RULER), with the published numbers of keys, hops and words as defaults
+where small models can be expected to cope; the wording is our own, so scores are comparable with each other, not with
+published tables. For those, read the published files.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from treekv.errors import TreeKVError
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """What a generator is told beside its length: see `ruler.Ruler`."""
+class GeneratorOptions:
+    """The options of a generator; see `ruler.Ruler`."""
 
     source: str
     keys: int
@@ -35,8 +34,8 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Made:
-    """A generated document; its context, question and start are within the room that was given."""
+class GeneratedDocument:
+    """A generated document; context, question and start together fit into the given number of tokens."""
 
     context: str
     question: str
@@ -44,27 +43,29 @@ class Made:
     answers: list[str]
 
 
-def single(tokenizer: Any, draw: random.Random, room: int, sizes: Sizes) -> Made:
-    """One number of one thing (niah_single)."""
+def single(tokenizer: Any, draw: random.Random, room: int, sizes: GeneratorOptions) -> GeneratedDocument:
+    """The only number of the only thing (niah_single)."""
     return _needles(tokenizer, draw, room, sizes, keys=1, values=1, asked=1)
 
 
-def multikey(tokenizer: Any, draw: random.Random, room: int, sizes: Sizes) -> Made:
+def multikey(tokenizer: Any, draw: random.Random, room: int, sizes: GeneratorOptions) -> GeneratedDocument:
     """The number of one of `keys` things (niah_multikey)."""
     return _needles(tokenizer, draw, room, sizes, keys=sizes.keys, values=1, asked=1)
 
 
-def multivalue(tokenizer: Any, draw: random.Random, room: int, sizes: Sizes) -> Made:
+def multivalue(tokenizer: Any, draw: random.Random, room: int, sizes: GeneratorOptions) -> GeneratedDocument:
     """All `keys` numbers of one thing (niah_multivalue)."""
     return _needles(tokenizer, draw, room, sizes, keys=1, values=sizes.keys, asked=1)
 
 
-def multiquery(tokenizer: Any, draw: random.Random, room: int, sizes: Sizes) -> Made:
+def multiquery(tokenizer: Any, draw: random.Random, room: int, sizes: GeneratorOptions) -> GeneratedDocument:
     """The numbers of all of `keys` things (niah_multiquery)."""
     return _needles(tokenizer, draw, room, sizes, keys=sizes.keys, values=1, asked=sizes.keys)
 
 
-def _needles(tokenizer: Any, draw: random.Random, room: int, sizes: Sizes, keys: int, values: int, asked: int) -> Made:
+def _needles(
+    tokenizer: Any, draw: random.Random, room: int, sizes: GeneratorOptions, keys: int, values: int, asked: int
+) -> GeneratedDocument:
     kind = "number" if sizes.digits else "code"
     names = haystack.keys(draw, keys)
     numbers = haystack.values(draw, keys * values, sizes.digits)
@@ -79,19 +80,19 @@ def _needles(tokenizer: Any, draw: random.Random, room: int, sizes: Sizes, keys:
     intro = f"The text below says the secret {kind}s of some things. Remember them.\n\n"
     depths = [draw.uniform(0, 100) for _ in things]
     context = _hide(tokenizer, draw, sizes.source, things, depths, room, intro, question + start)
-    return Made(context, question, start, numbers[: asked * values])
+    return GeneratedDocument(context, question, start, numbers[: asked * values])
 
 
-def tracking(tokenizer: Any, draw: random.Random, room: int, sizes: Sizes) -> Made:
-    """All variables that got a value, one from the other over `hops` (variable tracking, vt); `chains` in all.
+def tracking(tokenizer: Any, draw: random.Random, room: int, sizes: GeneratorOptions) -> GeneratedDocument:
+    """All variables that received a value, one from another over `hops` (variable tracking, vt), in `chains` chains.
 
-    A small solved example comes first, as in the published task.
+    A small solved example precedes them, as in the published task.
     """
     names: set[str] = set()
     chains = [_chain(draw, sizes.hops, names) for _ in range(sizes.chains + 1)]
     example, *chains = chains
     statements: list[tuple[float, str]] = []
-    for _, lines, _ in chains:  # each chain in its order, the chains mixed
+    for _, lines, _ in chains:  # each chain keeps its order, the chains are interleaved
         statements += zip(sorted(draw.uniform(0, 100) for _ in lines), lines, strict=True)
     statements.sort()
     question, start = _about_chain(*chains[0][::2])
@@ -108,7 +109,7 @@ def tracking(tokenizer: Any, draw: random.Random, room: int, sizes: Sizes) -> Ma
         shown + task,
         question + start,
     )
-    return Made(context, question, start, chains[0][2])
+    return GeneratedDocument(context, question, start, chains[0][2])
 
 
 def _chain(draw: random.Random, hops: int, taken: set[str]) -> tuple[str, list[str], list[str]]:
@@ -132,10 +133,10 @@ def _about_chain(value: str, names: list[str]) -> tuple[str, str]:
     )
 
 
-def common_words(tokenizer: Any, draw: random.Random, room: int, sizes: Sizes) -> Made:
-    """The `asked` words that are in a numbered list `common` times, the others `rare` times (cwe).
+def common_words(tokenizer: Any, draw: random.Random, room: int, sizes: GeneratorOptions) -> GeneratedDocument:
+    """The `asked` words that occur `common` times in a numbered list, the others `rare` times (cwe).
 
-    Words are those of the haystack.
+    The words are those of the haystack.
     """
     known = haystack.words(sizes.source)
     if len(known) <= sizes.asked:
@@ -154,19 +155,19 @@ def common_words(tokenizer: Any, draw: random.Random, room: int, sizes: Sizes) -
         return intro + " ".join(f"{index}. {word}" for index, word in enumerate(entries, start=1))
 
     space = room - count_tokens(tokenizer, question + start)
-    number = _most(lambda number: count_tokens(tokenizer, text(number)) <= space, len(others))
+    number = _largest(lambda number: count_tokens(tokenizer, text(number)) <= space, len(others))
     if number < 1:
         raise TreeKVError(
             f"{sizes.asked} words {sizes.common} times and one more {sizes.rare} times do not fit into {space} tokens: "
-            "take a greater length or a smaller number for common or asked"
+            "choose a greater length or a smaller number for common or asked"
         )
-    return Made(text(number), question, start, frequent)
+    return GeneratedDocument(text(number), question, start, frequent)
 
 
-def frequent_words(tokenizer: Any, draw: random.Random, room: int, sizes: Sizes) -> Made:
-    """The three most frequent of made-up words, whose numbers fall with the square of their rank (fwe).
+def frequent_words(tokenizer: Any, draw: random.Random, room: int, sizes: GeneratorOptions) -> GeneratedDocument:
+    """The three most frequent of made-up words, whose counts fall with the square of their rank (fwe).
 
-    The most frequent "word" are dots, which the question leaves out, as in the published task.
+    The most frequent "word" are dots, which the question excludes, as in the published task.
     """
     codes: list[str] = []
     while len(codes) < max(room // 50, 10):
@@ -185,10 +186,10 @@ def frequent_words(tokenizer: Any, draw: random.Random, room: int, sizes: Sizes)
         return intro + " ".join(entries)
 
     space = room - count_tokens(tokenizer, question + start)
-    number = _most(lambda number: count_tokens(tokenizer, text(number)) <= space, space)
-    if int(number / 16) == int(number / 25):  # the third of the words and the next one
+    number = _largest(lambda number: count_tokens(tokenizer, text(number)) <= space, space)
+    if int(number / 16) == int(number / 25):  # the third of the words and the next are equally frequent
         raise TreeKVError(f"no code with three words more frequent than the others fits into {space} tokens")
-    return Made(text(number), question, start, codes[:3])
+    return GeneratedDocument(text(number), question, start, codes[:3])
 
 
 def _hide(
@@ -205,8 +206,8 @@ def _hide(
     return intro + haystack.hide(tokenizer, hay, things, depths, room - count_tokens(tokenizer, end), intro).text
 
 
-def _most(fits: Callable[[int], bool], limit: int) -> int:
-    """The greatest number up to `limit` that fits, 0 if none does; what fits is smaller than what does not."""
+def _largest(fits: Callable[[int], bool], limit: int) -> int:
+    """The greatest number up to `limit` that fits, 0 if none does; every number below one that fits does too."""
     low, high = 0, limit + 1
     while high - low > 1:
         middle = (low + high) // 2
@@ -218,8 +219,8 @@ def _listed(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-#: By name: the generator and the most tokens of an answer.
-GENERATORS: Final[dict[str, tuple[Callable[[Any, random.Random, int, Sizes], Made], int]]] = {
+#: The generator of each kind, and the most tokens of its answer.
+GENERATORS: Final[dict[str, tuple[Callable[[Any, random.Random, int, GeneratorOptions], GeneratedDocument], int]]] = {
     "single": (single, 24),
     "multikey": (multikey, 24),
     "multivalue": (multivalue, 64),

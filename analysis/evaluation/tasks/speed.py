@@ -1,4 +1,4 @@
-"""Task "speed": what a prompt and what follows take in time and memory."""
+"""Task "speed": time and memory of a prompt and the tokens after it."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from treekv import TreeKVCache, TreeKVConfig
 class Speed:
     """Time and memory of one prompt and the tokens after it, by length.
 
-    Each document is a prompt of random tokens. It is read in one call, then `new_tokens` are fed one by one, the
-    model's own choices. One round warms up, `repeats` are measured, and each figure is the median.
+    Each document is a prompt of random tokens. It is read in one call, then `new_tokens` tokens are generated greedily,
+    one by one. After one warm-up round, `repeats` rounds are measured; each score is their median.
 
-    Scores: `tokens_per_second` after the prompt; `prompt_seconds`; `peak_bytes`, the most memory at once beside what
-    was there before (of the GPUs where the model is on them, else of the process, which only Linux tells: elsewhere
-    the score is missing); `cache_bytes` at the end and `full_bytes`, what a cache that keeps everything would hold.
+    Scores: `tokens_per_second` after the prompt; `prompt_seconds`; `peak_bytes`, the peak memory above what was
+    allocated before (of the GPUs if the model is on them, else of the process, which only Linux reports: elsewhere the
+    score is missing); `cache_bytes` at the end and `full_bytes`, the size of a cache that evicts nothing.
 
     Args:
         lengths: tokens of the prompt.
         new_tokens: tokens after it.
-        batch: prompts at once.
-        repeats: measured rounds.
-        seed: of the tokens.
+        batch: number of prompts at once.
+        repeats: number of measured rounds.
+        seed: of the random tokens.
     """
 
     lengths: list[int] = field(default_factory=lambda: [1024, 4096])
@@ -58,7 +58,7 @@ class Speed:
         return dataclasses.asdict(self)
 
     def documents(self, tokenizer: Any) -> list[Document]:
-        """One for each length; the tokens are drawn when it is run, from the model's vocabulary."""
+        """One document per length; its tokens are drawn from the model's vocabulary when it is run."""
         return [
             Document(
                 str(length), {"tokens": length, "length": length, "batch": self.batch, "new_tokens": self.new_tokens}
@@ -97,7 +97,7 @@ def _round(model: Any, config: TreeKVConfig, ids: Tensor, tokens: int) -> dict[s
     device = model.get_input_embeddings().weight.device
     ids = ids.to(device)
     cache = TreeKVCache(config, model.config)
-    gauge = _Gauge(device)
+    peak = _PeakMemory(device)
     with torch.inference_mode():
         start = _now(device)
         hidden = model.base_model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
@@ -110,7 +110,7 @@ def _round(model: Any, config: TreeKVConfig, ids: Tensor, tokens: int) -> dict[s
     return {
         "tokens_per_second": tokens * len(ids) / rest,
         "prompt_seconds": prompt,
-        "peak_bytes": gauge.most(),
+        "peak_bytes": peak.bytes(),
         "cache_bytes": float(cache.nbytes),
         "full_bytes": float(max(cache.full_nbytes, cache.nbytes)),
     }
@@ -122,8 +122,8 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-class _Gauge:
-    """The most memory that is taken from now on, beside what is taken already."""
+class _PeakMemory:
+    """The peak memory from now on, above what is allocated already."""
 
     def __init__(self, device: torch.device) -> None:
         self._gpus = list(range(torch.cuda.device_count())) if device.type == "cuda" else []
@@ -134,14 +134,15 @@ class _Gauge:
             self._before = sum(torch.cuda.memory_allocated(gpu) for gpu in self._gpus)
         elif sys.platform == "linux":
             gc.collect()
-            # Otherwise memory that was freed, but kept for later by the C library, would hide what is taken anew.
+            # Memory that the C library freed but kept would otherwise hide new allocations.
             with contextlib.suppress(OSError, AttributeError):
                 ctypes.CDLL(None).malloc_trim(0)
-            with contextlib.suppress(OSError):  # sets the peak of this process back to what it has now
+            with contextlib.suppress(OSError):  # resets the peak of this process to its current memory
                 Path("/proc/self/clear_refs").write_text("5")
             self._before = _status("VmRSS")
 
-    def most(self) -> float | None:
+    def bytes(self) -> float | None:
+        """The peak in bytes, None if the system does not report it."""
         if self._gpus:
             peak = sum(torch.cuda.max_memory_allocated(gpu) for gpu in self._gpus)
         elif self._before:
@@ -152,7 +153,7 @@ class _Gauge:
 
 
 def _status(entry: str) -> int:
-    """Bytes of an entry of /proc/self/status, 0 if it is not there."""
+    """Bytes of an entry of /proc/self/status, 0 if it is missing."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith(f"{entry}:"):

@@ -1,4 +1,4 @@
-"""Texts from files, folders and the hub, with one sentence for whatever is wrong with them."""
+"""Texts from files, folders and the hub; every problem becomes an error of one sentence."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from treekv.models import HUB_TIMEOUT
 
 
 def find(paths: Sequence[str], suffixes: Sequence[str]) -> list[Path]:
-    """Files named by paths, folders (their files with one of `suffixes`, by name) and patterns with * or ?.
+    """The files given by paths, folders (files with one of `suffixes`, sorted by name) and patterns with * or ?.
 
     Raises:
-        TreeKVError: nothing there.
+        TreeKVError: nothing found.
     """
     found: list[Path] = []
     for path in paths:
@@ -38,15 +38,15 @@ def find(paths: Sequence[str], suffixes: Sequence[str]) -> list[Path]:
 
 
 def names(paths: Sequence[str]) -> list[str]:
-    """The last parts of paths: what identifies files wherever a folder lies (their content is hashed elsewhere)."""
+    """The last parts of paths, which identify files wherever the folder is (their content is hashed elsewhere)."""
     return [Path(path).name or path for path in paths]
 
 
 def read(file: Path) -> str:
-    """A UTF-8 text.
+    """Read a UTF-8 text.
 
     Raises:
-        TreeKVError: it cannot be read, is not UTF-8, or has no text in it.
+        TreeKVError: it is unreadable, not UTF-8 or empty.
     """
     try:
         text = file.read_text(encoding="utf-8-sig")
@@ -60,7 +60,7 @@ def read(file: Path) -> str:
 
 
 def read_rows(file: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """The objects of a JSON lines file.
+    """Read the objects of a JSON lines file.
 
     Raises:
         TreeKVError: a line is not a JSON object, the first one lacks one of `columns`, or there are none.
@@ -69,7 +69,7 @@ def read_rows(file: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def rows(text: str, source: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The objects of JSON lines; see `read_rows`."""
+    """Parse JSON lines from `source`; see `read_rows`."""
     empty = True
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
@@ -79,7 +79,7 @@ def rows(text: str, source: str, columns: Sequence[str]) -> Iterator[dict[str, A
         except json.JSONDecodeError as error:
             raise TreeKVError(f"{source} is not JSON lines: {error.msg} in line {number}") from error
         if not isinstance(row, dict):
-            raise TreeKVError(f"{source} is not JSON lines of objects: line {number} holds {type(row).__name__}")
+            raise TreeKVError(f"{source} is not JSON lines of objects: line {number} is {type(row).__name__}")
         if empty:
             require(row, source, columns)
         empty = False
@@ -89,7 +89,7 @@ def rows(text: str, source: str, columns: Sequence[str]) -> Iterator[dict[str, A
 
 
 def require(row: dict[str, Any], source: str, columns: Sequence[str]) -> None:
-    """Raises TreeKVError naming the columns that a row lacks and those it has."""
+    """Raise TreeKVError, naming the columns that a row lacks and those it has."""
     missing = [column for column in columns if column not in row]
     if missing:
         has = ", ".join(sorted(row)) or "none"
@@ -97,7 +97,7 @@ def require(row: dict[str, Any], source: str, columns: Sequence[str]) -> None:
 
 
 def from_hub(name: str, split: str, column: str) -> Iterator[str]:
-    """The texts of a hub data set, streamed: no more is fetched than is taken.
+    """Stream the texts of a data set on the hub: only what is consumed is downloaded.
 
     Raises:
         TreeKVError: `datasets` is not installed, the hub cannot be reached, or there is no such data set or column.
@@ -105,31 +105,31 @@ def from_hub(name: str, split: str, column: str) -> Iterator[str]:
     try:
         import datasets
     except ImportError as error:
-        raise TreeKVError("data sets of the hub need the package datasets: pip install 'treekv[eval]'") from error
-    reach(name)
+        raise TreeKVError("data sets on the hub need the package datasets: pip install 'treekv[eval]'") from error
+    check_reachable(name)
     try:
         for row in datasets.load_dataset(name, split=split, streaming=True):
             require(row, f"the data set {name!r}", [column])
             yield row[column]
     except TreeKVError:
         raise
-    except Exception as error:  # what datasets, the hub's client and their libraries raise is no common kind
-        raise unloaded(f"{name!r} (split {split})", error) from error
+    except Exception as error:  # datasets, the hub client and their libraries share no base class of errors
+        raise load_error(f"{name!r} (split {split})", error) from error
 
 
-def reach(name: str) -> None:
-    """Ask the hub once for a data set, with a short time limit: loading itself would try an unreachable hub for long.
+def check_reachable(name: str) -> None:
+    """Ask the hub for a data set once, with a short timeout: loading itself would retry for long.
 
     Raises:
-        TreeKVError: no answer, or there is no such data set.
+        TreeKVError: no response, or no such data set.
     """
     try:
         huggingface_hub.HfApi().dataset_info(name, timeout=HUB_TIMEOUT)
     except Exception as error:  # as above
-        raise unloaded(repr(name), error) from error
+        raise load_error(repr(name), error) from error
 
 
-def unloaded(what: str, error: Exception) -> TreeKVError:
-    """The sentence for a data set that did not come."""
+def load_error(what: str, error: Exception) -> TreeKVError:
+    """The error for a data set that could not be loaded."""
     reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
     return TreeKVError(f"the data set {what} cannot be loaded from the hub: {reason}; give local files instead")

@@ -37,7 +37,7 @@ def test_match_part_needs_only_one():
 @pytest.mark.parametrize("metric", [metrics.match_all, metrics.match_part])
 @pytest.mark.parametrize("expected", [[], [""]])
 def test_nothing_expected_is_an_error_and_not_a_score(metric, expected):
-    with pytest.raises(TreeKVError, match="nothing expected"):
+    with pytest.raises(TreeKVError, match="no expected answer"):
         metric("anything", expected)
 
 
@@ -138,7 +138,7 @@ def test_retrieval_and_count(answer, score):
 
 
 def test_retrieval_needs_a_paragraph():
-    with pytest.raises(TreeKVError, match="must read like 'Paragraph 7', got 'seven'"):
+    with pytest.raises(TreeKVError, match="must have the form 'Paragraph 7', got 'seven'"):
         metrics.retrieval("7", "seven")
 
 

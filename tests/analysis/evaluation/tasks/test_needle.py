@@ -78,7 +78,7 @@ def test_uuids():
 
 
 def test_no_room():
-    with pytest.raises(TreeKVError, match=r"no room for a haystack in \d+: take a greater length or hide less"):
+    with pytest.raises(TreeKVError, match=r"no room for a haystack in \d+: choose a greater length or hide less"):
         create("needle", lengths=[100], keys=20).documents(Words())
 
 
@@ -103,7 +103,7 @@ def test_things_run_out():
     draw = random.Random(0)
     with pytest.raises(TreeKVError, match="only 9 numbers of 1 digits, 10 are needed"):
         haystack.values(draw, 10, 1)
-    with pytest.raises(TreeKVError, match="names to hide something under, 100000 are needed"):
+    with pytest.raises(TreeKVError, match="names for hidden things, 100000 are needed"):
         haystack.keys(draw, 100000)
     assert len(set(haystack.keys(draw, 5000))) == 5000
 

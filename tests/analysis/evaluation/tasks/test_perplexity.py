@@ -103,7 +103,7 @@ def test_lines_of_json_and_two_files_of_one_name(tmp_path):
 
 
 def documents_for(llama, count, length):
-    """Documents of random tokens, as `Perplexity.documents` makes them."""
+    """Documents of random tokens, as `PerplexityTask.documents` makes them."""
     from analysis.evaluation.tasks.base import Document
 
     return [Document(f"d{i}", {"tokens": length, "ids": tiny.tokens(length, seed=i)[0].tolist()}) for i in range(count)]
@@ -168,7 +168,7 @@ def test_documents_together_score_as_alone(llama):
         alone = task.run(llama, Numbers(), CONFIG, document)
         assert found.scores == pytest.approx(alone.scores, rel=1e-4)
         assert found.detail["together"] == 3
-    with pytest.raises(TreeKVError, match=r"must have one length, got \[20, 40\] tokens"):
+    with pytest.raises(TreeKVError, match=r"must have the same length, got \[20, 40\] tokens"):
         task.run_many(llama, Numbers(), CONFIG, [*documents, *documents_for(llama, 1, 20)])
 
 

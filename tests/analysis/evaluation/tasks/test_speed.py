@@ -47,15 +47,15 @@ def test_peak_memory_is_what_was_taken_meanwhile():
     size = 64 * 2**20
 
     def take(pieces):
-        gauge = speed._Gauge(torch.device("cpu"))
+        peak = speed._PeakMemory(torch.device("cpu"))
         taken = [torch.ones(size // pieces, dtype=torch.uint8) for _ in range(pieces)]
         del taken
-        return gauge.most()
+        return peak.bytes()
 
     # The second time small pieces come from what the C library kept of the first ones.
     for pieces in (1, 1000, 1000):
         assert size * 0.9 < take(pieces) < size * 1.5
-    assert speed._Gauge(torch.device("cpu")).most() < size / 4, "the peak is set back"
+    assert speed._PeakMemory(torch.device("cpu")).bytes() < size / 4, "the peak is reset"
 
 
 def test_without_a_peak_the_score_is_missing(llama, monkeypatch):
