@@ -100,7 +100,9 @@ def test_dimensions_that_are_not_rotated_stay():
     rotary = Rotary(torch.tensor([1.0, 0.1]), head_dim=10)
     x = torch.randn(1, 1, 1, 10)
     turned = rotary.unrotated(x, torch.tensor([[7]]))
-    assert torch.equal(turned[..., 4:], x[..., 4:]) and not torch.allclose(turned[..., :4], rotary.interleave(x)[..., :4])
+    assert torch.equal(turned[..., 4:], x[..., 4:]) and not torch.allclose(
+        turned[..., :4], rotary.interleave(x)[..., :4]
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import treekv
-from tests import tiny
+from tests import policies_page, tiny
 from tests.policies_table import TABLE
 from treekv import SNAPKV_PRESETS, TreeKVCache, TreeKVConfig, TreeKVError, policies
 from treekv.policies.ranking import highest, lowest
@@ -206,3 +206,7 @@ class Nameless(policies.Policy):
 
     def select_prompt(self, config, prompt):
         raise NotImplementedError
+
+
+def test_the_docs_list_the_policies_as_they_are():
+    assert policies_page.PAGE.read_text(encoding="utf-8") == policies_page.page(), "run python -m tests.policies_page"
