@@ -20,6 +20,8 @@ FORMAT: Final = "treekv-results"
 VERSION: Final = 1
 MARKER: Final = "results.json"
 FOLDER: Final = "records"
+# Values of settings that had another name when keys were fixed: field, former name, today's name.
+_RENAMED: Final = (("prefill", "tree", "once"),)
 _STALE: Final = 3600.0  # seconds after which a temporary file is left over: writing takes milliseconds
 
 
@@ -31,7 +33,7 @@ class Definition:
         model, dtype, device: as requested; dtype and device may be None.
         task, options: the name of the task and what defines it.
         name: the name of the settings in tables.
-        config: the fields of the settings, None for the full cache.
+        config: the fields of the settings, None for the full cache. Former names of values are replaced.
         budget: as requested: tokens, a share such as "6.25%", or None if no budget applies.
         seed: of the policy and, if the task draws at random, of the task.
         document, content: the key of the document and a hash of its data; both None if the task could not list its
@@ -50,10 +52,19 @@ class Definition:
     document: str | None
     content: str | None
 
+    def __post_init__(self) -> None:
+        for name, former, current in _RENAMED:
+            if self.config is not None and self.config.get(name) == former:
+                object.__setattr__(self, "config", {**self.config, name: current})
+
     @property
     def key(self) -> str:
-        """32 hexadecimal digits."""
-        return digest({"version": VERSION, **dataclasses.asdict(self)})
+        """32 hexadecimal digits, the same for former names: records of earlier versions are found by it."""
+        content = dataclasses.asdict(self)
+        for name, former, current in _RENAMED:
+            if self.config is not None and self.config.get(name) == current:
+                content["config"][name] = former
+        return digest({"version": VERSION, **content})
 
 
 @dataclass(frozen=True)
