@@ -12,7 +12,7 @@ import torch
 
 from analysis.evaluation import StreamResult, stream_perplexity
 from app.runs import folder as run_folder
-from app.runs.pipeline import Analysed, Stage, described, save
+from app.runs.pipeline import RunArtifacts, Stage, manifest_entries, save
 from app.text.wording import POLICY_TITLES as TITLES
 from treekv import TreeKVCache, TreeKVConfig
 
@@ -71,7 +71,7 @@ def generate(
 
 def summary(
     title: str,
-    analysed: Analysed,
+    artifacts: RunArtifacts,
     configs: dict[str, TreeKVConfig],
     streamed: dict[str, StreamResult],
     generated: dict[str, Generated],
@@ -79,7 +79,7 @@ def summary(
     """Plain values for `run.json`, `--json` and the report."""
     held_from = configs["tree"].cache_size
     return {
-        **described(title, analysed),
+        **manifest_entries(title, artifacts),
         "streaming": {
             "chunk": CHUNK,
             "full_from": held_from,
@@ -111,17 +111,17 @@ def summary(
     }
 
 
-def write(folder: Path, analysed: Analysed, config: TreeKVConfig, contents: dict[str, Any]) -> None:
+def write(folder: Path, artifacts: RunArtifacts, config: TreeKVConfig, contents: dict[str, Any]) -> None:
     """Put the whole run into `folder`; the manifest comes last."""
     from app.report import write_report
 
-    save(folder, analysed, config)
+    save(folder, artifacts, config)
     write_report(
         folder / run_folder.REPORT,
         contents,
         settings=json.dumps(config.to_dict(), indent=2),
-        spectrum=analysed.spectrum,
-        retention=analysed.retention,
+        spectrum=artifacts.spectrum,
+        retention=artifacts.retention,
     )
     run_folder.write_manifest(folder, contents)
 

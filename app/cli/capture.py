@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
+from app import DEFAULT_MODEL
 from app.cli.console import one_sentence, out, print_json, stage
 from app.cli.wavelet_options import (
     LevelOption,
@@ -19,12 +21,16 @@ from app.cli.wavelet_options import (
     Transform,
     TransformOption,
     WaveletOption,
+    wavelet_options,
 )
 from app.text.wording import size
 
+if TYPE_CHECKING:
+    from analysis import WaveletOptions
+
 
 class Keep(str, Enum):
-    """What of a text is written."""
+    """What is stored of a text."""
 
     qkv = "qkv"
     spectrum = "spectrum"
@@ -40,7 +46,7 @@ def capture(
             help="The file to write, capture.nc (or spectrum.nc); with several texts a folder, captures (or spectra).",
         ),
     ] = None,
-    model: Annotated[str, typer.Option(help="Alias, model folder, .gguf file or hub id.")] = "smollm2",
+    model: Annotated[str, typer.Option(help="Alias, model folder, .gguf file or hub id.")] = DEFAULT_MODEL,
     tokens: Annotated[int, typer.Option(min=1, help="How many tokens of each text to use at most.")] = 2048,
     queries: Annotated[int, typer.Option(min=1, help="How many of the last tokens are observed.")] = 16,
     layers: Annotated[
@@ -72,14 +78,7 @@ def capture(
     """
     from app.text.inputs import read_layers, read_text
 
-    wanted: dict[str, Any] = {
-        "max_tokens": tokens, "queries": queries, "layers": read_layers(layers), "keep": keep.value,
-    }  # fmt: skip
-    settings = {
-        "wavelet": wavelet, "level": level, "mode": mode, "transform": transform.value,
-        "sinks": sinks.value, "sink_count": sink_count, "projected": projected,
-    }  # fmt: skip
-    wanted |= _settings(settings, keep)
+    kept_layers = read_layers(layers)
     contents = {name: read_text(text) for name, text in _named(texts).items()}
     several = len(contents) > 1
     names = ("captures", "spectra") if several else ("capture.nc", "spectrum.nc")
@@ -92,23 +91,33 @@ def capture(
         import analysis
         from treekv import load_model
 
+        options = wavelet_options(wavelet, level, mode, transform, sinks, sink_count)
+        if keep is Keep.qkv:
+            _refuse_wavelets(options, projected)
         network, tokenizer = load_model(model)
+    common: dict[str, Any] = {"max_tokens": tokens, "queries": queries, "layers": kept_layers}
+    spectral: dict[str, Any] = {**common, "wavelet": options, "projected": projected}
     with stage("Capturing what each token contributes") as progress:
-        if several:
-            runs = analysis.capture_many(network, tokenizer, contents, **wanted, folder=output, progress=progress)
+        captured: Sequence[Any]
+        if several and keep is Keep.spectrum:
+            captured = analysis.capture_spectra(
+                network, tokenizer, contents, **spectral, folder=output, progress=progress
+            )
+        elif several:
+            captured = analysis.capture_many(network, tokenizer, contents, **common, folder=output, progress=progress)
+        elif keep is Keep.spectrum:
+            (text,) = contents.values()
+            captured = [analysis.capture_spectrum(network, tokenizer, text, **spectral, progress=progress)]
         else:
-            (content,) = contents.values()
-            runs = [analysis.capture(network, tokenizer, content, **wanted, progress=progress)]
+            (text,) = contents.values()
+            captured = [analysis.capture(network, tokenizer, text, **common, progress=progress)]
     if not several:
         with stage("Writing the file"):
-            if keep is Keep.spectrum:
-                analysis.save(runs[0], output)
-            else:
-                runs[0].save(output)
+            analysis.save(captured[0], output)
     files = [output / f"{name}.nc" for name in contents] if several else [output]
     results = []
-    for run, file in zip(runs, files, strict=True):  # one at a time in memory
-        found = _facts(run)
+    for one, file in zip(captured, files, strict=True):  # one at a time in memory
+        found = _facts(one)
         results.append({"file": str(file), "bytes": file.stat().st_size, **found})
     if as_json:
         print_json({"captures": results} if several else results[0])
@@ -123,22 +132,13 @@ def capture(
         console.print(escape(f"written to {result['file']} ({size(result['bytes'])})"), soft_wrap=True)
 
 
-_DEFAULTS = {
-    "wavelet": "haar", "level": None, "mode": "symmetric", "transform": "dwt",
-    "sinks": "separate", "sink_count": 4, "projected": False,
-}  # fmt: skip
+def _refuse_wavelets(options: WaveletOptions, projected: bool) -> None:
+    """Refuse options of wavelets where no spectrum is computed."""
+    from treekv import TreeKVError
 
-
-def _settings(settings: dict[str, Any], keep: Keep) -> dict[str, Any]:
-    """What differs from the defaults, so that a file made without options is found again as the same."""
-    changed = {name: value for name, value in settings.items() if value != _DEFAULTS[name]}
-    if changed and keep is not Keep.spectrum:
-        from treekv import TreeKVError
-
-        raise TreeKVError(
-            f"--{next(iter(changed)).replace('_', '-')} needs --keep spectrum; a capture can be split later"
-        )
-    return changed
+    given = [*options.changed, *(["projected"] if projected else [])]
+    if given:
+        raise TreeKVError(f"--{given[0].replace('_', '-')} needs --keep spectrum; a capture can be split later")
 
 
 def check_output(output: Path, force: bool) -> None:
@@ -172,21 +172,21 @@ def _named(texts: list[str]) -> dict[str, str]:
     return named
 
 
-def _facts(run: Any) -> dict[str, Any]:
+def _facts(captured: Any) -> dict[str, Any]:
     """What was captured; a spectrum knows no KV heads."""
-    if hasattr(run, "kv_heads"):
+    if hasattr(captured, "kv_heads"):
         return {
-            "model": run.model,
-            "tokens": run.tokens,
-            "queries": len(run.query_positions),
-            "layers": run.layers,
-            "query_heads": run.query_heads,
-            "kv_heads": run.kv_heads,
+            "model": captured.model,
+            "tokens": captured.tokens,
+            "queries": len(captured.query_positions),
+            "layers": captured.layers,
+            "query_heads": captured.query_heads,
+            "kv_heads": captured.kv_heads,
         }
     return {
-        "model": run.attrs["model"],
-        "tokens": run.attrs["tokens"],
-        "queries": run.sizes["query"],
-        "layers": run["layer"].values.tolist(),
-        "query_heads": run.sizes["head"],
+        "model": captured.attrs["model"],
+        "tokens": captured.attrs["tokens"],
+        "queries": captured.sizes["query"],
+        "layers": captured["layer"].values.tolist(),
+        "query_heads": captured.sizes["head"],
     }

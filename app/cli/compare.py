@@ -12,9 +12,12 @@ from rich.table import Table
 from app.cli.capture import check_output
 from app.cli.console import one_sentence, out, print_json, stage
 from app.cli.page import write_page
+from app.text.json_values import without_nan
 from app.text.wording import number
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from analysis import Capture
     from treekv import TreeKVConfig
 
@@ -57,36 +60,40 @@ def compare(
     with stage("Reading the capture"):
         import analysis
 
-        run = analysis.open(capture, "capture")
-    configs = _configs(run, settings or [], policy or [], cache_size, prompt)
+        captured = analysis.open(capture, "capture")
+    configs = _configs(captured, settings or [], policy or [], cache_size, prompt)
     with stage("Simulating what each setting keeps") as progress:
-        retention = analysis.simulate(run, configs, prompt=prompt, progress=progress)
+        retention = analysis.simulate(captured, configs, prompt=prompt, progress=progress)
     with stage("Measuring what each setting loses") as progress:
-        lost = analysis.output_loss(run, retention, progress=progress)
-        bias = analysis.recency_bias(retention)
-        rows = _rows(run, retention, lost, bias)
+        lost = analysis.output_loss(captured, retention, progress=progress)
+        rows = _rows(analysis.compare(captured, configs, retention=retention, lost=lost))
     if output is not None:
         with stage("Writing the record"):
             analysis.save(retention, output)
     if figure is not None:
         from analysis import plot
 
-        drawn = (
-            plot.eviction_maps(retention), plot.density(retention), plot.mass_retained(lost), plot.output_error(lost),
-            plot.bias(bias),
-        )  # fmt: skip
-        write_page(figure, "Settings compared", drawn)
+        figures = (
+            plot.eviction_maps(retention),
+            plot.density(retention),
+            plot.mass_retained(lost),
+            plot.output_error(lost),
+            plot.bias(analysis.recency_bias(retention)),
+        )
+        write_page(figure, "Settings compared", figures)
     if as_json:
         written = None if output is None else str(output)
-        print_json({"model": run.model, "tokens": run.tokens, "prompt": prompt, "settings": rows, "file": written})
+        print_json(
+            {"model": captured.model, "tokens": captured.tokens, "prompt": prompt, "settings": rows, "file": written}
+        )
         return
-    _show(run, rows)
+    _show(captured, rows)
     if output is not None:
         out().print(escape(f"written to {output}"), soft_wrap=True)
 
 
 def _configs(
-    run: Capture, files: list[Path], names: list[str], size: int | None, prompt: int
+    captured: Capture, files: list[Path], names: list[str], size: int | None, prompt: int
 ) -> dict[str, TreeKVConfig]:
     from treekv import TreeKVConfig, TreeKVError
 
@@ -96,7 +103,7 @@ def _configs(
             raise TreeKVError(f"two settings files are called {file.stem!r}; rename one of them")
         configs[file.stem] = TreeKVConfig.load(file)
     if size is None:
-        size = max(run.tokens // 64 * 8, 16)
+        size = max(captured.tokens // 64 * 8, 16)
     for name in names or (() if files else POLICIES):
         if name in configs:
             raise TreeKVError(f"{name!r} is given twice; name each setting once")
@@ -105,30 +112,19 @@ def _configs(
     return configs
 
 
-def _rows(run: Any, retention: Any, lost: Any, bias: Any) -> list[dict[str, Any]]:
-    import analysis
-
-    held = analysis.kept_mask(retention, run.tokens - 1).sum("position")
+def _rows(table: xr.Dataset) -> list[dict[str, Any]]:
+    """One row per setting; `distance` is None where there are too few tokens for a tree."""
+    values = {field: table[field].values.tolist() for field in ("kept", "mass", "error", "distance", "gini")}
     rows = []
-    for name in retention["policy"].values:
-        of = {"policy": name}
-        distance = bias["distance"].sel(of)
-        rows.append(
-            {
-                "name": str(name),
-                "kept": float(held.sel(of).mean()),
-                "mass": float(lost["mass"].sel(of).mean()),
-                "error": float(lost["error"].sel(of).mean()),
-                "distance": None if bool(distance.isnull().any()) else float(distance.mean()),
-                "gini": float(bias["gini"].sel(of).mean()),
-            }
-        )
+    for place, name in enumerate(table["policy"].values.tolist()):
+        rows.append({"name": name, **{field: without_nan(column[place]) for field, column in values.items()}})
     return rows
 
 
-def _show(run: Any, rows: list[dict[str, Any]]) -> None:
+def _show(captured: Any, rows: list[dict[str, Any]]) -> None:
     table = Table(
-        title=escape(f"{run.tokens:,} tokens of {run.model}, means over layers and heads"), title_justify="left"
+        title=escape(f"{captured.tokens:,} tokens of {captured.model}, means over layers and heads"),
+        title_justify="left",
     )
     table.add_column("settings")
     for name in ("tokens kept", "attention retained", "output error", "from the tree's ideal", "unevenness (Gini)"):

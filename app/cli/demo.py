@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from app import DEFAULT_RUN
+from app import DEFAULT_MODEL, DEFAULT_RUN
 from app.cli.console import one_sentence, out, print_json, stage
 from app.text.wording import SINKS_APART, band_width, number, size
 
@@ -29,7 +29,7 @@ def demo(
     ] = None,
     output: Annotated[Path, typer.Option(help="Where the run folder goes.")] = DEFAULT_RUN,
     tokens: Annotated[int, typer.Option(min=256, help="How many tokens of the text to use.")] = 2048,
-    model: Annotated[str, typer.Option(help="Alias, model folder, .gguf file or hub id.")] = "smollm2",
+    model: Annotated[str, typer.Option(help="Alias, model folder, .gguf file or hub id.")] = DEFAULT_MODEL,
     force: Annotated[bool, typer.Option("--force", help="Replace the output folder whatever it holds.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
@@ -54,17 +54,17 @@ def demo(
     if not quiet:
         _introduce(network.config._name_or_path, title, len(ids), tokens)
 
-    analysed = analyse(network, tokenizer, ids, configs, stage)
+    artifacts = analyse(network, tokenizer, ids, configs, stage)
     if not quiet:
-        _show_claims(analysed.trends)
+        _show_claims(artifacts.trends)
     streamed = chain.stream(network, ids, configs, stage)
     generated = chain.generate(network, tokenizer, ids, configs, stage)
-    results = chain.summary(title, analysed, configs, streamed, generated)
+    results = chain.summary(title, artifacts, configs, streamed, generated)
     if not quiet:
         _show_streaming(results["streaming"], len(ids))
         _show_continuations(results)
     with stage("Writing the run folder"), run_folder.new_run(output, force) as folder:
-        chain.write(folder, analysed, configs["tree"], results)
+        chain.write(folder, artifacts, configs["tree"], results)
     if quiet:
         print_json({"run_folder": str(output), **results})
     else:

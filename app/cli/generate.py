@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app import DEFAULT_MODEL
 from app.cli.console import err, one_sentence, print_json, stage
 from app.text.wording import size
 
@@ -31,7 +32,7 @@ def generate(
     sink_size: Annotated[int | None, typer.Option(help="First tokens, never evicted.")] = None,
     recent_size: Annotated[int | None, typer.Option(help="Last tokens, never evicted.")] = None,
     prefill: Annotated[str | None, typer.Option(help="What happens to the prompt: once, stream or none.")] = None,
-    model: Annotated[str, typer.Option(help="Alias, model folder, .gguf file or hub id.")] = "smollm2",
+    model: Annotated[str, typer.Option(help="Alias, model folder, .gguf file or hub id.")] = DEFAULT_MODEL,
     tokens: Annotated[int, typer.Option(min=1, help="How many tokens to generate at most.")] = 64,
     chat: Annotated[bool, typer.Option("--chat", help="Put the prompt to the model as a user's message.")] = False,
     temperature: Annotated[float, typer.Option(min=0.0, help="Sample at this temperature; 0 is greedy.")] = 0.0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,11 +22,38 @@ from app.cli.wavelet_options import (
     Transform,
     TransformOption,
     WaveletOption,
+    wavelet_options,
 )
+from app.text.json_values import without_nan
 from app.text.wording import number
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    from analysis import WaveletOptions
+
+# Attributes of `analysis.trends` in the output of --json.
+_REPORTED = [
+    "model",
+    "wavelet",
+    "mode",
+    "transform",
+    "sinks",
+    "sink_count",
+    "tokens",
+    "texts",
+    "claim_i",
+    "claim_ii",
+    "claim_ii_correlation",
+    "claim_ii_correlation_low",
+    "claim_ii_correlation_high",
+    "claim_ii_p_value",
+    "claim_ii_top_band",
+    "first_positions",
+    "last_positions",
+    "resamples",
+    "rules",
+]
 
 
 @one_sentence
@@ -64,13 +91,10 @@ def spectrum(
     with stage("Splitting into wavelet bands") as progress:
         import analysis
 
-        settings = {
-            "wavelet": wavelet, "level": level, "mode": mode, "transform": transform.value,
-            "sinks": sinks.value, "sink_count": sink_count,
-        }  # fmt: skip
+        options = wavelet_options(wavelet, level, mode, transform, sinks, sink_count)
         parts = []
         for done, file in enumerate(files):
-            parts.append(_spectrum(file, settings))
+            parts.append(_spectrum(file, options))
             progress(done + 1, len(files))
         found = analysis.mean_spectrum(parts)
     with stage("Testing the claims"):
@@ -99,17 +123,18 @@ def _files(captures: list[Path]) -> list[Path]:
     return files
 
 
-def _spectrum(file: Path, settings: dict[str, Any]) -> xr.Dataset:
+def _spectrum(file: Path, options: WaveletOptions) -> xr.Dataset:
+    """The spectrum of a capture, or the one in the file if these options are its own."""
     import analysis
     from treekv import TreeKVError
 
     try:
-        run = analysis.open(file, "capture")
+        captured = analysis.open(file, "capture")
     except TreeKVError as error:
         if "is a spectrum" not in str(error):
             raise
         found = analysis.open(file, "spectrum")
-        for name, wanted in settings.items():
+        for name, wanted in dataclasses.asdict(options).items():
             there = int(found["level"].max()) if name == "level" else found.attrs[name]
             if wanted is not None and there != wanted:
                 raise TreeKVError(
@@ -117,29 +142,21 @@ def _spectrum(file: Path, settings: dict[str, Any]) -> xr.Dataset:
                     "keys and values can be split anew"
                 ) from None
         return found
-    return analysis.spectrum(run, **settings)
+    return analysis.spectrum(captured, options)
 
 
 def _summary(files: list[Path], trends: xr.Dataset) -> dict[str, Any]:
-    words = ("model", "wavelet", "mode", "transform", "sinks", "sink_count", "tokens", "texts", "claim_i", "claim_ii",
-             "claim_ii_correlation", "claim_ii_correlation_low", "claim_ii_correlation_high", "claim_ii_p_value",
-             "claim_ii_top_band", "first_positions", "last_positions", "resamples", "rules")  # fmt: skip
     bands = []
     for band in trends["band"].values:
         row = trends.sel(band=band)
         values = {str(name): row[name].item() for name in row.data_vars if row[name].ndim == 0}
         bands.append({"band": str(band), "level": int(row["level"]), **values})
-    summary = {"files": [str(file) for file in files], **{name: trends.attrs[name] for name in words}, "bands": bands}
-    return _finite(summary)
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN."""
-    if isinstance(value, dict):
-        return {name: _finite(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    summary = {
+        "files": [str(file) for file in files],
+        **{name: trends.attrs[name] for name in _REPORTED},
+        "bands": bands,
+    }
+    return without_nan(summary)
 
 
 def _show(trends: xr.Dataset) -> None:

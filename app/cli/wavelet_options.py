@@ -1,15 +1,18 @@
-"""The options of a wavelet transform, the same in every command that takes one."""
+"""The options of a wavelet transform for every command that takes one: `analysis.WaveletOptions` as typer needs it."""
 
 from __future__ import annotations
 
 from enum import Enum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from analysis import WaveletOptions
+
 
 class Sinks(str, Enum):
-    """What becomes of the first tokens."""
+    """What happens to the first tokens."""
 
     separate = "separate"
     include = "include"
@@ -43,3 +46,12 @@ SinksOption = Annotated[
     typer.Option(help="Take the first tokens out before the transform, or leave them in.", rich_help_panel=_PANEL),
 ]
 SinkCountOption = Annotated[int, typer.Option(min=0, help="How many first tokens are sinks.", rich_help_panel=_PANEL)]
+
+
+def wavelet_options(
+    wavelet: str, level: int | None, mode: str, transform: Transform, sinks: Sinks, sink_count: int
+) -> WaveletOptions:
+    """The options that a command was given."""
+    from analysis import WaveletOptions
+
+    return WaveletOptions(wavelet, level, mode, transform.value, sinks.value, sink_count)

@@ -11,7 +11,7 @@ from app.dashboard.session.view import choose_view
 from app.dashboard.widgets import theme
 
 st.set_page_config(page_title="TreeKV", page_icon="🌲", layout="wide")
-theme.dress()
+theme.inject_css()
 pages = {
     name: st.Page(f"views/{name}.py", title=title, url_path=name.replace("_", "-"), default=name == "start")
     for name, title in PAGES.items()

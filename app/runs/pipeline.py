@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import xarray as xr
 
 import analysis
 from app.runs import folder as run_folder
+from app.text.json_values import without_nan
 from treekv import TreeKVConfig, TreeKVError
 
 # A stage of the work as the front shows it: a name in, a function progress(done, total) out.
@@ -24,7 +24,7 @@ QUERIES: Final = 16
 
 
 @dataclass(frozen=True)
-class Analysed:
+class RunArtifacts:
     """What is known of the text before any policy touches it, and what each would keep."""
 
     capture: analysis.Capture
@@ -53,7 +53,7 @@ def analyse(
     configs: Mapping[str, TreeKVConfig],
     stage: Stage,
     layers: Sequence[int] | None = None,
-) -> Analysed:
+) -> RunArtifacts:
     """Capture the text (all layers, or some), take its spectrum, test the two claims, simulate what evicts."""
     with stage("Capturing what each token contributes") as progress:
         run = analysis.capture(
@@ -65,12 +65,12 @@ def analyse(
     with stage("Simulating what each policy keeps") as progress:
         evicting = {policy: config for policy, config in configs.items() if policy != "full"}
         retention = analysis.simulate(run, evicting, progress=progress)
-    return Analysed(run, spectrum, trends, retention)
+    return RunArtifacts(run, spectrum, trends, retention)
 
 
-def described(title: str, analysed: Analysed) -> dict[str, Any]:
+def manifest_entries(title: str, artifacts: RunArtifacts) -> dict[str, Any]:
     """Plain values for `run.json`: the model, the text and the two claims."""
-    trends, run = analysed.trends, analysed.capture
+    trends, run = artifacts.trends, artifacts.capture
     return {
         "model": run.model,
         "text": {"title": title, "tokens": run.tokens, "end": "".join(run.token_text[-64:])},
@@ -85,12 +85,12 @@ def described(title: str, analysed: Analysed) -> dict[str, Any]:
     }
 
 
-def save(folder: Path, analysed: Analysed, config: TreeKVConfig) -> None:
+def save(folder: Path, artifacts: RunArtifacts, config: TreeKVConfig) -> None:
     """Put all that the dashboard's pages need into `folder`, except the manifest."""
-    analysed.capture.save(folder / run_folder.CAPTURE)
-    analysis.save(analysed.spectrum, folder / run_folder.SPECTRUM)
-    analysis.save(analysed.trends, folder / run_folder.TRENDS)
-    analysis.save(analysed.retention, folder / run_folder.RETENTION)
+    artifacts.capture.save(folder / run_folder.CAPTURE)
+    analysis.save(artifacts.spectrum, folder / run_folder.SPECTRUM)
+    analysis.save(artifacts.trends, folder / run_folder.TRENDS)
+    analysis.save(artifacts.retention, folder / run_folder.RETENTION)
     config.save(folder / run_folder.SETTINGS)
 
 
@@ -100,10 +100,5 @@ def _band(trend: xr.Dataset) -> dict[str, Any]:
         "band": str(trend["band"].item()),
         "level": int(trend["level"].item()),
         "claim_i": str(trend["claim_i"].item()),
-        **{name: _finite(trend[name].item()) for name in numbers},
+        **without_nan({name: trend[name].item() for name in numbers}),
     }
-
-
-def _finite(value: float) -> float | None:
-    """JSON has no NaN."""
-    return value if math.isfinite(value) else None

@@ -21,6 +21,8 @@ OTHER_TITLES: Final = {
     "random": "random",
 }
 
+MODEL_HELP: Final = "An alias such as smollm2, a local folder, or a hub id."
+
 SINKS_APART: Final = (
     "The first {count} tokens were taken out before the transform, since an attention sink leaks into the low bands. "
     "Left in, claim 2 can come out differently: docs/wavelets.md shows both."

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 import analysis
 from app import demo
 from app.runs import folder as run_folder
-from app.runs import pipeline as first_half
+from app.runs import pipeline
 from tests import tiny
 
 if TYPE_CHECKING:
@@ -52,11 +52,11 @@ def small_chain() -> dict:
     ids = tiny.tokens(TOKENS)[0]
     ids[-5] = 7
     configs = demo.settings(TOKENS)
-    analysed = first_half.analyse(model, tokenizer, ids, configs, silent_stage)
+    artifacts = pipeline.analyse(model, tokenizer, ids, configs, silent_stage)
     streamed = demo.stream(model, ids, configs, silent_stage)
     generated = demo.generate(model, tokenizer, ids, configs, silent_stage)
-    summary = demo.summary("a text <i>of no words</i>", analysed, configs, streamed, generated)
-    return {"analysed": analysed, "configs": configs, "streamed": streamed, "summary": summary}
+    summary = demo.summary("a text <i>of no words</i>", artifacts, configs, streamed, generated)
+    return {"artifacts": artifacts, "configs": configs, "streamed": streamed, "summary": summary}
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +64,7 @@ def small_run(small_chain: dict, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """The same as a run folder. Tests only read it."""
     path = tmp_path_factory.mktemp("runs") / "small"
     with run_folder.new_run(path) as folder:
-        demo.write(folder, small_chain["analysed"], small_chain["configs"]["tree"], small_chain["summary"])
+        demo.write(folder, small_chain["artifacts"], small_chain["configs"]["tree"], small_chain["summary"])
     return path
 
 

@@ -14,7 +14,7 @@ import torch
 import analysis
 from app import demo
 from app.runs import folder as run_folder
-from app.runs import pipeline as analysed
+from app.runs import pipeline
 from tests import tiny
 from tests.app.conftest import EVIL, TOKENS, words_tokenizer
 from treekv import TreeKVCache, TreeKVConfig, TreeKVError
@@ -30,18 +30,18 @@ def test_the_settings_hold_a_sixteenth_and_differ_by_policy_alone() -> None:
     assert list(configs) == ["full", "streaming", "tree"]
 
 
-@pytest.mark.parametrize("tokens", range(analysed.LEAST_TOKENS, analysed.LEAST_TOKENS + 40))
+@pytest.mark.parametrize("tokens", range(pipeline.LEAST_TOKENS, pipeline.LEAST_TOKENS + 40))
 def test_any_number_of_tokens_gives_settings(tokens: int) -> None:
     assert demo.settings(tokens)["tree"].cache_size == tokens // 16
 
 
 def test_a_short_text_is_refused() -> None:
     with pytest.raises(TreeKVError, match=r"the text has 255 tokens; at least 256 are needed"):
-        analysed.token_ids(words_tokenizer(), "w5 " * 255, 2048)
+        pipeline.token_ids(words_tokenizer(), "w5 " * 255, 2048)
 
 
 def test_no_more_tokens_than_asked_for() -> None:
-    assert analysed.token_ids(words_tokenizer(), "w5 " * 1000, 300).tolist() == [5] * 300
+    assert pipeline.token_ids(words_tokenizer(), "w5 " * 1000, 300).tolist() == [5] * 300
 
 
 def test_streaming_compares_the_three_caches(small_chain: dict) -> None:
@@ -77,13 +77,13 @@ def test_the_continuation_is_what_generate_gives_with_the_saved_settings(small_c
 def test_the_run_folder_holds_what_was_made(small_chain: dict, small_run: Path) -> None:
     names = {"capture.nc", "spectrum.nc", "trends.nc", "retention.nc", "settings.json", "report.html", "run.json"}
     assert {path.name for path in small_run.iterdir()} == names
-    analysed = small_chain["analysed"]
-    run = analysis.open(small_run / "capture.nc")
-    assert torch.equal(run.token_ids, analysed.capture.token_ids)
-    assert torch.equal(run.q[1], analysed.capture.q[1].half())
-    assert analysis.open(small_run / "spectrum.nc").identical(analysed.spectrum)
-    retention = analysis.open(small_run / "retention.nc")
-    np.testing.assert_array_equal(retention["evicted_at"], analysed.retention["evicted_at"])
+    artifacts = small_chain["artifacts"]
+    run = analysis.open(small_run / "capture.nc", "capture")
+    assert torch.equal(run.token_ids, artifacts.capture.token_ids)
+    assert torch.equal(run.q[1], artifacts.capture.q[1].half())
+    assert analysis.open(small_run / "spectrum.nc", "spectrum").identical(artifacts.spectrum)
+    retention = analysis.open(small_run / "retention.nc", "retention")
+    np.testing.assert_array_equal(retention["evicted_at"], artifacts.retention["evicted_at"])
     assert retention["policy"].values.tolist() == ["streaming", "tree"]
     assert (retention["evicted_at"] == -1).sum("position").values.tolist() == [[[20, 20]] * 2] * 2
     assert TreeKVConfig.load(small_run / "settings.json") == small_chain["configs"]["tree"]

@@ -1,4 +1,4 @@
-"""One generation with the chosen settings, beside the full cache if wanted: the work of the page Generate."""
+"""The job behind the page Generate: one generation with the chosen settings, and one with the full cache."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ import torch
 import xarray as xr
 
 import analysis
-from app.dashboard.session import jobs
-from app.dashboard.session import model as models
+from app.dashboard.session import jobs, loaded_model
 from app.generation import Generation, Pace, generate, parting
 from treekv import TreeKVConfig, TreeKVError
-from treekv.models import ALIASES
 
 OURS: Final = "chosen settings"
 FULL: Final = "full cache"
-AROUND: Final = 24  # tokens shown after the place where two texts part
+SHOWN_AFTER: Final = 24  # tokens shown from the first difference of two texts on
 MOST_PROMPT: Final = 200_000  # characters
 
 
@@ -30,44 +28,41 @@ class Request:
     config: TreeKVConfig
     tokens: int
     temperature: float
-    beside: bool  # run the full cache too
-    simulate: bool  # and simulate the same text, to lay over the real run
+    beside: bool  # generate with the full cache too
+    simulate: bool  # simulate the same text, to compare with the real run
 
 
 @dataclass
 class Outcome:
-    """What came of it, without the caches themselves.
+    """What a generation gave, without the caches themselves.
 
     Attributes:
-        results: the generations by the names `OURS` and `FULL`, those that came to a first token.
-        equal: tokens that the two texts have in common; None where they are the same or there is one.
-        parts: what each says from there on.
-        real, simulated: the records of the run with the chosen settings, and of its simulation.
-        note: why something is missing, in one sentence.
+        results: the generations by the names `OURS` and `FULL`, if they reached a first token.
+        equal: how many tokens the two texts have in common before they differ; None if they are equal or there is
+            only one.
+        continuations: the next tokens of each from there on, as text.
+        real, simulated: retention records of the run with the chosen settings, and of its simulation.
+        note: one sentence on why something is missing.
     """
 
     request: Request
     results: dict[str, Generation] = field(default_factory=dict)
     equal: int | None = None
-    parts: dict[str, str] = field(default_factory=dict)
+    continuations: dict[str, str] = field(default_factory=dict)
     real: xr.Dataset | None = None
     simulated: xr.Dataset | None = None
     note: str = ""
 
 
-def model_of(name: str) -> str:
-    """What to load for the model that a run names: its alias where it has one."""
-    return next((alias for alias, entry in ALIASES.items() if entry.title == name), name)
-
-
-def nothing_went(result: Generation) -> bool:
-    """Whether the cache still holds all that it has seen; the last token has not been fed back."""
+def evicted_nothing(result: Generation) -> bool:
+    """Whether the cache still has every token it was given; the last generated one was never processed."""
     return result.kept_tokens >= result.prompt_tokens + len(result.token_ids) - 1
 
 
 def work(job: jobs.Job[Outcome], request: Request) -> Outcome:
-    """Generate; what comes is appended to `job.events` as (name, piece of text) and, after each token, (name, Pace).
-    Stopping ends it with what there is.
+    """Generate. `job.events` gets (name, piece of text) and, after each token, (name, Pace).
+
+    A job that is stopped returns what it has so far.
 
     Raises:
         TreeKVError: a model that cannot be loaded, or an empty prompt.
@@ -75,7 +70,7 @@ def work(job: jobs.Job[Outcome], request: Request) -> Outcome:
     if not request.prompt.strip():
         raise TreeKVError("the prompt is empty; give a text to continue")
     job.report(0, 0, "loading the model")
-    model, tokenizer = models.held_model(request.model)
+    model, tokenizer = loaded_model.get(request.model)
     ids = tokenizer(request.prompt, verbose=False, return_tensors="pt")["input_ids"].to(model.device)
     outcome = Outcome(request)
     runs = {OURS: request.config.replace(trace=True)}
@@ -96,28 +91,35 @@ def _one(
     name: str,
     config: TreeKVConfig,
     number: int,
-    count: int,
+    generations: int,
     loaded: tuple[Any, Any, torch.Tensor],
 ) -> None:
     model, tokenizer, ids = loaded
     request = outcome.request
-    total, made = count * request.tokens, number * request.tokens
-    job.report(made, total, f"{name}, reading {ids.shape[1]:,} tokens")
+    total, before = generations * request.tokens, number * request.tokens
+    job.report(before, total, f"{name}, reading {ids.shape[1]:,} tokens")
 
-    def show_pace(pace: Pace) -> None:
+    def report(pace: Pace) -> None:
         job.events.append((name, pace))
-        job.report(min(made + pace.tokens, total), total, name)
+        job.report(min(before + pace.tokens, total), total, name)
 
     def check() -> None:
         if job.stopped():
-            raise KeyboardInterrupt  # how `generate` is told to end with what there is
+            raise KeyboardInterrupt  # `generate` then returns what it has so far
 
     result, cache = generate(
-        model, tokenizer, ids, config, request.tokens, lambda text: job.events.append((name, text)),
-        request.temperature, on_token=show_pace, check=check,
-    )  # fmt: skip
+        model,
+        tokenizer,
+        ids,
+        config,
+        request.tokens,
+        lambda text: job.events.append((name, text)),
+        request.temperature,
+        on_token=report,
+        check=check,
+    )
     if result.stopped and not result.token_ids:
-        outcome.note = f"Stopped while the prompt was read ({name})."
+        outcome.note = f"Stopped while reading the prompt ({name})."
         return
     outcome.results[name] = result
     if config.trace and result.token_ids:
@@ -128,7 +130,7 @@ def _one(
 def _record(
     job: jobs.Job[Outcome], outcome: Outcome, config: TreeKVConfig, cache: Any, loaded: tuple[Any, Any], ids: list[int]
 ) -> None:
-    """The record of the run, and what the simulation says of the same tokens."""
+    """The retention record of the run, and the simulation of the same tokens."""
     model, tokenizer = loaded
     try:
         texts = [tokenizer.decode([i]) for i in ids]
@@ -136,16 +138,16 @@ def _record(
             cache, name=f"{config.policy} (real run)", tokens=texts, model=model
         )
     except TreeKVError as error:
-        outcome.note = str(error)  # stopped between two layers
+        outcome.note = str(error)  # the job was stopped between two layers
         return
     if not outcome.request.simulate or job.stopped():
         return
     try:
         job.report(0, 0, "simulating the same text")
         steps, prompt = outcome.real.sizes["position"], outcome.results[OURS].prompt_tokens
-        run = analysis.capture(model, tokenizer, ids[:steps], max_tokens=steps, queries=1)
+        captured = analysis.capture(model, tokenizer, ids[:steps], max_tokens=steps, queries=1)
         outcome.simulated = analysis.simulate(
-            run, {f"{config.policy} (simulated)": config}, prompt=min(prompt, steps), progress=job.step
+            captured, {f"{config.policy} (simulated)": config}, prompt=min(prompt, steps), progress=job.step
         )
     except TreeKVError as error:
         outcome.note = f"no simulation: {error}"
@@ -158,6 +160,6 @@ def _compare(outcome: Outcome, tokenizer: Any) -> None:
     outcome.equal = parting(ours, full)
     if outcome.equal is not None:
         place = outcome.equal
-        outcome.parts = {
-            name: tokenizer.decode(ids[place : place + AROUND]) for name, ids in ((OURS, ours), (FULL, full))
+        outcome.continuations = {
+            name: tokenizer.decode(ids[place : place + SHOWN_AFTER]) for name, ids in ((OURS, ours), (FULL, full))
         }

@@ -23,7 +23,7 @@ POLICIES: Final = tuple(name for name in policies.names() if name not in ("full"
 
 
 @dataclass(frozen=True)
-class Order:
+class RunRequest:
     """What the user asks for.
 
     Attributes:
@@ -66,48 +66,48 @@ def free_name(root: Path, model: str, title: str, tokens: int) -> str:
     return tried
 
 
-def configs(order: Order) -> dict[str, TreeKVConfig]:
+def configs(request: RunRequest) -> dict[str, TreeKVConfig]:
     """The settings to simulate, by policy. Raises TreeKVError for a budget that they cannot have."""
-    if not order.policies:
+    if not request.policies:
         raise TreeKVError("no policy is chosen; choose at least one")
-    tree = TreeKVConfig(cache_size=order.cache_size, prefill="stream")
-    return {policy: tree.replace(policy=policy) for policy in order.policies}
+    tree = TreeKVConfig(cache_size=request.cache_size, prefill="stream")
+    return {policy: tree.replace(policy=policy) for policy in request.policies}
 
 
-def check(order: Order, root: Path) -> None:
+def check(request: RunRequest, root: Path) -> None:
     """Refuse at once what cannot become a run.
 
     Raises:
         TreeKVError: in one sentence, what is wrong.
     """
-    if not order.model.strip():
+    if not request.model.strip():
         raise TreeKVError("no model is chosen; choose one, or type a folder or a hub id")
-    if not order.text.strip():
+    if not request.text.strip():
         raise TreeKVError("the text is empty; paste or upload one, or take the sample")
-    if not pipeline.LEAST_TOKENS <= order.tokens <= MOST_TOKENS:
+    if not pipeline.LEAST_TOKENS <= request.tokens <= MOST_TOKENS:
         raise TreeKVError(
-            f"tokens must be between {pipeline.LEAST_TOKENS} and {MOST_TOKENS:,} here, got {order.tokens:,}"
+            f"tokens must be between {pipeline.LEAST_TOKENS} and {MOST_TOKENS:,} here, got {request.tokens:,}"
         )
-    if not order.cache_size < order.tokens:
+    if not request.cache_size < request.tokens:
         raise TreeKVError(
-            f"a cache of {order.cache_size:,} tokens forgets nothing of {order.tokens:,}; make it smaller than the text"
+            f"a cache of {request.cache_size:,} tokens evicts nothing from {request.tokens:,}; make it smaller"
         )
-    configs(order)
-    read_layers(order.layers)
-    place = run_folder.place_below(root, order.name)
-    if order.name.startswith("."):
-        raise TreeKVError(f"the run's name {order.name[:80]!r} begins with a dot; give another")
+    configs(request)
+    read_layers(request.layers)
+    place = run_folder.place_below(root, request.name)
+    if request.name.startswith("."):
+        raise TreeKVError(f"the run's name {request.name[:80]!r} begins with a dot; give another")
     if place.exists():
-        raise TreeKVError(f"there is a run {order.name!r} already; give another name")
+        raise TreeKVError(f"there is a run {request.name!r} already; give another name")
 
 
-def make(order: Order, root: Path, held_model: Callable[[str], tuple[Any, Any]], job: Job[str]) -> str:
+def make(request: RunRequest, root: Path, load_model: Callable[[str], tuple[Any, Any]], job: Job[str]) -> str:
     """The work of the job: capture, spectrum, trends and simulation, written whole or not at all. The run's name.
 
     Raises:
         TreeKVError: what only shows on the way, such as a model that does not exist or a text that is too short.
     """
-    check(order, root)  # again: another session may have taken the name meanwhile
+    check(request, root)  # again: another session may have taken the name meanwhile
     number = 0
 
     @contextlib.contextmanager
@@ -119,16 +119,16 @@ def make(order: Order, root: Path, held_model: Callable[[str], tuple[Any, Any]],
         job.step(first, 500, text)
         yield lambda done, total: job.step(first + 100 * done // max(total, 1), 500, text)
 
-    with stage(f"Loading {order.model}"):
-        model, tokenizer = held_model(order.model)
-    ids = pipeline.token_ids(tokenizer, order.text, order.tokens)
-    settings = configs(order)
-    found = pipeline.analyse(model, tokenizer, ids, settings, stage, read_layers(order.layers))
-    with stage("Writing the run"), run_folder.new_run(run_folder.place_below(root, order.name)) as folder:
+    with stage(f"Loading {request.model}"):
+        model, tokenizer = load_model(request.model)
+    ids = pipeline.token_ids(tokenizer, request.text, request.tokens)
+    settings = configs(request)
+    found = pipeline.analyse(model, tokenizer, ids, settings, stage, read_layers(request.layers))
+    with stage("Writing the run"), run_folder.new_run(run_folder.place_below(root, request.name)) as folder:
         pipeline.save(folder, found, next(iter(settings.values())))
-        run_folder.write_manifest(folder, pipeline.described(order.title, found) | {"load": order.model})
+        run_folder.write_manifest(folder, pipeline.manifest_entries(request.title, found) | {"load": request.model})
         job.step(500, 500)
-    return order.name
+    return request.name
 
 
 @st.cache_data(ttl=60, show_spinner=False)

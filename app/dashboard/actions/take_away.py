@@ -1,4 +1,4 @@
-"""What the page Take away gives: figures of the run and of the chosen settings, and the one-page report."""
+"""What the page Take away offers: figures of the run and of the chosen settings, and the one-page report."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Final
 import plotly.graph_objects as go
 
 from analysis import plot
-from app.dashboard.actions import compare, generate
-from app.dashboard.session.run import open_spectrum
+from app.dashboard.actions import compare
+from app.dashboard.session.run import model_to_load, open_capture, open_spectrum
 from app.report.one_page import one_page
 from app.runs import folder as run_folder
 from app.runs.folder import RunFolder
 from app.text import captions, wording
 from treekv import TreeKVConfig
 
-CONTEXT: Final = 32768  # tokens for which memory is told
+CONTEXT: Final = 32768  # tokens for which memory is reported
 DTYPE: Final = "bfloat16"
 
-Figure = tuple[Callable[[], go.Figure], str]
+Figure = tuple[Callable[[], go.Figure], str]  # what draws it, and its caption
 
 
 def settings_json(config: TreeKVConfig) -> str:
@@ -29,19 +29,16 @@ def settings_json(config: TreeKVConfig) -> str:
 
 
 def figures(run: RunFolder, config: TreeKVConfig) -> dict[str, Figure]:
-    """Pictures by name, each with the sentence that reads it; those of the run's files only where these are there."""
+    """Figures by name; those drawn from the run's files only where the files exist."""
     found: dict[str, Figure] = {}
     if run.has(run_folder.SPECTRUM):
         found["Wavelets: amplitude by band"] = (lambda: plot.spectrum(open_spectrum(run)), captions.SPECTRUM)
-        found["Wavelets: coefficients"] = (
-            lambda: plot.coefficients(open_spectrum(run)),
-            captions.COEFFICIENTS,
-        )
+        found["Wavelets: coefficients"] = (lambda: plot.coefficients(open_spectrum(run)), captions.COEFFICIENTS)
     if run.has(run_folder.CAPTURE):
-        chosen = _names(config)[0]
+        name = _names(config)[0]
         found |= {
-            "Chosen settings: what is kept": (
-                lambda: plot.eviction_map(simulated(run, config).retention, policy=chosen),
+            "Chosen settings: kept tokens": (
+                lambda: plot.eviction_map(simulated(run, config).retention, policy=name),
                 captions.EVICTION_MAP,
             ),
             "Chosen settings beside a window": (
@@ -58,14 +55,14 @@ def figures(run: RunFolder, config: TreeKVConfig) -> dict[str, Figure]:
 
 def simulated(run: RunFolder, config: TreeKVConfig) -> compare.Comparison:
     """The chosen settings beside a window of the same size, on a few layers of the run's capture."""
-    seen, configs = compare.capture(run), _configs(config)
-    layers = tuple(compare.few_layers(seen))
-    return compare.compare(run, configs, layers, compare.usual_prompt(configs, seen.tokens))
+    captured, configs = open_capture(run), _configs(config)
+    layers = tuple(compare.default_layers(captured))
+    return compare.simulate(run, configs, layers, compare.default_prompt(configs, captured.tokens))
 
 
 def check(run: RunFolder, config: TreeKVConfig) -> None:
-    """Raise what would keep `report` from being made: no capture, or settings for another number of layers."""
-    config.per_layer(len(compare.capture(run).full_layers))
+    """Raise the TreeKVError that would stop `report`: no capture, or budgets for another number of layers."""
+    config.per_layer(len(open_capture(run).full_layers))
 
 
 def report(run: RunFolder, config: TreeKVConfig) -> str:
@@ -74,21 +71,21 @@ def report(run: RunFolder, config: TreeKVConfig) -> str:
     Raises:
         TreeKVError: what `check` raises.
     """
-    seen = compare.capture(run)
+    captured = open_capture(run)
     found = simulated(run, config)
     text = run.manifest.get("text", {})
     return one_page(
         config,
         title=_names(config)[0],
-        model=seen.model,
-        load=generate.model_of(seen.model),
+        model=captured.model,
+        load=model_to_load(captured.model),
         text=str(text.get("title", "a text")),
-        tokens=seen.tokens,
-        means_words=f"{compare.reading_in_words(int(found.retention.attrs['prompt']))} "
-        f"{compare.means_in_words(seen, found)}",
-        rows=[_in_words(row) for row in compare.rows(seen, found, CONTEXT, 1, DTYPE)],
-        memory_words=f"Memory is that of keys and values at {CONTEXT:,} tokens, one row, {DTYPE}, over "
-        f"{len(seen.model_layers)} layers.",
+        tokens=captured.tokens,
+        means_words=f"{compare.describe_reading(int(found.retention.attrs['prompt']))} "
+        f"{compare.describe_means(captured, found)}",
+        rows=[_with_percent(row) for row in compare.rows(captured, found, CONTEXT, 1, DTYPE)],
+        memory_words=f"Memory is that of the keys and values of {len(captured.model_layers)} layers at "
+        f"{CONTEXT:,} tokens, batch size 1, {DTYPE}.",
         pictures=[
             (plot.eviction_maps(found.retention), captions.MAPS),
             (plot.output_error(found.loss), captions.ERROR),
@@ -97,18 +94,15 @@ def report(run: RunFolder, config: TreeKVConfig) -> str:
     )
 
 
-def _in_words(row: dict[str, str | float | None]) -> dict[str, str | float | None]:
-    per_cent = ("attention retained", "output error")
-    return {name: f"{value:.1f} %" if name in per_cent else value for name, value in row.items()}
+def _with_percent(row: dict[str, str | float]) -> dict[str, str | float]:
+    percent = ("attention retained", "output error")
+    return {name: f"{value:.1f} %" if name in percent else value for name, value in row.items()}
 
 
 def _names(config: TreeKVConfig) -> list[str]:
-    chosen = wording.policy_title(config.policy)
     size = "" if config.policy == "full" else f" {config.cache_size:,}"
-    return [
-        f"{chosen}{size}",
-        "full cache" if config.policy == "streaming" else f"{wording.policy_title('streaming')}{size}",
-    ]
+    full, streaming = wording.policy_title("full"), f"{wording.policy_title('streaming')}{size}"
+    return [f"{wording.policy_title(config.policy)}{size}", full if config.policy == "streaming" else streaming]
 
 
 def _configs(config: TreeKVConfig) -> dict[str, TreeKVConfig]:
@@ -117,4 +111,4 @@ def _configs(config: TreeKVConfig) -> dict[str, TreeKVConfig]:
 
 
 def _memory(run: RunFolder, config: TreeKVConfig) -> go.Figure:
-    return compare.memory_figure(compare.capture(run), {_names(config)[0]: config}, CONTEXT, 1, DTYPE)
+    return compare.memory_figure(open_capture(run), {_names(config)[0]: config}, CONTEXT, 1, DTYPE)

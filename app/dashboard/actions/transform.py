@@ -1,15 +1,16 @@
-"""Another wavelet, boundary or treatment of the sinks: the spectrum taken anew from the run's capture, in a job."""
+"""A spectrum other than the run's own: another wavelet, boundary or treatment of the sinks, computed in a job."""
 
 from __future__ import annotations
 
 import functools
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 import pywt
 import streamlit as st
 import xarray as xr
 
 import analysis
+from analysis import WaveletOptions
 from app.dashboard.session import jobs
 from app.dashboard.session.jobs import Job
 from app.dashboard.session.messages import or_stop
@@ -19,65 +20,60 @@ from app.runs import folder as run_folder
 from app.runs.folder import RunFolder
 
 WAVELETS: Final = ("haar", "db2", "db4", "db8", "sym4", "sym8", "coif1", "coif3", "bior2.2", "bior4.4", "dmey")
-SINKS: Final = {"separate": "taken out before the transform", "include": "left in the transform"}
+SINKS: Final = {"separate": "removed before the transform", "include": "left in the transform"}
+JOB: Final = "transforming"  # in the session: (what is computed, the job)
 
 
-class Transform(NamedTuple):
-    """What can be chosen of the transform; the default is what every run's own spectrum was taken with."""
-
-    wavelet: str = "haar"
-    mode: str = "symmetric"
-    sinks: str = "separate"
-
-
-def choose() -> Transform:
-    """The three selectors; the choice lives in the address."""
+def choose_options() -> WaveletOptions:
+    """Three selectors, whose choice is kept in the address. The defaults are those of every run's own spectrum."""
     wavelet, mode, sinks = st.columns(3)
+    default = WaveletOptions()
     with wavelet:
-        name = _select("Wavelet", list(WAVELETS), "wavelet", "Haar compares means of neighbouring stretches.")
+        name = _select("Wavelet", list(WAVELETS), "wavelet", "Haar compares the means of neighbouring stretches.")
     with mode:
         boundary = _select(
             "Boundary",
-            sorted(pywt.Modes.modes, key=lambda mode: mode != "symmetric"),
+            sorted(pywt.Modes.modes, key=lambda mode: mode != default.mode),
             "mode",
-            "How the text is taken to go on beyond its ends.",
+            "How the signal is extended beyond both ends of the text.",
         )
     with sinks:
         treatment = _select(
-            "First tokens", list(SINKS), "sinks", "An attention sink that is left in leaks into the low bands.", SINKS
+            "First tokens", list(SINKS), "sinks", "An attention sink left in leaks into the low bands.", SINKS
         )
-    return Transform(name, boundary, treatment)
+    return WaveletOptions(wavelet=name, mode=boundary, sinks=treatment)
 
 
-def spectrum_and_trends(run: RunFolder, chosen: Transform) -> tuple[xr.Dataset, xr.Dataset]:
-    """Both for the chosen transform; while they are computed the page shows how far that is, and ends there."""
-    if chosen == Transform():
+def spectrum_and_trends(run: RunFolder, options: WaveletOptions) -> tuple[xr.Dataset, xr.Dataset]:
+    """Both for these options. While they are computed the page shows the job's progress, and ends there."""
+    if options == WaveletOptions():
         return open_spectrum(run), open_trends(run)
     capture = or_stop(lambda: run.file(run_folder.CAPTURE))
-    results = _results(str(capture), capture.stat().st_mtime_ns, chosen)
+    results = _results(str(capture), capture.stat().st_mtime_ns, options)
     if "trends" in results:
         return results["spectrum"], results["trends"]
-    job = st.session_state.get("transforming")
-    if job is None or job[0] != (str(capture), chosen):
-        if job is not None:
-            job[1].stop()
-        work = functools.partial(_compute, path=str(capture), chosen=chosen, results=results)
-        title = f"Taking the spectrum with {chosen.wavelet}"
-        job = (str(capture), chosen), or_stop(lambda: jobs.submit(jobs.owner(), title, work))
-        st.session_state["transforming"] = job
-    show_job(job[1])
-    if job[1].ended and st.button("Try again"):
-        del st.session_state["transforming"]
+    wanted = (str(capture), options)
+    running: tuple[tuple[str, WaveletOptions], Job[None]] | None = st.session_state.get(JOB)
+    if running is None or running[0] != wanted:
+        if running is not None:
+            running[1].stop()
+        work = functools.partial(_compute, path=str(capture), options=options, results=results)
+        title = f"Computing the spectrum with {options.wavelet}"
+        running = wanted, or_stop(lambda: jobs.submit(jobs.owner(), title, work))
+        st.session_state[JOB] = running
+    job = running[1]
+    show_job(job)
+    if job.ended and st.button("Try again"):
+        del st.session_state[JOB]
         st.rerun()
     st.stop()
 
 
-def _compute(job: Job[None], path: str, chosen: Transform, results: dict[str, xr.Dataset]) -> None:
+def _compute(job: Job[None], path: str, options: WaveletOptions, results: dict[str, xr.Dataset]) -> None:
     job.step(0, 1, "reading the capture")
-    run = analysis.open(path, "capture")
-    options: dict[str, Any] = chosen._asdict()
+    captured = analysis.open(path, "capture")
     spectrum = analysis.spectrum(
-        run, **options, progress=lambda done, total: job.step(done, total + 1, f"layer {done} of {total}")
+        captured, options, progress=lambda done, total: job.step(done, total + 1, f"layer {done} of {total}")
     )
     job.report(job.total - 1, job.total, "testing the claims")
     results.update(spectrum=spectrum, trends=analysis.trends(spectrum))
@@ -97,6 +93,6 @@ def _select(label: str, options: list[str], key: str, hint: str, titles: dict[st
 
 
 @st.cache_resource(max_entries=3, show_spinner=False)
-def _results(path: str, changed: int, chosen: Transform) -> dict[str, xr.Dataset]:
-    """Where a job puts what it found, for all sessions; the oldest of three are let go."""
+def _results(path: str, changed: int, options: WaveletOptions) -> dict[str, xr.Dataset]:
+    """Where a job puts its results, for all sessions; the three last ones are kept."""
     return {}

@@ -1,8 +1,11 @@
-"""Names under which a session and its address keep what the user chooses."""
+"""Names under which a session, and for the first two its address, keep what the user chooses and makes."""
 
 from __future__ import annotations
 
-SETTINGS = ("settings", "compare")  # chosen, and side by side, in the session and in the address
+from typing import Final
 
-
-VIEW = ("layer", "head", "positions")  # what the sidebar chooses, in the session and in the address
+SETTINGS: Final = ("settings", "compare")  # the chosen settings, and those compared side by side
+VIEW: Final = ("layer", "head", "positions")  # what the sidebar selects
+RUN_ERROR: Final = "run_error"  # why the run cannot be opened, None where it can
+REAL_TRACE: Final = "real_trace"  # the retention record of the last generation
+SIMULATED_TRACE: Final = "simulated_trace"  # that of its simulation

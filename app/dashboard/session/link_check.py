@@ -6,6 +6,7 @@ from typing import Final
 
 import streamlit as st
 
+from app.dashboard.session.keys import REAL_TRACE
 from app.dashboard.session.messages import plain
 from app.dashboard.session.run import any_record, open_retention, policies_of, policy_label, tokens_of
 from app.dashboard.session.view import ALL, nearest_stretch, positions_of_address, read_index
@@ -66,7 +67,7 @@ def _of_map(run: RunFolder, asked: dict[str, list[str]]) -> list[str]:
     except TreeKVError:
         return []  # the page says so
     names = policies_of(record)
-    real = st.session_state.get("real_trace")
+    real = st.session_state.get(REAL_TRACE)
     of_real = [] if real is None else policies_of(real)
     steps, parts = int(record.attrs["steps"]), []
     for value in asked["policy"][-1:]:

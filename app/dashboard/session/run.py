@@ -12,13 +12,15 @@ import xarray as xr
 
 import analysis
 from analysis.result_files import DatasetKind
+from app import DEFAULT_MODEL
 from app.dashboard.pages import RUN_VARIABLE, runs_root
-from app.dashboard.session.keys import SETTINGS, VIEW
+from app.dashboard.session.keys import RUN_ERROR, SETTINGS, VIEW
 from app.dashboard.session.messages import below_root, or_stop, plain
 from app.runs import folder as run_folder
 from app.runs.folder import RunFolder
 from app.text import wording
 from treekv import TreeKVError
+from treekv.models import ALIASES
 
 
 def find_run() -> RunFolder | None:
@@ -28,15 +30,22 @@ def find_run() -> RunFolder | None:
     """
     st.session_state.setdefault("by_link", "run" in st.query_params)
     name = st.query_params.get("run") or st.session_state.get("run") or os.environ.get(RUN_VARIABLE)
-    st.session_state["run"], st.session_state["run_error"] = name, None
+    st.session_state["run"], st.session_state[RUN_ERROR] = name, None
     if not name:
         return None
     st.query_params["run"] = name
     try:
         return run_folder.open_below(runs_root(), name)
     except TreeKVError as error:
-        st.session_state["run_error"] = below_root(str(error))
+        st.session_state[RUN_ERROR] = below_root(str(error))
         return None
+
+
+def show_run_error() -> None:
+    """Say on the page why the run of this session cannot be opened, if it cannot."""
+    error = st.session_state.get(RUN_ERROR)
+    if error:
+        st.error(plain(error))
 
 
 def open_run(name: str) -> None:
@@ -61,10 +70,8 @@ def current_run() -> RunFolder:
     run = find_run()
     if run is not None:
         return run
-    error = st.session_state["run_error"]
-    if error:
-        st.error(plain(error))
-    else:
+    show_run_error()
+    if not st.session_state[RUN_ERROR]:
         st.title("No run yet")
         st.markdown("This page draws what a run has found. Open one, or make one, on the first page.")
     st.page_link("views/start.py", label="Go to Start", icon=":material/arrow_back:")
@@ -112,6 +119,16 @@ def open_retention(run: RunFolder, stop: bool = True) -> xr.Dataset:
     return or_stop(read) if stop else read()
 
 
+def open_capture(run: RunFolder) -> analysis.Capture:
+    """The run's capture, cached until the file changes. Raises TreeKVError when it is missing or damaged."""
+    return _capture(*_version(run.file(run_folder.CAPTURE)))
+
+
+@st.cache_resource(max_entries=2, show_spinner="Reading the capture")
+def _capture(path: str, changed: int) -> analysis.Capture:
+    return analysis.open(path, "capture")
+
+
 def policies_of(record: xr.Dataset) -> list[str]:
     """The policies of a retention record, the tree first."""
     return sorted((str(name) for name in record["policy"].values), key=lambda name: name != "tree")
@@ -126,6 +143,18 @@ def policy_label(name: str) -> str:
 def tokens_of(data: xr.Dataset) -> int:
     """How long the text of a record is."""
     return int(data["position"].values[-1]) + 1
+
+
+def model_to_load(name: str) -> str:
+    """What `treekv.load_model` takes for a model's name in a run: its alias where it has one."""
+    return next((alias for alias, entry in ALIASES.items() if entry.title == name), name)
+
+
+def default_model(run: RunFolder | None) -> str:
+    """The model to suggest beside a run: the run's own, or the demo's without a run."""
+    if run is None:
+        return DEFAULT_MODEL
+    return model_to_load(str(run.manifest.get("load") or run.manifest.get("model", "")))
 
 
 def end_of_text(run: RunFolder, tokens: int) -> str:

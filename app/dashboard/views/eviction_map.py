@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from analysis import plot
+from app.dashboard.session.keys import REAL_TRACE
 from app.dashboard.session.run import current_run, open_retention, policies_of, policy_label, query_heads
 from app.dashboard.session.view import kv_head_of, selected_index, selected_stretch
 from app.dashboard.widgets.figure import draw_figure, draw_text
@@ -15,7 +16,7 @@ MOST_TOKENS = 2048  # of the text at once: a page of 250 kB
 MOST_IN_TREE = 256
 
 run = current_run()
-simulated, real = open_retention(run), st.session_state.get("real_trace")
+simulated, real = open_retention(run), st.session_state.get(REAL_TRACE)
 layer, head = selected_index("layer"), selected_index("head")
 
 st.title("Eviction map")

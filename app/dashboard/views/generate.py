@@ -1,4 +1,4 @@
-"""A real generation with the chosen settings, token by token, beside the full cache."""
+"""Generate: a real generation with the chosen settings, token by token, beside the full cache."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ import streamlit as st
 from app.dashboard.actions import generate
 from app.dashboard.actions.generate import FULL, OURS, Outcome, Request
 from app.dashboard.session import jobs
+from app.dashboard.session.keys import REAL_TRACE, SIMULATED_TRACE
 from app.dashboard.session.messages import or_stop, plain
-from app.dashboard.session.run import end_of_text, find_run
+from app.dashboard.session.run import default_model, end_of_text, find_run, show_run_error
 from app.dashboard.session.settings import current_settings
 from app.dashboard.widgets.job_progress import show_job
 from app.generation import Generation
 from app.text import wording
 
 JOB = "generation-job"
-TIMES, MOST_TOKENS = 3, 768  # the first prompt in cache sizes, and what a reader waits for
+# The prompt to start with is this many times as long as the cache, so that tokens have to be evicted, but no longer
+# than a reader wants to wait for.
+PROMPT_PER_CACHE, MOST_PROMPT_TOKENS = 3, 768
 
 run = find_run()
 st.title("Generate")
-if st.session_state.get("run_error"):
-    st.error(plain(st.session_state["run_error"]))
+show_run_error()
 config = current_settings(run)
-st.markdown(
-    "A prompt, continued by the real model with the settings you chose, beside the same model with a full cache."
-)
-st.caption(f"Chosen: {plain(wording.settings_in_words(config))}. The page Compare changes this.")
+st.markdown("The real model continues a prompt with the settings you chose, beside the same model with a full cache.")
+st.caption(f"Chosen: {plain(wording.settings_in_words(config))}. Change them on the page Compare.")
 
 
-def asked() -> Request | None:
-    """The form; what was asked for when its button is pressed."""
+def request_form() -> Request | None:
+    """The form, and what it asks for once its button is pressed."""
     with st.form("prompt-form", border=True):
         prompt = st.text_area(
             "Prompt",
-            value=_beginning(),
+            value=_first_prompt(),
             height=180,
             max_chars=generate.MOST_PROMPT,
             key="generate-prompt",
@@ -43,35 +43,45 @@ def asked() -> Request | None:
         )
         columns = st.columns(3)
         with columns[0]:
-            named = (
-                "smollm2"
-                if run is None
-                else generate.model_of(str(run.manifest.get("load") or run.manifest.get("model", "")))
+            model = st.text_input(
+                "Model",
+                value=default_model(run),
+                key="generate-model",
+                persist_state="session",
+                help=wording.MODEL_HELP,
             )
-            model = st.text_input("Model", value=named, key="generate-model", persist_state="session",
-                                  help="An alias such as smollm2, a local folder, or a hub id.")  # fmt: skip
         with columns[1]:
-            tokens = st.slider("New tokens at most", 8, 512, 64, 8, key="generate-tokens", persist_state="session")
+            tokens = st.slider("New tokens, at most", 8, 512, 64, 8, key="generate-tokens", persist_state="session")
         with columns[2]:
-            temperature = st.slider("Temperature", 0.0, 2.0, 0.0, 0.1, key="generate-temperature",
-                                    persist_state="session", help="0 takes the likeliest token each time.")  # fmt: skip
-        beside = st.toggle("Also with the full cache", value=True, key="generate-beside", persist_state="session")
+            temperature = st.slider(
+                "Temperature",
+                0.0,
+                2.0,
+                0.0,
+                0.1,
+                key="generate-temperature",
+                persist_state="session",
+                help="At 0 the most likely token is taken each time.",
+            )
+        beside = st.toggle("Run the full cache too", value=True, key="generate-beside", persist_state="session")
         simulate = st.toggle(
-            "Lay the simulation of this text over the run", value=True, key="generate-simulate", persist_state="session"
+            "Simulate the same text, to compare with the real run",
+            value=True,
+            key="generate-simulate",
+            persist_state="session",
         )
         if not st.form_submit_button("Generate", type="primary"):
             return None
     return Request(model.strip(), prompt, config, int(tokens), float(temperature), beside, simulate)
 
 
-def _beginning() -> str:
-    """The end of the run's text as a prompt to begin with, where it can be longer than the cache: something has to
-    go if there is to be something to see."""
-    return "" if run is None else end_of_text(run, min(TIMES * config.cache_size, MOST_TOKENS))
+def _first_prompt() -> str:
+    """The end of the run's text, as a prompt to start with."""
+    return "" if run is None else end_of_text(run, min(PROMPT_PER_CACHE * config.cache_size, MOST_PROMPT_TOKENS))
 
 
 def streaming(job: jobs.Job[Outcome]) -> None:
-    """The texts as they come, how fast, and what the cache holds by then."""
+    """The texts as they are generated, how fast, and the size of the cache so far."""
     names = [OURS, FULL] if any(name == FULL for name, _ in job.events) else [OURS]
     for column, name in zip(st.columns(len(names)), names, strict=True):
         with column:
@@ -84,51 +94,51 @@ def streaming(job: jobs.Job[Outcome]) -> None:
             if pace is not None:
                 rate = wording.number(pace.tokens_per_second, ".1f")
                 st.caption(
-                    f"{pace.tokens:,} tokens, {rate} a second; {wording.size(pace.cache_bytes)} of keys and values"
+                    f"{pace.tokens:,} tokens, {rate} per second; {wording.size(pace.cache_bytes)} of keys and values"
                 )
 
 
 def side_by_side(results: dict[str, Generation]) -> None:
-    """The texts and their figures."""
+    """The texts with their numbers below them."""
     for column, (name, result) in zip(st.columns(len(results)), results.items(), strict=True):
         with column:
             st.markdown(f"**{name.capitalize()}**")
             st.code(result.text or "…", language=None, wrap_lines=True)
     for column, result in zip(st.columns(len(results)), results.values(), strict=True):
-        with column:  # a row of their own, so that they stand side by side whatever the texts' lengths
+        with column:  # in a row of their own, so that they line up whatever the lengths of the texts
             numbers(result)
 
 
 def finished(outcome: Outcome) -> None:
-    """The texts, their figures, and where they part."""
+    """The texts, their numbers, and where they diverge."""
     made = wording.settings_in_words(outcome.request.config)
     if outcome.request.config != config:
-        st.warning(f"These texts were made with other settings than those chosen now: {plain(made)}.")
+        st.warning(f"These texts were generated with other settings than those chosen now: {plain(made)}.")
     if outcome.results:
         side_by_side(outcome.results)
     if len(outcome.results) == 2:
-        parting(outcome)
+        divergence(outcome)
     if outcome.real is not None:
-        st.info(where_it_is(outcome))
+        st.info(where_the_record_is(outcome))
     if outcome.note:
         st.caption(plain(outcome.note))
 
 
-def where_it_is(outcome: Outcome) -> str:
-    """Where the record of the run can be looked at."""
+def where_the_record_is(outcome: Outcome) -> str:
+    """Where to look at the record of the generation."""
     if run is None:
-        return "Open or make a run on the page Start: the record of this generation is then on the page Eviction map."
-    words = "The record of this generation is on the page Eviction map, as one more policy"
-    return f"{words}; Compare lays its simulation over it." if outcome.simulated is not None else f"{words}."
+        return "Open or make a run on the page Start; the page Eviction map then shows this generation too."
+    words = "The page Eviction map shows this generation as one more policy"
+    return f"{words}; Compare shows how its simulation differs." if outcome.simulated is not None else f"{words}."
 
 
 def numbers(result: Generation) -> None:
     """What one generation took."""
     cells = [
-        ("Tokens a second", wording.number(result.tokens_per_second, ".1f")),
+        ("Tokens per second", wording.number(result.tokens_per_second, ".1f")),
         ("Prompt", f"{wording.number(result.prompt_seconds, '.2f')} s"),
         ("Keys and values", wording.size(result.cache_bytes)),
-        ("Tokens held", f"{result.kept_tokens:,}"),
+        ("Tokens kept", f"{result.kept_tokens:,}"),
     ]
     for start in (0, 2):
         for column, (label, value) in zip(st.columns(2), cells[start : start + 2], strict=True):
@@ -140,33 +150,33 @@ def numbers(result: Generation) -> None:
     )
 
 
-def parting(outcome: Outcome) -> None:
-    """Where the two texts part, in words and in their own."""
-    st.subheader("Where the texts part")
+def divergence(outcome: Outcome) -> None:
+    """The first token at which the two texts differ, and both continuations from there."""
+    st.subheader("Where the texts diverge")
     ours = outcome.results[OURS]
     count = len(ours.token_ids)
     asked = outcome.request.config
-    if asked.policy != "full" and generate.nothing_went(ours):
+    if asked.policy != "full" and generate.evicted_nothing(ours):
         st.info(
-            f"They could not: of {ours.kept_tokens:,} tokens none had to go with a budget of {asked.cache_size:,}. A "
-            "longer prompt shows what is lost."
+            f"They cannot: all {ours.kept_tokens:,} tokens fit the budget of {asked.cache_size:,}, so none was "
+            "evicted. Use a longer prompt to see a difference."
         )
         return
     if outcome.equal is None:
-        st.markdown(f"They do not: all {count:,} tokens are the same.")
+        st.markdown(f"They do not: all {count:,} tokens are equal.")
         return
-    st.markdown(f"The first {outcome.equal:,} tokens are the same; from there on:")
+    st.markdown(f"The first {outcome.equal:,} tokens are equal; from there on:")
     for column, name in zip(st.columns(2), (OURS, FULL), strict=True):
         with column:
             st.caption(name.capitalize())
-            st.code(outcome.parts[name] or "(ends here)", language=None, wrap_lines=True)
+            st.code(outcome.continuations[name] or "(ends here)", language=None, wrap_lines=True)
 
 
 def submitted(request: Request) -> jobs.Job[Outcome]:
     return or_stop(lambda: jobs.submit(jobs.owner(), "Generation", lambda job: generate.work(job, request)))
 
 
-request = asked()
+request = request_form()
 if request is not None:
     st.session_state[JOB] = submitted(request)
 job: jobs.Job[Outcome] | None = st.session_state.get(JOB)
@@ -175,8 +185,8 @@ if job is not None:
     if job.ended and job.result is not None:
         outcome = job.result
         if outcome.real is not None:
-            st.session_state["real_trace"] = outcome.real
-            st.session_state["simulated_trace"] = outcome.simulated
+            st.session_state[REAL_TRACE] = outcome.real
+            st.session_state[SIMULATED_TRACE] = outcome.simulated
         finished(outcome)
 else:
-    st.info("Nothing generated yet: press Generate, and the texts appear here as they come.")
+    st.info("Nothing generated yet. Press Generate, and the texts appear here token by token.")

@@ -8,12 +8,11 @@ from pathlib import Path
 import streamlit as st
 
 from app.dashboard.actions import make_run
-from app.dashboard.actions.make_run import Order
+from app.dashboard.actions.make_run import RunRequest
 from app.dashboard.pages import PAGES, UPLOAD_MB, runs_root
-from app.dashboard.session import jobs
-from app.dashboard.session import model as models
+from app.dashboard.session import jobs, loaded_model
 from app.dashboard.session.messages import or_stop, plain
-from app.dashboard.session.run import find_run, open_run
+from app.dashboard.session.run import find_run, open_run, show_run_error
 from app.dashboard.widgets.job_progress import show_job
 from app.runs import folder as run_folder
 from app.runs.folder import RunFolder
@@ -117,7 +116,7 @@ def chosen_text() -> tuple[str, str]:
         raise TreeKVError(f"{file.name!r} is not UTF-8 text (byte {error.start} cannot be read)") from error
 
 
-def order() -> Order:
+def request_form() -> RunRequest:
     model = st.selectbox(
         "Model",
         make_run.model_names(),
@@ -159,7 +158,7 @@ def order() -> Order:
         short = "sample" if title == SAMPLE_TITLE else Path(title).stem or "text"
         suggested = make_run.free_name(runs_root(), model or "", short, int(tokens))
         name = st.text_input("Name of the run", key="run_name", placeholder=suggested, persist_state="session")
-    return Order(
+    return RunRequest(
         name or suggested, model or "", title, text, int(tokens), layers or "", int(cache_size), tuple(policies)
     )
 
@@ -176,14 +175,14 @@ def make() -> None:
         if not job.ended:
             st.caption("You can look at other pages meanwhile; closing the tab stops it.")
             return
-    wanted = order()
+    request = request_form()
     if st.button("Make the run", type="primary", width="stretch"):
-        or_stop(lambda: make_run.check(wanted, runs_root()))
+        or_stop(lambda: make_run.check(request, runs_root()))
         root = runs_root()
         st.session_state.pop("made", None)
         st.session_state["making"] = or_stop(
             lambda: jobs.submit(
-                jobs.owner(), f"Making {wanted.name}", lambda job: make_run.make(wanted, root, models.held_model, job)
+                jobs.owner(), f"Making {request.name}", lambda job: make_run.make(request, root, loaded_model.get, job)
             )
         )
         st.rerun()
@@ -191,8 +190,7 @@ def make() -> None:
 
 st.title("TreeKV")
 st.markdown("See what a key-value cache forgets, choose its settings, and take them away.")
-if st.session_state.get("run_error"):
-    st.error(plain(st.session_state["run_error"]))
+show_run_error()
 run = find_run()
 if run is not None:
     if st.session_state.get("made") == run.path.name:  # kept: what runs the page again at once must not hide it

@@ -16,8 +16,8 @@ run = current_run()
 
 st.title("Wavelets")
 with st.expander("Wavelet and boundary", icon=":material/tune:"):
-    chosen = transform.choose()
-data, found = transform.spectrum_and_trends(run, chosen)
+    options = transform.choose_options()
+data, found = transform.spectrum_and_trends(run, options)
 layer, head = selected_index("layer"), selected_index("head")
 tokens = int(data["position"].values[-1]) + 1
 start, stop = selected_stretch(tokens)

@@ -24,7 +24,7 @@ _HOVER: Final = {"bgcolor": "#262d39", "font": {"color": "#e6e9f0"}}
 _COLOUR = re.compile(r"#[0-9a-f]{6}|rgba?\([^)]*\)|white|black", re.IGNORECASE)
 
 
-def dress() -> None:
+def inject_css() -> None:
     """A ring around whatever the keyboard is at, in either theme, and less empty space above the title."""
     # On its own tint the dark theme's blue is too dim for small letters.
     marked = "[data-testid=stBaseButton-segmented_controlActive] p{color: #8fc3f7}" if is_dark() else ""

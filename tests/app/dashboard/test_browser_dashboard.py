@@ -94,7 +94,7 @@ def test_from_start_to_take_away_on_the_real_model(dashboard: str, watched: Watc
     go("Compare")
     drawn(page, 1)
     weigh("Compare")
-    page.get_by_role("button", name="Take these settings").click()
+    page.get_by_role("button", name="Use these settings").click()
     watched.settle()
 
     go("Generate")
@@ -298,7 +298,7 @@ def test_bad_input_is_a_sentence_and_the_page_goes_on(
         page.get_by_test_id("stAlert").filter(has_text=words).wait_for(timeout=120 * SECOND)
 
     number(watched, "Budget", 5000)
-    refused("forgets nothing of 1,024")
+    refused("evicts nothing from 1,024")
     number(watched, "Budget", 3)
     refused("cache_size 3 minus sink_size 4")
     number(watched, "Budget", 64)

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.dashboard.session import jobs
-from app.dashboard.session import model as models
+from app.dashboard.session import jobs, loaded_model
 from app.dashboard.session.jobs import Job
 from treekv import TreeKVError
 
@@ -238,17 +237,17 @@ def test_one_model_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
         loaded.append(name)
         return name, "tokenizer"
 
-    monkeypatch.setattr(models.treekv, "load_model", load_model)
-    models._load.clear()
-    monkeypatch.setattr(models, "_name", None)
-    assert models.held_model("one") == ("one", "tokenizer")
-    models.held_model("one")
+    monkeypatch.setattr(loaded_model.treekv, "load_model", load_model)
+    loaded_model._load.clear()
+    monkeypatch.setattr(loaded_model, "_name", None)
+    assert loaded_model.get("one") == ("one", "tokenizer")
+    loaded_model.get("one")
     assert loaded == ["one"]
-    models.held_model("two")
-    models.held_model("one")
+    loaded_model.get("two")
+    loaded_model.get("one")
     assert loaded == ["one", "two", "one"]
     with pytest.raises(TreeKVError, match="no model 'bad'"):
-        models.held_model("bad")
-    models.held_model("one")
+        loaded_model.get("bad")
+    loaded_model.get("one")
     assert loaded == ["one", "two", "one", "one"]
-    models._load.clear()
+    loaded_model._load.clear()

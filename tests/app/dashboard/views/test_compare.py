@@ -14,6 +14,7 @@ import streamlit as st
 
 import analysis
 from app.dashboard.actions import compare as actions
+from app.dashboard.session.run import open_capture
 from app.dashboard.session.settings import CHOSEN, COMPARED, encode, setting_label
 from app.dashboard.widgets import job_progress
 from app.runs.folder import open_run
@@ -87,12 +88,12 @@ def test_simulations_of_two_sessions_take_turns(small_run: Path, monkeypatch: py
     run, tree = open_run(small_run), TreeKVConfig(cache_size=64, prefill="stream")
     known = {"a": tree}
     actions._simulated.clear()
-    held = actions.compare(run, known, (0,), 0)
+    held = actions.simulate(run, known, (0,), 0)
     monkeypatch.setattr(analysis, "simulate", simulate)
     found: dict[int, actions.Comparison] = {}
 
     def session(size: int) -> None:
-        found[size] = actions.compare(run, {"a": tree.replace(cache_size=size)}, (0,), 0)
+        found[size] = actions.simulate(run, {"a": tree.replace(cache_size=size)}, (0,), 0)
 
     threads = [threading.Thread(target=session, args=(size,)) for size in (32, 48, 48)]
     for thread in threads:
@@ -100,7 +101,7 @@ def test_simulations_of_two_sessions_take_turns(small_run: Path, monkeypatch: py
     assert working.wait(60)
     time.sleep(0.3)
     assert (at_once, found) == (1, {})
-    assert actions.compare(run, known, (0,), 0).retention.identical(held.retention)
+    assert actions.simulate(run, known, (0,), 0).retention.identical(held.retention)
     go.set()
     for thread in threads:
         thread.join(60)
@@ -120,35 +121,35 @@ def test_a_slider_simulates_the_one_setting_that_it_moves(small_run: Path, monke
     actions._simulated.clear()
     run, tree = open_run(small_run), TreeKVConfig(cache_size=64, prefill="stream")
     configs = {"a": tree, "b": tree.replace(policy="h2o"), "c": tree.replace(policy="streaming")}
-    actions.compare(run, configs, (0, 1), 0)
+    actions.simulate(run, configs, (0, 1), 0)
     moved = configs | {"b": configs["b"].replace(cache_size=48)}
-    found = actions.compare(run, moved, (1, 0), 0)
+    found = actions.simulate(run, moved, (1, 0), 0)
     assert simulated == [["a", "b", "c"], ["b"]]
 
     actions._simulated.clear()
-    together = actions.compare(run, moved, (0, 1), 0)
+    together = actions.simulate(run, moved, (0, 1), 0)
     assert found.retention.identical(together.retention) and found.loss.identical(together.loss)
-    seen = actions.capture(run)
+    seen = open_capture(run)
     at_once = real(seen, moved, layers=[0, 1])
     assert together.retention.equals(at_once) and together.retention.attrs == at_once.attrs
     lost = analysis.output_loss(seen, at_once)
     assert together.loss.equals(lost) and together.loss.attrs == lost.attrs
 
     other_names = {"first": moved["c"], "second": moved["b"]}
-    renamed = actions.compare(run, other_names, (0, 1), 0)
+    renamed = actions.simulate(run, other_names, (0, 1), 0)
     assert len(simulated) == 3
     assert renamed.retention["policy"].values.tolist() == renamed.loss["policy"].values.tolist() == ["first", "second"]
     assert list(json.loads(renamed.retention.attrs["configs"])) == ["first", "second"]
     for name, old in (("first", "c"), ("second", "b")):
         kept = renamed.retention["evicted_at"].sel(policy=name).values
         np.testing.assert_array_equal(kept, at_once["evicted_at"].sel(policy=old).values)
-    twice = actions.compare(run, {"x": tree.replace(stride=2), "y": tree, "z": tree.replace(stride=2)}, (0, 1), 0)
+    twice = actions.simulate(run, {"x": tree.replace(stride=2), "y": tree, "z": tree.replace(stride=2)}, (0, 1), 0)
     assert simulated.pop() in (["x"], ["z"])  # alike
     x, z = (twice.retention["evicted_at"].sel(policy=name).values for name in "xz")
     np.testing.assert_array_equal(x, z)
     # One layer, another prompt: other results.
-    actions.compare(run, other_names, (0,), 0)
-    actions.compare(run, other_names, (0, 1), 32)
+    actions.simulate(run, other_names, (0,), 0)
+    actions.simulate(run, other_names, (0, 1), 32)
     assert simulated[3:] == [["first", "second"]] * 2
 
 
@@ -272,14 +273,12 @@ def test_the_prompt_follows_the_settings_until_it_is_given(compare) -> None:
     control(test.selectbox, "policy").set_value("snapkv").run()
     assert test.slider(key="compare_prompt").value == TOKENS // 2
     assert test.dataframe[0].value["tokens kept"].tolist()[:2] == [64, 64]
-    assert "it keeps all" not in said(test, "warning")
+    assert "it keeps everything" not in said(test, "warning")
     test.slider(key="compare_prompt").set_value(0).run()
     assert test.dataframe[0].value["tokens kept"].tolist() == [64, 64, TOKENS]
-    assert "C SnapKV 64 reduces a prompt and nothing else, and there is no prompt: it keeps all" in said(
-        test, "warning"
-    )
+    assert "C SnapKV 64 only reduces prompts, and there is no prompt: it keeps everything" in said(test, "warning")
     test.button(key="remove").click().run()
-    assert test.slider(key="compare_prompt").value == 0 and "it keeps all" not in said(test, "warning")
+    assert test.slider(key="compare_prompt").value == 0 and "it keeps everything" not in said(test, "warning")
 
 
 def test_the_layer_at_the_left_is_drawn_and_not_counted(small_run: Path, compare) -> None:
@@ -290,7 +289,7 @@ def test_the_layer_at_the_left_is_drawn_and_not_counted(small_run: Path, compare
     for row, name in enumerate(names):
         found = test.dataframe[0].value["output error"][row]
         assert found == pytest.approx(100 * float(error.sel(policy=name).mean()))
-    assert "Means over layer 1 of 2. Others may rank the settings differently" in said(test, "caption")
+    assert "Means over layer 1 of 2. Other layers may rank the settings differently" in said(test, "caption")
     assert alternatives(test) == [analysis.plot.eviction_maps(drawn, layer=0).layout.meta["alt"]]
 
 
@@ -319,7 +318,7 @@ def test_a_setting_is_taken_with_one_click(compare) -> None:
     test.button(key="take").click().run()
     assert test.session_state[CHOSEN] == configs(test)[1]
     assert test.query_params["settings"] == encode(configs(test)[1])
-    assert test.toast[0].value.startswith("Taken")
+    assert test.toast[0].value.endswith("now use these settings.")
 
 
 @pytest.mark.parametrize(
@@ -383,8 +382,8 @@ def test_the_recommendation_is_explained_and_taken(small_run: Path, compare) -> 
 @pytest.mark.parametrize(
     ("goal", "field", "value", "words"),
     [
-        ("Tokens to hold", "goal-tokens", 1000, "a budget of 1000 tokens needs a capture of at least 2000"),
-        ("Bytes to hold", "goal-bytes", 0.0, "0 bytes hold 0 tokens"),
+        ("Tokens to keep", "goal-tokens", 1000, "a budget of 1000 tokens needs a capture of at least 2000"),
+        ("Bytes to keep", "goal-bytes", 0.0, "0 bytes hold 0 tokens"),
         ("Attention to retain", "goal-2", 0.0, "must be between 0 and 1"),
         ("Error to allow", "goal-3", 100.0, "must be between 0 and 1"),
     ],

@@ -11,7 +11,8 @@ import torch
 import analysis
 from app.dashboard.actions import generate as actions
 from app.dashboard.actions.generate import FULL, OURS
-from app.dashboard.session import model as models
+from app.dashboard.session import loaded_model
+from app.dashboard.session.run import model_to_load
 from app.dashboard.session.settings import CHOSEN, encode
 from app.generation import generate
 from app.text import wording
@@ -31,7 +32,7 @@ def tiny_model(monkeypatch: pytest.MonkeyPatch):
     """The page's jobs get a tiny random model, whatever they ask for."""
     loaded = (tiny.llama(), words_tokenizer())
     asked: list[str] = []
-    monkeypatch.setattr(models, "held_model", lambda name: asked.append(name) or loaded)
+    monkeypatch.setattr(loaded_model, "get", lambda name: asked.append(name) or loaded)
     return loaded, asked
 
 
@@ -65,9 +66,9 @@ def test_both_texts_and_their_figures_are_those_of_real_runs(tiny_model, opened)
     assert outcome.results[FULL].token_ids == full.token_ids
     assert [code.value for code in test.code[:2]] == [ours.text, full.text]
     shown = {metric.label: metric.value for metric in test.metric[:4]}
-    assert shown["Tokens held"] == "32"
+    assert shown["Tokens kept"] == "32"
     assert shown["Keys and values"] == wording.size(cache.nbytes)
-    assert [metric.value for metric in test.metric[4:] if metric.label == "Tokens held"] == ["83"]
+    assert [metric.value for metric in test.metric[4:] if metric.label == "Tokens kept"] == ["83"]
 
 
 def test_the_first_prompt_is_the_end_of_the_text_and_longer_than_the_cache(opened, small_run) -> None:
@@ -85,7 +86,7 @@ def test_where_the_texts_part_is_shown(tiny_model, opened) -> None:
     test = ended(submitted(opened()), JOB)
     ours, full = (expected(loaded, SETTINGS.for_policy(name))[0].token_ids for name in ("tree", "full"))
     place = next(index for index, (a, b) in enumerate(zip(ours, full)) if a != b)
-    assert f"The first {place} tokens are the same" in " ".join(markdown.value for markdown in test.markdown)
+    assert f"The first {place} tokens are equal" in " ".join(markdown.value for markdown in test.markdown)
     decode = loaded[1].decode
     assert [code.value for code in test.code[2:]] == [decode(ours[place:]), decode(full[place:])]
 
@@ -93,21 +94,21 @@ def test_where_the_texts_part_is_shown(tiny_model, opened) -> None:
 def test_texts_that_do_not_part_are_said_to_be_the_same(tiny_model, small_run, monkeypatch) -> None:
     test = page("generate", small_run, monkeypatch, settings="full")
     test = ended(submitted(test, tokens=8), JOB)
-    assert "all 8 tokens are the same" in " ".join(markdown.value for markdown in test.markdown)
+    assert "all 8 tokens are equal" in " ".join(markdown.value for markdown in test.markdown)
 
 
 def test_a_text_that_never_fills_the_budget_proves_nothing_and_says_so(tiny_model, opened) -> None:
     test = ended(submitted(opened(), prompt=" ".join(PROMPT.split()[:10]), tokens=8), JOB)
-    assert "They could not: of 17 tokens none had to go with a budget of 32." in said(test, "info")
+    assert "They cannot: all 17 tokens fit the budget of 32, so none was evicted." in said(test, "info")
     test.switch_page("views/compare.py").run()
-    assert "nothing was evicted, so there is nothing to compare" in said(test, "info")
+    assert "evicted nothing, so there is nothing to compare" in said(test, "info")
 
 
 def test_texts_made_with_other_settings_than_those_chosen_say_so(tiny_model, opened) -> None:
     test = ended(submitted(opened(), beside=False, simulate=False), JOB)
     assert "other settings" not in said(test, "warning")
     test.session_state[CHOSEN] = SETTINGS.for_policy("streaming")
-    assert "These texts were made with other settings than those chosen now: TreeKV: 32 tokens" in said(
+    assert "These texts were generated with other settings than those chosen now: TreeKV: 32 tokens" in said(
         test.run(), "warning"
     )
 
@@ -158,7 +159,7 @@ def test_a_generation_is_stopped_with_what_there_is(tiny_model, opened, monkeypa
         go.wait(30)
         return loaded
 
-    monkeypatch.setattr(models, "held_model", slowly)
+    monkeypatch.setattr(loaded_model, "get", slowly)
     test = submitted(opened(), tokens=512)
     assert loading.wait(30)
     next(button for button in test.button if button.label == "Stop").click().run()
@@ -169,7 +170,7 @@ def test_a_generation_is_stopped_with_what_there_is(tiny_model, opened, monkeypa
     assert job.result.results == {}  # not even the prompt was read to its end: there are no figures to show
     assert "Stopped." in [info.value for info in test.info]
     assert not test.metric
-    assert any("Stopped while the prompt was read" in caption.value for caption in test.main.get("caption"))
+    assert any("Stopped while reading the prompt" in caption.value for caption in test.main.get("caption"))
     assert not test.exception
 
 
@@ -222,12 +223,12 @@ def test_a_model_that_does_not_exist_is_one_sentence_and_the_page_goes_on(
     def missing(name: str):
         raise TreeKVError(f"there is no file or folder {name!r}")
 
-    monkeypatch.setattr(models, "held_model", missing)
+    monkeypatch.setattr(loaded_model, "get", missing)
     test = opened()
     test.text_input(key="generate-model").set_value(" ./nowhere ")
     test = ended(submitted(test), JOB)
     assert said(test) == "there is no file or folder './nowhere'"
-    monkeypatch.setattr(models, "held_model", lambda name: loaded)
+    monkeypatch.setattr(loaded_model, "get", lambda name: loaded)
     test = ended(submitted(test, tokens=8, beside=False), JOB)
     assert not test.error
     assert test.code
@@ -255,5 +256,5 @@ def test_without_a_run_a_prompt_can_be_generated_all_the_same(tiny_model, monkey
 
 
 def test_a_run_names_its_model_as_it_is_loaded() -> None:
-    assert actions.model_of("SmolLM2-135M-Instruct") == "smollm2"
-    assert actions.model_of("owner/model") == "owner/model"
+    assert model_to_load("SmolLM2-135M-Instruct") == "smollm2"
+    assert model_to_load("owner/model") == "owner/model"

@@ -12,8 +12,8 @@ from streamlit.testing.v1 import AppTest
 
 import analysis
 from app.dashboard.actions import make_run
-from app.dashboard.actions.make_run import Order
-from app.dashboard.session import model as models
+from app.dashboard.actions.make_run import RunRequest
+from app.dashboard.session import loaded_model
 from app.dashboard.session.view import ALL
 from app.runs import folder as run_folder
 from app.text.wording import titled
@@ -23,7 +23,7 @@ from tests.app.dashboard.views.test_views import EVICTION_MAP, START, WAVELETS, 
 from treekv import TreeKVConfig, TreeKVError
 
 TEXT = " ".join(f"w{number % 90 + 2}" for number in range(400))
-ORDER = Order("new", "tiny", "A text", TEXT, 300, "", 32, ("tree", "streaming"))
+REQUEST = RunRequest("new", "tiny", "A text", TEXT, 300, "", 32, ("tree", "streaming"))
 
 
 @pytest.fixture
@@ -35,8 +35,8 @@ def tiny_model(monkeypatch: pytest.MonkeyPatch) -> None:
             raise TreeKVError("there is no model 'bad'; a model is an alias")
         return tiny.llama(), words_tokenizer()
 
-    monkeypatch.setattr(models.treekv, "load_model", load_model)
-    models._load.clear()
+    monkeypatch.setattr(loaded_model.treekv, "load_model", load_model)
+    loaded_model._load.clear()
 
 
 def finished(test: AppTest) -> AppTest:
@@ -111,7 +111,7 @@ def test_chosen_layers_alone_are_captured(tiny_model: None, tmp_path: Path, monk
     [
         ("pasted", " \n", "the text is empty"),
         ("budget", 0, "cache_size must be a whole number of at least 1, got 0"),
-        ("budget", 300, "a cache of 300 tokens forgets nothing of 300"),
+        ("budget", 300, "a cache of 300 tokens evicts nothing from 300"),
         ("budget", -5, "cache_size must be"),
         ("tokens", 100, "tokens must be between 256 and 16,384 here, got 100"),
         ("tokens", 10**7, "tokens must be between 256 and 16,384"),
@@ -143,8 +143,8 @@ def test_what_shows_on_the_way_is_one_sentence_and_leaves_nothing(
 ) -> None:
     from app.dashboard.session import jobs
 
-    order = Order(**{**ORDER.__dict__, **change})
-    job = jobs.submit("a", "makes", lambda job: make_run.make(order, tmp_path, models.held_model, job))
+    request = RunRequest(**{**REQUEST.__dict__, **change})
+    job = jobs.submit("a", "makes", lambda job: make_run.make(request, tmp_path, loaded_model.get, job))
     while not job.ended:
         job._stop.wait(0.02)
     assert (job.state, words in job.error) == ("failed", True), job.error
@@ -166,7 +166,7 @@ def test_a_failed_job_shows_on_the_page_and_can_be_tried_again(
 
 def test_a_name_that_is_taken(small_run: Path) -> None:
     with pytest.raises(TreeKVError, match="there is a run 'small' already"):
-        make_run.check(Order(**{**ORDER.__dict__, "name": "small"}), small_run.parent)
+        make_run.check(RunRequest(**{**REQUEST.__dict__, "name": "small"}), small_run.parent)
     assert make_run.free_name(small_run.parent, "a/B c", "Das Ding!", 300) == "b-c-das-ding-300"
     (small_run.parent / "x").mkdir(exist_ok=True)
     assert make_run.free_name(small_run.parent, "x", "", 1) == "x-1"

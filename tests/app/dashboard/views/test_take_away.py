@@ -97,7 +97,7 @@ def test_the_page_shows_file_script_and_command_for_what_was_chosen(opened) -> N
     test.switch_page("views/wavelets.py").run()
     assert test.switch_page("views/take_away.py").run().text_input(key="take-prompt").value == EVIL  # not forgotten
     test.text_input(key="take-model").set_value("  ").run()
-    assert "Give a model and a prompt" in said(test)
+    assert "Enter a model and a prompt" in said(test)
     assert "In other engines" in [heading.value for heading in test.subheader]
 
 
@@ -153,9 +153,8 @@ def test_the_report_holds_settings_numbers_and_commands(small_run: Path) -> None
     assert "&#34;cache_size&#34;: 48" in page
     assert "treekv generate" in page
     assert 'src="http' not in page
-    assert (
-        "All of it is read in blocks, or one by one where a setting has none. Means over layers 0 and 1 of 2." in page
-    )
+    reading = "The whole text is read in blocks, or one token at a time by settings without blocks."
+    assert f"{reading} Means over layers 0 and 1 of 2." in page
     assert "means over 64 queries from position 160 on" in page
     at_its_end = take_away.report(open_run(small_run), SETTINGS.replace(prefill="once"))
     assert "The first 160 tokens are read as a prompt, the rest one by one." in at_its_end
@@ -163,7 +162,7 @@ def test_the_report_holds_settings_numbers_and_commands(small_run: Path) -> None
 
 def test_the_layers_to_begin_with_are_the_middles_of_thirds() -> None:
     for layers, few in ((range(30), [5, 15, 25]), ([0, 1], [0, 1]), ([4], [4]), ([2, 5, 9], [2, 5, 9])):
-        assert compare.few_layers(SimpleNamespace(layers=list(layers))) == few
+        assert compare.default_layers(SimpleNamespace(layers=list(layers))) == few
 
 
 def test_without_a_capture_what_needs_it_is_left_out(
@@ -178,7 +177,7 @@ def test_without_a_capture_what_needs_it_is_left_out(
     assert len(test.selectbox(key="figure").options) == 2
     captions = " ".join(caption.value.replace("\\", "") for caption in test.main.get("caption"))
     assert "lacks capture.nc" in captions
-    assert "made without one" in captions
+    assert "made without a report" in captions
     (run / "spectrum.nc").unlink()
     test = page("take_away", run, monkeypatch)
     assert "neither a spectrum nor a capture" in " ".join(info.value for info in test.info)

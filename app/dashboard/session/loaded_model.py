@@ -15,7 +15,7 @@ _lock = threading.Lock()
 _name: str | None = None  # of the model that is held
 
 
-def held_model(name: str) -> tuple[Any, Any]:
+def get(name: str) -> tuple[Any, Any]:
     """The loaded model and its tokenizer, as `treekv.load_model` gives them; the previous one is let go first.
 
     For jobs: loading takes seconds, and two models at once may be too large. Remote code is never run.
