@@ -1,4 +1,4 @@
-"""How far policies, layers and heads agree on what to keep: Jaccard indices of the sets they hold."""
+"""Agreement of policies, layers and heads on which tokens to keep: Jaccard indices of the kept sets."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ BETWEEN = ("policy", "layer", "head")
 
 
 def agreement(retention: xr.Dataset, between: str = "policy", step: int | None = None) -> xr.DataArray:
-    """Jaccard index |A and B| / |A or B| of the positions held after `step` (the last one when None).
+    """Jaccard index |A and B| / |A or B| of the positions kept after `step` (the last one when None).
 
     Args:
         retention: a record.
-        between: "policy" compares the policies in the same layer and head, the mean over heads is returned as
+        between: "policy" compares the policies in the same layer and head and averages over heads,
             (layer, policy, other); "head" compares the heads of a layer, (policy, layer, head, other); "layer"
             compares every head of one layer with every head of another and takes the mean, (policy, layer,
-            other); within one layer, different heads only, or 1 where there is only one.
+            other); within one layer only different heads are compared; it is 1 if there is one head.
         step: position of the last token processed.
 
     Returns:
@@ -33,7 +33,7 @@ def agreement(retention: xr.Dataset, between: str = "policy", step: int | None =
     step = int(retention.attrs["steps"]) - 1 if step is None else step
     kept = kept_mask(retention, step).transpose("policy", "layer", "head", "position").values
     names = {dim: retention[dim].values for dim in BETWEEN}
-    attrs = {"step": step, "between": between, "long_name": "Jaccard index of the tokens held"}
+    attrs = {"step": step, "between": between, "long_name": "Jaccard index of the tokens kept"}
     if between == "policy":
         values = _jaccard(np.moveaxis(kept, 0, 2)).mean(1)
         dims: tuple[str, ...] = ("layer", "policy", "other")

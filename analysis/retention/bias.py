@@ -1,14 +1,14 @@
-"""How unevenly a policy keeps the text: one number against the tree's ideal, and one against an even spread.
+"""Recency bias: how unevenly a policy keeps the text, compared with the tree's ideal and with an even spread.
 
 The ideal follows from the cyclic rule. With R ranks between sinks and recent tokens, one sweep of the cursor makes
-R / stride evictions, each of one token out of stride + 1 neighbours, and passes over everything in the region, the
-newcomers of that sweep included. So a sweep multiplies the density of what it passes by
+R / stride evictions, each of one token out of stride + 1 neighbours, and passes over the whole region, including the
+tokens that enter it during that sweep. So a sweep multiplies the density of what it passes by
 
     q = stride / (stride + 1)          (a half for stride 1)
 
 and after n sweeps the region holds R / stride positions of density q^1, as many of q^2, ..., and at the old end
 R / stride + R positions of density q^n: together R again. Sinks and recent tokens have density 1. In the middle of a
-sweep the oldest (stride + 1) tokens for each eviction made have been passed once more.
+sweep the oldest stride + 1 tokens per eviction made so far have been passed once more.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ DECILES = 10
 
 
 def ideal_density(config: TreeKVConfig, tokens: int) -> np.ndarray:
-    """Expected share of heads that hold each of `tokens` positions, float64 [tokens], if every comparison were a
-    toss of a coin: 1 for sinks and recent tokens, halving from sweep to sweep towards the past.
+    """Expected share of heads that keep each of `tokens` positions, float64 [tokens], if every comparison were a
+    coin toss: 1 for sinks and recent tokens, halving from sweep to sweep towards the past.
 
-    Sums to the cache size once the cache is full. Only the sizes and the stride of `config` count.
+    Sums to the cache size once the cache is full. Depends only on the sizes and the stride of `config`.
 
     Raises:
         TreeKVError: no region between sinks and recent tokens.
@@ -43,7 +43,7 @@ def ideal_density(config: TreeKVConfig, tokens: int) -> np.ndarray:
     done = 0
     while done < evictions:
         count = min(sweep, evictions - done)
-        # What has entered the region when this sweep's last eviction is made, oldest first.
+        # What has entered the region by the last eviction of this sweep, oldest first.
         inside = density[first : first + region + done + count]
         passed = np.clip((stride + 1) * count - (np.cumsum(inside) - inside), 0, inside)
         inside -= passed * (1 - factor)
@@ -52,20 +52,20 @@ def ideal_density(config: TreeKVConfig, tokens: int) -> np.ndarray:
 
 
 def recency_bias(retention: xr.Dataset, step: int | None = None, ideal: TreeKVConfig | None = None) -> xr.Dataset:
-    """How far from the tree's ideal and from an even spread each head's tokens are after `step`.
+    """The distance of each head's kept tokens from the tree's ideal and from an even spread after `step`.
 
     Args:
         retention: a record.
         step: position of the last token processed; the record's last when None.
-        ideal: whose ideal to compare with; the paper's defaults (4 sinks, half of the cache recent) when None. Its
-            size is replaced by the number of tokens that the head holds, and recent_size goes along.
+        ideal: settings of the tree to compare with; the paper's defaults (4 sinks, half of the cache recent) when
+            None. The number of tokens that the head keeps replaces its cache size, and recent_size scales with it.
 
     Returns:
         Dataset over (policy, layer, head):
-        `distance`, tokens: earth mover's distance between the kept positions and the ideal density, how far a kept
-        token lies on average from where the tree would have it; NaN where too few tokens are held for a tree;
+        `distance`, tokens: earth mover's distance between the kept positions and the ideal density, the mean distance
+        of a kept token from where the tree would keep one; NaN where too few tokens are kept for a tree;
         `gini`, 0 to 0.9: Gini coefficient of the number of tokens kept in each tenth of the text, 0 if all tenths
-        are kept alike; `ideal_gini`, the same of the ideal density (0 where nothing was evicted).
+        are kept equally; `ideal_gini`, the same of the ideal density (0 where nothing was evicted).
 
     Raises:
         TreeKVError: a step outside the record or below 9.
@@ -101,8 +101,8 @@ def recency_bias(retention: xr.Dataset, step: int | None = None, ideal: TreeKVCo
 
 
 def gini(amounts: np.ndarray) -> float:
-    """Gini coefficient of non-negative amounts: mean absolute difference of two, over twice their mean; 0 if all
-    are equal (or zero), 1 - 1/n if one of n has everything."""
+    """Gini coefficient of non-negative amounts: mean absolute difference of two, divided by twice their mean;
+    0 if all are equal (or zero), 1 - 1/n if all but one of n are zero."""
     total = amounts.sum()
     if total <= 0:
         return 0.0
@@ -112,7 +112,7 @@ def gini(amounts: np.ndarray) -> float:
 
 
 def _density(size: int, tokens: int, ideal: TreeKVConfig | None) -> np.ndarray | None:
-    """The ideal for `size` tokens held, None where they are too few for a tree."""
+    """The ideal density for `size` kept tokens, None where they are too few for a tree."""
     if size >= tokens:
         return np.ones(tokens)
     try:
@@ -129,5 +129,5 @@ def _density(size: int, tokens: int, ideal: TreeKVConfig | None) -> np.ndarray |
 
 
 def _tenths(amounts: np.ndarray) -> np.ndarray:
-    """Mean amount in each tenth, which need not be equally long."""
+    """Mean amount in each tenth; the tenths may differ in length by one."""
     return np.array([part.mean() for part in np.array_split(amounts, DECILES)])

@@ -1,16 +1,16 @@
-"""What is lost by evicting: attention mass, and how far the attention output moves, against the full cache.
+"""The loss from eviction: attention mass, and the change of the attention output, against the full cache.
 
-    retention = analysis.simulate(run, {"tree": config})
-    lost = analysis.output_loss(run, retention)
+    retention = analysis.simulate(captured, {"tree": config})
+    lost = analysis.output_loss(captured, retention)
     lost["error"].mean("query")            # (policy, layer)
 
-A query at position t sees the tokens that were held when it was processed: p <= t and not evicted before t. (The
+A query at position t sees the tokens that were kept when it was processed: p <= t and not evicted before t. (The
 token that is evicted at step t is still seen by the query of step t.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -20,64 +20,63 @@ from torch import Tensor, nn
 from analysis import netcdf
 from analysis.captures.attention import output_weights
 from analysis.captures.data import Capture
+from analysis.captures.forward_pass import Progress
 from treekv.errors import TreeKVError
 
 FORMAT = "treekv-loss"
 WEIGHTS_AT_ONCE = 2**24  # weights of one layer that exist at a time: 64 MB in float32
 DEFAULT_QUERIES = 64
 
-Progress = Callable[[int, int], None]
-
 
 def output_loss(
-    run: Capture,
+    captured: Capture,
     retention: xr.Dataset,
     queries: Sequence[int] | None = None,
     progress: Progress | None = None,
     model: nn.Module | None = None,
 ) -> xr.Dataset:
-    """What each policy of `retention` loses at some queries of the captured text.
+    """The loss of each policy of `retention` at some queries of the captured text.
 
-    With a_j the full cache's weight of token j, v_j its value and H the tokens held, per query head:
+    With a_j the full cache's weight of token j, v_j its value and H the kept tokens, per query head:
 
         mass   = sum of a_j over H
-        output = sum of a_j v_j over H, divided by mass     (softmax over what is held)
+        output = sum of a_j v_j over H, divided by mass     (softmax over the kept tokens)
         error  = |output - full output| / |full output|     (Euclidean norms over all heads and channels of a layer)
 
     Weights are those of the capture, at true positions; a real run also compresses the layers below and may
     renumber positions.
 
     Args:
-        run: the captured text.
+        captured: the captured text.
         retention: a record of the same text, from `simulate` or a real run; its layers must have been captured.
         queries: positions of the queries; by default 64 spread over the second half of the text.
         progress: called with (layers done, layers).
-        model: the model that was captured; when given, outputs are compared after its output projection, where heads
-            that write alike add up (error = norm over the residual stream's channels; the projection's bias left out).
+        model: the model that was captured; when given, outputs are compared after its output projection, which
+            adds the heads up (error = norm over the residual stream's channels; without the projection's bias).
 
     Returns:
         Dataset with `mass`, 0 to 1 (policy, layer, head, query; heads are query heads), and `error` (policy,
-        layer, query), float32; `query` holds positions. The record's attrs configs, model and source go along.
+        layer, query), float32; `query` holds positions. The record's attrs configs, model and source are copied.
 
     Raises:
-        TreeKVError: the record has other tokens, layers or heads than the capture, a query is outside, or the model has
-            no known output projection.
+        TreeKVError: tokens, layers or heads of the record differ from those of the capture, a query is outside the
+            text, or the model has no known output projection.
     """
-    _check(run, retention)
+    _check(captured, retention)
     if queries is None:
-        count = min(DEFAULT_QUERIES, run.tokens)
-        queries = np.unique(np.linspace(run.tokens // 2, run.tokens - 1, count).astype(int)).tolist()
+        count = min(DEFAULT_QUERIES, captured.tokens)
+        queries = np.unique(np.linspace(captured.tokens // 2, captured.tokens - 1, count).astype(int)).tolist()
     queries = list(queries)
     layers = [int(layer) for layer in retention["layer"].values]
-    gone = torch.from_numpy(retention["evicted_at"].transpose("policy", "layer", "head", "position").values)
-    gone = torch.where(gone < 0, run.tokens, gone)
-    policies = gone.shape[0]
-    mass = np.empty((policies, len(layers), run.query_heads, len(queries)), np.float32)
+    evicted = torch.from_numpy(retention["evicted_at"].transpose("policy", "layer", "head", "position").values)
+    evicted = torch.where(evicted < 0, captured.tokens, evicted)
+    policies = evicted.shape[0]
+    mass = np.empty((policies, len(layers), captured.query_heads, len(queries)), np.float32)
     error = np.empty((policies, len(layers), len(queries)), np.float32)
-    at_once = max(1, WEIGHTS_AT_ONCE // (run.query_heads * run.tokens))
+    at_once = max(1, WEIGHTS_AT_ONCE // (captured.query_heads * captured.tokens))
     for row, layer in enumerate(layers):
-        values = run.v[run.layers.index(layer)].float()
-        projection = None if model is None else output_weights(model, layer, run.query_heads).to(values.device)
+        values = captured.v[captured.layers.index(layer)].float()
+        projection = None if model is None else output_weights(model, layer, captured.query_heads).to(values.device)
         if projection is not None and projection.shape[1] != values.shape[-1]:
             raise TreeKVError(
                 f"the output projection of layer {layer} takes {projection.shape[1]} channels a head, but the captured "
@@ -86,18 +85,18 @@ def output_loss(
         for first in range(0, len(queries), at_once):
             part = slice(first, first + at_once)
             positions = queries[part]
-            weights = run.weights(layer, positions).unflatten(0, (run.kv_heads, -1))
+            weights = captured.weights(layer, positions).unflatten(0, (captured.kv_heads, -1))
             full = _output(weights, values, projection)
             size = full.square().sum((0, 2)).sqrt()
             for number in range(policies):
-                masked = weights * _visible(gone[number, row].to(weights.device), positions)[:, None]
+                masked = weights * _visible(evicted[number, row].to(weights.device), positions)[:, None]
                 kept = masked.sum(-1).flatten(0, 1)
                 moved = _output(masked, values, projection, kept) - full
                 mass[number, row, :, part] = kept.cpu().numpy()
                 error[number, row, part] = (moved.square().sum((0, 2)).sqrt() / size).cpu().numpy()
         if progress is not None:
             progress(row + 1, len(layers))
-    carried = {name: retention.attrs[name] for name in ("model", "source", "configs") if name in retention.attrs}
+    copied = {name: retention.attrs[name] for name in ("model", "source", "configs") if name in retention.attrs}
     return xr.Dataset(
         {
             "mass": (
@@ -110,14 +109,14 @@ def output_loss(
         coords={
             "policy": retention["policy"].values,
             "layer": np.asarray(layers, dtype=np.int32),
-            "head": np.arange(run.query_heads, dtype=np.int32),
+            "head": np.arange(captured.query_heads, dtype=np.int32),
             "query": np.asarray(queries, dtype=np.int32),
         },
         attrs={
             "format": FORMAT,
             "format_version": netcdf.FORMAT_VERSION,
             "projected": int(model is not None),
-            **carried,
+            **copied,
             **netcdf.versions(),
         },
     )
@@ -126,26 +125,28 @@ def output_loss(
 def _output(weights: Tensor, values: Tensor, projection: Tensor | None, total: Tensor | None = None) -> Tensor:
     """[query_heads, q, value_dim] from weights [kv_heads, group, q, T], values [kv_heads, T, value_dim].
 
-    `total` [query_heads, q] divides weights that do not sum to 1. With `projection` [query_heads, value_dim, hidden]
-    what the heads add together, [1, q, hidden].
+    `total` [query_heads, q] normalises weights that do not sum to 1. With `projection` [query_heads, value_dim, hidden]
+    the sum of the heads' outputs after it, [1, q, hidden].
     """
     output = (weights.flatten(1, 2) @ values).unflatten(1, weights.shape[1:3]).flatten(0, 1)
     output = output if total is None else output / total[..., None]
     return output if projection is None else torch.einsum("hqd,hdo->qo", output, projection)[None]
 
 
-def _visible(gone: Tensor, positions: Sequence[int]) -> Tensor:
-    """bool [kv_heads, q, T] from gone [kv_heads, T]; what is beyond a query has no weight anyway."""
-    at = torch.tensor(list(positions), dtype=gone.dtype, device=gone.device)
-    return gone[:, None] >= at[:, None]
+def _visible(evicted: Tensor, positions: Sequence[int]) -> Tensor:
+    """bool [kv_heads, q, T] from eviction steps [kv_heads, T]; tokens after a query have zero weight anyway."""
+    at = torch.tensor(list(positions), dtype=evicted.dtype, device=evicted.device)
+    return evicted[:, None] >= at[:, None]
 
 
-def _check(run: Capture, retention: xr.Dataset) -> None:
+def _check(captured: Capture, retention: xr.Dataset) -> None:
     tokens = retention.sizes["position"]
-    if tokens != run.tokens:
-        raise TreeKVError(f"the record has {tokens} tokens, the capture {run.tokens}; both must be of the same text")
-    if retention.sizes["head"] != run.kv_heads:
-        raise TreeKVError(f"the record has {retention.sizes['head']} KV heads, the capture {run.kv_heads}")
-    missing = [int(layer) for layer in retention["layer"].values if layer not in run.layers]
+    if tokens != captured.tokens:
+        raise TreeKVError(
+            f"the record has {tokens} tokens, the capture {captured.tokens}; both must be of the same text"
+        )
+    if retention.sizes["head"] != captured.kv_heads:
+        raise TreeKVError(f"the record has {retention.sizes['head']} KV heads, the capture {captured.kv_heads}")
+    missing = [int(layer) for layer in retention["layer"].values if layer not in captured.layers]
     if missing:
-        raise TreeKVError(f"layer {missing[0]} of the record was not captured; captured are {run.layers}")
+        raise TreeKVError(f"layer {missing[0]} of the record was not captured; captured are {captured.layers}")

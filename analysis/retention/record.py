@@ -1,9 +1,9 @@
-"""What a policy keeps: questions to a retention record, from a simulation or from a real run's trace.
+"""Retention records: which tokens a policy keeps at every step, from a simulation or from a real run's trace.
 
 A record is a Dataset over (policy, layer, head, position) with `evicted_at` (the position of the token that
-was being processed when this one was evicted, -1 if it never was) and `survivor` (who won the comparison, -1
-if nobody), and attrs["steps"]. A token at position p is held at step t if p <= t and nothing evicted it up
-to then.
+was being processed when this one was evicted, -1 if it never was) and `survivor` (the position of the token that won
+the comparison, -1 without a comparison), and attrs["steps"]. A token at position p is kept at step t if p <= t and it
+was not evicted at t or before.
 """
 
 from __future__ import annotations
@@ -32,30 +32,30 @@ def retention_from_cache(
     *,
     model: nn.Module | None = None,
 ) -> xr.Dataset:
-    """The record of a real run, in the form that `simulate` gives, so that the same functions read and draw it.
+    """The record of a real run, in the form that `simulate` returns, so that the same functions analyse and draw it.
 
     Args:
         cache: a cache with `config.trace` true that has processed tokens.
-        name: what the record calls the policy; `cache.config.policy` when None.
-        tokens: the text of the row's tokens, padding left out, for hover boxes. It may be longer than the record:
+        name: the policy's name in the record; `cache.config.policy` when None.
+        tokens: the text of the row's tokens without padding, for hover boxes. It may be longer than the record:
             the last token that `generate` returns was never processed.
         row: which row of the batch.
-        model: the model that ran; the record then carries its name (attrs["model"]), which a cache does not know.
+        model: the model that ran; the record then has its name (attrs["model"]), which a cache does not know.
 
     Returns:
         Dataset with `evicted_at` and `survivor`, int32 (policy, layer, head, position): one policy, layers by the
-        model's own numbers, KV heads, positions counted in the row's real tokens.
+        model's numbers, KV heads, positions counted without the row's padding.
 
     Raises:
-        TreeKVError: nothing was recorded or processed, no such row, or too few token texts.
+        TreeKVError: nothing was recorded or processed, the row does not exist, or there are too few token texts.
     """
     trace = cache.trace
     if not trace:
-        raise TreeKVError("the cache has processed no token yet; run the model with it first")
+        raise TreeKVError("the cache has not processed any token yet; run the model with it first")
     rows = next(iter(trace.values())).evicted_at.shape[0]
     if not 0 <= row < rows:
         raise TreeKVError(f"row must be between 0 and {rows - 1}, got {row}")
-    # A row of a padded batch has seen fewer tokens than the trace is long.
+    # A row of a padded batch has processed fewer tokens than the trace is long.
     steps = {layer: cache.tokens_seen(layer, row) for layer in trace}
     length = min(steps.values())
     if length != max(steps.values()):
@@ -93,15 +93,15 @@ def retention_from_cache(
 
 
 def merge_retention(*records: xr.Dataset) -> xr.Dataset:
-    """One record with the policies of several, of the same text, layers and heads, such as a simulation and a run.
+    """Merge the policies of several records of the same text, such as a simulation and a real run, into one record.
 
-    Raises TreeKVError when they are not of the same text, layers and heads, or share a policy's name.
+    Raises TreeKVError when their positions, layers or heads differ, or two policies have the same name.
     """
     first = records[0]
     names = [str(name) for record in records for name in record["policy"].values]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise TreeKVError(f"several records have a policy called {twice[0]!r}; give one of them another name")
+        raise TreeKVError(f"several records have a policy called {twice[0]!r}; rename one of them")
     for record in records[1:]:
         for dim in ("layer", "head", "position"):
             if record[dim].values.tolist() != first[dim].values.tolist():
@@ -124,7 +124,7 @@ def merge_retention(*records: xr.Dataset) -> xr.Dataset:
 
 
 def kept_mask(retention: xr.Dataset, step: int) -> xr.DataArray:
-    """Which tokens are held after the token at position `step` was processed: bool, dims of `evicted_at`.
+    """Which tokens are kept after the token at position `step` was processed: bool, dims of `evicted_at`.
 
     Raises TreeKVError for a step outside the record.
     """
@@ -144,16 +144,16 @@ def density(
     layer: int | None = None,
     head: int | None = None,
 ) -> xr.DataArray:
-    """Share of layers and heads that hold a token, against its distance from the end, after `step`.
+    """Share of layers and heads that keep a token, against its distance from the end, after `step`.
 
-    `step` is the last one when None; of `layer` and KV `head` those left open are averaged. Returns (policy, distance);
-    distance 0 is the newest token, and long texts are averaged over runs of distances so that at most `max_cells`
-    remain; the coordinate is a run's mean. Raises TreeKVError, listing what there is, for a step, layer or head that
-    is not in the record.
+    `step` is the last one when None; the mean is over all layers unless `layer`, and over all KV heads unless `head`
+    is given. Returns (policy, distance); distance 0 is the newest token. Long texts are averaged over bins of distances
+    so that at most `max_cells` remain; the coordinate is the mean of each bin. Raises TreeKVError, listing what there
+    is, for a step, layer or head that is not in the record.
     """
     retention = _of(retention, layer=layer, head=head)
     step = int(retention.attrs["steps"]) - 1 if step is None else step
-    share = kept_mask(retention, step).mean(_left_open(layer, head)).transpose("policy", "position").values
+    share = kept_mask(retention, step).mean(_averaged(layer, head)).transpose("policy", "position").values
     position = retention["position"].values
     share = share[:, position <= step][:, ::-1]
     distance = (step - position[position <= step])[::-1]
@@ -179,17 +179,17 @@ def retention_map(
     *,
     pooled: str = "mean",
 ) -> xr.DataArray:
-    """What is held in each cell of steps by positions: float32 (step, position), 0 to 1.
+    """What is kept in each cell of steps by positions: float32 (step, position), 0 to 1.
 
-    A cell holds pairs of step and position with position <= step; one without any, the future, is NaN. With pooled
-    "mean" a cell is the share of its pairs that are held, with "any" 1 if one of them is, else 0; both are means over
-    the layers and heads left open (None). There are at most `max_cells` a side; the coordinates are each cell's first
-    step and first position, attrs step_size and position_size its extent. `policy` may be None when the record has
-    one policy. `steps` (first, end) draws only the steps first to end - 1; of positions, draw some by
-    `retention.isel(position=slice(...))`; they have to ascend.
+    A cell covers pairs of step and position with position <= step; a cell without any, in the future, is NaN. With
+    pooled "mean" its value is the share of its pairs that are kept, with "any" 1 if one of them is, else 0; both are
+    means over all layers and heads when `layer` and `head` are None. There are at most `max_cells` a side; the
+    coordinates are each cell's first step and first position, attrs step_size and position_size its extent. `policy`
+    may be None when the record has one policy. `steps` (first, end) selects the steps first to end - 1; select
+    positions by `retention.isel(position=slice(...))`, in ascending order.
 
     Raises TreeKVError, listing what there is, for a policy, layer, head or steps that are not in the record, and
-    for another word for `pooled`.
+    for another value of `pooled`.
     """
     if pooled not in ("mean", "any"):
         raise TreeKVError(f"pooled must be 'mean' or 'any', got {pooled!r}")
@@ -198,46 +198,46 @@ def retention_map(
     if not 0 <= first < last <= int(retention.attrs["steps"]):
         raise TreeKVError(f"steps must lie within 0 to {retention.attrs['steps']}, got {first} to {last}")
     position = retention["position"].values.astype(np.int32)
-    gone = evicted_at.transpose(..., "position").values.reshape(-1, len(position))
-    gone = np.where(gone < 0, np.int32(last), gone)
+    evicted = evicted_at.transpose(..., "position").values.reshape(-1, len(position))
+    evicted = np.where(evicted < 0, np.int32(last), evicted)
     row, column = first + binning.edges(last - first, max_cells), binning.edges(len(position), max_cells)
-    # How many pairs each column has before each border of the rows: what exists, and what is held.
+    # The number of pairs in each column before each border of the rows: those that exist, and those that are kept.
     start, prefix = column[:-1], np.append(0, np.cumsum(position, dtype=np.int64))
     until = np.clip(np.searchsorted(position, row)[:, None], start, column[1:])
     exists = row[:, None] * (until - start) - (prefix[until] - prefix[start])
     column_of = np.repeat(np.arange(len(start)), np.diff(column))
 
-    def pairs_held(gone: np.ndarray) -> np.ndarray:
-        """[rows, columns] of some heads together, whose tokens went at `gone` [heads, positions]."""
-        # From the first border beyond `gone` on, a token lacks what lies between.
-        cell = (np.searchsorted(row, gone, side="right") * len(start) + column_of).ravel()
+    def kept_pairs(evicted: np.ndarray) -> np.ndarray:
+        """[rows, columns], summed over heads whose tokens were evicted at `evicted` [heads, positions]."""
+        # From the first border after its eviction on, a token lacks the steps between.
+        cell = (np.searchsorted(row, evicted, side="right") * len(start) + column_of).ravel()
         size = exists.size
         number = np.bincount(cell, minlength=size)[:size].reshape(exists.shape).cumsum(0)
-        when = np.bincount(cell, weights=gone.ravel(), minlength=size)[:size].reshape(exists.shape).cumsum(0)
-        return np.diff(len(gone) * exists - (row[:, None] * number - when), axis=0)
+        when = np.bincount(cell, weights=evicted.ravel(), minlength=size)[:size].reshape(exists.shape).cumsum(0)
+        return np.diff(len(evicted) * exists - (row[:, None] * number - when), axis=0)
 
     pairs = np.diff(exists, axis=0)
     if pooled == "any":
-        share = sum(pairs_held(own[None]) > 0 for own in gone) / len(gone)
+        share = sum(kept_pairs(head[None]) > 0 for head in evicted) / len(evicted)
     else:
         with np.errstate(invalid="ignore"):
-            share = pairs_held(gone) / (len(gone) * pairs)
+            share = kept_pairs(evicted) / (len(evicted) * pairs)
     cells = np.where(pairs > 0, share, np.nan).astype(np.float32)
     return xr.DataArray(
         cells,
         dims=("step", "position"),
         coords={"step": row[:-1], "position": position[column[:-1]].astype(np.int64)},
-        name="held",
+        name="kept",
         attrs={"step_size": int(row[1] - row[0]), "position_size": int(column[1] - column[0])},
     )
 
 
-def _left_open(layer: int | None, head: int | None) -> list[str]:
+def _averaged(layer: int | None, head: int | None) -> list[str]:
     return [name for name, value in (("layer", layer), ("head", head)) if value is None]
 
 
 def select(retention: xr.Dataset, policy: str | None, layer: int | None, head: int | None) -> xr.Dataset:
-    """One policy, layer and head of a record, or all of those left open; the policy may be open if there is one.
+    """One policy, layer and head of a record; all layers or heads when None, the only policy when that is None.
 
     Raises TreeKVError, listing what there is, for one that is not in the record.
     """

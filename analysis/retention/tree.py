@@ -1,7 +1,7 @@
-"""The tree that eviction grows: which token was absorbed by which.
+"""The eviction tree: which token was absorbed by which.
 
-Whoever loses a comparison is absorbed by the token that won it (`survivor` in a retention record), which may be
-absorbed itself later on. Tokens that are still held, or that went without a comparison, are the roots.
+A token that loses a comparison is absorbed by the token that won it (`survivor` in a retention record), which may be
+absorbed itself later. Tokens that are still kept, or were evicted without a comparison, are the roots.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ def eviction_tree(retention: xr.Dataset, step: int | None = None) -> xr.Dataset:
     Returns:
         Dataset over the record's (policy, layer, head) and the positions up to `step`, all int32:
         `parent`, the position of the token that absorbed this one, -1 for a root;
-        `root`, the position of the root above it, itself for a root;
-        `depth`, how many absorptions lie between it and its root;
-        `size`, how many tokens it stands for: itself and all that were absorbed into it, directly or not.
+        `root`, the position of its root, its own for a root;
+        `depth`, the number of absorptions between it and its root;
+        `size`, the number of tokens it represents: itself and all that were absorbed into it, directly or not.
 
     Raises:
-        TreeKVError: a step outside the record, or a record in which a token absorbs itself in a circle.
+        TreeKVError: a step outside the record, or a record whose absorptions form a cycle.
     """
     steps = int(retention.attrs["steps"])
     step = steps - 1 if step is None else step
@@ -35,8 +35,8 @@ def eviction_tree(retention: xr.Dataset, step: int | None = None) -> xr.Dataset:
     record = record.isel(position=slice(step + 1))
     evicted_at, survivor = record["evicted_at"].values, record["survivor"].values
     shape, length = evicted_at.shape, step + 1
-    gone = (evicted_at >= 0) & (evicted_at <= step) & (survivor >= 0)
-    parent = np.where(gone, survivor, ROOT).reshape(-1, length)
+    absorbed = (evicted_at >= 0) & (evicted_at <= step) & (survivor >= 0)
+    parent = np.where(absorbed, survivor, ROOT).reshape(-1, length)
     if parent.size and parent.max() >= length:
         raise TreeKVError("the record is damaged: a token was absorbed by one that did not exist yet")
 
@@ -50,7 +50,7 @@ def eviction_tree(retention: xr.Dataset, step: int | None = None) -> xr.Dataset:
             break
         depth, root = depth + above, root[rows, root]
     else:
-        raise TreeKVError("the record is damaged: tokens absorb each other in a circle")
+        raise TreeKVError("the record is damaged: tokens absorb each other in a cycle")
     size = np.ones_like(depth)
     for level in range(int(depth.max(initial=0)), 0, -1):
         row, position = np.nonzero(depth == level)

@@ -76,7 +76,7 @@ def test_the_roots_are_what_is_held_and_stand_for_everything(run):
 
 def test_bad_records_and_steps():
     made = record([-1, 2, 2, -1], [-1, 2, 1, -1])
-    with pytest.raises(TreeKVError, match="circle"):
+    with pytest.raises(TreeKVError, match="cycle"):
         eviction_tree(made)
     with pytest.raises(TreeKVError, match=r"step 4.*0 to 3"):
         eviction_tree(made, 4)
