@@ -1,9 +1,9 @@
-"""How many bytes of keys and values a cache will hold, worked out without running a model.
+"""The bytes of keys and values of a cache, computed without running a model.
 
-    cache_bytes(run, config, tokens=131_072, batch=8, dtype="bfloat16")     # what cache.nbytes would say
+    cache_bytes(captured, config, tokens=131_072, batch=8, dtype="bfloat16")     # what cache.nbytes would be
 
-It asks the cache's own ledger how many tokens of a prompt stay, and allocates in the same steps. All layers of the
-model count, also those that were not captured and those with a sliding window.
+The cache's own ledger decides how many tokens of a prompt stay, and slots are allocated in the same steps. All layers
+of the model count, including those that were not captured and those with a sliding window.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from treekv.cache.ledger import Ledger, padded_capacity
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
 
-LONG: Final = 4  # times the cache: from there on a longer prompt fills no more
+LONG: Final = 4  # times the cache size: a longer prompt does not take more slots
 DTYPES: Final = ("float32", "bfloat16", "float16")
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB")
 
 
 def cache_bytes(
-    run: Capture,
+    captured: Capture,
     config: TreeKVConfig,
     tokens: int,
     *,
@@ -35,17 +35,17 @@ def cache_bytes(
     batch: int = 1,
     dtype: str = "bfloat16",
 ) -> int:
-    """Bytes of keys and values that a cache with these settings holds after `tokens` tokens.
+    """Bytes of keys and values of a cache with these settings after `tokens` tokens.
 
     Equals `TreeKVCache.nbytes` of a real run: every full-attention layer by its budget, whether it was captured or not,
-    and every layer with a sliding window by at most this window. A file from before captures recorded the layers of
-    their model cannot know: of it only the captured layers are counted (`run.model_layers` says which).
+    and every layer with a sliding window by at most this window. For files from before captures recorded the layers of
+    their model, only the captured layers are counted (`captured.model_layers` lists them).
 
     Args:
-        run: where the numbers of layers, heads and channels come from; its text does not matter.
+        captured: for the numbers of layers, heads and channels; its text does not matter.
         config: the settings; policy "full" gives the uncompressed cache (of full-attention layers).
         tokens: the length of the context, prompt and generated tokens together.
-        prompt: how many of them are the first call's; all but the last when None.
+        prompt: how many of them are processed in the first call; all but the last when None.
         batch: rows of equal length.
         dtype: of keys and values: "float32", "bfloat16" or "float16".
 
@@ -59,11 +59,11 @@ def cache_bytes(
         raise TreeKVError(f"prompt must be between 1 and the {tokens} tokens, got {prompt}")
     if dtype not in DTYPES:
         raise TreeKVError(f"dtype must be one of {', '.join(map(repr, DTYPES))}, got {dtype!r}")
-    every = run.model_layers
+    every = captured.model_layers
     full = [layer for layer in every if layer.window is None]
     by_layer = policies.get(config.policy).depends_on_layer
     slots: dict[tuple[TreeKVConfig, int], int] = {}
-    # A sliding layer keeps what the next token will see beside itself.
+    # A sliding layer keeps the tokens that the next token sees, without that token itself.
     total = sum(min(tokens, layer.window - 1) * layer.channels for layer in every if layer.window is not None)
     for number, (own, layer) in enumerate(zip(config.per_layer(len(full)), full, strict=True)):
         key = (own, number if by_layer else 0)
@@ -75,7 +75,7 @@ def cache_bytes(
 
 
 def cache_bytes_by_context(
-    run: Capture,
+    captured: Capture,
     configs: Mapping[str, TreeKVConfig],
     contexts: Sequence[int],
     *,
@@ -84,18 +84,20 @@ def cache_bytes_by_context(
 ) -> xr.DataArray:
     """`cache_bytes` of several settings over several lengths of context: int64 (policy, context).
 
-    attrs batch, dtype and layers (how many are counted) say for what. Raises TreeKVError as `cache_bytes` does, and for
+    attrs: batch, dtype and layers (the number of layers counted). Raises TreeKVError as `cache_bytes` does, and for
     no settings or contexts.
     """
     if not configs or not contexts:
-        raise TreeKVError("give at least one setting and one length of context")
-    values = [[cache_bytes(run, config, n, batch=batch, dtype=dtype) for n in contexts] for config in configs.values()]
+        raise TreeKVError("give at least one setting and one context length")
+    values = [
+        [cache_bytes(captured, config, n, batch=batch, dtype=dtype) for n in contexts] for config in configs.values()
+    ]
     return xr.DataArray(
         np.array(values, dtype=np.int64),
         dims=("policy", "context"),
         coords={"policy": list(configs), "context": list(contexts)},
         name="memory",
-        attrs={"batch": batch, "dtype": dtype, "layers": len(run.model_layers), "units": "bytes"},
+        attrs={"batch": batch, "dtype": dtype, "layers": len(captured.model_layers), "units": "bytes"},
     )
 
 
@@ -115,26 +117,26 @@ def _slots(config: TreeKVConfig, layer: int, layers: int, tokens: int, prompt: i
     if ledger.keeps_everything:
         return padded_capacity(tokens, None)
     if config.prefill == "stream":
-        assert capacity is not None  # policies that do not evict while decoding do not stream
-        held, slots = min(prompt, capacity), _streamed(config, capacity, prompt)
+        assert capacity is not None  # policies that do not evict during decoding do not stream
+        kept, slots = min(prompt, capacity), _streamed(config, capacity, prompt)
         if tokens > prompt:
             slots = min(slots, capacity + 1)  # the last block counts as finished
     else:
-        held = prompt
+        kept = prompt
         if prompt > config.cache_size and config.prefill != "none":
-            # How many stay of a long prompt depends on its length only by what the last block lacks.
+            # The number of kept tokens of a long prompt depends on its length only through the last, incomplete block.
             enough = LONG * config.cache_size
             asked = min(prompt, enough + (prompt - enough) % config.block_size)
             sums = torch.zeros(1, 1, asked) if policy.uses_attention else None
             counts = None if sums is None else torch.ones(1, 1, asked)
             selection = ledger.choose_prompt(slice(0, 1), asked, sums, counts)
-            held = prompt if selection is None else selection.kept.shape[2]
+            kept = prompt if selection is None else selection.kept.shape[2]
         if config.prefill == "none" and capacity is not None:
             capacity = max(capacity, prompt)
-        slots = padded_capacity(held, None) if capacity is None else padded_capacity(held + 1, capacity + 1)
+        slots = padded_capacity(kept, None) if capacity is None else padded_capacity(kept + 1, capacity + 1)
     if tokens == prompt:
         return slots
-    last = held + tokens - prompt
+    last = kept + tokens - prompt
     return max(
         slots,
         padded_capacity(last, None) if capacity is None else padded_capacity(min(last, capacity + 1), capacity + 1),
@@ -142,7 +144,7 @@ def _slots(config: TreeKVConfig, layer: int, layers: int, tokens: int, prompt: i
 
 
 def _streamed(config: TreeKVConfig, capacity: int, prompt: int) -> int:
-    """Slots after a prompt that came in blocks; an unfinished one keeps what it evicted."""
+    """Slots after a prompt that was processed in blocks; an incomplete block keeps its evicted tokens for now."""
     slots, size = 0, config.block_size
     for first in range(0, min(prompt, capacity + size), size):
         q = min(size, prompt - first)

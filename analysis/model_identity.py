@@ -1,4 +1,4 @@
-"""Which model something was made with: its name, and a fingerprint of what it is."""
+"""The identity of a model: its name, and a fingerprint of its configuration and parameters."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from typing import Any
 import torch
 from torch import nn
 
-SAMPLED = 16  # numbers of each parameter
+SAMPLED = 16  # elements of each parameter
 
-# What a configuration says of who saved it and how it is run, which is not what the model is; where it lies also
-# goes, by the end of the key.
+# Keys of a configuration that describe how it was saved or is run, not what the model is. Paths are dropped too, by
+# the end of the key.
 _SAVED = frozenset(["architectures", "auto_map", "dtype", "torch_dtype", "transformers_version"])
 _RUN = frozenset(["use_cache", "return_dict", "output_attentions", "output_hidden_states", "pad_token_id"])
 _PLACE = "name_or_path"
 
 
 def model_name(config: Any) -> str:
-    """What the model of this configuration is called; of a place on this machine only the last part."""
+    """The name of the model with this configuration; of a local path only the last part."""
     name = str(getattr(config, "_name_or_path", "") or config.model_type)
     return Path(name).name if os.path.isabs(name) else name
 
 
 def model_fingerprint(model: nn.Module) -> str:
-    """16 hexadecimal digits over the configuration and 16 numbers spread over each parameter.
+    """16 hexadecimal digits: a hash of the configuration and of 16 elements spread over each parameter.
 
-    The same for the same model wherever it lies, on whatever device and in whatever float type that holds its
-    numbers; another for another checkpoint of the same architecture. Parameters that are on no device are told by
-    their names and shapes only.
+    It does not depend on the model's path or device, nor on the float type as long as that represents the parameters
+    exactly; it differs between checkpoints of the same architecture. Parameters on the meta device contribute only
+    their names and shapes.
     """
     config: Any = model.config
     digest = hashlib.sha256(json.dumps(_plain(config.to_dict()), sort_keys=True, default=str).encode())
@@ -40,7 +40,7 @@ def model_fingerprint(model: nn.Module) -> str:
         if parameter.is_meta or not parameter.numel():
             continue
         flat = parameter.detach().reshape(-1)
-        # From the first to the last, so that rows and columns both change.
+        # From the first to the last element, so that both rows and columns are sampled.
         index = torch.arange(SAMPLED, device=flat.device) * (flat.shape[0] - 1) // (SAMPLED - 1)
         digest.update(flat[index].to(torch.float32).cpu().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -1,7 +1,7 @@
-"""One netCDF file per result: written whole or not at all, refused with one sentence when it is not ours.
+"""One netCDF file per result: written completely or not at all, and checked when it is read.
 
 Every file carries `format` (what it is), `format_version` and the versions of the libraries that wrote it.
-Numbers are compressed and checksummed, so a flipped byte in the data is found when the file is opened.
+Numbers are compressed and checksummed, so corrupt data is detected when the file is opened.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ def versions() -> dict[str, str]:
     return {f"{name}_version": _version(name) for name in ("torch", "transformers", "xarray", "PyWavelets")}
 
 
-@cache  # reading what is installed takes milliseconds, and it does not change under a running process
+@cache  # reading the metadata takes milliseconds, and it does not change while the process runs
 def _version(name: str) -> str:
     return metadata.version(name)
 
 
 def write(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
-    """Write `dataset`, whose attrs name its `format`, to `path`, replacing what is there; return the path.
+    """Write `dataset`, whose attrs name its `format`, to `path`, replacing an existing file; return the path.
 
     The file appears under its name only when it is complete. Raises TreeKVError when the folder does not
     exist or cannot be written.
@@ -65,8 +65,7 @@ def write(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     if target.is_dir():
         raise TreeKVError(f"cannot write {str(target)!r}: it is a folder; give the name of a file")
     encoding = {
-        # Half-precision states are close to noise: zlib would save an eighth of them and take most of the
-        # time.
+        # Half-precision states hardly compress: zlib would save an eighth and take most of the time.
         str(name): {"fletcher32": True}
         if variable.dtype == np.float16
         else {"zlib": True, "complevel": 1, "shuffle": True, "fletcher32": True}
@@ -82,7 +81,7 @@ def read(path: str | os.PathLike[str], expected: str | None = None) -> xr.Datase
     """Read a result file whole into memory; `expected` is its format ("treekv-spectrum", ...), any when None.
 
     Raises TreeKVError in one sentence when there is no such file, when it is damaged, truncated or no netCDF
-    file, when it contains something else, was written by a newer version, or lacks a variable.
+    file, when it contains something else, was written by a newer version, or lacks a required variable.
     """
     source = Path(path)
     wanted = "a result" if expected is None else KINDS[expected].title

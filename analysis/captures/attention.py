@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from treekv.attention import softmax
 from treekv.errors import TreeKVError
 
-# What transformers' model families call the layer that follows the heads.
+# Names of the output projection in transformers' model families.
 _PROJECTIONS = ("o_proj", "out_proj", "dense", "c_proj", "wo")
 
 
 def attention_weights(q: Tensor, k: Tensor, scaling: float, positions: Sequence[int]) -> Tensor:
-    """Softmax weights float32 [query_heads, queries, T], zero beyond each query.
+    """Softmax weights, float32 [query_heads, queries, T], zero after each query.
 
     `q` [query_heads, queries, head_dim] are the queries at `positions`, `k` [kv_heads, T, head_dim] all keys.
     """
@@ -39,10 +39,10 @@ def weighted_values(weights: Tensor, v: Tensor) -> Tensor:
 
 
 def output_weights(model: nn.Module, layer: int, query_heads: int) -> Tensor:
-    """What the model's output projection does to each head: float32 [query_heads, value_dim, hidden].
+    """The part of the model's output projection for each head: float32 [query_heads, value_dim, hidden].
 
     A head's contribution [..., value_dim] times its matrix is what that head adds to the residual stream,
-    before any norm that follows; a bias of the projection belongs to no token and is left out. Raises
+    before any norm that follows; a bias of the projection belongs to no token and is omitted. Raises
     TreeKVError when the model has no such layer or none that divides into the heads.
     """
     for module in model.modules():
@@ -62,6 +62,6 @@ def output_weights(model: nn.Module, layer: int, query_heads: int) -> Tensor:
                 )
             return weight.detach().float().unflatten(0, (query_heads, -1))
     raise TreeKVError(
-        f"layer {layer} of this {type(model).__name__} has no output projection that is known "
+        f"layer {layer} of this {type(model).__name__} has no known output projection "
         f"({', '.join(_PROJECTIONS)}); take the contributions before the projection"
     )

@@ -19,8 +19,8 @@ def contributions(captured: Capture, layer: int, query_position: int, model: nn.
         model: the captured model; when given, what each token adds to the residual stream through each head.
 
     Returns:
-        float32 (head, position, channel) for positions 0 to t, on the host; heads are query heads, channels those of
-        the values or of the residual stream; coordinate token holds the text. attrs: layer, query, model, projected.
+        float32 (head, position, channel) for positions 0 to t, in host memory; heads are query heads, channels those of
+        the values or of the residual stream; coordinate token is the text. attrs: layer, query, model, projected.
 
     Raises:
         TreeKVError: as `Capture.contributions` does.

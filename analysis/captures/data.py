@@ -32,9 +32,9 @@ FORMAT = "treekv-capture"
 
 @dataclass(repr=False)
 class Capture:
-    """What one text of T tokens did inside a model; the batch is always one.
+    """Queries, keys and values of one text of T tokens; the batch size is always one.
 
-    Lists run over the captured layers, in the order of `layers` (the model's own layer numbers). Query head h
+    Lists have one entry a captured layer, in the order of `layers` (the model's layer numbers). Query head h
     reads KV head h // (query_heads // kv_heads). Positions are 0 ... T-1.
     """
 
@@ -47,7 +47,7 @@ class Capture:
     token_text: list[str]
     query_positions: list[int]  # the observed queries, ascending
     model: str
-    attrs: dict[str, Any] = field(default_factory=dict)  # settings, library versions, what the model is
+    attrs: dict[str, Any] = field(default_factory=dict)  # settings, library versions, the model's fingerprint
 
     @property
     def tokens(self) -> int:
@@ -64,9 +64,9 @@ class Capture:
 
     @property
     def model_layers(self) -> list[CacheLayer]:
-        """What a cache of the model keeps, by layer: of all its layers, whichever were captured.
+        """The sizes of a cache of the model, layer by layer, for all its layers, captured or not.
 
-        A file from before captures recorded this knows only its own layers, and then these are all.
+        For files from before captures recorded this, only the captured layers are known.
         """
         recorded = self.attrs.get("model_layers")
         if recorded is not None:
@@ -76,12 +76,12 @@ class Capture:
 
     @property
     def full_layers(self) -> list[int]:
-        """The numbers of the model's full-attention layers, those that a `TreeKVCache` compresses and that budgets by
-        layer are for; as `model_layers`, the captured ones where a file does not say."""
+        """The numbers of the model's full-attention layers, which a `TreeKVCache` compresses and which `budgets` refer
+        to; like `model_layers` only the captured ones for old files."""
         return [layer.number for layer in self.model_layers if layer.window is None]
 
     def weights(self, layer: int, query_positions: Sequence[int]) -> Tensor:
-        """Softmax weights of these queries, float32 [query_heads, queries, T], zero beyond each query.
+        """Softmax weights of these queries, float32 [query_heads, queries, T], zero after each query.
 
         `layer` is the model's number of a captured layer. Raises TreeKVError for a layer that was not
         captured or a position outside the text.
@@ -93,11 +93,11 @@ class Capture:
     def contributions(self, layer: int, query_position: int, model: nn.Module | None = None) -> Tensor:
         """s_j = weight of token j times its value, float32 [query_heads, t + 1, value_dim] for query t.
 
-        Summed over j it is the attention output of each head. With `model`, the one that was captured, each
-        head's part of its output projection is applied, [query_heads, t + 1, hidden]: what token j adds to the
-        residual stream through that head (without the projection's bias, and before any norm that follows).
-        Source: the paper. Raises TreeKVError as `weights` does, and for a model without a known output
-        projection.
+        Summed over j it is the attention output of each head. With `model`, the captured model, each head's part of
+        its output projection is applied, [query_heads, t + 1, hidden]: what token j adds to the residual stream
+        through that head (without the projection's bias, and before any norm that follows).
+        Source: He et al., TreeKV, arXiv 2501.04987. Raises TreeKVError as `weights` does, and for a model without a
+        known output projection.
         """
         weights = self.weights(layer, [query_position])[:, 0, : query_position + 1]
         found = weighted_values(weights, self.v[self._index(layer)][:, : query_position + 1])
@@ -106,7 +106,7 @@ class Capture:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the capture to one netCDF file (q, k, v as float16) and return its path.
 
-        Raises TreeKVError when the place cannot be written.
+        Raises TreeKVError when the path cannot be written.
         """
         dims = {
             "q": ("layer", "query_head", "position", "channel"),

@@ -1,6 +1,6 @@
-"""One forward pass during which every chosen layer shows its queries, keys and values.
+"""One forward pass that passes the queries, keys and values of chosen layers to a function.
 
-A cache whose layers answer the attention call themselves: no hook, no patch, no attention matrix.
+It uses a cache whose layers compute attention themselves: no hook, no patch, no attention matrix.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from treekv.attention.interface import NAME, AttentionCall, attach_handler
 from treekv.errors import TreeKVError
 
 # Takes the layer's number, q [query_heads, T, dim], k and v [kv_heads, T, dim], and the factor before the softmax.
-# The tensors are views of the model's own: whoever keeps one copies it.
+# The tensors are views of the model's own: copy what must outlive the call.
 Consumer = Callable[[int, Tensor, Tensor, Tensor, float], None]
 
 Progress = Callable[[int, int], None]  # called with (done, total)
 
 
 class CacheLayer(NamedTuple):
-    """What a cache of a model keeps in one layer.
+    """The size of one layer of a model's cache.
 
     Attributes:
-        number: the layer's, in the model.
-        channels: numbers that one token takes: keys and values of all KV heads.
-        window: of a layer with a sliding window, which keeps one token less than that; None with full attention.
+        number: the model's number of the layer.
+        channels: elements per token: keys and values of all KV heads together.
+        window: size of a sliding window, of which the cache keeps one token less; None with full attention.
     """
 
     number: int
@@ -38,36 +38,36 @@ class CacheLayer(NamedTuple):
 
 
 def record(model: nn.Module, ids: Sequence[int], layers: Sequence[int], consume: Consumer) -> list[CacheLayer]:
-    """Run `model` once over `ids`; `consume` is called for each of `layers` when its turn comes.
+    """Run `model` once over `ids` and call `consume` for each of `layers` as it computes attention.
 
-    Returns what a cache of this model has to keep, layer by layer, of layers that were not asked for too.
+    Returns the sizes of a cache of this model, layer by layer, including layers that are not in `layers`.
 
-    Raises TreeKVError for a layer that the model never asked for attention. An exception of `consume` ends the
-    pass; the model is then as it was.
+    Raises TreeKVError for a layer that never computed attention. An exception of `consume` ends the pass and leaves
+    the model unchanged.
     """
     config: Any = model.config
     cache = DynamicCache(config=config)
     seen: list[int] = []
 
-    def shown(number: int, *tensors: Any) -> None:
+    def passed(number: int, *tensors: Any) -> None:
         seen.append(number)
         consume(number, *tensors)
 
     for number in full_attention_layers(config):
-        cache.layers[number] = _Layer(number, shown if number in layers else None)
-    # The decoder below the language-model head: logits of the whole text would be larger than what is kept.
+        cache.layers[number] = _Layer(number, passed if number in layers else None)
+    # Without the language-model head: the logits of the whole text would be larger than the capture.
     decoder = getattr(model, "base_model", model)
     device = next(model.parameters()).device
     training = model.training
     model.eval()
     try:
-        with torch.no_grad():  # not inference_mode: what is kept must stay an ordinary tensor
+        with torch.no_grad():  # not inference_mode: the captured tensors must be ordinary ones
             decoder(input_ids=torch.tensor([list(ids)], device=device), past_key_values=cache, use_cache=True)
     finally:
         model.train(training)
     silent = sorted(set(layers) - set(seen))
     if silent:
-        raise TreeKVError(f"the model never asked layers {silent} for attention; it cannot be captured")
+        raise TreeKVError(f"layers {silent} of the model never computed attention; it cannot be captured")
     return [found for number, layer in enumerate(cache.layers) if (found := _kept(number, layer)) is not None]
 
 
@@ -84,9 +84,9 @@ def _channels(key: Tensor, value: Tensor) -> int:
 
 
 def full_attention_layers(config: Any) -> list[int]:
-    """The model's numbers of the layers that attend to everything before them.
+    """The model's numbers of the layers with full attention.
 
-    Sliding-window layers of a hybrid model run as always and cannot be captured. Raises TreeKVError for a model
+    Sliding-window layers of a hybrid model run as usual and cannot be captured. Raises TreeKVError for a model
     with another attention implementation than "treekv", or without any such layer.
     """
     if getattr(config, "_attn_implementation", None) != NAME:
@@ -101,7 +101,7 @@ def full_attention_layers(config: Any) -> list[int]:
 
 
 class _Layer(DynamicLayer):
-    """A cache layer that stores nothing, answers the attention call and shows what went in."""
+    """A cache layer that stores nothing, computes attention and passes its inputs on."""
 
     def __init__(self, number: int, consume: Consumer | None) -> None:
         super().__init__()

@@ -74,7 +74,7 @@ def capture_many(
     model runs.
 
     Raises TreeKVError as `capture` does (naming the text), for no texts, a name that is no file name, and for a
-    file in the folder that contains something else than this text with these settings, or that is of another model:
+    file in the folder that contains something else than this text with these settings, or is of another model:
     one of another name, or whose configuration or parameters differ (a file from before captures recorded the model's
     fingerprint is compared by name only).
     """

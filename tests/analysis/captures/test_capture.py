@@ -97,7 +97,7 @@ def test_output_projections_of_other_families(family):
 
 
 def test_no_output_projection_is_said(run):
-    with pytest.raises(TreeKVError, match=r"layer 0 .*no output projection"):
+    with pytest.raises(TreeKVError, match=r"layer 0 .*no known output projection"):
         run.contributions(0, 100, torch.nn.Linear(2, 2))
 
 
