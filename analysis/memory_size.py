@@ -23,7 +23,6 @@ from treekv.errors import TreeKVError
 
 LONG: Final = 4  # times the cache size: a longer prompt does not take more slots
 DTYPES: Final = ("float32", "bfloat16", "float16")
-_UNITS: Final = ("B", "kB", "MB", "GB", "TB")
 
 
 def cache_bytes(
@@ -99,15 +98,6 @@ def cache_bytes_by_context(
         name="memory",
         attrs={"batch": batch, "dtype": dtype, "layers": len(captured.model_layers), "units": "bytes"},
     )
-
-
-def format_bytes(number: float) -> str:
-    """Bytes as text, in powers of ten with one decimal: "1.2 MB"."""
-    for unit in _UNITS[:-1]:
-        if number < 1000:
-            return f"{number:.0f} B" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} {_UNITS[-1]}"
 
 
 def _slots(config: TreeKVConfig, layer: int, layers: int, tokens: int, prompt: int) -> int:

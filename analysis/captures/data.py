@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from analysis import netcdf
 from analysis.captures.attention import attention_weights, output_weights, weighted_values
 from analysis.captures.forward_pass import CacheLayer
+from analysis.units import count, format_bytes
 from treekv.errors import TreeKVError
 
 FORMAT = "treekv-capture"
@@ -149,7 +150,7 @@ class Capture:
         )
 
     def __repr__(self) -> str:
-        tokens, layers = _count(self.tokens, "token"), _count(len(self.layers), "layer")
+        tokens, layers = count(self.tokens, "token"), count(len(self.layers), "layer")
         return f"Capture({self.model}, {tokens}, {layers}, {self._size})"
 
     def _repr_html_(self) -> str:
@@ -159,7 +160,7 @@ class Capture:
             "tokens": f"{self.tokens:,}",
             "observed queries": str(len(self.query_positions)),
             "layers": f"{len(self.layers)}, from {self.layers[0]} to {self.layers[-1]}",
-            "heads": f"{_count(self.query_heads, 'query head')}, {_count(self.kv_heads, 'KV head')}",
+            "heads": f"{count(self.query_heads, 'query head')}, {count(self.kv_heads, 'KV head')}",
             "tensors": f"{self._size}, {str(self.k[0].dtype).removeprefix('torch.')} on {self.k[0].device}",
         }
         cells = (f"<tr><th>{name}</th><td>{html.escape(value)}</td></tr>" for name, value in rows.items())
@@ -168,9 +169,7 @@ class Capture:
     @property
     def _size(self) -> str:
         """Memory of the tensors in words."""
-        size = sum(x.nbytes for x in (*self.q, *self.k, *self.v))
-        power = next(power for power in (9, 6, 3) if size >= 10**power or power == 3)
-        return f"{size / 10**power:.{int(power == 9)}f} {({9: 'GB', 6: 'MB', 3: 'kB'})[power]}"
+        return format_bytes(sum(x.nbytes for x in (*self.q, *self.k, *self.v)))
 
     def _index(self, layer: int) -> int:
         try:
@@ -194,10 +193,6 @@ def open_capture(path: str | os.PathLike[str], device: str | torch.device = "cpu
     Raises TreeKVError in one sentence for a file that is missing, damaged, of another kind or newer.
     """
     return Capture.from_dataset(netcdf.read(path, FORMAT), device)
-
-
-def _count(number: int, unit: str) -> str:
-    return f"{number} {unit}" if number == 1 else f"{number} {unit}s"
 
 
 def _half(tensors: list[Tensor], name: str) -> np.ndarray:

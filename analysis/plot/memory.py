@@ -5,8 +5,8 @@ from __future__ import annotations
 import plotly.graph_objects as go
 import xarray as xr
 
-from analysis.memory_size import format_bytes
 from analysis.plot import theme
+from analysis.units import format_bytes
 from treekv.errors import TreeKVError
 
 

@@ -98,6 +98,6 @@ def number(value: float | None, form: str) -> str:
 
 def size(number: float) -> str:
     """Bytes as text: 1.2 MB."""
-    from analysis.memory_size import format_bytes  # here, since the command line's help loads no analysis
+    from analysis.units import format_bytes  # here, since the command line's help loads no analysis
 
     return format_bytes(number)

@@ -34,7 +34,7 @@ def old(tmp_path_factory):
 
 def test_capture(old):
     captured = old("capture")
-    assert repr(captured) == "Capture(llama, 72 tokens, 1 layer, 9 kB)"
+    assert repr(captured) == "Capture(llama, 72 tokens, 1 layer, 9.2 kB)"
     assert captured.query_positions == [69, 70, 71] and captured.full_layers == [0]
     assert (captured.query_heads, captured.kv_heads, captured.k[0].shape[2]) == (4, 2, 8)
 
