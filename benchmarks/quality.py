@@ -18,18 +18,19 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis.evaluation import StreamResult, stream_perplexity
-from treekv import TreeKVCache, TreeKVConfig, load_model
+from treekv import TreeKVCache, TreeKVConfig, load_model, policies, policy_names, policy_title
 
-POLICIES: dict[str, dict[str, Any]] = {
-    "TreeKV": {},
+REFERENCES = ("full", "streaming")  # where the gap ends and where it starts
+VARIANTS: dict[str, dict[str, Any]] = {
     "TreeKV, stride 2": {"stride": 2},
     "TreeKV without protection": {"sink_size": 0, "recent_size": 0},
-    "tree, left": {"policy": "tree_left"},
     "H2O, 4 sinks": {"policy": "h2o", "sink_size": 4},
-    "H2O": {"policy": "h2o"},
-    "TOVA": {"policy": "tova"},
-    "random": {"policy": "random"},
 }
+POLICIES: dict[str, dict[str, Any]] = {
+    policy_title(name): {"policy": name}
+    for name in policy_names()
+    if name not in REFERENCES and policies.get(name).evicts_decoding
+} | VARIANTS
 OPTIONS: dict[str, dict[str, Any]] = {
     "scope 4": {"scope": 4},
     "scope 8": {"scope": 8},
@@ -76,8 +77,8 @@ def main() -> None:
     full = score(run(TreeKVConfig(policy="full")))
     window = score(run(base.replace(policy="streaming")))
     table = Table("setting", "perplexity", "gap")
-    table.add_row("full cache", f"{full:.2f}", "100 %")
-    table.add_row("StreamingLLM", f"{window:.2f}", "0 %")
+    table.add_row(policy_title("full"), f"{full:.2f}", "100 %")
+    table.add_row(policy_title("streaming"), f"{window:.2f}", "0 %")
 
     def add(name: str, value: float) -> None:
         table.add_row(name, f"{value:.2f}", f"{(window - value) / (window - full):.0%}")

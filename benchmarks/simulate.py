@@ -25,11 +25,10 @@ import torch
 from plotly.offline import get_plotlyjs
 
 import analysis
-from analysis.retention import simulated_cache
 from analysis.retention.record import merge_retention, retention_from_cache
-from treekv import TreeKVCache, TreeKVConfig, load_model
+from treekv import TreeKVCache, TreeKVConfig, load_model, policies, policy_names
 
-POLICIES = ("tree", "tree_left", "streaming", "h2o", "tova", "random")
+POLICIES = [name for name in policy_names() if policies.get(name).evicts_decoding]
 
 
 def main() -> None:
@@ -90,7 +89,7 @@ def times(run: analysis.Capture, configs: dict[str, TreeKVConfig], forward: floa
             single += seconds
             print(f"  {name} alone, {blocks}: {seconds:.2f} s, {seconds / forward:.2f} of the capture's forward pass")
         start = time.perf_counter()
-        with patch.object(simulated_cache, "KINDS", {}):
+        with patch.object(policies.Policy, "has_contest", False):  # every step then runs in torch
             analysis.simulate(run, chosen, layers=layers)
         own = time.perf_counter() - start
         start = time.perf_counter()

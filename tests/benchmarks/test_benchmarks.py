@@ -7,10 +7,13 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 
+import analysis
+from analysis.retention import ledger_simulation, simulate
 from tests import tiny
 from treekv import TreeKVCache, TreeKVConfig
 
@@ -47,3 +50,16 @@ def test_the_benchmark_of_recommendations_scores_what_it_says(prompt):
     logits = torch.cat([model(input_ids=piece[None], past_key_values=cache).logits[0] for piece in pieces])
     expected = torch.nn.functional.cross_entropy(logits, ids[1:], reduction="none")[prompt:]
     torch.testing.assert_close(score(model, ids.tolist(), config, prompt).nll, expected)
+
+
+def test_the_benchmark_of_simulations_runs(capsys):
+    """It switches the compiled rules off for a comparison, by a name inside treekv."""
+    module = runpy.run_path(str(BENCHMARKS / "simulate.py"))
+    captured = analysis.capture(tiny.llama(), None, tiny.tokens(40)[0])
+    configs = {name: TreeKVConfig(name, 16, prefill="stream", block_size=16) for name in ("tree", "h2o")}
+    used = []
+    original = ledger_simulation.simulate_with_ledger
+    with patch.object(simulate, "simulate_with_ledger", lambda *a: (used.append(1), original(*a))):
+        module["times"](captured, configs, 1.0, captured.layers)
+    assert len(used) == 4 * len(configs)  # once for each block size
+    assert capsys.readouterr().out.count("of the policies' own code") == 4
