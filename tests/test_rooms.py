@@ -56,6 +56,27 @@ FLOORS: dict[str, list[tuple[str, ...]]] = {
         ("captures",),
         ("netcdf", "model_identity", "binning", "units"),
     ],
+    "analysis.captures": [
+        ("many",),
+        ("capture", "contributions"),
+        ("data", "request"),
+        ("attention", "forward_pass"),
+        ("__init__",),
+    ],
+    "analysis.wavelets": [
+        ("__init__", "capture_spectrum", "pooled_spectrum", "trends"),
+        ("spectrum", "trend_statistics"),
+        ("options", "growth"),
+        ("bands",),
+        ("haar",),
+    ],
+    "analysis.retention": [
+        ("compare",),
+        ("agreement", "bias", "loss", "simulate", "tree"),
+        ("record", "simulated_cache"),
+        ("kernels", "ledger_simulation"),
+        ("__init__",),
+    ],
     "analysis.evaluation": [("__init__",), ("report",), ("sweep",), ("tasks",), ("stream_perplexity",)],
     "app": [
         ("cli",),

@@ -1,8 +1,14 @@
-"""How a capture shows itself."""
+"""A capture: how it is shown, what it answers, and that its file gives it back."""
+
+from __future__ import annotations
 
 import dataclasses
 
+import pytest
+import torch
+
 import analysis
+from treekv import TreeKVError
 
 
 def test_one_line_says_what_a_capture_is(run):
@@ -22,3 +28,44 @@ def test_a_notebook_shows_a_small_table(run):
 
 def test_a_capture_from_a_file_looks_the_same_but_for_its_size(run, tmp_path):
     assert repr(analysis.open(run.save(tmp_path / "a.nc"))) == "Capture(llama, 301 tokens, 2 layers, 77.1 kB)"
+
+
+def test_weights_of_several_queries(run):
+    weights = run.weights(1, [3, 250, 40])
+    assert weights.shape == (4, 3, 301)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(4, 3))
+    assert not weights[:, 0, 4:].any()
+    torch.testing.assert_close(weights[:, 2], run.weights(1, [40])[:, 0])
+
+
+def test_saved_and_opened_again(run, tmp_path):
+    path = run.save(tmp_path / "capture.nc")
+    again = analysis.open(path)
+    for kind in ("q", "k", "v"):
+        for before, after in zip(getattr(run, kind), getattr(again, kind), strict=True):
+            assert after.dtype == torch.float16
+            assert torch.equal(after, before.half())
+    for name in ("scaling", "layers", "token_text", "query_positions", "model", "attrs"):
+        assert getattr(again, name) == getattr(run, name), name
+    assert torch.equal(again.token_ids, run.token_ids)
+    second = analysis.open(again.save(tmp_path / "second.nc"))
+    assert all(torch.equal(a, b) for a, b in zip(again.q, second.q, strict=True))
+    assert [p.name for p in sorted(tmp_path.iterdir())] == ["capture.nc", "second.nc"]
+
+
+def test_numbers_beyond_half_precision_are_kept(run, tmp_path):
+    large = analysis.Capture(**{**vars(run), "k": [k * 1e6 for k in run.k]})
+    again = analysis.open(large.save(tmp_path / "capture.nc"))
+    assert again.k[0].dtype == torch.float32
+    assert torch.equal(again.k[0], large.k[0])
+    assert again.v[0].dtype == torch.float16
+
+
+def test_what_is_not_in_the_capture_is_refused(run):
+    with pytest.raises(TreeKVError, match=r"layer 2 .*\[0, 1\]"):
+        run.weights(2, [10])
+    for position in (-1, 301):
+        with pytest.raises(TreeKVError, match=f"{position} .*0 to 300"):
+            run.contributions(0, position)
+    with pytest.raises(TreeKVError, match="0 to 300"):
+        run.weights(0, [])

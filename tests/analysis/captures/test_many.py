@@ -4,7 +4,6 @@ import pytest
 import torch
 
 import analysis
-from analysis.model_identity import model_fingerprint
 from tests import tiny
 from treekv import TreeKVError
 
@@ -98,18 +97,6 @@ def test_a_file_from_before_models_were_told_apart_is_taken_by_name(llama, texts
     del run.attrs["model_fingerprint"]
     run.save(tmp_path / "b.nc")
     assert len(analysis.capture_many(llama, None, {"b": texts["b"]}, queries=3, folder=tmp_path)) == 1
-
-
-def test_a_model_is_told_by_what_it_is(llama):
-    known = model_fingerprint(llama)
-    assert len(known) == 16 and known == model_fingerprint(tiny.llama("eager"))
-    llama = tiny.llama()
-    for changes in ({"_name_or_path": "/somewhere/else"}, {"use_cache": False}):
-        llama.config.update(changes)
-        assert model_fingerprint(llama) == known
-    half = llama.bfloat16()
-    assert model_fingerprint(half) == model_fingerprint(half.float())
-    assert model_fingerprint(tiny.llama(window=256)) != known
 
 
 def test_a_file_of_another_text_or_kind_is_not_taken_for_this(llama, texts, tmp_path):

@@ -18,15 +18,6 @@ def spectrum(made_spectrum):
     return made_spectrum(np.random.default_rng(1).lognormal(size=(9, 300)))
 
 
-def test_pooling():
-    borders = binning.edges(10, 4)
-    assert borders.tolist() == [0, 3, 6, 9, 10]
-    values = np.arange(10.0)
-    assert binning.mean(values, borders).tolist() == [1, 4, 7, 9]
-    assert binning.largest(values, borders).tolist() == [2, 5, 8, 9]
-    assert binning.edges(5, 512).tolist() == [0, 1, 2, 3, 4, 5]
-
-
 def test_spectrum_draws_one_line_a_band(spectrum):
     figure = plot.spectrum(spectrum)
     assert [trace.name.split(":")[0] for trace in figure.data] == spectrum["band"].values[::-1].tolist()

@@ -1,0 +1,41 @@
+"""The forward pass changes nothing in the model, and captures full-attention layers only."""
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+import analysis
+from tests import tiny
+from treekv import TreeKVError
+
+
+def test_sliding_layers_of_a_hybrid_model_run_but_are_not_captured(token_ids):
+    sizes = dict(vocab_size=97, hidden_size=32, num_attention_heads=4, num_key_value_heads=2, head_dim=8)
+    kinds = ["sliding_attention", "full_attention", "sliding_attention"]
+    config = AutoConfig.for_model(
+        "gemma3_text", **sizes, intermediate_size=48, num_hidden_layers=3, layer_types=kinds, sliding_window=16
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    expected = model(token_ids[None, :60], output_hidden_states=True).hidden_states
+    model.set_attn_implementation("treekv")
+    run = analysis.capture(model, None, token_ids, max_tokens=60)
+    assert run.layers == [1]
+    attention = model.model.layers[1]
+    values = attention.self_attn.v_proj(attention.input_layernorm(expected[1]))[0].unflatten(-1, (2, 8)).transpose(0, 1)
+    torch.testing.assert_close(run.v[0], values, atol=1e-4, rtol=1e-4)
+    with pytest.raises(TreeKVError, match=r"layer 0 cannot.*\[1\]"):
+        analysis.capture(model, None, token_ids, max_tokens=60, layers=[0])
+
+
+def test_capture_leaves_the_model_as_it_was(token_ids):
+    model = tiny.llama().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    analysis.capture(model, None, token_ids[:40])
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_another_attention_is_refused(token_ids):
+    with pytest.raises(TreeKVError, match=r"'eager'.*'treekv'"):
+        analysis.capture(tiny.llama("eager"), None, token_ids)
