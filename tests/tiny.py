@@ -1,9 +1,11 @@
-"""Tiny random models: real architectures, no downloads."""
+"""Tiny random models: real architectures, no downloads; and what tests compare of their caches."""
 
 from __future__ import annotations
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
+
+from treekv import TreeKVCache
 
 VOCABULARY = 97
 
@@ -33,3 +35,8 @@ def llama(attention: str = "treekv", *, kv_heads: int = 2, window: int = 512, **
 def tokens(length: int, batch: int = 1, seed: int = 1) -> torch.Tensor:
     """Random token ids [batch, length]."""
     return torch.randint(1, VOCABULARY, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+def same_state(one: TreeKVCache, other: TreeKVCache) -> bool:
+    """Whether two caches of a model of two layers keep the same tokens."""
+    return all(torch.equal(one.kept_positions(layer), other.kept_positions(layer)) for layer in range(2))

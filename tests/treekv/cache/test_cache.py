@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import pickle
-
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -375,27 +372,3 @@ def test_bytes_of_a_full_cache_are_those_of_transformers(llama):
         llama(ids, past_key_values=cache)
         assert cache.full_nbytes == expected
         assert cache.kept_tokens == (16 if policy == "tree" else 48)
-
-
-@pytest.mark.parametrize(
-    "way", [copy.deepcopy, lambda cache: pickle.loads(pickle.dumps(cache))], ids=["copy", "pickle"]
-)
-@pytest.mark.parametrize("policy", ["tree", "h2o", "tova"])
-def test_a_copy_goes_on_as_the_original_and_leaves_it_alone(llama, policy, way):
-    config = TreeKVConfig(policy=policy, cache_size=12, sink_size=1, positions="original", prefill="none", trace=True)
-    ids = tiny.tokens(60)
-    expected, cache = TreeKVCache(config, llama.config), TreeKVCache(config, llama.config)
-    for books in (expected, cache):
-        for first, last in ((0, 12), *((t, t + 1) for t in range(12, 30))):
-            llama(ids[:, first:last], past_key_values=books)
-    copied = way(cache)
-    for books in (expected, copied, cache):
-        for t in range(30, 60):
-            logits = llama(ids[:, t : t + 1], past_key_values=books).logits
-        if books is expected:
-            right = logits
-        assert torch.equal(logits, right)
-        for layer in range(2):
-            assert torch.equal(books.kept_positions(layer), expected.kept_positions(layer))
-            for field in ("evicted_at", "survivor"):
-                assert torch.equal(getattr(books.trace[layer], field), getattr(expected.trace[layer], field))

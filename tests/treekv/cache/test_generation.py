@@ -1,15 +1,14 @@
-"""Ways to generate: sampling, several sequences, turns, compilation, and what goes wrong on the way."""
+"""Ways to generate: sampling, several sequences, turns, and what can go wrong on the way."""
 
 from __future__ import annotations
 
 import dataclasses
-import shutil
 
 import pytest
 import torch
 
 from tests import tiny
-from tests.needs import lacking
+from tests.tiny import same_state
 from tests.treekv.attention.test_supported import make
 from treekv import TreeKVCache, TreeKVConfig, TreeKVError
 
@@ -21,10 +20,6 @@ def step_by_step(model, cache, ids) -> torch.Tensor:
     for token in ids[0]:
         logits = model(token.view(1, 1), past_key_values=cache).logits
     return logits[0, -1]
-
-
-def same_books(one: TreeKVCache, other: TreeKVCache) -> bool:
-    return all(torch.equal(one.kept_positions(layer), other.kept_positions(layer)) for layer in range(2))
 
 
 def test_sampling_draws_what_plain_transformers_draws(llama):
@@ -91,7 +86,7 @@ def test_a_second_turn_with_full_ids_or_new_ids_or_by_hand(llama, config):
         answer.append(llama(answer[-1][None], past_key_values=by_hand).logits[:, -1].argmax(-1))
     for text, cache in results:
         assert torch.equal(text[0], torch.cat(answer))
-        assert same_books(cache, by_hand)
+        assert same_state(cache, by_hand)
 
 
 @pytest.mark.parametrize("config", [SMALL, STREAM, SMALL.for_policy("full")], ids=["tree", "stream", "full"])
@@ -175,85 +170,6 @@ def test_a_prompt_longer_than_the_models_window():
     out = model.generate(ids, past_key_values=cache, max_new_tokens=5, do_sample=False)
     assert out.shape == (1, 205) and cache.kept_positions(0).shape == (1, 2, 12)
     assert int(cache.kept_positions(0).max()) == 203
-
-
-@pytest.mark.slow
-def test_a_compiled_decode_step_gives_the_same_tokens_from_one_graph():
-    if shutil.which("g++") is None:
-        lacking("torch.compile needs a C++ compiler, and there is no g++ on the PATH")
-    model = tiny.llama()
-    ids = tiny.tokens(30)
-
-    def generate(step) -> list[int]:
-        cache = TreeKVCache(SMALL, model.config)
-        logits = model(ids, past_key_values=cache).logits[:, -1:]
-        tokens = []
-        for _ in range(40):
-            tokens.append(logits.argmax(-1))
-            logits = step(input_ids=tokens[-1], past_key_values=cache).logits
-        return torch.cat(tokens, 1)[0].tolist()
-
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
-    assert generate(torch.compile(model, fullgraph=True)) == generate(model)
-    # One graph with fixed numbers, one with the numbers that change left open; it serves all steps to come.
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2
-    torch._dynamo.reset()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("policy", ["tree", "tova", "streaming"])
-def test_compiled_and_plain_steps_may_follow_each_other(policy):
-    """What a plain step keeps for the next one shares memory with the books."""
-    model = tiny.llama()
-    ids = tiny.tokens(30)
-    config = TreeKVConfig(policy=policy, cache_size=12, sink_size=1, positions="original", prefill="none")
-    torch._dynamo.reset()
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-
-    def generate(steps) -> tuple[list[int], TreeKVCache]:
-        cache = TreeKVCache(config, model.config)
-        logits = model(ids[:, :12], past_key_values=cache).logits[:, -1:]
-        tokens = []
-        for step in steps:
-            tokens.append(logits.argmax(-1))
-            logits = step(input_ids=tokens[-1], past_key_values=cache).logits
-        return torch.cat(tokens, 1)[0].tolist(), cache
-
-    expected, books = generate([model] * 20)
-    got, cache = generate(([model] * 4 + [compiled] * 3) * 2 + [model] * 6)
-    torch._dynamo.reset()
-    assert got == expected
-    for layer in range(2):
-        assert torch.equal(cache.kept_positions(layer), books.kept_positions(layer))
-
-
-@pytest.mark.slow
-def test_a_compiled_prompt_with_left_padding_is_that_of_the_model_itself():
-    model = tiny.llama()
-    ids = tiny.tokens(30, batch=2)
-    mask = torch.ones_like(ids)
-    mask[0, :7] = 0
-    expected = TreeKVCache(SMALL, model.config)
-    logits = model(ids, attention_mask=mask, past_key_values=expected).logits[:, -1]
-    torch._dynamo.reset()
-    cache = TreeKVCache(SMALL, model.config)
-    compiled = torch.compile(model, backend="eager")
-    got = compiled(ids, attention_mask=mask, past_key_values=cache).logits[:, -1]
-    assert torch.allclose(got, logits, atol=1e-5) and same_books(cache, expected)
-    for _ in range(3):
-        mask = torch.cat([mask, mask.new_ones(2, 1)], 1)
-        steps = [
-            step(logits.argmax(-1)[:, None], attention_mask=mask, past_key_values=books).logits[:, -1]
-            for step, books in ((model, expected), (compiled, cache))
-        ]
-        logits = steps[0]
-        assert torch.allclose(steps[1], logits, atol=1e-5) and same_books(cache, expected)
-    torch._dynamo.reset()
-    whole = torch.compile(model, backend="eager", fullgraph=True)
-    with pytest.raises(torch._dynamo.exc.Unsupported, match="compile the model without fullgraph=True"):
-        whole(ids, attention_mask=mask, past_key_values=TreeKVCache(SMALL, model.config))
-    torch._dynamo.reset()
 
 
 @pytest.mark.parametrize("assistance", [dict(prompt_lookup_num_tokens=3), dict(assistant_model=True)])
@@ -366,61 +282,6 @@ def test_no_number_while_decoding_breaks_no_bound(monkeypatch):
         model(tiny.tokens(2), past_key_values=cache)
 
 
-def test_rows_can_be_repeated_selected_and_reordered(llama):
-    cache = TreeKVCache(SMALL, llama.config)
-    ids = tiny.tokens(25, batch=2)
-    llama(ids, past_key_values=cache)
-    before = cache.kept_positions(1)
-    cache.batch_repeat_interleave(2)
-    assert torch.equal(cache.kept_positions(1), before.repeat_interleave(2, 0))
-    cache.reorder_cache(torch.tensor([3, 0, 0, 1]))
-    assert torch.equal(cache.kept_positions(1), before[[1, 0, 0, 0]])
-    cache.batch_select_indices(torch.tensor([0, 1]))
-    expected = TreeKVCache(SMALL, llama.config)
-    llama(ids[[1, 0]], past_key_values=expected)
-    step = tiny.tokens(1, batch=2, seed=9)
-    got = llama(step, past_key_values=cache).logits
-    assert torch.allclose(got, llama(step, past_key_values=expected).logits, atol=1e-5)
-    assert same_books(cache, expected)
-
-
-@pytest.mark.parametrize("name", ["reorder_cache", "batch_select_indices"])
-@pytest.mark.parametrize(
-    "index, words",
-    [
-        ([1, 0], r"LongTensor \[rows\] of row numbers, got \[1, 0\]"),
-        (torch.tensor([0.0, 1.0]), r"got torch.float32 \[2\]"),
-        (torch.tensor([[0, 1]]), r"got torch.int64 \[1, 2\]"),
-        (torch.tensor([0, 2]), "between 0 and 1, got 2"),
-        (torch.tensor([-1, 0]), "between 0 and 1, got -1"),
-        (torch.tensor([], dtype=torch.long), "between 0 and 1, got none"),
-    ],
-    ids=str,
-)
-def test_rows_that_are_not_there_are_refused(llama, name, index, words):
-    cache = TreeKVCache(SMALL, llama.config)
-    llama(tiny.tokens(25, batch=2), past_key_values=cache)
-    before = cache.kept_positions(1)
-    with pytest.raises(TreeKVError, match=words):
-        getattr(cache, name)(index)
-    with pytest.raises(TreeKVError, match="repeats must be a whole number of at least 1, got 0"):
-        cache.batch_repeat_interleave(0)
-    assert torch.equal(cache.kept_positions(1), before)
-
-
-@pytest.mark.parametrize("layer", ["0", None, 1.0, 2, -1])
-def test_layers_that_are_not_there_are_refused(llama, layer):
-    with pytest.raises(TreeKVError, match=f"layer must be a whole number between 0 and 1, got {layer!r}"):
-        TreeKVCache(SMALL, llama.config).kept_positions(layer)
-
-
-def test_another_batch_size_is_refused(llama):
-    cache = TreeKVCache(SMALL, llama.config)
-    llama(tiny.tokens(20, batch=2), past_key_values=cache)
-    with pytest.raises(TreeKVError, match=r"2 rows, but the input has 1.*reset\(\)"):
-        llama(tiny.tokens(1), past_key_values=cache)
-
-
 def test_a_reused_buffer_of_positions_with_budgets(llama):
     """Layers of different sizes ask for different ranks, and the buffer changes under the same name."""
     config = TreeKVConfig(cache_size=12, sink_size=1, recent_size=3, budgets=(8, 16), prefill="stream", block_size=1)
@@ -432,7 +293,7 @@ def test_a_reused_buffer_of_positions_with_budgets(llama):
         reused = llama(token, position_ids=buffer, past_key_values=caches[0]).logits
         fresh = llama(token, position_ids=torch.tensor([[step]]), past_key_values=caches[1]).logits
         assert torch.allclose(reused, fresh, atol=1e-5)
-    assert same_books(*caches)
+    assert same_state(*caches)
 
 
 @pytest.mark.parametrize("positions", ["rank", "original"])
@@ -447,7 +308,7 @@ def test_a_cache_filled_in_inference_mode_goes_on_without(positions):
         want = step_by_step(model, expected, tiny.tokens(5))
     with torch.inference_mode(False), torch.no_grad():
         got = step_by_step(model, cache, tiny.tokens(5))
-    assert torch.equal(got, want) and same_books(cache, expected)
+    assert torch.equal(got, want) and same_state(cache, expected)
 
 
 def test_no_graph_grows_on_the_cache():

@@ -15,9 +15,7 @@ from tests.policies_table import BOUNDED
 from tests.reference.policies import Entry, make_rule, select_prompt
 from treekv import TreeKVConfig
 from treekv.cache.ledger import Ledger
-from treekv.cache.trace import LayerTrace
 from treekv.policies import Prompt, get
-from treekv.policies.ranking import without
 
 HEADS = 2
 
@@ -182,7 +180,7 @@ def test_prompt_only_policies_keep_what_their_papers_say(policy, window, more, l
         assert (ledger.trace.evicted_at[0, h] >= 0).nonzero().flatten().tolist() == gone
 
 
-def test_block_winners_are_recorded():
+def test_survivors_of_blocks_are_recorded():
     config = TreeKVConfig(cache_size=8, sink_size=2, recent_size=2, block_size=2, trace=True)
     sums = torch.tensor([9, 9, 1, 1, 2, 2, 3, 3, 0, 0, 5, 5, 6.0])[None, None]
     prompt = Prompt(13, sums, torch.ones(1, 1, 13), heads=1, layer=0, layers=1, device=sums.device)
@@ -193,62 +191,8 @@ def test_block_winners_are_recorded():
     assert selection.survivors[0, 0].tolist() == [-1, -1, 4, 5, 6, 7, -1, -1, 6, 7, -1, -1, -1]
 
 
-@pytest.mark.parametrize("m", [1, 2, 5, 9])
-def test_without_removes_just_these_ranks(m):
-    generator = torch.Generator().manual_seed(m)
-    values = torch.rand(3, 2, 10, generator=generator)
-    ranks = torch.stack([torch.randperm(10, generator=generator)[:m].sort().values for _ in range(6)]).view(3, 2, m)
-    result = without(values, ranks)
-    for row in range(3):
-        for head in range(2):
-            gone = set(ranks[row, head].tolist())
-            expected = [values[row, head, i].item() for i in range(10) if i not in gone]
-            assert result[row, head].tolist() == expected
-
-
-@pytest.mark.parametrize("policy", ["tree", "random", "streaming"])
-@pytest.mark.parametrize("block", [1, 2, 4, 16])
-def test_a_trace_costs_less_than_eight_bytes_per_token_and_head(policy, block):
-    """Also in blocks, whose evictions a policy may make in several parts."""
-    config = TreeKVConfig(policy=policy, cache_size=128, trace=True)
-    ledger = Ledger(config, rows=2, heads=HEADS)
-    expected = []
-    for last in range(block - 1, 4000, block):
-        plan = ledger.plan_slots(slice(0, 2), block)
-        ledger.step(slice(0, 2), plan, torch.rand(plan.distance.shape))
-        expected += [last] * (ledger.seen[0] - 128 - len(expected) if last >= 128 else 0)
-        if last // block == 20:
-            ledger.select(torch.tensor([1, 0]))
-    assert ledger.trace.nbytes < 8 * 4000 * 2 * HEADS
-    assert len(ledger.trace._runs[0]) == 1
-    for row in range(2):
-        evicted_at = ledger.trace.evicted_at[row]
-        assert evicted_at[0][evicted_at[0] >= 0].sort().values.tolist() == expected
-        assert ((evicted_at >= 0).sum(1) == 4000 - 128).all()
-
-
-@given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 2)), max_size=40), st.data())
-def test_runs_tell_when_everybody_went(steps, data):
-    """Steps at any distance, each in one or two parts, some taken back."""
-    trace = LayerTrace(1, 1, torch.device("cpu"))
-    now, expected, logged = 0, [], 0
-    for distance, count, parts in steps:
-        mark, before = trace.mark(0), list(expected)
-        now += distance
-        for _ in range(parts):
-            trace.record(slice(0, 1), torch.arange(logged, logged + count).view(1, 1, 1, -1), now)
-            expected += [now] * count
-            logged += count
-        if data.draw(st.booleans()):
-            trace.take_back(0, mark)
-            logged -= len(expected) - len(before)
-            expected = before
-    trace.extend(slice(0, 1), logged)
-    assert trace.evicted_at[0, 0].tolist() == expected
-
-
-def test_selecting_rows_takes_all_their_books_along():
-    """Rows in different states, reordered, go on as the rows they were."""
+def test_selected_rows_keep_their_state():
+    """Rows in different states, reordered, continue as the rows they were."""
     config = TreeKVConfig(cache_size=8, sink_size=1, recent_size=2, prefill="none", block_size=1)
     generator = torch.Generator().manual_seed(0)
 
@@ -318,14 +262,14 @@ def test_steps_are_the_same_with_and_without_distances(seed):
     assert torch.equal(without.trace.survivor, with_them.trace.survivor)
 
 
-def test_books_are_freed_with_their_ledger():
+def test_tensors_are_freed_with_their_ledger():
     """On a device they should not wait for the garbage collector."""
     gc.disable()
     try:
         ledger = Ledger(TreeKVConfig(cache_size=8, sink_size=1, recent_size=2), 1, HEADS)
         ledger.step(slice(0, 1), ledger.plan_slots(slice(0, 1), 1), torch.ones(1, HEADS, 1))
-        books = weakref.ref(ledger.order)
+        order = weakref.ref(ledger.order)
         del ledger
-        assert books() is None
+        assert order() is None
     finally:
         gc.enable()

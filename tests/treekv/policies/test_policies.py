@@ -6,14 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 import treekv
 from tests import policies_page, tiny
 from tests.policies_table import TABLE
 from treekv import SNAPKV_PRESETS, TreeKVCache, TreeKVConfig, TreeKVError, policies
-from treekv.policies.ranking import highest, lowest
 from treekv.policies.streaming import Streaming
 
 
@@ -24,21 +21,6 @@ def test_the_table_of_tests_has_a_row_for_each_policy():
     for name, row in TABLE.items():
         policy = policies.get(name)
         assert bool(row.decoding) == policy.evicts_decoding and bool(row.prompts) == policy.evicts_prompt
-
-
-NUMBERS = st.one_of(st.floats(width=32, allow_nan=False), st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5]))
-
-
-@given(st.one_of(st.lists(NUMBERS, min_size=1), st.lists(st.integers(0, 2**31 - 1), min_size=1)), st.data())
-def test_the_lowest_are_the_older_of_equals_and_the_highest_the_newer(numbers, data):
-    count = data.draw(st.integers(1, len(numbers)))
-    values = torch.tensor([[numbers, numbers[::-1]]])
-    ranks = range(len(numbers))
-    for head, own in enumerate((numbers, numbers[::-1])):
-        expected = sorted(sorted(ranks, key=lambda rank: (own[rank], rank))[:count])
-        assert lowest(values, count, 7)[0, head].tolist() == [rank + 7 for rank in expected]
-        expected = sorted(sorted(ranks, key=lambda rank: (own[rank], rank))[len(own) - count :])
-        assert highest(values, count)[0, head].tolist() == expected
 
 
 @pytest.mark.parametrize("name", [name for name, row in TABLE.items() if row.published])

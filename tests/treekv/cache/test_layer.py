@@ -1,0 +1,96 @@
+"""The storage of a layer: slots of keys and values, without knowing what they mean."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from treekv import TreeKVError
+from treekv.cache.layer import TreeKVLayer
+
+BATCH, HEADS, DIM = 2, 3, 4
+
+
+class Owner:
+    """Records what a layer asks of its owner."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def allocate(self, layer, batch, heads, device):
+        self.calls.append(f"allocate {batch} {heads}")
+
+    def release(self):
+        self.calls.append("release")
+
+    def longest(self, layer):
+        return 5
+
+    def attend(self, layer, call):
+        self.calls.append("attend")
+        return call.query
+
+    def copy_tensors(self):
+        self.calls.append("copy_tensors")
+
+
+def states(q: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(BATCH, HEADS, q, DIM, generator=generator) for _ in range(2))
+
+
+@pytest.fixture
+def layer() -> TreeKVLayer:
+    made = TreeKVLayer(None, 1, 3)
+    made.owner = Owner()
+    made.lazy_initialization(*states(1))
+    return made
+
+
+def test_a_layer_allocates_with_its_first_token_and_frees_on_reset(layer):
+    assert layer.is_initialized and layer.owner.calls == ["allocate 2 3"]
+    assert (layer.batch, layer.slots) == (BATCH, 0)
+    assert layer.get_mask_sizes(2) == (7, -5)
+    layer.reset()
+    assert layer.owner.calls[-1] == "release" and not layer.is_initialized and layer.keys.numel() == 0
+    assert layer.get_mask_sizes(2) == (2, 0)
+
+
+def test_tokens_are_written_to_the_slots_that_are_named(layer):
+    layer.reserve(4)
+    key, value = states(2)
+    slots = torch.tensor([[3, 0], [1, 2], [0, 1]]).expand(BATCH, HEADS, 2)
+    layer.write(slice(0, BATCH), slots, key, value)
+    for head, (first, second) in enumerate(slots[0].tolist()):
+        assert torch.equal(layer.keys[:, head, first], key[:, head, 0])
+        assert torch.equal(layer.values[:, head, second], value[:, head, 1])
+    other = states(1, seed=1)
+    layer.write(slice(1, 2), torch.zeros(1, HEADS, 1, dtype=torch.long), *(t[1:] for t in other))
+    assert torch.equal(layer.keys[1, :, 0], other[0][1, :, 0])
+    assert torch.equal(layer.keys[0, 2, 0], key[0, 2, 0])  # the other row is unchanged
+
+
+def test_kept_tokens_of_a_prompt_fill_the_first_slots(layer):
+    key, value = states(5)
+    layer.reserve(3)
+    kept = torch.tensor([[0, 2, 4], [1, 2, 3], [0, 1, 4]]).expand(BATCH, HEADS, 3)
+    layer.fill(slice(0, BATCH), kept, key, value)
+    for head, positions in enumerate(kept[0].tolist()):
+        assert torch.equal(layer.keys[:, head], key[:, head, positions])
+        assert torch.equal(layer.values[:, head], value[:, head, positions])
+    layer.reorder_slots(torch.tensor([2, 0]).expand(BATCH, HEADS, 2))
+    assert torch.equal(layer.keys[:, 1], key[:, 1, [3, 1]]) and layer.slots == 2
+    layer.batch_select_indices(torch.tensor([1, 1, 0]))
+    assert layer.batch == 3 and torch.equal(layer.values[0], layer.values[1])
+
+
+def test_a_pass_without_attention_is_noticed(layer):
+    layer.update(*states(1))
+    with pytest.raises(TreeKVError, match="did not finish"):
+        layer.update(*states(1))
+
+
+def test_another_batch_is_refused(layer):
+    key, value = states(1)
+    with pytest.raises(TreeKVError, match="holds 2 rows, but the input has 1"):
+        layer.update(key[:1], value[:1])
