@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from treekv import TreeKVConfig, TreeKVError
+from treekv import TreeKVConfig, TreeKVError, policies
 
 OPENVINO_BLOCK: Final = 32  # tokens of a block of the pipeline's cache, on the CPU; sizes are whole blocks
 MLX_KEEP: Final = 4
@@ -62,12 +62,19 @@ eviction = CacheEvictionConfig(
             f"Sizes there are whole blocks of {block} tokens and none may be zero, so {exact[0]} sinks, {exact[1]:,} "
             f"recent and {exact[2]:,} in all became {start}, {recent:,} and {most:,}."
         )
-    notes.append(_SCORING.get(config.policy, _BLIND))
+    notes.append(_scoring(config))
     notes.append(
         "It evicts whole blocks, where TreeKV evicts token by token and for each KV head on its own, so it keeps other "
         "tokens."
     )
     return Translation("OpenVINO GenAI", code, tuple(notes))
+
+
+def _scoring(config: TreeKVConfig) -> str:
+    """How OpenVINO's scores differ from this policy's."""
+    if config.policy in _SCORING:
+        return _SCORING[config.policy]
+    return _OTHER if policies.get(config.policy).uses_attention else _BLIND
 
 
 def openvino_sizes(config: TreeKVConfig, block: int = OPENVINO_BLOCK) -> tuple[int, int, int]:
@@ -84,8 +91,8 @@ def openvino_sizes(config: TreeKVConfig, block: int = OPENVINO_BLOCK) -> tuple[i
     start = max(-(-config.sink_size // block), 1)
     most = max((config.cache_size + block // 2) // block, 3)
     recent = max(-(-config.recent_size // block), 1)
-    if config.policy in ("streaming", "snapkv", "pyramidkv"):  # no region of their own there: the recent ones fill it
-        recent = most
+    if not policies.get(config.policy).evicts_decoding or not config.region_size:
+        recent = most  # nothing that decodes is chosen by score, so recent tokens take all the room
     recent = min(recent, max(most - start - 1, 1))
     most = max(most, start + recent + 1)
     return start * block, recent * block, most * block
@@ -126,6 +133,7 @@ def _window(config: TreeKVConfig) -> str:
     )
 
 
+_OTHER: Final = "Its scoring differs: it drops the tokens of the whole middle with the lowest scores."
 _BLIND: Final = (
     "Its scoring differs: your settings look at no attention, while it drops the lowest scores of the whole middle."
 )

@@ -11,16 +11,6 @@ if TYPE_CHECKING:
 
     from treekv import TreeKVConfig
 
-POLICY_TITLES: Final = {"full": "full cache", "streaming": "StreamingLLM", "tree": "TreeKV"}
-OTHER_TITLES: Final = {
-    "tree_left": "tree, left",
-    "h2o": "H2O",
-    "tova": "TOVA",
-    "snapkv": "SnapKV",
-    "pyramidkv": "PyramidKV",
-    "random": "random",
-}
-
 MODEL_HELP: Final = "An alias such as smollm2, a local folder, or a hub id."
 
 SINKS_APART: Final = (
@@ -30,13 +20,15 @@ SINKS_APART: Final = (
 
 
 def policy_title(policy: str) -> str:
-    """What people call a policy, such as "tree" or "tree (real run)"."""
+    """The title of a policy or of one of its records, such as "tree (real run)"; unknown names are kept as they are."""
+    from treekv import policies  # here, since the command line's help loads no model library
+
     name, bracket, rest = policy.partition(" (")
-    return (POLICY_TITLES.get(name) or OTHER_TITLES.get(name, name)) + bracket + rest
+    return (policies.title(name) if name in policies.names() else name) + bracket + rest
 
 
 def titled(retention: xr.Dataset) -> xr.Dataset:
-    """A retention record whose policies have the names that people call them by, for pictures."""
+    """A retention record with the titles of its policies in place of their names, for figures."""
     return retention.assign_coords(policy=[policy_title(str(name)) for name in retention["policy"].values])
 
 

@@ -19,7 +19,6 @@ from treekv import TreeKVConfig, TreeKVError, policies
 from treekv.models import ALIASES, alias_states
 
 MOST_TOKENS: Final = 16_384  # a capture of more is better made with the command
-POLICIES: Final = tuple(name for name in policies.names() if name not in ("full", "snapkv", "pyramidkv"))
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,11 @@ class RunRequest:
     layers: str
     cache_size: int
     policies: Sequence[str]
+
+
+def policy_names() -> list[str]:
+    """The policies that can be simulated on a text that is read in blocks: those that evict while decoding."""
+    return [name for name in policies.names() if policies.get(name).evicts_decoding]
 
 
 def model_names() -> list[str]:

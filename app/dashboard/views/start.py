@@ -147,7 +147,7 @@ def request_form() -> RunRequest:
     )
     policies = st.multiselect(
         "Policies",
-        make_run.POLICIES,
+        make_run.policy_names(),
         default=["tree", "streaming"],
         format_func=wording.policy_title,
         key="simulated",

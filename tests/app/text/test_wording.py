@@ -1,0 +1,65 @@
+"""Titles of policies, sentences about settings, numbers as text."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from app.text import wording
+from treekv import TreeKVConfig, policies
+
+
+def test_titles_are_those_of_the_registry() -> None:
+    assert wording.policy_title("streaming") == "StreamingLLM"
+    assert wording.policy_title("tree (real run)") == "TreeKV (real run)"
+    assert [wording.policy_title(name) for name in policies.names()] == [policies.title(n) for n in policies.names()]
+
+
+def test_a_policy_registered_later_has_its_title_at_once() -> None:
+    class Own(type(policies.get("streaming"))):
+        name, title = "own", "My policy"
+
+    assert wording.policy_title("own") == "own"
+    policies.register(Own())
+    try:
+        assert wording.policy_title("own (simulated)") == "My policy (simulated)"
+    finally:
+        policies.unregister("own")
+
+
+@pytest.mark.parametrize(("items", "text"), [([5], "5"), ([5, 15], "5 and 15"), (["a", "b", "c"], "a, b and c")])
+def test_lists_as_text(items: list, text: str) -> None:
+    assert wording.listed(items) == text
+
+
+def test_numbers_and_bytes_as_text() -> None:
+    assert wording.number(1.25, ".1f") == "1.2"
+    assert wording.number(None, ".1f") == wording.number(math.nan, ".1f") == "-"
+    assert [wording.size(n) for n in (999, 1200, 3_400_000, 5e9)] == ["999 B", "1.2 kB", "3.4 MB", "5.0 GB"]
+
+
+def test_widths_of_bands() -> None:
+    assert [wording.band_width("D1", 1), wording.band_width("D4", 4), wording.band_width("A8", 8)] == [
+        "1",
+        "8",
+        "256 and more",
+    ]
+
+
+def test_errors_name_the_controls() -> None:
+    assert wording.by_control("cache_size 64 minus sink_size 4") == "Budget 64 minus Sinks 4"
+
+
+@pytest.mark.parametrize(
+    ("config", "parts"),
+    [
+        (TreeKVConfig(policy="full"), ["full cache: every token is kept"]),
+        (TreeKVConfig(cache_size=1024), ["TreeKV: 1,024 tokens", "4 sinks", "508 recent", "512 in the tree"]),
+        (TreeKVConfig(policy="streaming", cache_size=64, prefill="stream"), ["60 recent", "blocks of"]),
+        (TreeKVConfig(policy="h2o", cache_size=64, prefill="none"), ["H2O: 64 tokens", "a prompt is kept whole"]),
+    ],
+)
+def test_settings_in_words(config: TreeKVConfig, parts: list[str]) -> None:
+    words = wording.settings_in_words(config)
+    assert [part for part in parts if part not in words] == []
