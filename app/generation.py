@@ -64,10 +64,11 @@ def generate(
     on_text: Callable[[str], None] = lambda text: None,
     temperature: float = 0.0,
     *,
+    least: int = 0,
     on_token: Callable[[Pace], None] = lambda pace: None,
     check: Callable[[], None] = lambda: None,
 ) -> tuple[Generation, TreeKVCache]:
-    """Continue `ids` [1, prompt] by at most `tokens` tokens under `config`.
+    """Continue `ids` [1, prompt] by at most `tokens` tokens, and at least `least`, under `config`.
 
     Greedy at temperature 0, else sampled with `config.seed`. `on_text` gets pieces of text as they come, `on_token` is
     called after each token, `check` at each layer, also while the prompt is read. Ctrl-C (KeyboardInterrupt, also
@@ -89,6 +90,7 @@ def generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
                 past_key_values=cache,
+                min_new_tokens=least or None,
                 max_new_tokens=tokens,
                 streamer=streamer,
                 pad_token_id=tokenizer.eos_token_id,

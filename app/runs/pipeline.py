@@ -16,8 +16,9 @@ from app.runs import folder as run_folder
 from app.text.json_values import without_nan
 from treekv import TreeKVConfig, TreeKVError
 
-# A stage of the work as the front shows it: a name in, a function progress(done, total) out.
-Stage = Callable[[str], contextlib.AbstractContextManager[Callable[[int, int], None]]]
+Progress = Callable[[int, int], None]  # progress(done, total)
+# Shows one stage of the work: called with its name, it gives the function that reports its progress.
+Stage = Callable[[str], contextlib.AbstractContextManager[Progress]]
 
 LEAST_TOKENS: Final = 256  # below, a sixteenth leaves no tree region
 QUERIES: Final = 16
