@@ -40,22 +40,22 @@ def report(
     for file in output or []:
         _check(file, force)
     with err().status("Reading the results"):
-        from app.report import results as made_of
+        from app.report.results import as_latex, as_markdown, read, summarize
 
-        made = made_of.read(results, baseline, score)
+        report = summarize(read(results), baseline, score)
     for file in output or []:
         if file.suffix == ".html":
             from app.report.results_page import results_page
 
-            text = results_page(made, f"Results in {results.resolve().name}")
+            text = results_page(report, f"Results in {results.resolve().name}")
         else:
-            text = made_of.as_latex(made) if file.suffix == ".tex" else made_of.as_markdown(made)
+            text = as_latex(report) if file.suffix == ".tex" else as_markdown(report)
         _write(file, text)
         err().print(escape(f"written to {file}"), soft_wrap=True)
     if as_json:
-        print_json(_content(made))
+        print_json(_content(report))
     elif not output:
-        typer.echo(made_of.as_markdown(made), nl=False)
+        typer.echo(as_markdown(report), nl=False)
 
 
 def _check(file: Path, force: bool) -> None:
@@ -73,13 +73,13 @@ def _write(file: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _content(made: Any) -> dict[str, Any]:
+def _content(report: Any) -> dict[str, Any]:
     import dataclasses
 
     return {
-        "baseline": made.baseline,
-        "rows": [dataclasses.asdict(row) for row in made.rows],
-        "notes": made.notes,
-        "failures": made.failures,
-        "records": made.records,
+        "baseline": report.baseline,
+        "rows": [dataclasses.asdict(row) for row in report.rows],
+        "notes": report.notes,
+        "failures": report.failures,
+        "records": report.records,
     }

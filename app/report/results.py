@@ -1,4 +1,4 @@
-"""Results in order: for every model and task a table, and the pictures that its records can fill."""
+"""The results of an evaluation: for every model and task a table, and the figures that its records allow."""
 
 from __future__ import annotations
 
@@ -11,15 +11,34 @@ import plotly.graph_objects as go
 from analysis.evaluation.report import aggregate, figures, formats
 from analysis.evaluation.report.aggregate import Cell, Row
 from analysis.evaluation.report.formats import Table
-from analysis.evaluation.sweep.records import FOLDER, MARKER, Results
+from analysis.evaluation.sweep.records import FOLDER, MARKER, Record, Results
 from app.runs.folder import place_below
 from app.text import captions
 from treekv.errors import TreeKVError
 
 
 @dataclass(frozen=True)
+class Measurements:
+    """The records of a results folder, grouped, and the names of the files that are damaged."""
+
+    records: list[Record]
+    cells: list[Cell]
+    damaged: list[str]
+
+    @property
+    def names(self) -> list[str]:
+        """The settings that were measured, in the order of the tables."""
+        return list(dict.fromkeys(cell.name for cell in self.cells))
+
+    @property
+    def default_baseline(self) -> str | None:
+        """The full cache, where it was measured."""
+        return "full" if "full" in self.names else None
+
+
+@dataclass(frozen=True)
 class Section:
-    """One model and task."""
+    """The table and the figures of one model and task."""
 
     table: Table
     pictures: list[tuple[Callable[[], go.Figure], str]]
@@ -27,7 +46,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """All that a results folder says."""
+    """Everything that is shown of a results folder."""
 
     baseline: str | None
     rows: list[Row]
@@ -38,7 +57,7 @@ class Report:
 
 
 def folders(root: Path) -> list[Path]:
-    """The results folders directly below `root`, by name; one with a link that leads out of it is left out."""
+    """The results folders directly below `root`, by name, without those that link outside it."""
     try:
         names = sorted(marker.parent.name for marker in root.glob(f"*/{MARKER}"))
     except OSError:
@@ -56,32 +75,40 @@ def _inside(root: Path, name: str) -> bool:
         return False
 
 
-def read(folder: Path, baseline: str | None = None, score: str | None = None) -> Report:
-    """Read a results folder.
-
-    Args:
-        folder: what `treekv eval` wrote.
-        baseline: settings that all others are compared with; the full cache when None, where it is there.
-        score: which score; each task's main one when None.
+def read(folder: Path) -> Measurements:
+    """Read all records of a results folder, which `treekv eval` wrote.
 
     Raises:
-        TreeKVError: not a results folder, no records, or no such baseline or score.
+        TreeKVError: not a results folder, or one without records.
     """
     results = Results(folder)
     records = results.read()
     cells = aggregate.group_cells(records)
-    if baseline is None and any(cell.name == "full" for cell in cells):
-        baseline = "full"
-    rows = aggregate.summarize(records, baseline, score)
-    notes = aggregate.notes(rows, records)
-    if results.damaged:
-        some = ", ".join(results.damaged[:3])
-        notes.append(f"{len(results.damaged)} damaged files are left out ({some}); treekv eval measures them again.")
-    failures = aggregate.failures(records)
-    if not rows and not failures:
-        raise TreeKVError(f"the results folder {str(folder)!r} holds no records yet; fill it with treekv eval")
-    sections = [_section(made, _of(rows, made), cells) for made in formats.make_tables(rows, baseline)]
-    return Report(baseline, rows, sections, notes, failures, len(records))
+    if not cells and not aggregate.failures(records):
+        raise TreeKVError(f"the results folder {str(folder)!r} has no records yet; fill it with treekv eval")
+    return Measurements(records, cells, list(results.damaged))
+
+
+def summarize(measured: Measurements, baseline: str | None = None, score: str | None = None) -> Report:
+    """Tables, figures and notes.
+
+    Args:
+        measured: what `read` returned.
+        baseline: the settings that all others are compared with; `measured.default_baseline` when None.
+        score: which score; each task's main one when None.
+
+    Raises:
+        TreeKVError: no such baseline or score.
+    """
+    baseline = baseline or measured.default_baseline
+    rows = aggregate.summarize(measured.records, baseline, score)
+    notes = aggregate.notes(rows, measured.records)
+    if measured.damaged:
+        some = ", ".join(measured.damaged[:3])
+        notes.append(f"{len(measured.damaged)} damaged files are left out ({some}); treekv eval measures them again.")
+    sections = [_section(made, _of(rows, made), measured.cells) for made in formats.make_tables(rows, baseline)]
+    failures = aggregate.failures(measured.records)
+    return Report(baseline, rows, sections, notes, failures, len(measured.records))
 
 
 def as_markdown(made: Report) -> str:

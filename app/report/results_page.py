@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import plotly.offline
-
 from analysis.evaluation.report import formats
-from app.report import TEMPLATES, picture
 from app.report.results import Report
+from app.report.templates import picture, render
 
 
-def results_page(made: Report, title: str) -> str:
+def results_page(report: Report, title: str) -> str:
     """The page as HTML that needs nothing else."""
     sections = [
         {
             "label": f"Results of {section.table.model} in {section.table.task}",
             "table": formats.to_html(section.table),
             "pictures": [
-                picture(f"{number}-{place}", draw(), reading) for place, (draw, reading) in enumerate(section.pictures)
+                picture(f"{number}-{place}", draw(), caption) for place, (draw, caption) in enumerate(section.pictures)
             ],
         }
-        for number, section in enumerate(made.sections)
+        for number, section in enumerate(report.sections)
     ]
-    return TEMPLATES.get_template("results.html").render(
-        title=title, report=made, sections=sections, plotly=plotly.offline.get_plotlyjs()
-    )
+    return render("results.html", title=title, report=report, sections=sections)

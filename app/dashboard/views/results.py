@@ -1,4 +1,4 @@
-"""What treekv eval measured: tables with intervals, and the pictures of each task."""
+"""Results: what `treekv eval` measured, as tables with intervals and figures for each task."""
 
 from __future__ import annotations
 
@@ -23,31 +23,30 @@ STYLE = """<style>
 folders = results.folders(runs_root())
 if not folders:
     st.title("No results yet")
-    st.markdown("Measure something, then come back; results are looked for beside the runs.")
+    st.markdown("Run an evaluation first. The page lists the results folders that are beside the runs.")
     st.code(f"treekv eval --task needle --output {runs_root().name}/results", language="shell")
     st.stop()
 
 st.title("Results")
 name = st.selectbox("Results folder", [folder.name for folder in folders], key="results", bind="query-params")
 folder = next(folder for folder in folders if folder.name == name)
-first = or_stop(lambda: results.read(folder))
-names = list(dict.fromkeys(row.name for row in first.rows))
-chosen = st.selectbox(
-    "Compare with",
-    names,
-    index=names.index(first.baseline) if first.baseline in names else 0,
+measured = or_stop(lambda: results.read(folder))
+baseline = st.selectbox(
+    "Baseline",
+    measured.names,
+    index=measured.names.index(measured.default_baseline) if measured.default_baseline else 0,
     key="baseline",
     bind="query-params",
-    help="Differences to these settings are paired: over the documents that both have.",
+    help="Differences from these settings are paired: computed over the documents that both have.",
 )
-made = or_stop(lambda: results.read(folder, chosen))
-st.caption(f"{made.records:,} records. Means over documents with 95 % bootstrap intervals.")
-for number, section in enumerate(made.sections):
+report = or_stop(lambda: results.summarize(measured, baseline))
+st.caption(f"{report.records:,} records. Means over documents, with 95 % bootstrap intervals.")
+for number, section in enumerate(report.sections):
     label = f"Results of {section.table.model} in {section.table.task}"
     st.html(region(formats.to_html(section.table), label, 'class="results"') + STYLE)
-    for place, (draw, reading) in enumerate(section.pictures):
-        draw_figure(draw, reading, key=f"results-{number}-{place}")
-for heading, lines in (("Notes", made.notes), ("Failures", made.failures)):
+    for place, (draw, caption) in enumerate(section.pictures):
+        draw_figure(draw, caption, key=f"results-{number}-{place}")
+for heading, lines in (("Notes", report.notes), ("Failures", report.failures)):
     if lines:
         st.subheader(heading)
         st.markdown("\n".join(f"- {plain(line)}" for line in lines))

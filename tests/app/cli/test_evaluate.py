@@ -183,7 +183,7 @@ def test_faults_are_told_and_the_exit_status_says_so(sweep: Path, tmp_path: Path
         (["eval", "--task", TASK, "--output", "r", "--ray", "127.0.0.1:x"], "Ray cannot be reached at '127.0.0.1:x'"),
         (["report", "none"], "there is no results folder 'none'; make one with treekv eval"),
         (["report", "notes"], "'notes' is not a results folder"),
-        (["report", "empty"], "holds no records yet; fill it with treekv eval"),
+        (["report", "empty"], "has no records yet; fill it with treekv eval"),
         (["report", "empty", "--output", "x.pdf"], "the output 'x.pdf' must end in .md, .html or .tex"),
         (["report", "empty", "--output", "no/x.md"], "the output's folder 'no' does not exist"),
     ],
@@ -283,4 +283,4 @@ def test_the_results_page_without_results_says_how_to_make_some(
     assert any("treekv eval" in code.value for code in test.code)
     Results(tmp_path / "empty").create()
     test = page(tmp_path, monkeypatch)
-    assert "holds no records yet" in test.error[0].value.replace("\\", "")
+    assert "has no records yet" in test.error[0].value.replace("\\", "")

@@ -64,3 +64,15 @@ def test_results_with_a_part_that_links_out_are_left_out(root: Path, part: str) 
 def test_links_among_the_results_of_one_root_are_followed(root: Path) -> None:
     (root / "again").symlink_to(root / "inside")
     assert [folder.name for folder in results.folders(root)] == ["again", "inside"]
+
+
+def test_one_showing_of_the_page_reads_each_record_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured(root / "inside", "full")
+    read, counted = Results._read, []
+    monkeypatch.setattr(Results, "_read", lambda self, file: counted.append(file.name) or read(self, file))
+    test = opened(None, monkeypatch, RESULTS, root=root, results="inside")
+    assert test.selectbox(key="baseline").value == "full"
+    assert sorted(counted) == sorted({*counted}) and len(counted) == 4
+    counted.clear()
+    test.selectbox(key="baseline").set_value("own").run()
+    assert "own" in shown(test) and len(counted) == 4
