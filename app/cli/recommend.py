@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from app.cli.capture import check_output
 from app.cli.console import one_sentence, out, print_json, stage
+from app.cli.page import write_page
 from app.text.wording import size
 
 
@@ -79,7 +80,7 @@ def recommend(
         )
     choice.config.save(output)
     if figure is not None:
-        choice.figure.write_html(figure, include_plotlyjs=True)
+        write_page(figure, "Settings tried", (choice.figure,))
     held = int(choice.reasons.attrs["bytes"])
     if as_json:
         names = ("question", "setting", "cache_size", "error", "mass", "chosen")

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 
 from treekv.errors import TreeKVError
 
+_CONFIG: Final = {"responsive": True, "displaylogo": False}
 WIDTH: Final = 1100  # pixels
 SCALE: Final = {"svg": 1, "png": 2}
 WITHOUT: Final = (
@@ -18,8 +19,13 @@ WITHOUT: Final = (
 
 
 def html(figure: go.Figure) -> str:
-    """One file with everything in it; nothing is loaded from anywhere."""
-    return figure.to_html(full_html=True, include_plotlyjs=True, config={"responsive": True, "displaylogo": False})
+    """A whole page in one file; nothing is loaded from elsewhere."""
+    return str(figure.to_html(full_html=True, include_plotlyjs=True, config=_CONFIG))
+
+
+def div(figure: go.Figure, element: str) -> str:
+    """An HTML element with the id `element`, for a page that has plotly's script already."""
+    return str(figure.to_html(full_html=False, include_plotlyjs=False, div_id=element, config=_CONFIG))
 
 
 def image(figure: go.Figure, kind: str) -> bytes:

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
-import plotly.offline
 
 from app.export import snippets
-from app.report import TEMPLATES, picture
+from app.report.templates import picture, render
 from treekv import TreeKVConfig
 
 
@@ -39,7 +38,8 @@ def one_page(
         memory_words: for what its memory is told.
         pictures: figures, each with the sentence that says how to read it.
     """
-    return TEMPLATES.get_template("one_page.html").render(
+    return render(
+        "one_page.html",
         title=title,
         model=model,
         text=text,
@@ -51,7 +51,6 @@ def one_page(
         command=snippets.command_line(load),
         snippet=snippets.python_snippet(load),
         pictures=[picture(f"one-{number}", *drawn) for number, drawn in enumerate(pictures)],
-        plotly=plotly.offline.get_plotlyjs(),
     )
 
 

@@ -5,23 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import plotly.graph_objects as go
-import plotly.offline
 import xarray as xr
 
 from analysis import plot
+from app.report.templates import picture, render
 from app.text import captions, wording
-
-TEMPLATES = jinja2.Environment(
-    loader=jinja2.PackageLoader("app.report", "."),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-TEMPLATES.filters["size"] = wording.size
-TEMPLATES.globals.update(band_width=wording.band_width, number=wording.number)
 
 
 def write_report(
@@ -53,22 +41,11 @@ def write_report(
             "For comparison, a window of the same size: the first tokens and the last ones, and nothing between.",
         ),
     }
-    page = TEMPLATES.get_template("report.html").render(
+    page = render(
+        "report.html",
         run=contents,
         sinks_apart=wording.SINKS_APART.format(count=spectrum.attrs["sink_count"]),
         settings=settings,
         pictures={name: picture(name, *drawn) for name, drawn in pictures.items()},
-        plotly=plotly.offline.get_plotlyjs(),
     )
     path.write_text(page, encoding="utf-8")
-
-
-def picture(name: str, figure: go.Figure, reading: str) -> dict[str, str]:
-    """A figure as the templates want it; `name` is unique on its page."""
-    html = figure.to_html(
-        full_html=False,
-        include_plotlyjs=False,
-        div_id=f"picture-{name}",
-        config={"responsive": True, "displaylogo": False},
-    )
-    return {"html": html, "alt": figure.layout.meta["alt"], "reading": reading}

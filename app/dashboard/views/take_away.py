@@ -68,10 +68,10 @@ def figures(run: RunFolder) -> None:
         st.info("This run has neither a spectrum nor a capture to draw from. Make it again on the page Start.")
         return
     name = st.selectbox("Figure", list(there), key="figure") or next(iter(there))
-    make, reading = there[name]
+    make, caption = there[name]
     with st.spinner("Drawing"):
         figure = or_stop(make)
-    draw_figure(lambda: figure, reading, key="take-figure")
+    draw_figure(lambda: figure, caption, key="take-figure")
     file = re.sub(r"\W+", "-", name.lower()).strip("-")
     row = st.columns(3)
     _download(row[0], "HTML", lambda: figure_files.html(figure), f"{file}.html", "text/html", "figure-html")

@@ -26,7 +26,7 @@ _SHEET: Final = (
 )
 
 
-def draw_figure(make: Callable[[], go.Figure], reading: str, key: str, zoomable: bool = False) -> None:
+def draw_figure(make: Callable[[], go.Figure], caption: str, key: str, zoomable: bool = False) -> None:
     """A picture with its text alternative, and under it the sentence that says how to read it.
 
     In a zoomable one, whose x axis is the position, dragging chooses the stretch that all pictures show.
@@ -42,7 +42,7 @@ def draw_figure(make: Callable[[], go.Figure], reading: str, key: str, zoomable:
     st.plotly_chart(
         figure, key=key, theme=None, alt=figure.layout.meta["alt"], config={"displaylogo": False}, **options
     )
-    st.caption(reading)
+    st.caption(caption)
 
 
 def _zoom_to_selection(key: str) -> None:
@@ -73,10 +73,10 @@ def show_stretch(data: xr.Dataset) -> None:
     st.html(region(words, f"The text of positions {first} to {last - 1}", f'style="{_SHEET};white-space:pre-wrap"'))
 
 
-def draw_text(make: Callable[[], str], reading: str) -> None:
+def draw_text(make: Callable[[], str], caption: str) -> None:
     """Text shaded by `analysis.plot.text_retention`, which escapes it, on a sheet of paper in either theme."""
     st.html(region(or_stop(make), "The text, shaded by what is kept", f'style="{_SHEET}"'))
-    st.caption(reading)
+    st.caption(caption)
 
 
 def region(content: str, label: str, attributes: str) -> str:

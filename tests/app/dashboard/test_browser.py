@@ -98,6 +98,6 @@ def test_the_report_reads_without_scripts(small_run: Path, browser: Browser) -> 
     assert watched.page.get_by_role("cell", name="StreamingLLM").is_visible()
     words = watched.page.locator("noscript p")
     assert words.count() == 5
-    assert words.first.inner_text().startswith("The picture needs scripts. In words: Line chart")
+    assert words.first.inner_text().startswith("The figure needs scripts. In words: Line chart")
     assert watched.hosts == {""}
     watched.context.close()
