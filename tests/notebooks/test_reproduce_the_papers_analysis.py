@@ -19,7 +19,7 @@ TOKENS = 256
 REPORT = """
 import json
 print("REPORT", json.dumps({name: [found.attrs["claim_i"], found.attrs["claim_ii"], found["growth"].values.tolist()]
-                            for name, found in verdicts.items()} | {"error": error, "layers": run.layers}))
+                            for name, found in verdicts.items()} | {"error": error, "layers": captured.layers}))
 """
 
 
