@@ -57,7 +57,7 @@ def open(
     Args:
         path: the file.
         expected: "capture", "spectrum", "trends", "retention" or "loss" to refuse any other kind; None accepts all.
-        device: where a capture's tensors go; they come back as float16.
+        device: device of a capture's tensors; they are read as float16.
 
     Raises:
         TreeKVError: in one sentence, for a file that is missing, damaged, of another kind or newer.

@@ -54,7 +54,7 @@ FLOORS: dict[str, list[tuple[str, ...]]] = {
         ("retention", "wavelets"),
         ("memory_size", "result_files"),
         ("captures",),
-        ("netcdf", "model_identity", "binning", "units"),
+        ("netcdf", "model_identity", "binning", "units", "progress"),
     ],
     "analysis.captures": [
         ("many",),

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from analysis.captures.data import Capture
-from analysis.captures.forward_pass import Progress, record
+from analysis.captures.forward_pass import record
 from analysis.captures.request import CaptureRequest, Text
+from analysis.progress import Progress
 
 
 def capture(

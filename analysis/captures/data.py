@@ -4,7 +4,7 @@
     captured.weights(0, [2047])            # [query_heads, 1, 2048]
     captured.contributions(0, 2047)        # [query_heads, 2048, head_dim]
 
-No attention matrix is stored; the weights of chosen queries are computed when they are asked for.
+No attention matrix is stored; the weights of chosen queries are computed on demand.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ class Capture:
 
 
 def open_capture(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Capture:
-    """Read a capture that `Capture.save` wrote; q, k, v come back as float16 on `device`.
+    """Read a capture that `Capture.save` wrote; q, k, v are read as float16 on `device`.
 
     Raises TreeKVError in one sentence for a file that is missing, damaged, of another kind or newer.
     """

@@ -20,8 +20,6 @@ from treekv.errors import TreeKVError
 # The tensors are views of the model's own: copy what must outlive the call.
 Consumer = Callable[[int, Tensor, Tensor, Tensor, float], None]
 
-Progress = Callable[[int, int], None]  # called with (done, total)
-
 
 class CacheLayer(NamedTuple):
     """The size of one layer of a model's cache.

@@ -23,8 +23,8 @@ from torch import nn
 from analysis import netcdf
 from analysis.captures.capture import run_request
 from analysis.captures.data import FORMAT, Capture, open_capture
-from analysis.captures.forward_pass import Progress
 from analysis.captures.request import CaptureRequest, Text
+from analysis.progress import Progress
 from treekv.errors import TreeKVError
 
 Result = TypeVar("Result")
@@ -96,7 +96,7 @@ def open_captures(folder: str | os.PathLike[str], device: str | torch.device = "
         raise TreeKVError(f"there is no folder {str(place)!r}; capture_many makes one")
     paths = sorted(place.glob("*.nc"))
     if not paths:
-        raise TreeKVError(f"the folder {str(place)!r} holds no capture (*.nc)")
+        raise TreeKVError(f"the folder {str(place)!r} contains no capture (*.nc)")
     return CaptureFiles(paths, device)
 
 
@@ -172,7 +172,7 @@ class CaptureJob(Generic[Result]):
             )
         if attrs.get("fingerprint") != self.fingerprint(request):
             raise TreeKVError(
-                f"{str(path)!r} holds another text, model or other settings than asked for; "
+                f"{str(path)!r} contains another text, model or other settings than requested; "
                 "give another folder, or remove the file"
             )
         return True

@@ -13,7 +13,7 @@ recent tokens and tree stay as they are; `questions` lets the simulation decide 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -25,6 +25,7 @@ from torch import nn
 
 from analysis.captures.data import Capture
 from analysis.memory_size import cache_bytes
+from analysis.progress import Progress
 from analysis.recommendation.decisions import DECISIONS, DEFAULT_QUESTIONS, QUESTIONS, choose_block, sink_mass
 from analysis.recommendation.search import Search
 from treekv.config import TreeKVConfig
@@ -32,8 +33,6 @@ from treekv.errors import TreeKVError
 
 SMALLEST = 16  # tokens; less has no room for sinks, recent tokens and a tree
 _MANY = 2**30  # tokens of a text that fills every cache
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ tokens that enter it during that sweep. So a sweep multiplies the density of wha
 
     q = stride / (stride + 1)          (a half for stride 1)
 
-and after n sweeps the region holds R / stride positions of density q^1, as many of q^2, ..., and at the old end
+and after n sweeps the region has R / stride positions of density q^1, as many of q^2, ..., and at the old end
 R / stride + R positions of density q^n: together R again. Sinks and recent tokens have density 1. In the middle of a
 sweep the oldest stride + 1 tokens per eviction made so far have been passed once more.
 """

@@ -15,8 +15,8 @@ import xarray as xr
 from torch import nn
 
 from analysis.captures.data import Capture
-from analysis.captures.forward_pass import Progress
 from analysis.memory_size import cache_bytes
+from analysis.progress import Progress
 from analysis.retention.bias import recency_bias
 from analysis.retention.loss import output_loss
 from analysis.retention.record import kept_mask

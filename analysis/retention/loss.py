@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from analysis import netcdf
 from analysis.captures.attention import output_weights
 from analysis.captures.data import Capture
-from analysis.captures.forward_pass import Progress
+from analysis.progress import Progress
 from treekv.errors import TreeKVError
 
 FORMAT = "treekv-loss"
@@ -56,7 +56,7 @@ def output_loss(
 
     Returns:
         Dataset with `mass`, 0 to 1 (policy, layer, head, query; heads are query heads), and `error` (policy,
-        layer, query), float32; `query` holds positions. The record's attrs configs, model and source are copied.
+        layer, query), float32; `query` is the position. The record's attrs configs, model and source are copied.
 
     Raises:
         TreeKVError: tokens, layers or heads of the record differ from those of the capture, a query is outside the

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ import xarray as xr
 
 from analysis import netcdf
 from analysis.captures.data import Capture
+from analysis.progress import Progress
 from analysis.retention.kernels import Rule
 from analysis.retention.ledger_simulation import simulate_with_ledger, value_norms
 from analysis.retention.record import FORMAT
@@ -20,8 +21,6 @@ from treekv.attention import softmax
 from treekv.cache.ledger import Ledger
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
-
-Progress = Callable[[int, int], None]
 
 
 @torch.inference_mode()

@@ -43,7 +43,7 @@ def eviction_tree(retention: xr.Dataset, step: int | None = None) -> xr.Dataset:
     rows = np.arange(len(parent))[:, None]
     depth = (parent >= 0).astype(np.int32)
     root = np.where(parent >= 0, parent, np.arange(length))
-    # Pointer doubling: after k rounds a token knows its ancestor 2^k absorptions up.
+    # Pointer doubling: after k rounds `root` is the ancestor 2^k absorptions up.
     for _ in range(length.bit_length() + 1):
         above = depth[rows, root]
         if not above.any():

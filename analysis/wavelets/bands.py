@@ -7,7 +7,7 @@ Three transforms, all lowest band first:
   "dwt"     the decimated transform, as in the paper: A_L, D_L ... D_1, each an octave
   "packet"  a wavelet packet tree: 2^L bands of equal width, so the highest octaves are split further
   "swt"     the stationary transform: the octaves again, but moving with the signal, for claims about location
-Haar runs in torch on the signal's device; every other wavelet goes through PyWavelets on the CPU.
+Haar runs in torch on the signal's device; every other wavelet is computed by PyWavelets on the CPU.
 """
 
 from __future__ import annotations

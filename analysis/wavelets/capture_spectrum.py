@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from analysis import netcdf
 from analysis.captures.attention import output_weights
-from analysis.captures.forward_pass import Progress, record
+from analysis.captures.forward_pass import record
 from analysis.captures.many import CaptureJob, request_many
 from analysis.captures.request import CaptureRequest, Text
+from analysis.progress import Progress
 from analysis.wavelets.options import WaveletOptions
 from analysis.wavelets.spectrum import FORMAT, SpectrumBuilder
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from analysis import netcdf
 from analysis.captures.attention import attention_weights, output_weights, weighted_values
 from analysis.captures.data import Capture
-from analysis.captures.forward_pass import Progress
+from analysis.progress import Progress
 from analysis.wavelets.options import WaveletOptions
 
 FORMAT = "treekv-spectrum"

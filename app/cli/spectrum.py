@@ -118,7 +118,7 @@ def _files(captures: list[Path]) -> list[Path]:
     for place in captures:
         inside = sorted(place.glob("*.nc")) if place.is_dir() else [place]
         if not inside:
-            raise TreeKVError(f"the folder {str(place)!r} holds no capture (*.nc)")
+            raise TreeKVError(f"the folder {str(place)!r} contains no capture (*.nc)")
         files += inside
     return files
 

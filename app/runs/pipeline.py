@@ -12,11 +12,11 @@ import torch
 import xarray as xr
 
 import analysis
+from analysis.progress import Progress
 from app.runs import folder as run_folder
 from app.text.json_values import without_nan
 from treekv import TreeKVConfig, TreeKVError
 
-Progress = Callable[[int, int], None]  # progress(done, total)
 # Shows one stage of the work: called with its name, it gives the function that reports its progress.
 Stage = Callable[[str], contextlib.AbstractContextManager[Progress]]
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, runtime_checkable
 
+from analysis.progress import Progress
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
-
-Progress = Callable[[int, int], None]
 
 # Modules are imported on request: some need packages that others do not.
 _TASKS: Final = {

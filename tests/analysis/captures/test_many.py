@@ -70,7 +70,7 @@ def test_interrupted_and_resumed(llama, texts, tmp_path):
 @pytest.mark.parametrize("changes", [{"queries": 4}, {"max_tokens": 50}, {"layers": [1]}])
 def test_a_file_of_other_settings_is_not_taken_for_this(llama, texts, tmp_path, changes):
     analysis.capture_many(llama, None, texts, queries=3, folder=tmp_path)
-    with pytest.raises(TreeKVError, match=r"b\.nc' holds another text"):
+    with pytest.raises(TreeKVError, match=r"b\.nc' contains another text"):
         analysis.capture_many(llama, None, texts, **{"queries": 3, **changes}, folder=tmp_path)
 
 
@@ -101,7 +101,7 @@ def test_a_file_from_before_models_were_told_apart_is_taken_by_name(llama, texts
 
 def test_a_file_of_another_text_or_kind_is_not_taken_for_this(llama, texts, tmp_path):
     analysis.capture_many(llama, None, {"b": texts["a"]}, queries=3, folder=tmp_path)
-    with pytest.raises(TreeKVError, match=r"b\.nc' holds another text"):
+    with pytest.raises(TreeKVError, match=r"b\.nc' contains another text"):
         analysis.capture_many(llama, None, texts, queries=3, folder=tmp_path)
     with pytest.raises(TreeKVError, match="is a capture; expected a spectrum"):
         analysis.capture_spectra(llama, None, {"b": texts["a"]}, queries=3, folder=tmp_path)
@@ -128,5 +128,5 @@ def test_bad_texts_are_named_before_the_model_runs(llama, texts, tmp_path):
 def test_folders_without_captures_are_refused(tmp_path):
     with pytest.raises(TreeKVError, match="no folder"):
         analysis.open_captures(tmp_path / "absent")
-    with pytest.raises(TreeKVError, match="holds no capture"):
+    with pytest.raises(TreeKVError, match="contains no capture"):
         analysis.open_captures(tmp_path)

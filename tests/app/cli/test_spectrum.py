@@ -131,7 +131,7 @@ def test_table_and_figure(captured: Path) -> None:
 
 def test_what_cannot_be_taken_is_refused(captured: Path, here: Path) -> None:
     (here / "empty").mkdir()
-    assert "holds no capture" in refused("spectrum", "empty")
+    assert "contains no capture" in refused("spectrum", "empty")
     assert "there is no file 'nothing.nc'" in refused("spectrum", "nothing.nc")
     assert "'harr'" in refused("spectrum", captured, "--wavelet", "harr")
     assert "'mirror'" in refused("spectrum", captured, "--mode", "mirror")
