@@ -9,7 +9,7 @@ import pytest
 
 from analysis.evaluation.report import aggregate
 from analysis.evaluation.sweep.records import Record, Results
-from tests.analysis.evaluation.sweep.test_run import contents, ran
+from tests.analysis.evaluation.sweep.running import contents, ran
 from treekv import TreeKVConfig
 
 # Ten records of the fake task, as that version wrote them, but for dates and machine. `POLICIES` is what it measured.

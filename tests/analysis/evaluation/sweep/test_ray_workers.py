@@ -15,7 +15,7 @@ from analysis.evaluation.sweep.ray_workers import RayWorkers
 from analysis.evaluation.sweep.records import Record, Results
 from analysis.evaluation.sweep.run import run_sweep
 from tests.analysis.evaluation import fakes
-from tests.analysis.evaluation.sweep.test_run import GRID, contents, ran
+from tests.analysis.evaluation.sweep.running import GRID, contents, ran
 from tests.needs import lacking
 from treekv import TreeKVError
 

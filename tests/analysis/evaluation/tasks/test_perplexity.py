@@ -211,30 +211,6 @@ def test_loss_by_position_is_pooled():
     assert sum(a * b for a, b in zip(cells["loss"], cells["tokens"])) / 1000 == pytest.approx(nll.mean().item())
 
 
-def test_a_hub_that_cannot_be_reached_is_one_sentence(monkeypatch):
-    def refuse(self, name, timeout):
-        assert timeout < 60
-        raise ConnectionError("no route to host.\nmore")
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", refuse)
-    with pytest.raises(TreeKVError) as caught:
-        create("ppl", dataset="pg19").documents(Words())
-    assert str(caught.value) == (
-        "the data set 'emozilla/pg19' cannot be loaded from the hub: no route to host; give local files instead"
-    )
-
-
-def test_a_data_set_that_breaks_off_is_one_sentence(monkeypatch):
-    def rows(*_, **__):
-        yield {"text": "w"}
-        raise ValueError("Bad split: tset")
-
-    monkeypatch.setattr(datasets, "load_dataset", rows)
-    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *_, **__: None)
-    with pytest.raises(TreeKVError, match=r"'emozilla/pg19' \(split tset\) cannot be loaded .*: Bad split: tset; give"):
-        create("ppl", dataset="pg19", split="tset").documents(Words())
-
-
 def test_only_as_much_of_a_data_set_is_taken_as_is_needed(monkeypatch):
     taken = []
 
@@ -270,17 +246,6 @@ def test_only_as_much_of_a_data_set_is_taken_as_is_needed(monkeypatch):
 def test_impossible_options(given, sentence):
     with pytest.raises(TreeKVError, match=sentence):
         create("ppl", **given)
-
-
-def test_files_that_are_not_there(tmp_path):
-    for path, sentence in ((tmp_path, "has no .txt or .md or .jsonl file"), (tmp_path / "x.txt", "there is no file")):
-        with pytest.raises(TreeKVError, match=sentence):
-            create("ppl", files=[str(path)]).documents(Words())
-    (tmp_path / "bad.txt").write_bytes(b"\xff\xfe")
-    (tmp_path / "empty.md").write_text(" \n")
-    for name, sentence in (("bad.txt", "is not UTF-8 text"), ("empty.md", "is empty")):
-        with pytest.raises(TreeKVError, match=sentence):
-            create("ppl", files=[str(tmp_path / name)]).documents(Words())
 
 
 def test_settings_do_not_depend_on_where_the_files_are(tmp_path):

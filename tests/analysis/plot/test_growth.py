@@ -1,0 +1,31 @@
+"""The grid has the growth of each head."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import analysis
+from analysis import plot
+from treekv import TreeKVError
+
+
+def test_the_grid_draws_each_head(growing):
+    growth = analysis.band_growth(growing).sel(band="D2").values
+    figure = plot.growth_grid(growing, band="D2")
+    (grid,) = figure.data
+    np.testing.assert_allclose(10 ** np.asarray(grid.z, dtype=float), growth, rtol=1e-5)
+    assert grid.zmin == -grid.zmax  # the middle of the scale is no growth
+    assert "most grows layer 1, head 2" in figure.layout.meta["alt"]
+    assert grid.text[1][2] == f"{growth[1, 2]:.0f}"
+    assert "band D1" in plot.growth_grid(growing).layout.meta["alt"]
+    with pytest.raises(TreeKVError, match="there is no band 'D7'; choose one of A4, D4, D3, D2, D1"):
+        plot.growth_grid(growing, band="D7")
+
+
+def test_silent_heads_leave_a_gap(growing):
+    growing["amplitude"].loc[{"layer": 0, "head": 1}] = 0
+    grid = plot.growth_grid(growing, band="D1").data[0]
+    assert np.isnan(grid.z[0][1]) and np.isfinite(grid.z[1]).all()
+    growing["amplitude"][:] = 0
+    assert "Median unknown" in plot.growth_grid(growing, band="D1").layout.meta["alt"]

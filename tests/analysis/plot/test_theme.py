@@ -1,0 +1,49 @@
+"""What all figures share."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from analysis.plot import theme
+from treekv import TreeKVError
+
+
+def test_every_line_up_to_six_has_a_dash_of_its_own() -> None:
+    assert len({theme.dash(number) for number in range(6)}) == 6
+    assert theme.dash(6) == theme.dash(0) == "solid"
+
+
+def test_colours_go_from_dark_to_bright() -> None:
+    def brightness(colour: str) -> float:
+        red, green, blue = (int(part) for part in colour[4:-1].split(","))
+        return 0.299 * red + 0.587 * green + 0.114 * blue
+
+    found = [brightness(colour) for colour in theme.ordered_colours(7)]
+    assert found == sorted(found) and found[-1] < 220  # legible on white
+
+
+def test_token_text_is_one_harmless_line_of_limited_length() -> None:
+    assert theme.shown("a\n\t<b>&") == "a\u23ce\u21e5&lt;b&gt;&amp;"
+    assert theme.shown("x" * 41) == "x" * 39 + "\u2026"
+    assert theme.shown("x" * 40) == "x" * 40
+
+
+def test_a_subtitle_is_wrapped_between_its_parts() -> None:
+    figure = theme.figure("title", " \u00b7 ".join(["part of a subtitle"] * 6), "alt")
+    lines = figure.layout.title.subtitle.text.split("<br>")
+    assert len(lines) == 2 and all(len(line) <= theme.LINE for line in lines)
+    assert figure.layout.height == 480 + theme.LINE_HEIGHT
+    assert figure.layout.meta["alt"] == "alt"
+
+
+def test_selections_are_described_and_stretches_are_those_asked_for(made_spectrum) -> None:
+    spectrum = made_spectrum(np.ones((5, 40)))
+    picked, words = theme.chosen(spectrum, 1, None)
+    assert picked["layer"].values.tolist() == [1] and words == "layer 1, mean of 3 heads"
+    first = int(spectrum["position"].values[0])
+    part = theme.stretch(spectrum, first + 3, first + 7)
+    assert part["position"].values.tolist() == [first + 3, first + 4, first + 5, first + 6]
+    assert theme.stretch(spectrum, None, None) is spectrum
+    with pytest.raises(TreeKVError, match="there is no head 9; choose one of 0, 1, 2"):
+        theme.chosen(spectrum, None, 9)
