@@ -54,14 +54,21 @@ def part_of(module: str, package: str) -> str | None:
 
 
 def upward_imports(graph: Graph, package: str, floors: Iterable[tuple[str, ...]]) -> set[tuple[str, str]]:
-    """Imports between parts of `package` that do not lead to a lower floor: (importing module, imported module)."""
-    height = {part: -number for number, floor in enumerate(floors) for part in floor}
+    """Imports between parts of `package` that do not lead to a lower floor: (importing module, imported module).
+
+    Parts that no floor lists are on that of "*".
+    """
+    listed = {part: -number for number, floor in enumerate(floors) for part in floor}
+
+    def height(part: str) -> int:
+        return listed[part if part in listed else "*"]
+
     wrong = set()
     for module, targets in graph.items():
         part = part_of(module, package)
         for target in targets:
             other = part_of(target, package)
-            if part is not None and other is not None and part != other and height[other] >= height[part]:
+            if part is not None and other is not None and part != other and height(other) >= height(part):
                 wrong.add((module, target))
     return wrong
 

@@ -42,7 +42,7 @@ TABLE: dict[str, Row] = {
             dict(sink_size=0, recent_size=0),
             dict(sink_size=0, recent_size=0, stride=2),
             dict(sink_size=3, recent_size=1),
-            dict(sink_size=2, recent_size=4, scope=4),
+            dict(sink_size=2, recent_size=2, scope=4),
             dict(sink_size=2, recent_size=4, scope=3, stride=2),
             dict(sink_size=2, recent_size=4, importance="contribution"),
         ],
