@@ -29,7 +29,7 @@ def test_what_cannot_be_kept_is_refused(llama, token_ids):
 
 
 @pytest.mark.parametrize("old", sorted(deprecated.RENAMED))
-def test_old_names_give_the_new_function_and_say_so(old):
+def test_old_names_return_the_new_function_and_warn(old):
     new, _ = deprecated.RENAMED[old]
     with pytest.warns(DeprecationWarning, match=rf"analysis\.{old} is deprecated; use analysis\.{new}$") as caught:
         function = getattr(analysis, old)
@@ -46,6 +46,6 @@ def test_old_functions_that_open_one_kind_refuse_others(run, tmp_path):
         open_spectrum(path)
 
 
-def test_a_name_that_never_was_one_is_an_error():
+def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="module 'analysis' has no attribute 'open_map'"):
         analysis.open_map  # noqa: B018

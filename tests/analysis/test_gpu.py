@@ -1,4 +1,4 @@
-"""The analysis on a GPU gives what it gives on the CPU; skipped where there is none."""
+"""The analysis on a GPU equals that on the CPU; skipped without a GPU."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_capture_spectrum_simulation_and_loss(sharp_llama, token_ids, run):
     assert np.isfinite(lost["error"]).all() and (lost["error"].sel(policy="tree") > 0).any()
 
 
-def test_a_file_is_opened_on_the_device_that_is_asked_for(run, tmp_path):
+def test_a_file_is_opened_on_the_requested_device(run, tmp_path):
     there = analysis.open(run.save(tmp_path / "a.nc"), device="cuda")
     assert there.k[0].device.type == "cuda"
     assert there.contributions(1, 200).cpu().isfinite().all()

@@ -1,4 +1,4 @@
-"""Predicted bytes against those of a real cache, for every policy and way to treat a prompt."""
+"""Predicted bytes against those of a real cache, for every policy and treatment of the prompt."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(llama):
 
 
 @pytest.mark.parametrize("config", SETTINGS, ids=lambda c: f"{c.policy}-{c.prefill}-{c.cache_size}-{c.budgets}")
-def test_memory_is_what_a_real_cache_holds(llama, run, config: TreeKVConfig) -> None:
+def test_bytes_equal_those_of_a_real_cache(llama, run, config: TreeKVConfig) -> None:
     for prompt, tokens in HISTORIES:
         cache = TreeKVCache(config, llama.config)
         ids = tiny.tokens(tokens, batch=2)
@@ -68,14 +68,14 @@ def test_layers_that_were_not_captured_count(hybrid, nbytes_of, layers, model: s
     assert cache_bytes_by_context(part, {"it": config}, [64]).attrs["layers"] == 4
 
 
-def test_a_file_that_does_not_say_counts_what_was_captured() -> None:
+def test_old_files_count_captured_layers_only() -> None:
     part = capture(tiny.llama(num_hidden_layers=4), None, tiny.tokens(64)[0], queries=4, layers=[2, 3])
     whole = cache_bytes(part, TreeKVConfig(cache_size=24), 101)
     del part.attrs["model_layers"]
     assert cache_bytes(part, TreeKVConfig(cache_size=24), 101) == whole // 2
 
 
-def test_the_type_and_the_batch_count(run) -> None:
+def test_bytes_depend_on_dtype_and_batch(run) -> None:
     config = TreeKVConfig(cache_size=64)
     one = cache_bytes(run, config, 1000, prompt=900)
     assert one == 65 * 2 * 2 * (8 + 8) * 2  # slots, layers, KV heads, channels of key and value, bytes
@@ -99,20 +99,20 @@ def test_a_bounded_cache_does_not_grow_with_the_context_and_a_full_one_does(run)
         ({"tokens": 9, "dtype": "int8"}, "dtype must be one of .* got 'int8'"),
     ],
 )
-def test_what_cannot_be_is_refused(run, arguments: dict, words: str) -> None:
+def test_impossible_requests_are_refused(run, arguments: dict, words: str) -> None:
     with pytest.raises(TreeKVError, match=words):
         cache_bytes(run, TreeKVConfig(cache_size=64), **arguments)
 
 
 @pytest.mark.parametrize("config", SETTINGS[1:9], ids=lambda c: c.policy)
-def test_long_prompts_are_worked_out_from_shorter_ones(run, config: TreeKVConfig, monkeypatch) -> None:
+def test_long_prompts_are_computed_from_shorter_ones(run, config: TreeKVConfig, monkeypatch) -> None:
     lengths = [1000, 1003, 1024, 1041]
     short = [cache_bytes(run, config, n, prompt=n) for n in lengths]
     monkeypatch.setattr("analysis.memory_size.LONG", 1000)
     assert [cache_bytes(run, config, n, prompt=n) for n in lengths] == short
 
 
-def test_tensors_are_not_made_for_it(run) -> None:
+def test_no_tensors_are_allocated(run) -> None:
     """A context that no machine here could hold."""
     assert (
         cache_bytes(run, TreeKVConfig(policy="full"), 10**9, batch=64) == -(-(10**9) // 64) * 64 * 64 * 2 * 2 * 16 * 2

@@ -1,4 +1,4 @@
-"""Files are whole or absent, and what is not ours is refused in one sentence."""
+"""Files are complete or absent, and files of another origin are refused in one sentence."""
 
 import os
 
@@ -109,7 +109,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(path, spectrum, mon
     assert [p.name for p in path.parent.iterdir()] == ["spectrum.nc"]
 
 
-def test_places_that_cannot_be_written_are_named(spectrum, tmp_path):
+def test_paths_that_cannot_be_written_are_named(spectrum, tmp_path):
     with pytest.raises(TreeKVError, match=r"nowhere.*does not exist"):
         analysis.save(spectrum, tmp_path / "nowhere" / "a.nc")
     with pytest.raises(TreeKVError, match="is a folder"):
@@ -117,7 +117,7 @@ def test_places_that_cannot_be_written_are_named(spectrum, tmp_path):
 
 
 @pytest.mark.slow
-def test_every_kind_of_file_is_called_by_its_name_where_another_is_expected(run, tmp_path):
+def test_a_file_of_another_kind_is_named(run, tmp_path):
     spectrum = analysis.spectrum(run, level=2)
     retention = analysis.simulate(run, {"tree": TreeKVConfig(cache_size=32)})
     results = {

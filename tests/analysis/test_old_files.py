@@ -1,4 +1,4 @@
-"""Files written before analysis was divided into folders open, and give the results that they gave then.
+"""Files of the version before analysis was divided into folders still open, and results from them are the same.
 
 The files in tests/data were written at commit 84f9cc5 from a tiny Llama of one layer: a capture of 72 tokens with 3
 observed queries, and from it the spectrum of level 2, its trends, a simulation of two policies after a prompt of 16

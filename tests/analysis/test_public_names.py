@@ -1,4 +1,4 @@
-"""The public face of `analysis`: what it shows, what it loads, and that nothing hides a module."""
+"""The public names of `analysis`: what is listed, what is loaded, and that no function shadows a module."""
 
 import ast
 import importlib
@@ -34,7 +34,7 @@ def test_type_checkers_see_the_same_names_as_python():
     assert sorted([*listed, "evaluation", "plot"]) == sorted(analysis.__all__)
 
 
-def test_no_function_hides_a_module():
+def test_no_function_shadows_a_module():
     modules = {module.name for module in pkgutil.iter_modules([str(ROOT)])}
     assert modules & set(analysis.__all__) == {"evaluation", "plot"}
     assert {name for name in modules if (ROOT / name).is_dir()} == set(analysis._SUBPACKAGES)

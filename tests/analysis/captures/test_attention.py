@@ -47,6 +47,6 @@ def test_output_projections_of_other_families(family):
     torch.testing.assert_close(ours + projection.bias, outputs[0][39], atol=1e-5, rtol=1e-4)
 
 
-def test_no_output_projection_is_said(run):
+def test_a_model_without_a_known_output_projection_is_refused(run):
     with pytest.raises(TreeKVError, match=r"layer 0 .*no known output projection"):
         run.contributions(0, 100, torch.nn.Linear(2, 2))

@@ -1,4 +1,4 @@
-"""A capture gives what eager attention gives, and says no clearly."""
+"""Contributions of a capture equal eager attention."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""A capture: how it is shown, what it answers, and that its file gives it back."""
+"""A capture: its representation, its weights and its file."""
 
 from __future__ import annotations
 

@@ -68,14 +68,14 @@ def test_interrupted_and_resumed(llama, texts, tmp_path):
 
 
 @pytest.mark.parametrize("changes", [{"queries": 4}, {"max_tokens": 50}, {"layers": [1]}])
-def test_a_file_of_other_settings_is_not_taken_for_this(llama, texts, tmp_path, changes):
+def test_a_file_with_other_settings_is_refused(llama, texts, tmp_path, changes):
     analysis.capture_many(llama, None, texts, queries=3, folder=tmp_path)
     with pytest.raises(TreeKVError, match=r"b\.nc' contains another text"):
         analysis.capture_many(llama, None, texts, **{"queries": 3, **changes}, folder=tmp_path)
 
 
 @pytest.mark.parametrize("capture_texts", [analysis.capture_many, analysis.capture_spectra])
-def test_a_file_of_another_checkpoint_is_not_taken_for_this(texts, tmp_path, capture_texts):
+def test_a_file_of_another_checkpoint_is_refused(texts, tmp_path, capture_texts):
     def checkpoint(place, change=0.0, **config):
         model = tiny.llama(**config)
         model.model.layers[1].self_attn.q_proj.weight.data += change
@@ -92,14 +92,14 @@ def test_a_file_of_another_checkpoint_is_not_taken_for_this(texts, tmp_path, cap
             capture_texts(other, None, texts, **settings)
 
 
-def test_a_file_from_before_models_were_told_apart_is_taken_by_name(llama, texts, tmp_path):
+def test_a_file_without_a_model_fingerprint_is_compared_by_name(llama, texts, tmp_path):
     run = analysis.capture(llama, None, texts["b"], queries=3)
     del run.attrs["model_fingerprint"]
     run.save(tmp_path / "b.nc")
     assert len(analysis.capture_many(llama, None, {"b": texts["b"]}, queries=3, folder=tmp_path)) == 1
 
 
-def test_a_file_of_another_text_or_kind_is_not_taken_for_this(llama, texts, tmp_path):
+def test_a_file_of_another_text_or_kind_is_refused(llama, texts, tmp_path):
     analysis.capture_many(llama, None, {"b": texts["a"]}, queries=3, folder=tmp_path)
     with pytest.raises(TreeKVError, match=r"b\.nc' contains another text"):
         analysis.capture_many(llama, None, texts, queries=3, folder=tmp_path)

@@ -11,8 +11,8 @@ from treekv import TreeKVError
 
 
 def held_set(record, step, policy, layer, head):
-    held = analysis.kept_mask(record, step).sel(policy=policy, layer=layer, head=head)
-    return set(np.flatnonzero(held.values).tolist())
+    kept = analysis.kept_mask(record, step).sel(policy=policy, layer=layer, head=head)
+    return set(np.flatnonzero(kept.values).tolist())
 
 
 def jaccard(a, b):

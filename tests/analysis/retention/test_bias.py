@@ -1,4 +1,4 @@
-"""Regional bias: the ideal density against games of chance, distance and Gini coefficient against definitions."""
+"""Recency bias: the ideal density against coin tosses, distance and Gini coefficient against their definitions."""
 
 from __future__ import annotations
 
@@ -64,27 +64,27 @@ def test_equals_the_slow_definition(run, step):
     last = run.tokens - 1 if step is None else step
     result = recency_bias(retention, step)
     for policy in CONFIGS:
-        held = analysis.kept_mask(retention, last).sel(policy=policy, layer=1, head=0).values[: last + 1]
+        kept = analysis.kept_mask(retention, last).sel(policy=policy, layer=1, head=0).values[: last + 1]
         density = np.ones(last + 1) if policy == "full" else ideal_density(CONFIGS["tree"], last + 1)
         at = result.sel(policy=policy, layer=1, head=0)
-        assert at["distance"].item() == pytest.approx(slow_distance(held, density), abs=1e-9)
-        tenths = [part.mean() for part in np.array_split(held.astype(float), 10)]
+        assert at["distance"].item() == pytest.approx(slow_distance(kept, density), abs=1e-9)
+        tenths = [part.mean() for part in np.array_split(kept.astype(float), 10)]
         assert at["gini"].item() == pytest.approx(slow_gini(tenths))
     assert (result["distance"].sel(policy="full") == 0).all()
     distance = result["distance"].mean(("layer", "head"))
     assert distance.sel(policy="tree") < distance.sel(policy="streaming")
 
 
-def test_another_ideal_is_scaled_to_what_is_held(run):
+def test_another_ideal_is_scaled_to_the_kept_tokens(run):
     retention = analysis.simulate(run, CONFIGS)
     ideal = TreeKVConfig(cache_size=64, sink_size=2, recent_size=16)
     result = recency_bias(retention, ideal=ideal).sel(policy="tree", layer=0, head=1)
-    held = analysis.kept_mask(retention, run.tokens - 1).sel(policy="tree", layer=0, head=1).values
+    kept = analysis.kept_mask(retention, run.tokens - 1).sel(policy="tree", layer=0, head=1).values
     expected = ideal_density(TreeKVConfig(cache_size=32, sink_size=2, recent_size=8, prefill="none"), run.tokens)
-    assert result["distance"].item() == pytest.approx(slow_distance(held, expected), abs=1e-9)
+    assert result["distance"].item() == pytest.approx(slow_distance(kept, expected), abs=1e-9)
 
 
-def test_too_little_to_say_anything(run, made_record):
+def test_too_few_tokens_are_refused(run, made_record):
     retention = analysis.simulate(run, {"streaming": TreeKVConfig(policy="streaming", cache_size=5)})
     assert np.isnan(recency_bias(retention)["distance"]).all() and not np.isnan(recency_bias(retention)["gini"]).any()
     with pytest.raises(TreeKVError, match="at least 10 tokens, got 6"):

@@ -1,4 +1,4 @@
-"""The table of a comparison holds the means of what the other functions compute."""
+"""The table of a comparison: means of what the other functions compute."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What is lost, against sums over the tokens that the definition says are held."""
+"""Output loss against sums over the kept tokens, by the definition."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def retention(run):
 
 def slow_loss(run, retention, policy, layer, query):
     """Mass of each query head and the layer's error, one token at a time."""
-    gone = retention["evicted_at"].sel(policy=policy, layer=layer).values
+    evicted = retention["evicted_at"].sel(policy=policy, layer=layer).values
     i = run.layers.index(layer)
     group = run.query_heads // run.kv_heads
     masses, distance, size = [], 0.0, 0.0
     for head in range(run.query_heads):
         q, k, v = run.q[i][head, query].double(), run.k[i][head // group].double(), run.v[i][head // group].double()
         odds = [math.exp(float(q @ k[j]) * run.scaling[i]) for j in range(query + 1)]
-        held = [j for j in range(query + 1) if gone[head // group, j] == -1 or gone[head // group, j] >= query]
+        kept = [j for j in range(query + 1) if evicted[head // group, j] == -1 or evicted[head // group, j] >= query]
         full = sum(odds[j] * v[j] for j in range(query + 1)) / sum(odds)
-        left = sum(odds[j] * v[j] for j in held) / sum(odds[j] for j in held)
-        masses.append(sum(odds[j] for j in held) / sum(odds))
+        left = sum(odds[j] * v[j] for j in kept) / sum(odds[j] for j in kept)
+        masses.append(sum(odds[j] for j in kept) / sum(odds))
         distance += float((left - full).square().sum())
         size += float(full.square().sum())
     return masses, math.sqrt(distance / size)
@@ -64,7 +64,7 @@ def test_nothing_is_lost_before_the_cache_is_full_and_with_the_full_cache(run, r
     assert (lost["mass"].sel(policy="streaming", query=300) < 0.999).any()
 
 
-def test_what_a_query_sees_in_a_real_run_is_what_loss_counts(sharp_llama, run, token_ids):
+def test_a_query_sees_the_same_tokens_as_in_a_real_run(sharp_llama, run, token_ids):
     """In the first layer of a run at true positions the output itself must be the one that `loss` describes."""
     from treekv import TreeKVCache
 

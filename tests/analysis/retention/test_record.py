@@ -1,4 +1,4 @@
-"""Questions to a retention record, against the definition of being held."""
+"""Functions of a retention record against the definition of a kept token."""
 
 import numpy as np
 import pytest
@@ -29,14 +29,14 @@ def slow_share(record, policy, steps, positions, layers=(0, 3), heads=(0, 1)):
     return np.mean(cells) if cells else np.nan
 
 
-def test_held(made_record):
+def test_kept_mask(made_record):
     record = made_record(40)
     for step in (0, 17, 39):
-        held = analysis.kept_mask(record, step)
+        kept = analysis.kept_mask(record, step)
         for policy in ("tree", "streaming"):
             for position in range(40):
                 expected = slow_held(record, policy, 3, 1, step, position)
-                assert bool(held.sel(policy=policy, layer=3, head=1, position=position)) == expected
+                assert bool(kept.sel(policy=policy, layer=3, head=1, position=position)) == expected
 
 
 @pytest.mark.parametrize("cells", [512, 7, 1])
@@ -118,7 +118,7 @@ def test_saved_and_opened_again(made_record, tmp_path):
     assert analysis.open(analysis.save(record, tmp_path / "r.nc")).identical(record)
 
 
-def test_what_is_not_there_is_named(made_record):
+def test_unknown_choices_are_named(made_record):
     record = made_record(20)
     with pytest.raises(TreeKVError, match=r"step 20.*0 to 19"):
         analysis.kept_mask(record, 20)
@@ -156,11 +156,11 @@ def test_a_real_run_gives_the_record_that_the_simulation_gives(llama):
     unnamed = retention_from_cache(cache, "real")
     assert "model" not in unnamed.attrs and merge_retention(unnamed, simulated).attrs["model"] == run.model
     for layer in (0, 1):
-        held = analysis.kept_mask(real, 89).sel(policy="tree", layer=layer).transpose("head", "position").values
-        assert [np.flatnonzero(row).tolist() for row in held] == cache.kept_positions(layer)[0].tolist()
+        kept = analysis.kept_mask(real, 89).sel(policy="tree", layer=layer).transpose("head", "position").values
+        assert [np.flatnonzero(row).tolist() for row in kept] == cache.kept_positions(layer)[0].tolist()
 
 
-def test_a_row_of_a_padded_batch_is_as_if_it_had_been_alone(llama):
+def test_a_row_of_a_padded_batch_equals_a_run_without_padding(llama):
     ids = tiny.tokens(60, batch=2)
     mask = torch.ones_like(ids)
     mask[0, :23] = 0
@@ -178,11 +178,11 @@ def test_a_real_run_is_saved_and_drawn_like_a_simulation(llama, tmp_path):
     record = retention_from_cache(cache, "mine", [f" w{i}" for i in range(90)])
     assert analysis.open(analysis.save(record, tmp_path / "r.nc")).identical(record)
     figure = plot.eviction_map(record, policy="mine", layer=1, head=0)
-    held = analysis.kept_mask(record, 89).sel(policy="mine", layer=1, head=0).values
-    assert (figure.data[0].z[-1] == 100 * held).all()
+    kept = analysis.kept_mask(record, 89).sel(policy="mine", layer=1, head=0).values
+    assert (figure.data[0].z[-1] == 100 * kept).all()
 
 
-def test_records_of_one_text_are_combined(llama):
+def test_records_of_one_text_are_merged(llama):
     ids = tiny.tokens(90)
     run = analysis.capture(llama, None, ids, queries=4)
     cache = TreeKVCache(TRACED, llama.config)

@@ -1,4 +1,4 @@
-"""The tree of absorbed tokens: by hand, and against a transcription that follows every link."""
+"""The eviction tree: by hand, and against a transcription that follows every link."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_by_hand():
     }
 
 
-def test_a_token_that_goes_without_comparison_is_a_root():
+def test_a_token_evicted_without_comparison_is_a_root():
     made = record([-1, 3, 3, -1], [-1, -1, 1, -1])
     assert columns(eviction_tree(made))["root"] == [0, 1, 1, 3]
 
@@ -63,13 +63,13 @@ def test_equals_the_slow_transcription(run, settings, step):
                 assert got[name].values.tolist() == [token[name] for token in expected]
 
 
-def test_the_roots_are_what_is_held_and_stand_for_everything(run):
+def test_the_roots_are_the_kept_tokens_and_represent_all(run):
     config = TreeKVConfig(cache_size=32, sink_size=2)
     retention = analysis.simulate(run, {"tree": config})
     result = eviction_tree(retention, 200)
     roots = result["parent"] == -1
-    held = analysis.kept_mask(retention, 200).isel(position=slice(201))
-    assert (roots.values == held.transpose(*roots.dims).values).all()
+    kept = analysis.kept_mask(retention, 200).isel(position=slice(201))
+    assert (roots.values == kept.transpose(*roots.dims).values).all()
     assert (result["size"].where(roots).sum("position") == 201).all()
     assert result["size"].max() > 8  # several sweeps have passed
 

@@ -1,4 +1,4 @@
-"""What the bands hold, for every transform, wavelet and mode, against PyWavelets band by band."""
+"""Statistics of bands, for every transform, wavelet and mode, against PyWavelets band by band."""
 
 import numpy as np
 import pytest
@@ -77,7 +77,7 @@ def test_energies_add_up_to_the_signals(kind):
 @pytest.mark.parametrize("kind", bands.TRANSFORMS)
 @pytest.mark.parametrize("mode", ["symmetric", "periodization"])
 @pytest.mark.parametrize("wavelet", ["haar", "db2", "sym4", "coif1", "bior2.2"])
-def test_coefficients_lie_over_their_positions(kind, mode, wavelet):
+def test_coefficients_are_aligned_with_their_positions(kind, mode, wavelet):
     """A single spike must be brightest where it is, in the finest band of every wavelet."""
     for where in (40, 41, 63):
         x = torch.zeros(1, 128, 1)
@@ -138,7 +138,7 @@ def test_a_cosine_is_loudest_in_the_band_of_its_frequency(kind):
         assert low <= frequency <= high
 
 
-def test_support_is_what_a_coefficient_reaches():
+def test_support_is_the_reach_of_a_coefficient():
     for wavelet in ("haar", "db2", "sym4"):
         transform = bands.transform_of(512, wavelet, level=3)
         silent = transform.coefficients(torch.zeros(1, 512))

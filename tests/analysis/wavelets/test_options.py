@@ -1,4 +1,4 @@
-"""One object for everything that can be chosen about a transform."""
+"""Options of a transform, as one object or by name."""
 
 import pytest
 import xarray as xr

@@ -19,7 +19,7 @@ from tests.analysis.wavelets.rising import LENGTH, POSITION, rising, trends_of
 
 
 @pytest.mark.slow
-def test_intervals_are_those_of_drawing_queries_again(made_spectrum):
+def test_intervals_equal_a_plain_bootstrap(made_spectrum):
     """Against a plain loop over resampled queries."""
     spectrum = made_spectrum(rising([1.0, 2.0, 3.0]))
     rng = np.random.default_rng(5)
@@ -49,7 +49,7 @@ def test_rank_correlation_is_scipys():
 
 @pytest.mark.parametrize("length", [3, 6, 40, 64])
 @pytest.mark.parametrize("draw", ["normal", "ties"])
-def test_many_orders_at_once_are_what_scipy_gives_one_by_one(length, draw):
+def test_batched_statistics_equal_scipys(length, draw):
     """The forms that stand in for scipy inside the permutation tests, with and without ties and even runs."""
     rng = np.random.default_rng(length)
     values = rng.normal(size=(50, length)) if draw == "normal" else rng.integers(0, 3, (50, length)).astype(float)
@@ -76,7 +76,7 @@ def test_estimates_come_from_scipy(made_spectrum):
     assert found.order == stats.spearmanr(np.arange(4), found.growth).statistic
 
 
-def test_p_values_are_those_of_the_exact_null(made_spectrum):
+def test_p_values_equal_the_exact_null(made_spectrum):
     """Six runs have 720 orders: scipy goes through all of them, and so does this loop."""
     from itertools import permutations
 
@@ -102,7 +102,7 @@ def test_p_values_are_those_of_the_exact_null(made_spectrum):
     assert found["growth"].limit == pytest.approx(np.quantile(ratios, 0.95, method="inverted_cdf"))
 
 
-def test_the_null_is_honest_for_haar_which_is_constant_on_its_runs(made_spectrum):
+def test_the_null_is_calibrated_for_haar_which_is_constant_on_its_support(made_spectrum):
     """Noise that is constant on runs of 64 must not look like a trend; position by position it would."""
     rng = np.random.default_rng(2)
     ours, naive = [], []
@@ -115,7 +115,7 @@ def test_the_null_is_honest_for_haar_which_is_constant_on_its_runs(made_spectrum
     assert np.mean(np.array(naive) < 0.05) > 0.3
 
 
-def test_runs_begin_where_coefficients_begin(made_spectrum):
+def test_runs_are_aligned_with_coefficients(made_spectrum):
     spectrum = made_spectrum(np.ones((4, 200)))
     assert Runs.of(32, spectrum).starts.tolist() == [0, 32, 64, 96, 128, 160, 192]
     spectrum.attrs["sinks"] = "include"  # positions 4 ... 203 of a transform that began at 0
