@@ -3,9 +3,9 @@
     python benchmarks/capture.py                      # 4,096 tokens of SmolLM2
     python benchmarks/capture.py --tokens 1024 --rounds 1
 
-A plain pass is transformers' own SDPA attention over the same tokens, without logits, with its own cache: what one
-runs anyway. Both are measured in turn in one run; wanted is a ratio of at most 1.3 and a peak under 3 GB. The
-peak is that of a process of its own that loads the model and captures once.
+A plain pass is transformers' own SDPA attention over the same tokens, with its own cache and without logits. Both are
+measured alternately in one run; the targets are a ratio of at most 1.3 and a peak below 3 GB. The peak is that of a
+separate process that loads the model and captures once.
 """
 
 from __future__ import annotations

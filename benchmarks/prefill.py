@@ -1,11 +1,11 @@
-"""Reading a prompt with compression against plain transformers, in turn in one process.
+"""Read a prompt with compression and with plain transformers, alternately in one process.
 
     python benchmarks/prefill.py
     python benchmarks/prefill.py --lengths 2048 --rounds 3 --memory
     python benchmarks/prefill.py --model tiny
 
-Prints medians, the median of the ratios of neighbouring runs, and how far each side raises the process' memory above
-what it held before (a fresh process measures each, since a peak never falls).
+Prints medians, the median of the ratios of neighbouring runs, and how far each side raises the memory of a process
+(each in a fresh process, since a peak never falls).
 """
 
 from __future__ import annotations

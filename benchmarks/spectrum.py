@@ -53,7 +53,7 @@ def peak_over_input(shape: tuple[int, int, int], level: int) -> float:
     """In a process of its own: how far the statistics raise its peak memory, plus the array, over the array."""
     array = torch.randn(*shape)
     transform = transform_of(shape[1], level=level)
-    transform.statistics(array[:, :64])  # libraries and threads are there before the count begins
+    transform.statistics(array[:, :64])  # loads libraries and starts threads before the measurement
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     transform.statistics(array)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
@@ -86,7 +86,7 @@ def main() -> None:
             name = f"axis {axis}"
             work[f"pywt.wavedec {name}"] = partial(pywt.wavedec, form, "haar", "symmetric", arguments.level, axis)
             work[f"pywt.waverec {name}"] = partial(pywt_amplitudes, form, arguments.level, axis)
-        order = list(work) if layer % 2 else list(work)[::-1]  # whoever comes second finds a warmer machine
+        order = list(work) if layer % 2 else list(work)[::-1]  # the second one runs on a warmer machine
         for name in order:
             spent = seconds(work[name])
             if layer:  # the first round warms up

@@ -1,10 +1,10 @@
-"""A very long stream through a small cache: no growth of memory, no slower step.
+"""Stream many tokens through a small cache: neither memory nor time per step should grow.
 
     python benchmarks/steady.py                 # 100,000 decode steps on a tiny random model
     python benchmarks/steady.py --steps 20000
 
 Prints time per step and resident memory for every tenth of the stream; the first and the last tenth are the ones to
-compare. The model has random weights, so only time and memory mean anything.
+compare. The model has random weights, so only time and memory are meaningful.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
+from analysis.progress import Progress
 from treekv.errors import TreeKVError
 
 
@@ -64,7 +65,7 @@ def stream_perplexity(
     token_ids: Tensor | Sequence[int],
     cache: Cache,
     chunk: int = 16,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     prompt: int = 0,
 ) -> StreamResult:
     """Feed a text to `model` through `cache` in pieces of `chunk` tokens and score every next token.

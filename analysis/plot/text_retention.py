@@ -13,7 +13,7 @@ from treekv.errors import TreeKVError
 
 MOST_TOKENS = 8192  # a longer page is neither readable nor small
 
-_INK, _QUIET, _GONE = "#1f2430", "#5b6372", "#f2f3f5"
+_INK, _QUIET, _EVICTED = "#1f2430", "#5b6372", "#f2f3f5"
 
 
 def text_retention(
@@ -63,8 +63,8 @@ def text_retention(
         amounts = kept.transpose(..., "position").values.reshape(-1, len(position))
         share = amounts.mean(0)
     else:
-        gone = chosen["evicted_at"].transpose(..., "position").values.reshape(-1, len(position))
-        last = np.where((gone < 0) | (gone > step), step + 1, gone)
+        evicted_at = chosen["evicted_at"].transpose(..., "position").values.reshape(-1, len(position))
+        last = np.where((evicted_at < 0) | (evicted_at > step), step + 1, evicted_at)
         amounts = (last - position) / np.maximum(step + 1 - position, 1)
         share = amounts.mean(0)
     share = np.clip(share, 0, 1)[start:stop]
@@ -107,7 +107,7 @@ def _grounds() -> list[tuple[str, str]]:
     """Background and text colour for 0 to 100 per cent: nearly white if nothing is kept, darker the more is."""
     # One hue from pale to dark: scales of two hues are brightest where hardly anything is kept.
     colours = sample_colorscale("Blues", np.linspace(0.1, 1.0, 100).tolist())
-    grounds = [(_GONE, _QUIET)]
+    grounds = [(_EVICTED, _QUIET)]
     for colour in colours:
         red, green, blue = (int(part) for part in colour[4:-1].split(","))
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 130

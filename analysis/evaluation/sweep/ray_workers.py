@@ -13,7 +13,8 @@ from typing import Any, Final
 from analysis.evaluation.sweep.grid import ModelSpec
 from analysis.evaluation.sweep.records import Record
 from analysis.evaluation.sweep.runner import CellJob, Load, Runner, load, one_line
-from analysis.evaluation.tasks.base import Document, Progress, Task
+from analysis.evaluation.tasks.base import Document, Task
+from analysis.progress import Progress
 from treekv.errors import TreeKVError
 
 _ATTEMPTS: Final = 2  # a document whose worker dies is retried once, on a new worker

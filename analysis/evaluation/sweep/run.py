@@ -10,7 +10,8 @@ from analysis.evaluation.sweep.grid import Grid, ModelSpec, TaskSpec
 from analysis.evaluation.sweep.records import Record, Results
 from analysis.evaluation.sweep.runner import CellJob, OneProcess, batches, one_line, task_definition
 from analysis.evaluation.tasks import base
-from analysis.evaluation.tasks.base import Document, Progress, Task
+from analysis.evaluation.tasks.base import Document, Task
+from analysis.progress import Progress
 from treekv.errors import TreeKVError
 
 

@@ -19,8 +19,9 @@ import torch
 
 from analysis.evaluation.sweep.grid import ModelSpec, SettingsSpec, budget_in_tokens
 from analysis.evaluation.sweep.records import Definition, Record, digest
-from analysis.evaluation.tasks.base import Document, Progress, Task
+from analysis.evaluation.tasks.base import Document, Task
 from analysis.evaluation.tasks.prompt_cache import PromptCache
+from analysis.progress import Progress
 from treekv import load_model
 from treekv.errors import TreeKVError
 

@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 import torch
 
 from analysis.evaluation.tasks import options, texts
-from analysis.evaluation.tasks.base import Document, Measurement, Progress
+from analysis.evaluation.tasks.base import Document, Measurement
 from analysis.evaluation.tasks.prompt_cache import PromptCache, next_logits
 from analysis.evaluation.tasks.tokens import context_window, encode_prompt
+from analysis.progress import Progress
 from treekv import TreeKVCache, TreeKVConfig
 from treekv.errors import TreeKVError
 
@@ -27,14 +28,14 @@ class Answer:
         text: without the prompt.
         tokens: number of generated tokens.
         cache_bytes, full_bytes: bytes of keys and values at the end, in the cache and in one that evicts nothing.
-        held: the most tokens that any layer keeps at the end.
+        kept: the most tokens that any layer keeps at the end.
     """
 
     text: str
     tokens: int
     cache_bytes: int
     full_bytes: int
-    held: int
+    kept: int
 
 
 def generate_answer(
@@ -94,7 +95,7 @@ def generate_answer(
         tokens=len(new),
         cache_bytes=cache.nbytes,
         full_bytes=max(cache.full_nbytes, cache.nbytes),
-        held=cache.kept_tokens,
+        kept=cache.kept_tokens,
     )
 
 
@@ -185,6 +186,6 @@ class AnswerTask:
         )
         if progress is not None:
             progress(1, 1)
-        detail = {"answer": said.text, "expected": data["answers"], "new_tokens": said.tokens, "held": said.held}
+        detail = {"answer": said.text, "expected": data["answers"], "new_tokens": said.tokens, "held": said.kept}
         scores = {"score": 100 * self.score(data, said.text), "cache_bytes": float(said.cache_bytes)}
         return Measurement(scores, detail | {"full_bytes": said.full_bytes})

@@ -80,7 +80,7 @@ def words(source: str) -> list[str]:
     return sorted(set(re.findall(r"(?<![\w'-])[a-z]{4,9}(?![\w'-])", text)))
 
 
-def keys(draw: random.Random, number: int) -> list[str]:
+def draw_names(draw: random.Random, number: int) -> list[str]:
     """Draw distinct names of things, each an adjective and a noun.
 
     Raises:
@@ -93,7 +93,7 @@ def keys(draw: random.Random, number: int) -> list[str]:
     return [f"{adjectives[pick // len(nouns)]} {nouns[pick % len(nouns)]}" for pick in draw.sample(range(most), number)]
 
 
-def values(draw: random.Random, number: int, digits: int) -> list[str]:
+def draw_numbers(draw: random.Random, number: int, digits: int) -> list[str]:
     """Draw distinct numbers of `digits` digits without leading zeros; random UUIDs if `digits` is 0.
 
     Raises:
@@ -199,7 +199,7 @@ def _interleave(hay: list[str], costs: list[int], things: Sequence[str], depths:
     return Hidden(joint.join(parts), starts)
 
 
-def rotated(hay: Sequence[str], draw: random.Random) -> list[str]:
+def rotate(hay: Sequence[str], draw: random.Random) -> list[str]:
     """The haystack rotated to start at a random sentence, so that documents differ."""
     first = draw.randrange(len(hay))
     return [*hay[first:], *hay[:first]]

@@ -74,15 +74,15 @@ class Needle(AnswerTask):
         name = texts.names([source])[0]
         key = f"{name}-{length}-{depth:g}-{sample}"
         draw = random.Random(f"{self.name} {self.seed} {key}")
-        hay = haystack.rotated(haystack.sentences(source), draw)
+        hay = haystack.rotate(haystack.sentences(source), draw)
         data = self._hide(tokenizer, hay, length, depth, draw)
         context, question = self.prompt_ids(tokenizer, data)
         facts = {"length": length, "depth": depth, "haystack": name, "sample": sample, "keys": self.keys}
         return Document(key, {"tokens": len(context) + len(question), **facts, **data})
 
     def _hide(self, tokenizer: Any, hay: list[str], length: int, depth: float, draw: random.Random) -> dict[str, Any]:
-        names = haystack.keys(draw, self.keys)
-        numbers = haystack.values(draw, self.keys, self.digits)
+        names = haystack.draw_names(draw, self.keys)
+        numbers = haystack.draw_numbers(draw, self.keys, self.digits)
         kind = "number" if self.digits else "code"
         things = [f"The secret {kind} of the {key} is {value}." for key, value in zip(names, numbers, strict=True)]
         depths = [depth, *(draw.uniform(0, 100) for _ in things[1:])]

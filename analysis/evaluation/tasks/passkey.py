@@ -26,7 +26,7 @@ class Passkey(Needle):
     name: ClassVar[str] = "passkey"
 
     def _hide(self, tokenizer: Any, hay: list[str], length: int, depth: float, draw: random.Random) -> dict[str, Any]:
-        numbers = haystack.values(draw, self.keys, self.digits)
+        numbers = haystack.draw_numbers(draw, self.keys, self.digits)
         things = [f"The pass key is {numbers[0]}. Keep it in mind: {numbers[0]} is the pass key."]
         things += [f"The number {number} is of no use. It is not the pass key." for number in numbers[1:]]
         depths = [depth, *(draw.uniform(0, 100) for _ in things[1:])]

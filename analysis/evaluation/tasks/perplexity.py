@@ -14,8 +14,9 @@ from torch import Tensor
 
 from analysis.evaluation.stream_perplexity import StreamResult, stream_perplexity
 from analysis.evaluation.tasks import options, texts
-from analysis.evaluation.tasks.base import Document, Measurement, Progress
+from analysis.evaluation.tasks.base import Document, Measurement
 from analysis.evaluation.tasks.tokens import context_window, encode, special_prefix
+from analysis.progress import Progress
 from treekv import TreeKVCache, TreeKVConfig, policies
 from treekv.errors import TreeKVError
 

@@ -67,8 +67,8 @@ def _needles(
     tokenizer: Any, draw: random.Random, room: int, sizes: GeneratorOptions, keys: int, values: int, asked: int
 ) -> GeneratedDocument:
     kind = "number" if sizes.digits else "code"
-    names = haystack.keys(draw, keys)
-    numbers = haystack.values(draw, keys * values, sizes.digits)
+    names = haystack.draw_names(draw, keys)
+    numbers = haystack.draw_numbers(draw, keys * values, sizes.digits)
     owners = [name for name in names for _ in range(values)]
     one = "One of the secret" if values > 1 else "The secret"
     kinds = f"{kind}s" if values > 1 else kind
@@ -202,7 +202,7 @@ def _hide(
     intro: str,
     end: str,
 ) -> str:
-    hay = haystack.rotated(haystack.sentences(source), draw)
+    hay = haystack.rotate(haystack.sentences(source), draw)
     return intro + haystack.hide(tokenizer, hay, things, depths, room - count_tokens(tokenizer, end), intro).text
 
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from analysis.evaluation.tasks import options
-from analysis.evaluation.tasks.base import Document, Measurement, Progress
+from analysis.evaluation.tasks.base import Document, Measurement
+from analysis.progress import Progress
 from treekv import TreeKVCache, TreeKVConfig
 
 

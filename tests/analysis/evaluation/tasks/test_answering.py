@@ -43,7 +43,7 @@ def test_answers_are_greedy_and_withheld_questions_come_after_compression(llama,
     assert said.tokens == 6
     if config is not None:
         assert said.cache_bytes == cache.nbytes < said.full_bytes
-        assert said.held == 16
+        assert said.kept == 16
 
 
 def test_given_and_withheld_questions_keep_different_tokens(llama):

@@ -15,10 +15,10 @@ from treekv import TreeKVError
 def test_things_run_out():
     draw = random.Random(0)
     with pytest.raises(TreeKVError, match="only 9 numbers of 1 digits, 10 are needed"):
-        haystack.values(draw, 10, 1)
+        haystack.draw_numbers(draw, 10, 1)
     with pytest.raises(TreeKVError, match="names for hidden things, 100000 are needed"):
-        haystack.keys(draw, 100000)
-    assert len(set(haystack.keys(draw, 5000))) == 5000
+        haystack.draw_names(draw, 100000)
+    assert len(set(haystack.draw_names(draw, 5000))) == 5000
 
 
 def test_sentences_of_a_folder(tmp_path):
@@ -37,10 +37,10 @@ def test_words_are_distinct_lower_case_and_of_four_to_nine_letters(tmp_path):
 
 def test_a_rotated_haystack_has_the_same_sentences_from_another_one_on():
     hay = [f"Sentence {number}." for number in range(9)]
-    found = haystack.rotated(hay, random.Random(1))
+    found = haystack.rotate(hay, random.Random(1))
     first = hay.index(found[0])
     assert found == hay[first:] + hay[:first]
-    assert len({haystack.rotated(hay, random.Random(seed))[0] for seed in range(20)}) > 1
+    assert len({haystack.rotate(hay, random.Random(seed))[0] for seed in range(20)}) > 1
 
 
 @pytest.mark.parametrize("room", [40, 77, 150])
