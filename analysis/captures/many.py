@@ -128,13 +128,13 @@ class CaptureJob(Generic[Result]):
         run: computes the result of a request.
         fingerprint: of a request; a file with the same one has the same content.
         save: writes a result to a path.
-        format: the `format` attribute of the files.
+        file_format: the `format` attribute of the files.
     """
 
     run: Callable[[CaptureRequest, Progress], Result]
     fingerprint: Callable[[CaptureRequest], str]
     save: Callable[[Result, Path], object]
-    format: str
+    file_format: str
 
     def in_memory(self, requests: Mapping[str, CaptureRequest], progress: Progress | None = None) -> list[Result]:
         """The result of every request, in order."""
@@ -163,7 +163,7 @@ class CaptureJob(Generic[Result]):
     def _is_finished(self, path: Path, request: CaptureRequest) -> bool:
         if not path.exists():
             return False
-        attrs = netcdf.attributes(path, self.format)
+        attrs = netcdf.attributes(path, self.file_format)
         mine = request.attrs["model_fingerprint"]
         if attrs.get("model_fingerprint", mine) != mine:
             raise TreeKVError(

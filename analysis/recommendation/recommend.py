@@ -1,7 +1,7 @@
 """Recommend settings for a budget or a target from a capture, with the numbers behind each decision.
 
     choice = recommend(captured, budget=256)              # tokens per layer and KV head
-    choice = recommend(captured, bytes=8_000_000)         # keys and values of all layers of the model together
+    choice = recommend(captured, max_bytes=8_000_000)     # keys and values of all layers of the model together
     choice = recommend(captured, target={"mass": 0.9})    # the smallest cache that keeps 90 % of the attention
     choice.config.save("settings.json"); choice.reasons; choice.figure
 
@@ -45,7 +45,7 @@ class Recommendation:
             "scope", "layers", "block"), `setting` in words, `cache_size`, simulated `error` (mean relative error
             of the attention output) and `mass` (mean share of attention retained), `chosen`; and `sink_mass`
             (first), the mean share of attention of each of the first tokens. attrs["bytes"] is the size of a cache
-            with the proposed settings while it decodes, counted as for `recommend(bytes=...)`, attrs["tokens"] the
+            with the proposed settings while it decodes, counted as for `recommend(max_bytes=...)`, attrs["tokens"] the
             length of the text.
         sentences: the reasons in words, one per decision.
     """
@@ -66,7 +66,7 @@ def recommend(
     captured: Capture,
     budget: int | None = None,
     *,
-    bytes: int | None = None,
+    max_bytes: int | None = None,
     target: Mapping[str, float] | None = None,
     questions: Sequence[str] = DEFAULT_QUESTIONS,
     prefill: str = "once",
@@ -79,7 +79,7 @@ def recommend(
     Args:
         captured: a capture of text like the one to expect, at least twice as long as the cache.
         budget: tokens per layer and KV head.
-        bytes: or bytes of keys and values, for one row of a batch, that a cache with the proposed settings may take
+        max_bytes: or bytes of keys and values, for one row of a batch, that a cache with the proposed settings may take
             while it decodes: over all layers of the model, captured or not, with whole sliding windows and room for
             the token being read. (Older capture files do not record the layers of their model: then only captured
             layers are counted.)
@@ -90,7 +90,7 @@ def recommend(
             highest band of the spectrum reaches), "scope" (neighbours that compete), "layers" (budgets that differ by
             layer, same total; skipped if only some layers were captured) and "block" (of the prompt).
         prefill: how the proposed settings handle a prompt, "once" or "stream".
-        itemsize: bytes per number in the cache, for `bytes`; by default that of the captured tensors (a capture
+        itemsize: bytes per number in the cache, for `max_bytes`; by default that of the captured tensors (a capture
             read from a file has 2).
         model: the captured model; if given, errors are those of the attention output after its output projection,
             which is what reaches the residual stream.
@@ -100,15 +100,15 @@ def recommend(
         TreeKVError: not exactly one of budget, bytes and target; one that cannot be met; a text that is too short.
     """
     prefill = "once" if prefill == "tree" else prefill  # its former name
-    _check(captured, budget, bytes, target, questions, prefill)
+    _check(captured, budget, max_bytes, target, questions, prefill)
     itemsize = captured.k[0].element_size() if itemsize is None else itemsize
     search = Search(captured, model)
     steps = [question for question in QUESTIONS if question in questions]
 
     if target is not None:
         size = _smallest(search, dict(target))
-    elif bytes is not None:
-        size = _affordable(captured, bytes, itemsize)
+    elif max_bytes is not None:
+        size = _affordable(captured, max_bytes, itemsize)
     else:
         assert budget is not None
         size = budget
@@ -148,19 +148,19 @@ def _decoding_bytes(captured: Capture, config: TreeKVConfig, itemsize: int) -> i
     return cache_bytes(captured, config, tokens=_MANY, prompt=1, dtype="bfloat16") // torch.bfloat16.itemsize * itemsize
 
 
-def _affordable(captured: Capture, bytes: int, itemsize: int) -> int:
-    """Tokens per layer and KV head that fit into `bytes`, a multiple of eight."""
+def _affordable(captured: Capture, max_bytes: int, itemsize: int) -> int:
+    """Tokens per layer and KV head that fit into `max_bytes`, a multiple of eight."""
     least, next_one = (
         _decoding_bytes(captured, TreeKVConfig(cache_size=size, prefill="stream", block_size=1), itemsize)
         for size in (SMALLEST, SMALLEST + 1)
     )
     token = next_one - least
-    size = SMALLEST + (bytes - least) // token
+    size = SMALLEST + (max_bytes - least) // token
     if size < SMALLEST:
         windows = least - (SMALLEST + 1) * token
         beside = f", besides {windows} of its sliding windows" if windows else ""
         raise TreeKVError(
-            f"{bytes} bytes hold {max(size, 0)} tokens of this model and the one being read ({token} bytes each"
+            f"{max_bytes} bytes hold {max(size, 0)} tokens of this model and the one being read ({token} bytes each"
             f"{beside}); at least {least} are needed"
         )
     return size // 8 * 8
@@ -235,12 +235,14 @@ def _summary(search: Search, start: float, size: int, needed: int) -> str:
 def _check(
     captured: Capture,
     budget: int | None,
-    bytes: int | None,
+    max_bytes: int | None,
     target: Mapping[str, float] | None,
     questions: Sequence[str],
     prefill: str,
 ) -> None:
-    given = [name for name, value in (("budget", budget), ("bytes", bytes), ("target", target)) if value is not None]
+    given = [
+        name for name, value in (("budget", budget), ("bytes", max_bytes), ("target", target)) if value is not None
+    ]
     if len(given) != 1:
         raise TreeKVError(f"give one of budget, bytes and target, got {' and '.join(given) or 'none'}")
     for question in questions:

@@ -70,7 +70,7 @@ def recommend(
         choice = analysis.recommend(
             run,
             budget,
-            bytes=cache_bytes,
+            max_bytes=cache_bytes,
             target=target,
             questions=ask or DEFAULT_QUESTIONS,
             prefill=prefill,

@@ -73,9 +73,9 @@ def test_errors_after_the_output_projection(sharp_llama, run):
 
 def test_bytes_and_targets(run):
     per_token = run.k[0].element_size() * 2 * 2 * 2 * run.k[0].shape[2]  # keys and values, 2 layers, 2 KV heads
-    by_bytes = recommend(run, bytes=71 * per_token + 5, questions=[])
+    by_bytes = recommend(run, max_bytes=71 * per_token + 5, questions=[])
     assert by_bytes.config.cache_size == 64 and by_bytes.reasons.attrs["bytes"] == 65 * per_token
-    assert recommend(run, bytes=71 * per_token, itemsize=2, questions=[]).config.cache_size == 136  # of 141
+    assert recommend(run, max_bytes=71 * per_token, itemsize=2, questions=[]).config.cache_size == 136  # of 141
     reached = recommend(run, target={"mass": 0.6}, questions=[])
     sizes = reached.reasons.where(reached.reasons["question"] == "size", drop=True)
     met = sizes["mass"].values >= 0.6
@@ -92,14 +92,14 @@ def test_bytes_are_those_of_a_real_cache_of_the_model(hybrid, nbytes_of, token_i
     part = analysis.open(part.save(tmp_path / "part.nc"))
     little, *enough = (4_000, 9_000, 18_000) if model == "hybrid" else (8_000, 45_000, 60_000)
     for bytes in enough:
-        choice = recommend(part, bytes=bytes, itemsize=4)
+        choice = recommend(part, max_bytes=bytes, itemsize=4)
         held = nbytes_of(network, choice.config, 301)
         assert choice.reasons.attrs["bytes"] == held
         larger = choice.config.replace(cache_size=choice.config.cache_size + 8)
         assert held <= bytes < nbytes_of(network, larger, 301)
         assert f"({held:,} bytes)" in choice.sentences[-1]
     with pytest.raises(TreeKVError, match=rf"{little} bytes hold 1\d tokens of this model .* are needed") as refused:
-        recommend(part, bytes=little, itemsize=4)
+        recommend(part, max_bytes=little, itemsize=4)
     least = int(str(refused.value).split("at least ")[1].split()[0])
     assert nbytes_of(network, TreeKVConfig(cache_size=16, block_size=4), 301) == least
 
@@ -115,10 +115,10 @@ def test_the_default_asks_only_what_won_in_real_runs(run):
     "arguments, words",
     [
         (dict(), "one of budget, bytes and target, got none"),
-        (dict(budget=64, bytes=3), "got budget and bytes"),
+        (dict(budget=64, max_bytes=3), "got budget and bytes"),
         (dict(budget=8), "at least 16 tokens, got 8"),
         (dict(budget=200), "at least 400 tokens to be judged; this one has 301"),
-        (dict(bytes=100), "100 bytes hold 0 tokens"),
+        (dict(max_bytes=100), "100 bytes hold 0 tokens"),
         (dict(target={"mass": 1.5}), "between 0 and 1, got 1.5"),
         (dict(target={"speed": 0.5}), "'speed'"),
         (dict(target={"mass": 0.99999}), "is not reached with"),
