@@ -227,6 +227,7 @@ def loaded_after(code: str) -> set[str]:
     return set(result.stdout.split())
 
 
+@pytest.mark.slow
 def test_importing_treekv_loads_neither_figures_nor_front_ends() -> None:
     loaded = loaded_after("import treekv")
     assert "transformers" in loaded

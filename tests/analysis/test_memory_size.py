@@ -34,6 +34,7 @@ def run(llama):
     return capture(llama, None, tiny.tokens(64)[0], queries=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", SETTINGS, ids=lambda c: f"{c.policy}-{c.prefill}-{c.cache_size}-{c.budgets}")
 def test_bytes_equal_those_of_a_real_cache(llama, run, config: TreeKVConfig) -> None:
     for prompt, tokens in HISTORIES:

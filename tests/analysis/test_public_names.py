@@ -42,6 +42,7 @@ def test_no_function_shadows_a_module():
         assert importlib.import_module(f"analysis.{name}") is getattr(analysis, name, sys.modules[f"analysis.{name}"])
 
 
+@pytest.mark.slow
 def test_figures_and_compiled_kernels_are_loaded_when_they_are_needed():
     code = """
 import sys, analysis

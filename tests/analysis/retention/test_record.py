@@ -39,6 +39,7 @@ def test_kept_mask(made_record):
                 assert bool(kept.sel(policy=policy, layer=3, head=1, position=position)) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cells", [512, 7, 1])
 def test_map_is_the_mean_over_pairs_that_exist(made_record, cells):
     record = made_record(30)

@@ -134,6 +134,7 @@ def test_killed_and_stopped_the_command_ends_with_the_same_table(sweep: Path, me
     ]
 
 
+@pytest.mark.slow
 def test_the_command_line_is_a_grid_too(sweep: Path, measured: Path, tmp_path: Path) -> None:
     folder = sweep.parent
     task = json.dumps({"task": "ppl", "files": [str(folder / "texts")], "lengths": [256]})

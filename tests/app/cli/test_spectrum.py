@@ -118,6 +118,7 @@ def test_numbers_are_those_of_the_analysis(captured: Path) -> None:
             assert band[name] == pytest.approx(trends[name].sel(band=band["band"]).item())
 
 
+@pytest.mark.slow
 def test_table_and_figure(captured: Path) -> None:
     result = invoke("spectrum", captured / "a.nc", "--transform", "packet", "--level", 2, "--figure", "bands.html")
     assert result.exit_code == 0

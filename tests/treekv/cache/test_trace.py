@@ -14,6 +14,7 @@ from treekv.cache.trace import LayerTrace
 HEADS = 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["tree", "random", "streaming"])
 @pytest.mark.parametrize("block", [1, 2, 4, 16])
 def test_a_trace_costs_less_than_eight_bytes_per_token_and_head(policy, block):

@@ -173,6 +173,7 @@ def _child(path: Path, pause: float) -> None:
     ran(path, GRID | {"tasks": [{"task": "fake", "pause": pause}]})
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_ends_with_the_same_records(tmp_path: Path) -> None:
     undisturbed = tmp_path / "undisturbed"
     ran(undisturbed)

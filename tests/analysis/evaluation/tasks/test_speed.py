@@ -42,6 +42,7 @@ def test_times_are_medians_of_what_the_clock_says_after_a_round_to_warm_up(llama
     assert done == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak memory of a process")
 def test_peak_memory_is_what_was_taken_meanwhile():
     size = 64 * 2**20

@@ -197,6 +197,7 @@ def shown(job: Job) -> AppTest:
     return test
 
 
+@pytest.mark.slow
 def test_the_page_shows_the_place_the_progress_and_a_stop_button(gate: threading.Event) -> None:
     def work(job: Job) -> None:
         job.report(1, 4, "layer *1*")

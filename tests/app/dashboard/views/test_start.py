@@ -76,7 +76,6 @@ def test_the_empty_folder_says_so_and_the_tour_is_open(tmp_path: Path, monkeypat
     assert test.expander[0].proto.expanded
 
 
-@pytest.mark.slow
 def test_a_run_is_made_opened_and_drawn(tiny_model: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     test = finished(press(filled(tmp_path, monkeypatch), "Make the run"))
     assert test.success[0].value == "The run is made and open."
@@ -98,7 +97,6 @@ def test_a_run_is_made_opened_and_drawn(tiny_model: None, tmp_path: Path, monkey
     assert alternatives(test.switch_page(EVICTION_MAP).run()) == [expected]
 
 
-@pytest.mark.slow
 def test_chosen_layers_alone_are_captured(tiny_model: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     test = filled(tmp_path, monkeypatch)
     test.text_input(key="layers").set_value("1").run()
@@ -151,7 +149,6 @@ def test_what_shows_on_the_way_is_one_sentence_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
 def test_a_failed_job_shows_on_the_page_and_can_be_tried_again(
     tiny_model: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

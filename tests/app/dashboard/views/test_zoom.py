@@ -217,7 +217,6 @@ def test_the_trace_of_a_real_run_is_one_more_policy(small_run: Path, monkeypatch
     assert test.slider(key="step").value == test.slider(key="step").max == 100
 
 
-@pytest.mark.slow
 def test_a_page_of_4096_tokens_and_many_heads_stays_light(long_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for page in (WAVELETS, EVICTION_MAP):
         test = opened(long_run, monkeypatch, page)
