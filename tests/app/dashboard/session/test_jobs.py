@@ -220,6 +220,7 @@ def test_the_page_shows_the_place_the_progress_and_a_stop_button(gate: threading
     assert running.state == "stopped"
 
 
+@pytest.mark.slow
 def test_a_failed_job_shows_its_sentence_as_plain_text() -> None:
     def work(job: Job) -> None:
         raise TreeKVError("there is no model '![x](http://a)'")
