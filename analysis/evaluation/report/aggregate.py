@@ -13,7 +13,9 @@ import numpy as np
 from scipy import stats
 
 from analysis.evaluation.sweep.records import Record
+from treekv import policies
 from treekv.errors import TreeKVError
+from treekv.policies import OPTIONS
 
 FACTS: Final = (
     "dataset",
@@ -269,7 +271,10 @@ def _options(record: Record) -> dict[str, Any]:
 def _settings(record: Record) -> dict[str, Any]:
     """The fields that distinguish settings of one name; sizes that follow from the budget do not."""
     config = record.of.config or {}
-    return {key: value for key, value in config.items() if key not in (*_SIZES, "seed")}
+    # Earlier versions accepted, and recorded, options that a policy ignores.
+    name = config.get("policy")
+    unused = {*OPTIONS} - {*policies.get(name).options} if name in policies.names() else set()
+    return {key: value for key, value in config.items() if key not in (*_SIZES, "seed", *unused)}
 
 
 def _labels(

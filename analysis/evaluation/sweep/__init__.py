@@ -1,1 +1,10 @@
-"""Measure every cell of a grid, write a record for each, and resume after an interruption."""
+"""Measure every cell of a grid, write a record for each, and resume after an interruption.
+
+run_sweep(parse_grid(read_grid("sweep.yaml")), Results("runs/first"))
+"""
+
+from analysis.evaluation.sweep.grid import Grid, parse_grid, read_grid
+from analysis.evaluation.sweep.records import Record, Results
+from analysis.evaluation.sweep.run import Outcome, run_sweep
+
+__all__ = ["Grid", "Outcome", "Record", "Results", "parse_grid", "read_grid", "run_sweep"]

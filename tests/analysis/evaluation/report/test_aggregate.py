@@ -173,3 +173,18 @@ def test_failures_are_told_once_for_each_reason() -> None:
     assert [(row.estimate, row.failed) for row in rows] == [(None, 4)]
     [shown] = formats.make_tables(rows, None)
     assert "-" in shown.rows[0]
+
+
+def test_an_option_that_a_policy_ignores_makes_no_other_settings() -> None:
+    """Earlier versions recorded such options; a sweep that goes on records their defaults."""
+    made = [
+        record("h2o", 0, 1.0, config={"policy": "h2o", "stride": 2}),
+        record("h2o", 1, 3.0, config={"policy": "h2o"}),
+    ]
+    [row] = aggregate.summarize(made, None)
+    assert (row.name, row.estimate.mean) == ("h2o", 2.0)
+    made = [
+        record("mine", 0, 1.0, config={"policy": "mine", "stride": 2}),
+        record("mine", 1, 3.0, config={"policy": "mine"}),
+    ]
+    assert {row.name for row in aggregate.summarize(made, None)} == {"mine (stride 1)", "mine (stride 2)"}
