@@ -117,7 +117,7 @@ def summary(
 
 
 def write(folder: Path, artifacts: RunArtifacts, config: TreeKVConfig, contents: dict[str, Any]) -> None:
-    """Put the whole run into `folder`; the manifest comes last."""
+    """Write the whole run into `folder`, the manifest last."""
     from app.report.run_report import write_report
 
     save(folder, artifacts, config)

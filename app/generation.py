@@ -1,4 +1,4 @@
-"""Generating with a chosen cache and saying what it took; what the command and the dashboard share."""
+"""Generation with a chosen cache and its measurements, for the command, the dashboard and the demo."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LEAST_TEMPERATURE = 0.001  # below it a logit can leave the range of float32, an
 
 @dataclass(frozen=True)
 class Pace:
-    """How far a generation is: tokens so far, how many a second after the first, and the bytes held."""
+    """The progress of a generation: tokens so far, their rate after the first, and the size of the cache."""
 
     tokens: int
     tokens_per_second: float | None
@@ -27,17 +27,17 @@ class Pace:
 
 @dataclass
 class Generation:
-    """One text and what it took.
+    """A generated text and its measurements.
 
     Attributes:
-        text: what was generated, without the prompt.
-        token_ids: the same as token ids.
+        text: the generated text, without the prompt.
+        token_ids: the same text as token ids.
         prompt_tokens: length of the prompt.
-        prompt_seconds: until the first token was there.
+        prompt_seconds: time until the first token.
         tokens_per_second: of the tokens after the first; None if there is only one.
-        cache_bytes: held by the cache at the end, with the room it has for more tokens.
-        full_bytes: what keys and values of all tokens read take.
-        kept_tokens: the most that any layer holds.
+        cache_bytes: size of the cache at the end, including room for more tokens.
+        full_bytes: size of the keys and values of all tokens.
+        kept_tokens: tokens kept in the layer that keeps most.
         stopped: whether it was interrupted.
     """
 
@@ -70,9 +70,9 @@ def generate(
 ) -> tuple[Generation, TreeKVCache]:
     """Continue `ids` [1, prompt] by at most `tokens` tokens, and at least `least`, under `config`.
 
-    Greedy at temperature 0, else sampled with `config.seed`. `on_text` gets pieces of text as they come, `on_token` is
-    called after each token, `check` at each layer, also while the prompt is read. Ctrl-C (KeyboardInterrupt, also
-    raised by one of these) ends it with what there is.
+    Greedy at temperature 0, otherwise sampled with `config.seed`. `on_text` receives pieces of text, `on_token` is
+    called after each token, and `check` at each layer, also while the prompt is read. A KeyboardInterrupt, which these
+    functions can raise too, ends the generation, and the result has the text so far.
 
     Raises:
         TreeKVError: the model cannot be used with these settings, or nothing can be sampled at this temperature.
@@ -109,7 +109,7 @@ def generate(
 
 
 def check_temperature(temperature: float) -> None:
-    """Raise a `TreeKVError` if logits divided by it are no numbers any more."""
+    """Raise a `TreeKVError` for a temperature that logits cannot be divided by."""
     if temperature != 0 and not LEAST_TEMPERATURE <= temperature < math.inf:
         raise TreeKVError(
             f"temperature must be 0 (greedy) or a number of at least {LEAST_TEMPERATURE}, got {temperature}"
@@ -130,7 +130,7 @@ def _rate(times: list[float]) -> float | None:
 
 
 class _Checked(TreeKVCache):
-    """A cache that asks at every layer whether to go on."""
+    """A cache that calls `check` at every layer."""
 
     def __init__(self, config: TreeKVConfig, model_config: Any, check: Callable[[], None]) -> None:
         super().__init__(config, model_config)
@@ -142,7 +142,7 @@ class _Checked(TreeKVCache):
 
 
 class _Recorder(TextStreamer):
-    """Notes each token and when it came, and passes text on as soon as it is whole words."""
+    """Records each token and its time, and passes on the text word by word."""
 
     def __init__(self, tokenizer: Any, on_text: Callable[[str], None], on_token: Callable[[list[float]], None]) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)

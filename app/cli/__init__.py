@@ -19,7 +19,7 @@ from app.cli.spectrum import spectrum
 
 app = typer.Typer(
     name="treekv",
-    help="Compress a language model's key-value cache as a tree, and see what each setting keeps.",
+    help="Compress the key-value cache of a language model as a tree, and see what each setting keeps.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,
@@ -33,7 +33,7 @@ app.command()(report)
 
 def main() -> None:
     """The console script."""
-    # Before torch is imported: its threads are to sleep while they wait. Where other programs want the cores too,
-    # spinning threads keep each other from running, and a stream of small steps takes many times as long.
+    # Set before torch is imported, so that its threads sleep while they wait. Where other programs need the cores too,
+    # spinning threads block each other, and a stream of small steps takes many times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()

@@ -1,4 +1,4 @@
-"""treekv capture: record what each token contributes, one file a text."""
+"""treekv capture: record what each token contributes, in one file per text."""
 
 from __future__ import annotations
 
@@ -43,17 +43,21 @@ def capture(
         Path | None,
         typer.Option(
             show_default=False,
-            help="The file to write, capture.nc (or spectrum.nc); with several texts a folder, captures (or spectra).",
+            help="The file to write, by default capture.nc (or spectrum.nc); for several texts a folder, captures (or "
+            "spectra).",
         ),
     ] = None,
-    model: Annotated[str, typer.Option(help="Alias, model folder, .gguf file or hub id.")] = DEFAULT_MODEL,
-    tokens: Annotated[int, typer.Option(min=1, help="How many tokens of each text to use at most.")] = 2048,
-    queries: Annotated[int, typer.Option(min=1, help="How many of the last tokens are observed.")] = 16,
+    model: Annotated[str, typer.Option(help="An alias, a model folder, a .gguf file or a hub id.")] = DEFAULT_MODEL,
+    tokens: Annotated[int, typer.Option(min=1, help="Use at most this many tokens of each text.")] = 2048,
+    queries: Annotated[int, typer.Option(min=1, help="How many of the last queries are recorded.")] = 16,
     layers: Annotated[
-        str | None, typer.Option(show_default=False, help="The layers to keep, as 0,5,10-12; all by default.")
+        str | None, typer.Option(show_default=False, help="The layers to record, such as 0,5,10-12; all by default.")
     ] = None,
     keep: Annotated[
-        Keep, typer.Option(help="Queries, keys and values, or only the spectrum, for models too large for the rest.")
+        Keep,
+        typer.Option(
+            help="Store queries, keys and values, or only the spectrum, for models that are too large for the rest."
+        ),
     ] = Keep.qkv,
     wavelet: WaveletOption = "haar",
     level: LevelOption = None,
@@ -62,17 +66,18 @@ def capture(
     sinks: SinksOption = Sinks.separate,
     sink_count: SinkCountOption = 4,
     projected: Annotated[
-        bool, typer.Option("--projected", help="Contributions after the output projection.", rich_help_panel="Wavelets")
+        bool,
+        typer.Option("--projected", help="Take contributions after the output projection.", rich_help_panel="Wavelets"),
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace the output file; in a folder, texts that are there are kept.")
+        bool, typer.Option("--force", help="Replace the output file; in a folder, finished texts are kept.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was captured as JSON.")] = False,
 ) -> None:
-    """Record queries, keys and values of texts, from which everything else is computed.
+    """Record the queries, keys and values of texts, from which everything else is computed.
 
-    Several texts become one file each in a folder; interrupted, the same command goes on with the first missing one.
-    The options of wavelets are for --keep spectrum, which takes the spectrum while the model runs.
+    Several texts become one file each in a folder. If interrupted, the same command continues with the first missing
+    one. The wavelet options are for --keep spectrum, which computes the spectrum while the model runs.
 
     Example: [bold]treekv capture novel.txt --tokens 4096 --output novel.nc[/]
     """
@@ -142,7 +147,7 @@ def _refuse_wavelets(options: WaveletOptions, projected: bool) -> None:
 
 
 def check_output(output: Path, force: bool) -> None:
-    """Refuse, before any work, a file that may not be written."""
+    """Refuse a file that must not be written, before any work."""
     from treekv import TreeKVError
 
     if output.is_dir():
@@ -150,7 +155,7 @@ def check_output(output: Path, force: bool) -> None:
     if not output.absolute().parent.is_dir():
         raise TreeKVError(f"the output's folder {str(output.parent)!r} does not exist")
     if output.exists() and not force:
-        raise TreeKVError(f"the output {str(output)!r} exists; give another name, or --force to replace it")
+        raise TreeKVError(f"the output {str(output)!r} exists; give another name, or use --force to replace it")
 
 
 def _check_folder(output: Path) -> None:
@@ -173,7 +178,7 @@ def _named(texts: list[str]) -> dict[str, str]:
 
 
 def _facts(captured: Any) -> dict[str, Any]:
-    """What was captured; a spectrum knows no KV heads."""
+    """What was captured; a spectrum has no number of KV heads."""
     if hasattr(captured, "kv_heads"):
         return {
             "model": captured.model,

@@ -26,31 +26,33 @@ POLICIES = ("tree", "streaming", "h2o", "tova")
 
 @one_sentence
 def compare(
-    capture: Annotated[Path, typer.Argument(metavar="FILE", help="What treekv capture wrote.")],
+    capture: Annotated[Path, typer.Argument(metavar="FILE", help="A file that treekv capture wrote.")],
     settings: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="A settings file; may be given several times. Named by the file."),
+        typer.Option(metavar="FILE", help="A settings file, which names the settings; repeatable."),
     ] = None,
     policy: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"A policy with its default settings; may be given several times. Default: {', '.join(POLICIES)}, or "
-            "none with --settings."
+            help=f"A policy with its default settings; repeatable. By default {', '.join(POLICIES)}, or none with "
+            "--settings."
         ),
     ] = None,
     cache_size: Annotated[
-        int | None, typer.Option(help="Tokens to hold, for --policy; by default an eighth of the text.")
+        int | None, typer.Option(help="The budget for --policy: tokens to keep; by default an eighth of the text.")
     ] = None,
-    prompt: Annotated[int, typer.Option(min=0, help="Treat so many tokens as a prompt; 0 streams everything.")] = 0,
+    prompt: Annotated[
+        int, typer.Option(min=0, help="How many tokens to treat as a prompt; 0 streams the whole text.")
+    ] = 0,
     output: Annotated[Path | None, typer.Option(help="Write the retention record to this file.")] = None,
     figure: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.html", help="Also write maps, density, losses by layer and bias as one page."),
+        typer.Option(metavar="FILE.html", help="Write maps, density, losses by layer and bias to this page too."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the output files.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
 ) -> None:
-    """Simulate several settings on a captured text: tokens kept, attention retained, output error, bias.
+    """Simulate several settings on a captured text: tokens kept, attention retained, output error and bias.
 
     Example: [bold]treekv compare capture.nc --policy tree --policy h2o --cache-size 128[/]
     """
@@ -106,7 +108,7 @@ def _configs(
         size = max(captured.tokens // 64 * 8, 16)
     for name in names or (() if files else POLICIES):
         if name in configs:
-            raise TreeKVError(f"{name!r} is given twice; name each setting once")
+            raise TreeKVError(f"{name!r} is given twice; give each setting once")
         base = TreeKVConfig(policy=name, cache_size=size)
         configs[name] = base if prompt else base.replace(prefill="stream")
     return configs

@@ -1,4 +1,4 @@
-"""What the commands share: results on standard output, progress on standard error, errors as one sentence."""
+"""Output of all commands: results on standard output, progress on standard error, errors as one sentence."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ R = TypeVar("R")
 
 
 def out() -> Console:
-    """Results. Made anew, since tests and pipes replace `sys.stdout`."""
+    """The console for results. Created on each call, since tests and pipes replace `sys.stdout`."""
     return Console(highlight=False, soft_wrap=False)
 
 
 def err() -> Console:
-    """Progress and errors. The stream is bound here: what others redirect meanwhile does not reach it."""
+    """The console for progress and errors. It keeps the stream it was created with, whatever is redirected later."""
     return Console(file=sys.stderr, highlight=False)
 
 
 def one_sentence(command: Callable[P, R]) -> Callable[P, R]:
-    """Make a TreeKVError one sentence on standard error and exit status 2."""
+    """Report a TreeKVError as one sentence on standard error, with exit status 2."""
 
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -49,9 +49,9 @@ def one_sentence(command: Callable[P, R]) -> Callable[P, R]:
 
 @contextlib.contextmanager
 def stage(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Show one stage of the work on standard error; gives progress(done, total).
+    """Show one stage of the work on standard error; yields progress(done, total).
 
-    On a terminal a bar that ends as a line with the time it took, elsewhere that line alone.
+    On a terminal this is a bar that ends as a line with the time it took, elsewhere only that line.
     """
     console = err()
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""treekv dashboard: runs in the browser."""
+"""treekv dashboard: open the dashboard in the browser."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ def dashboard(
         typer.Argument(
             metavar="[RUN_FOLDER]",
             show_default=False,
-            help=f"What treekv demo wrote, to be shown first; default {DEFAULT_RUN}.",
+            help=f"The run folder to show first, by default {DEFAULT_RUN}.",
         ),
     ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port to serve on.")] = 8501,
     host: Annotated[
         str,
         typer.Option(
-            help="The address to serve on; others than loopback open it to the network, 0.0.0.0 on all addresses of "
-            "this machine."
+            help="The address to serve on. Any but a loopback address opens the dashboard to the network; 0.0.0.0 does "
+            "so on all addresses of this machine."
         ),
     ] = "127.0.0.1",
     allow_host: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Another name or address under which browsers reach it, such as a proxy's; repeatable.",
+            help="Another name or address under which browsers reach it, such as that of a proxy; repeatable.",
         ),
     ] = None,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
 ) -> None:
-    """Open the dashboard in the browser: make runs, see what each policy keeps, compare, generate, take away.
+    """Open the dashboard in the browser: make runs, see what policies keep, compare, generate, export.
 
-    Only runs that lie beside RUN_FOLDER (or in treekv-runs) can be opened in it, and new ones are written there.
+    It shows runs in the same folder as RUN_FOLDER (by default treekv-runs), and new ones are written there.
 
     Example: [bold]treekv dashboard treekv-runs/demo --port 8600[/]
     """
@@ -50,14 +50,14 @@ def dashboard(
     if run is None and DEFAULT_RUN.exists():
         run = DEFAULT_RUN
     if run is not None:
-        open_run(run)  # one sentence here rather than on the page
+        open_run(run)  # so that an error is shown here rather than on the page
     from app.dashboard.server.serve import LOOPBACK, is_wildcard, root_of, serve
 
     if host not in LOOPBACK:
         reached = "this machine" if is_wildcard(host) else host
         err().print(
-            f"[yellow]Anybody who reaches {escape(reached)} can see all runs below {escape(str(root_of(run)))}, and "
-            "can make runs and generate texts here.[/]",
+            f"[yellow]Anyone who can reach {escape(reached)} can see all runs below {escape(str(root_of(run)))}, make "
+            "runs and generate texts on it.[/]",
             soft_wrap=True,
         )
     serve(run, host=host, port=port, browser=browser, allow_hosts=allow_host or ())

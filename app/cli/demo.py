@@ -27,10 +27,10 @@ def demo(
         str | None,
         typer.Option(metavar="FILE", help="A text file instead of the sample text; - reads standard input."),
     ] = None,
-    output: Annotated[Path, typer.Option(help="Where the run folder goes.")] = DEFAULT_RUN,
+    output: Annotated[Path, typer.Option(help="The run folder to write.")] = DEFAULT_RUN,
     tokens: Annotated[int, typer.Option(min=256, help="How many tokens of the text to use.")] = 2048,
-    model: Annotated[str, typer.Option(help="Alias, model folder, .gguf file or hub id.")] = DEFAULT_MODEL,
-    force: Annotated[bool, typer.Option("--force", help="Replace the output folder whatever it holds.")] = False,
+    model: Annotated[str, typer.Option(help="An alias, a model folder, a .gguf file or a hub id.")] = DEFAULT_MODEL,
+    force: Annotated[bool, typer.Option("--force", help="Replace the output folder, whatever it contains.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Run the whole chain on one text: capture, wavelets, simulation, streaming, generation, report.
@@ -82,7 +82,7 @@ def _text(path: str | None) -> str:
 
 
 def _introduce(model: str, title: str, tokens: int, wanted: int) -> None:
-    short = "" if tokens == wanted else f" (it has no more than that; {wanted:,} were asked for)"
+    short = "" if tokens == wanted else f" (all it has; {wanted:,} were requested)"
     grid = Table.grid(padding=(0, 2))
     grid.add_row("[bold]Model[/]", escape(Path(model).name if Path(model).is_absolute() else model))
     grid.add_row("[bold]Text[/]", escape(f"{title}, {tokens:,} tokens{short}"))
@@ -120,7 +120,7 @@ def _show_streaming(streaming: dict[str, Any], tokens: int) -> None:
     once_full = streaming["full_from"]
     table = Table(title=f"The text streamed {streaming['chunk']} tokens at a time", title_justify="left")
     table.add_column("cache")
-    for name in ("tokens held", "perplexity", f"from token {once_full} on", "cache", "tokens/s"):
+    for name in ("tokens kept", "perplexity", f"from token {once_full} on", "cache", "tokens/s"):
         table.add_column(name, justify="right")
     for cache in streaming["caches"]:
         table.add_row(
@@ -139,7 +139,7 @@ def _show_streaming(streaming: dict[str, Any], tokens: int) -> None:
 def _show_continuations(results: dict[str, Any]) -> None:
     console = out()
     console.print()
-    console.print(f"[bold]The text ends[/] … {escape(_line(results['text']['end']))}")
+    console.print(f"[bold]End of the text[/] … {escape(_line(results['text']['end']))}")
     for made in results["generation"]["continuations"]:
         console.print(f"[bold]{made['title']}[/] ({size(made['cache_bytes'])}) … {escape(_line(made['text']))}")
     console.print()
@@ -157,6 +157,6 @@ def _show_next(output: Path) -> None:
 
 
 def _command() -> str:
-    """How to call this command again: by its path where it is not on the PATH, as in an environment just made."""
+    """How to call this command again: by its path if it is not on the PATH, as in a new virtual environment."""
     called = Path(sys.argv[0])
     return str(called) if called.name == "treekv" and shutil.which("treekv") is None else "treekv"

@@ -1,4 +1,4 @@
-"""treekv eval: measure models, settings and budgets on tasks, and go on where it was interrupted."""
+"""treekv eval: measure models, settings and budgets on tasks; an interrupted run continues where it stopped."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ if TYPE_CHECKING:
     from analysis.evaluation.sweep.records import Record
     from analysis.evaluation.sweep.run import Outcome, Workers
 
-INTERRUPTED = 130  # what shells give for a command ended by Ctrl-C
+INTERRUPTED = 130  # the status of a command that Ctrl-C ended, as shells report it
 
 
 @one_sentence
 def evaluate(
     sweep: Annotated[
-        Path | None, typer.Argument(metavar="[SWEEP.yaml]", show_default=False, help="What to measure, as YAML.")
+        Path | None,
+        typer.Argument(metavar="[SWEEP.yaml]", show_default=False, help="A YAML file that says what to measure."),
     ] = None,
-    output: Annotated[Path, typer.Option(help="The results folder; what is there is not measured again.")] = (
+    output: Annotated[Path, typer.Option(help="The results folder; existing records are not measured again.")] = (
         DEFAULT_RESULTS
     ),
     task: Annotated[
         list[str] | None,
-        typer.Option(help="A task, or '{task: needle, lengths: [1024]}'; repeatable. Options replace the file's."),
+        typer.Option(help="A task, or '{task: needle, lengths: [1024]}'; repeatable. Options override the file."),
     ] = None,
     model: Annotated[
         list[str] | None,
@@ -47,7 +48,8 @@ def evaluate(
         ),
     ] = None,
     budget: Annotated[
-        list[str] | None, typer.Option(help="Tokens to hold, or a share such as 6.25%; default 128; repeatable.")
+        list[str] | None,
+        typer.Option(help="Tokens to keep, or a share of the text such as 6.25%; default 128; repeatable."),
     ] = None,
     seed: Annotated[list[int] | None, typer.Option(help="A seed; default 0; repeatable.")] = None,
     setting: Annotated[
@@ -55,27 +57,27 @@ def evaluate(
     ] = None,
     decode_block: Annotated[
         int | None,
-        typer.Option(min=1, show_default=False, help="Tokens of a text at once in the task ppl; default 1."),
+        typer.Option(min=1, show_default=False, help="Tokens per step in the task ppl; default 1."),
     ] = None,
     batch: Annotated[
         int | None,
-        typer.Option(min=1, show_default=False, help="Documents at once, where the task can; default 1."),
+        typer.Option(min=1, show_default=False, help="Documents per batch, for tasks that can; default 1."),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, show_default=False, help="Processes on this machine, through Ray.")
+        int | None, typer.Option(min=1, show_default=False, help="Worker processes on this machine, through Ray.")
     ] = None,
     ray: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="A Ray cluster: auto, HOST:PORT or ray://HOST:PORT.")
     ] = None,
     gpus: Annotated[
-        float | None, typer.Option(min=0, show_default=False, help="GPUs a worker; 1 for models on cuda.")
+        float | None, typer.Option(min=0, show_default=False, help="GPUs per worker; by default 1 for models on cuda.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
-    """Measure every model with every policy at every budget on every task: one record a document.
+    """Measure every model with every policy at every budget on every task, one record per document.
 
-    Interrupted or killed, the same command goes on where it was. Exit status 0: all is there; 1: something failed,
-    and is tried again next time; 130: stopped by Ctrl-C.
+    If interrupted or killed, the same command continues where it stopped. Exit status 0: everything was measured;
+    1: something failed and is tried again next time; 130: stopped by Ctrl-C.
 
     Example: [bold]treekv eval --task needle --policy full --policy tree --budget 6.25% --output runs/needles[/]
     """
@@ -86,7 +88,7 @@ def evaluate(
 
         grid = _grid(sweep, given, setting or [], batch, decode_block)
     start = _workers(grid, workers, ray, gpus)
-    # Standard output is for the outcome alone, whatever tasks, libraries or Ray print.
+    # Standard output is for the outcome alone; what tasks, libraries or Ray print goes to standard error.
     with _progress() as (on_record, on_total, within), contextlib.redirect_stdout(sys.stderr):
         outcome = run_sweep(grid, Results(output), start, on_record=on_record, on_total=on_total, progress=within)
     _show(outcome, output, as_json)
@@ -123,7 +125,7 @@ def _grid(
     if decode_block is None:
         return wanted
     if all(spec.name != "ppl" for spec in wanted.tasks):
-        raise TreeKVError("--decode-block is for the task ppl, and there is none")
+        raise TreeKVError("--decode-block is for the task ppl, which is not among the tasks")
     tasks = [
         dataclasses.replace(spec, options={**spec.options, "decode_block": decode_block})
         if spec.name == "ppl"
@@ -147,7 +149,7 @@ def _workers(grid: Grid, workers: int | None, address: str | None, gpus: float |
 
 @contextlib.contextmanager
 def _progress() -> Iterator[tuple[Any, Any, Any]]:
-    """Two bars on a terminal, all records and the one being made; elsewhere failures alone."""
+    """Two progress bars on a terminal, for all records and for the current one; elsewhere only failures."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -207,11 +209,11 @@ def _show(outcome: Outcome, output: Path, as_json: bool) -> None:
             }
         )
     else:
-        counts = f"{outcome.measured} measured, {outcome.skipped} there before, {len(outcome.failed)} failed"
+        counts = f"{outcome.measured} measured, {outcome.skipped} already there, {len(outcome.failed)} failed"
         out().print(escape(f"{counts}; results in {output}"), soft_wrap=True)
     console = err()
     if outcome.unwritten:
         lost = f"{outcome.unwritten} records are lost: {outcome.reason}"
         console.print(f"[bold red]error:[/] {escape(lost)}", soft_wrap=True)
     if outcome.interrupted:
-        console.print("Stopped; the same command goes on from here.", soft_wrap=True)
+        console.print("Stopped; the same command continues from here.", soft_wrap=True)

@@ -26,24 +26,29 @@ def generate(
         typer.Option(metavar="FILE", help="A settings file, such as a run folder's settings.json."),
     ] = None,
     policy: Annotated[
-        str | None, typer.Option(help="Who is evicted: tree, streaming, h2o, tova, snapkv, full, ...")
+        str | None,
+        typer.Option(help="The eviction policy, such as tree, streaming, h2o or full; an unknown name lists all."),
     ] = None,
-    cache_size: Annotated[int | None, typer.Option(help="Tokens to hold, per layer and head.")] = None,
-    sink_size: Annotated[int | None, typer.Option(help="First tokens, never evicted.")] = None,
-    recent_size: Annotated[int | None, typer.Option(help="Last tokens, never evicted.")] = None,
-    prefill: Annotated[str | None, typer.Option(help="What happens to the prompt: once, stream or none.")] = None,
-    model: Annotated[str, typer.Option(help="Alias, model folder, .gguf file or hub id.")] = DEFAULT_MODEL,
-    tokens: Annotated[int, typer.Option(min=1, help="How many tokens to generate at most.")] = 64,
-    chat: Annotated[bool, typer.Option("--chat", help="Put the prompt to the model as a user's message.")] = False,
+    cache_size: Annotated[int | None, typer.Option(help="The budget: tokens to keep, per layer and KV head.")] = None,
+    sink_size: Annotated[int | None, typer.Option(help="How many first tokens are never evicted.")] = None,
+    recent_size: Annotated[int | None, typer.Option(help="How many last tokens are never evicted.")] = None,
+    prefill: Annotated[
+        str | None,
+        typer.Option(help="When the prompt is reduced: once (at its end), stream (block by block) or none (never)."),
+    ] = None,
+    model: Annotated[str, typer.Option(help="An alias, a model folder, a .gguf file or a hub id.")] = DEFAULT_MODEL,
+    tokens: Annotated[int, typer.Option(min=1, help="Generate at most this many tokens.")] = 64,
+    chat: Annotated[bool, typer.Option("--chat", help="Give the prompt to the model as a user message.")] = False,
     temperature: Annotated[float, typer.Option(min=0.0, help="Sample at this temperature; 0 is greedy.")] = 0.0,
     compare: Annotated[
-        str | None, typer.Option(metavar="POLICY", help="Also run this policy (full, say), and show where they part.")
+        str | None,
+        typer.Option(metavar="POLICY", help="Run this policy too, such as full, and show where the texts diverge."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the text and its figures as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the text and its numbers as JSON.")] = False,
 ) -> None:
-    """Continue a prompt with the cache that the settings describe; tokens appear as they come.
+    """Continue a prompt with a compressed cache; tokens are printed as they are generated.
 
-    Options given here replace those of the settings file. Ctrl-C ends with what there is.
+    Options given here override the settings file. Ctrl-C stops and keeps the text so far.
 
     Example: [bold]treekv generate --prompt-file novel.txt --settings treekv-runs/demo/settings.json[/]
     """
@@ -69,7 +74,7 @@ def generate(
     if as_json:
         print_json(_as_json(results, config, other))
     elif len(results) > 1:
-        _show_parting(tokenizer, results[0], results[1], names=(config.policy, str(compare)))
+        _show_divergence(tokenizer, results[0], results[1], names=(config.policy, str(compare)))
     if results[-1].stopped:
         raise typer.Exit(130)
 
@@ -103,24 +108,24 @@ def _summary(result: Generation, policy: str) -> str:
     return ", ".join(parts)
 
 
-def _show_parting(tokenizer: Any, one: Generation, other: Generation, names: tuple[str, str]) -> None:
-    place = _parting(one, other)
+def _show_divergence(tokenizer: Any, one: Generation, other: Generation, names: tuple[str, str]) -> None:
+    place = _divergence(one, other)
     if place is None and other.stopped:
         read = len(other.token_ids)
-        err().print(f"{names[1]} was stopped after {read} tokens, equal to those of {names[0]}", soft_wrap=True)
+        err().print(f"{names[1]} was stopped after {read} tokens, all equal to those of {names[0]}", soft_wrap=True)
         return
     if place is None:
         err().print(f"{names[0]} and {names[1]} gave the same {len(one.token_ids)} tokens", soft_wrap=True)
         return
-    err().print(f"the texts part after {place} equal tokens:", soft_wrap=True)
+    err().print(f"the texts diverge after {place} equal tokens:", soft_wrap=True)
     for name, result in zip(names, (one, other), strict=True):
         before = tokenizer.decode(result.token_ids[max(place - 8, 0) : place])
         after = tokenizer.decode(result.token_ids[place : place + 12])
         err().print(f"  {name}: …{before} | {after}…", soft_wrap=True, markup=False)
 
 
-def _parting(one: Generation, other: Generation) -> int | None:
-    """Where the second text takes another way; None if it does not, which it cannot by being stopped."""
+def _divergence(one: Generation, other: Generation) -> int | None:
+    """The first index at which the texts differ; None if they do not. Being stopped is no difference."""
     from app.generation import parting
 
     first = one.token_ids[: len(other.token_ids)] if other.stopped else one.token_ids
@@ -131,7 +136,7 @@ def _as_json(results: list[Generation], config: Any, other: Any) -> dict[str, An
     content: dict[str, Any] = results[0].to_dict() | {"settings": config.to_dict()}
     if len(results) > 1:
         content["compared"] = results[1].to_dict() | {"settings": other.to_dict()}
-        content["equal_tokens"] = _parting(*results)
+        content["equal_tokens"] = _divergence(*results)
     return content
 
 
@@ -147,7 +152,7 @@ def _prompt(prompt: str | None, file: str | None) -> str:
     try:
         prompt.encode()
     except UnicodeEncodeError as error:
-        raise TreeKVError("the prompt is not UTF-8 text; give it in UTF-8, or in a file with --prompt-file") from error
+        raise TreeKVError("the prompt is not UTF-8 text; pass it in UTF-8, or in a file with --prompt-file") from error
     if not prompt.strip():
         raise TreeKVError("the prompt is empty; give a text to continue")
     return prompt
@@ -172,7 +177,7 @@ def _tokens(tokenizer: Any, content: str, chat: bool) -> Any:
     if tokenizer.chat_template is None:
         from treekv import TreeKVError
 
-        raise TreeKVError("this model has no chat template; leave --chat out")
+        raise TreeKVError("this model has no chat template; use it without --chat")
     message = [{"role": "user", "content": content}]
     rendered = tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
     return tokenizer(rendered, add_special_tokens=False, verbose=False, return_tensors="pt")["input_ids"]

@@ -1,4 +1,4 @@
-"""treekv models: which models have a short name, and which of them are here."""
+"""treekv models: the aliases of models, and which of them are installed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from app.cli.console import one_sentence, out, print_json
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False,
 ) -> None:
-    """List the models that have a short name, and what is installed and converted.
+    """List the models that have an alias, and which of them are installed and converted.
 
-    Any local folder, .gguf file or hub id can be used in place of a short name.
+    A local folder, a .gguf file or a hub id works everywhere in place of an alias.
 
     Example: [bold]treekv models --json[/]
     """

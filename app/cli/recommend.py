@@ -16,34 +16,41 @@ from app.text.wording import size
 
 @one_sentence
 def recommend(
-    capture: Annotated[Path, typer.Argument(metavar="FILE", help="What treekv capture wrote.")],
-    budget: Annotated[int | None, typer.Option(help="Tokens to hold, per layer and KV head.")] = None,
+    capture: Annotated[Path, typer.Argument(metavar="FILE", help="A file that treekv capture wrote.")],
+    budget: Annotated[int | None, typer.Option(help="The budget in tokens, per layer and KV head.")] = None,
     cache_bytes: Annotated[
         int | None,
         typer.Option(
-            "--bytes", help="Or bytes of keys and values over all layers of the model, for one text at a time."
+            "--bytes", help="Or in bytes of keys and values, over all layers of the model, for one text at a time."
         ),
     ] = None,
-    mass: Annotated[float | None, typer.Option(help="Or the share of attention to retain, such as 0.9.")] = None,
-    error: Annotated[float | None, typer.Option(help="Or the relative output error allowed, such as 0.1.")] = None,
+    mass: Annotated[
+        float | None, typer.Option(help="Or a target: the share of attention to retain, such as 0.9.")
+    ] = None,
+    error: Annotated[
+        float | None, typer.Option(help="Or a target: the relative output error to allow, such as 0.1.")
+    ] = None,
     ask: Annotated[
         list[str] | None,
         typer.Option(help="What may differ from the defaults: sinks, scope, recent, layers, block; repeatable."),
     ] = None,
-    prefill: Annotated[str, typer.Option(help="How prompts are treated: once or stream.")] = "once",
+    prefill: Annotated[str, typer.Option(help="When prompts are reduced: once or stream.")] = "once",
     itemsize: Annotated[int, typer.Option(min=1, help="Bytes per number in the cache, for --bytes.")] = 2,
     projected: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="Measure errors after the output projection of this, the captured model."),
+        typer.Option(
+            metavar="MODEL",
+            help="Measure errors after the output projection of the captured model, which is loaded by this name.",
+        ),
     ] = None,
     output: Annotated[Path, typer.Option(help="The settings file to write.")] = Path("settings.json"),
     figure: Annotated[
-        Path | None, typer.Option(metavar="FILE.html", help="Also write the figure of everything tried.")
+        Path | None, typer.Option(metavar="FILE.html", help="Write the figure of all candidates to this page too.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the output files.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print settings and reasons as JSON.")] = False,
 ) -> None:
-    """Propose settings for text of the captured kind, with the numbers behind each choice.
+    """Recommend settings for texts like the captured one, with the numbers behind each choice.
 
     Example: [bold]treekv recommend capture.nc --budget 256 --output settings.json[/]
     """
@@ -53,7 +60,7 @@ def recommend(
     from treekv import TreeKVError
 
     if mass is not None and error is not None:
-        raise TreeKVError("give one target, --mass or --error, and not both")
+        raise TreeKVError("give one target, either --mass or --error")
     target = {"mass": mass} if mass is not None else {"error": error} if error is not None else None
     with stage("Reading the capture"):
         import analysis

@@ -1,4 +1,4 @@
-"""treekv report: tables, pictures and a page of what treekv eval measured."""
+"""treekv report: tables and figures of what treekv eval measured."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ def report(
     output: Annotated[
         list[Path] | None,
         typer.Option(
-            metavar="FILE", help="A .md, .html (with pictures, works offline) or .tex file to write; repeatable."
+            metavar="FILE", help="A .md, .html (with figures, works offline) or .tex file to write; repeatable."
         ),
     ] = None,
     baseline: Annotated[
-        str | None, typer.Option(help="The settings that others are compared with; the full cache where it is there.")
+        str | None,
+        typer.Option(help="The settings to compare the others with; by default the full cache, where it was measured."),
     ] = None,
-    score: Annotated[str | None, typer.Option(help="Which score; each task's main one by default.")] = None,
+    score: Annotated[str | None, typer.Option(help="Which score to show; by default each task's main one.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace output files.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON instead of Markdown.")] = False,
 ) -> None:
-    """Tables of what was measured: means, bootstrap intervals, paired differences; Markdown where no file is given.
+    """Show means, bootstrap intervals and paired differences of what was measured; as Markdown if no file is given.
 
     Example: [bold]treekv report runs/ppl --baseline tree --output report.html[/]
     """

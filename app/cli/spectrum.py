@@ -59,28 +59,31 @@ _REPORTED = [
 @one_sentence
 def spectrum(
     captures: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="What treekv capture wrote: files, or folders of them.")
+        list[Path], typer.Argument(metavar="FILE...", help="Files that treekv capture wrote, or folders of them.")
     ],
     output: Annotated[
         Path | None, typer.Option(show_default=False, help="Write the spectrum to this file (netCDF).")
     ] = None,
     figure: Annotated[
-        Path | None, typer.Option(show_default=False, help="Write the paper's figure and that of the trends (HTML).")
+        Path | None,
+        typer.Option(show_default=False, help="Write the paper's figure and the trends to this page (HTML)."),
     ] = None,
-    spread: Annotated[bool, typer.Option("--spread", help="Shade the figure's spread over texts or queries.")] = False,
+    spread: Annotated[
+        bool, typer.Option("--spread", help="Shade the spread over texts or queries in the figure.")
+    ] = False,
     wavelet: WaveletOption = "haar",
     level: LevelOption = None,
     mode: ModeOption = "symmetric",
     transform: TransformOption = Transform.dwt,
     sinks: SinksOption = Sinks.separate,
     sink_count: SinkCountOption = 4,
-    force: Annotated[bool, typer.Option("--force", help="Replace the files to write.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the output files.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:
-    """Split what each token contributes into frequency bands and test whether they grow towards the end.
+    """Split the contributions of tokens into frequency bands, and test whether they grow towards the end.
 
-    Several captures, of the same number of tokens, are taken as texts of one kind. Files of capture --keep spectrum
-    are used as they are.
+    Several captures with the same number of tokens count as texts of one kind. Spectra that capture --keep spectrum
+    wrote are used as they are.
 
     Example: [bold]treekv spectrum captures --sinks include --figure bands.html[/]
     """
@@ -139,7 +142,7 @@ def _spectrum(file: Path, options: WaveletOptions) -> xr.Dataset:
             if wanted is not None and there != wanted:
                 raise TreeKVError(
                     f"{str(file)!r} is a spectrum with {name} {there!r}, not {wanted!r}; only a capture of queries, "
-                    "keys and values can be split anew"
+                    "keys and values can be split again"
                 ) from None
         return found
     return analysis.spectrum(captured, options)
@@ -161,7 +164,7 @@ def _summary(files: list[Path], trends: xr.Dataset) -> dict[str, Any]:
 
 def _show(trends: xr.Dataset) -> None:
     attrs = trends.attrs
-    treated = "taken out before" if attrs["sinks"] == "separate" else "left in"
+    treated = "removed before" if attrs["sinks"] == "separate" else "left in"
     console = out()
     texts = "1 text" if attrs["texts"] == 1 else f"{attrs['texts']} texts"
     console.print(

@@ -34,18 +34,27 @@ WaveletOption = Annotated[
 LevelOption = Annotated[
     int | None,
     typer.Option(
-        min=1, show_default=False, help="Depth; 8 (packet: 3) or as deep as possible.", rich_help_panel=_PANEL
+        min=1,
+        show_default=False,
+        help="Depth; by default 8 (packet: 3), or less for a short text.",
+        rich_help_panel=_PANEL,
     ),
 ]
-ModeOption = Annotated[str, typer.Option(help="Boundary: symmetric, zero, periodization ...", rich_help_panel=_PANEL)]
+ModeOption = Annotated[
+    str,
+    typer.Option(help="Extension at both ends of the text: symmetric, zero, periodization ...", rich_help_panel=_PANEL),
+]
 TransformOption = Annotated[
-    Transform, typer.Option(help="Decimated, stationary, or packets of equal width.", rich_help_panel=_PANEL)
+    Transform,
+    typer.Option(help="Decimated (dwt), stationary (swt), or packets of equal width.", rich_help_panel=_PANEL),
 ]
 SinksOption = Annotated[
     Sinks,
-    typer.Option(help="Take the first tokens out before the transform, or leave them in.", rich_help_panel=_PANEL),
+    typer.Option(help="Remove the first tokens before the transform, or include them.", rich_help_panel=_PANEL),
 ]
-SinkCountOption = Annotated[int, typer.Option(min=0, help="How many first tokens are sinks.", rich_help_panel=_PANEL)]
+SinkCountOption = Annotated[
+    int, typer.Option(min=0, help="How many first tokens count as sinks.", rich_help_panel=_PANEL)
+]
 
 
 def wavelet_options(

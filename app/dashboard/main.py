@@ -1,4 +1,4 @@
-"""The frame of the dashboard: its pages in the order of the work, which run, layer, head and positions; pages draw."""
+"""The frame around all pages: navigation, and in the sidebar the run, layer, head and positions."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ with st.sidebar:
         if shown in ("wavelets", "eviction_map", "compare"):
             link_check.check(run, shown)
             choose_view(run)
-link_check.say()
+link_check.show_warning()
 page.run()

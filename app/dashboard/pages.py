@@ -1,4 +1,4 @@
-"""What the server and the pages both know: the pages, the theme, and where the runs are."""
+"""What the server and the pages share: the list of pages, the theme, and the folder of runs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Final
 from app import DEFAULT_RUN
 
 MAIN: Final = Path(__file__).with_name("main.py")  # the script that Streamlit runs
-# How the server's process tells its pages which runs there are and which one to show first.
+# Environment variables by which the server passes to its pages the folder of runs and the run to show first.
 ROOT_VARIABLE: Final = "TREEKV_RUNS"
 RUN_VARIABLE: Final = "TREEKV_RUN"
 UPLOAD_MB: Final = 5  # of text: more than a million tokens
-# The browser's own preference decides between light and dark, or the reader in the menu.
+# Light or dark follows the browser's preference, unless the user selects one in the menu.
 THEME: Final = {
     "theme.light.primaryColor": "#0b5394",
     "theme.light.secondaryBackgroundColor": "#f5f6f8",
@@ -23,7 +23,7 @@ THEME: Final = {
     "theme.dark.secondaryBackgroundColor": "#1a202a",
     "theme.dark.textColor": "#e6e9f0",
 }
-# The pages in the order of the work: the name of the file in `views/` (with - for _ the address), and the title.
+# The pages in the order of the work: the file in `views/` (its address has - for _), and the title.
 PAGES: Final = {
     "start": "Start",
     "wavelets": "Wavelets",
@@ -36,5 +36,5 @@ PAGES: Final = {
 
 
 def runs_root() -> Path:
-    """The folder that all runs of this server lie in."""
+    """The folder that contains all runs of this server."""
     return Path(os.environ.get(ROOT_VARIABLE) or DEFAULT_RUN.parent)

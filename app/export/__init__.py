@@ -1,1 +1,1 @@
-"""What leaves the dashboard: figures, scripts, settings of other engines."""
+"""What can be exported: figures, scripts, settings for other engines."""

@@ -1,4 +1,4 @@
-"""Figures as files: a page that works offline, and SVG or PNG where kaleido and a Chrome are there to draw them."""
+"""Figures as files: a page that works offline, or SVG and PNG where kaleido and a Chrome are installed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WIDTH: Final = 1100  # pixels
 SCALE: Final = {"svg": 1, "png": 2}
 WITHOUT: Final = (
     "SVG and PNG need the package kaleido (pip install 'treekv[pictures]') and a Chrome or Chromium on this machine; "
-    "without them the camera in a picture's own toolbar saves it from your browser"
+    "without them, save the figure from your browser with the camera in its toolbar"
 )
 
 
@@ -29,24 +29,26 @@ def div(figure: go.Figure, element: str) -> str:
 
 
 def image(figure: go.Figure, kind: str) -> bytes:
-    """The figure as "svg" or "png", the latter at twice its size on the screen.
+    """The figure as "svg", or as "png" at twice its size on the screen.
 
     Raises:
         TreeKVError: another kind, or kaleido or its browser are missing or fail.
     """
     if kind not in SCALE:
-        raise TreeKVError(f"a picture can be 'svg' or 'png', not {kind!r}")
+        raise TreeKVError(f"a figure can be 'svg' or 'png', not {kind!r}")
     if importlib.util.find_spec("kaleido") is None:
         raise TreeKVError(WITHOUT)
     import kaleido
     from kaleido import PageGenerator
 
     options = {"format": kind, "width": WIDTH, "height": int(figure.layout.height or 480), "scale": SCALE[kind]}
-    # By itself kaleido's page would ask a network for MathJax.
+    # By default kaleido's page loads MathJax from the network.
     try:
         drawn = kaleido.calc_fig_sync(
             figure.to_dict(), opts=options, kopts={"page_generator": PageGenerator(mathjax=False)}
         )
-    except Exception as error:  # no browser, one that does not start, one that answers too late: all the same here
-        raise TreeKVError(f"the picture could not be drawn ({type(error).__name__}). {WITHOUT}") from error
+    except (
+        Exception
+    ) as error:  # no browser, one that does not start or one that answers too late: the advice is the same
+        raise TreeKVError(f"the figure could not be exported ({type(error).__name__}). {WITHOUT}") from error
     return bytes(drawn)

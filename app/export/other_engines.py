@@ -1,6 +1,6 @@
-"""What chosen settings become in engines with an eviction of their own: the nearest settings, and what differs.
+"""Chosen settings in other engines that evict tokens: the nearest settings there, and what differs.
 
-Sources, for the names and rules of each: OpenVINO GenAI's Python reference (CacheEvictionConfig, AggregationMode),
+Sources of names and rules: OpenVINO GenAI's Python reference (CacheEvictionConfig, AggregationMode),
 TensorRT-LLM's reference of KvCacheConfig, and mlx-lm's cache code (a rotating cache with keep=4).
 """
 
@@ -21,8 +21,8 @@ class Translation:
 
     Attributes:
         engine: its name.
-        code: lines to paste there.
-        notes: sentences on what is rounded and on what the other engine does differently.
+        code: the lines to use there.
+        notes: sentences on what is rounded and what the engine does differently.
     """
 
     engine: str
@@ -31,7 +31,7 @@ class Translation:
 
 
 def translations(config: TreeKVConfig) -> list[Translation]:
-    """For every engine known here; none where nothing is evicted (policy "full")."""
+    """For every known engine; an empty list where nothing is evicted (policy "full")."""
     return [] if config.policy == "full" else [openvino(config), tensorrt_llm(config), mlx(config)]
 
 
@@ -59,12 +59,12 @@ eviction = CacheEvictionConfig(
     exact = (config.sink_size, config.recent_size, config.cache_size)
     if exact != (start, recent, most):
         notes.append(
-            f"Sizes there are whole blocks of {block} tokens and none may be zero, so {exact[0]} sinks, {exact[1]:,} "
-            f"recent and {exact[2]:,} in all became {start}, {recent:,} and {most:,}."
+            f"Sizes must be multiples of {block} tokens and must not be zero, so {exact[0]} sinks, {exact[1]:,} recent "
+            f"and {exact[2]:,} tokens in total become {start}, {recent:,} and {most:,}."
         )
     notes.append(_scoring(config))
     notes.append(
-        "It evicts whole blocks, where TreeKV evicts token by token and for each KV head on its own, so it keeps other "
+        "It evicts whole blocks, while TreeKV evicts single tokens for each KV head separately, so it keeps different "
         "tokens."
     )
     return Translation("OpenVINO GenAI", code, tuple(notes))
@@ -99,7 +99,7 @@ def openvino_sizes(config: TreeKVConfig, block: int = OPENVINO_BLOCK) -> tuple[i
 
 
 def tensorrt_llm(config: TreeKVConfig) -> Translation:
-    """TensorRT-LLM: a window with sinks, in the manner of StreamingLLM."""
+    """TensorRT-LLM: a window with sinks, as in StreamingLLM."""
     _refuse_full(config)
     code = f"""\
 from tensorrt_llm.llmapi import KvCacheConfig
@@ -114,7 +114,9 @@ def mlx(config: TreeKVConfig) -> Translation:
     _refuse_full(config)
     notes = [_window(config)]
     if config.sink_size != MLX_KEEP:
-        notes.append(f"It always keeps the first {MLX_KEEP} tokens; your {config.sink_size} sinks cannot be set there.")
+        notes.append(
+            f"It always keeps the first {MLX_KEEP} tokens; the number of sinks ({config.sink_size}) cannot be set."
+        )
     code = f"mlx_lm.generate --model MODEL --prompt PROMPT --max-kv-size {config.cache_size}\n"
     return Translation("mlx-lm", code, tuple(notes))
 
@@ -126,38 +128,34 @@ def _refuse_full(config: TreeKVConfig) -> None:
 
 def _window(config: TreeKVConfig) -> str:
     if config.policy == "streaming":
-        return "This is what your settings do too: the first tokens and a window of the last ones."
+        return "Your settings do the same: they keep the first tokens and a window of the last ones."
     return (
-        "There is no scoring at all there: the first tokens and a window of the last ones stay, everything between is "
-        "lost, as with policy streaming here. Compare that policy before you rely on it."
+        "It does not score tokens: it keeps the first tokens and a window of the last ones and evicts everything "
+        "between, like the policy streaming. Compare that policy before you rely on it."
     )
 
 
-_OTHER: Final = "Its scoring differs: it drops the tokens of the whole middle with the lowest scores."
+_OTHER: Final = "Its scoring differs: it evicts the tokens of the whole middle with the lowest scores."
 _BLIND: Final = (
-    "Its scoring differs: your settings look at no attention, while it drops the lowest scores of the whole middle."
+    "Its scoring differs: your settings use no attention, while it evicts the lowest scores of the whole middle."
 )
 _SCORING: Final = {
     "tree": (
-        "Its scoring differs: NORM_SUM divides summed attention by a token's lifetime, close to TreeKV's average, but "
-        "drops the lowest scores of the whole middle instead of comparing neighbours, so the smooth fading is lost."
+        "Its scoring differs: NORM_SUM divides summed attention by the lifetime of a token, which is close to TreeKV's "
+        "average, but it evicts the lowest scores of the whole middle instead of comparing neighbours, so the past "
+        "does not fade gradually."
     ),
     "h2o": (
-        "Its scoring is close to H2O's: SUM adds up attention and the lowest sums of the middle go; sums are those of "
-        "whole blocks there."
+        "Its scoring is close to that of H2O: SUM adds up attention, and the lowest sums of the middle are evicted, "
+        "but sums are per block."
     ),
     "streaming": (
-        "Your settings use no scores, and OpenVINO has none without: one block is left to its scoring, the rest is the "
+        "Your settings use no scores, which OpenVINO always does: one block is left to its scoring, the rest is the "
         "window of recent tokens."
     ),
-    "snapkv": (
-        "Its scoring differs: it begins with SnapKV's window over the prompt, but also evicts while it generates, "
-        "which SnapKV does not."
-    ),
+    "snapkv": ("Its scoring differs: it also evicts while it generates, which SnapKV does not."),
     "pyramidkv": (
-        "Its scoring differs, and every layer has the same size there, while PyramidKV gives the lower layers more."
+        "Its scoring differs, and all layers have the same size, while PyramidKV gives the lower layers more."
     ),
-    "tova": (
-        "Its scoring differs: TOVA looks at the last query alone, while scores there are summed over all queries."
-    ),
+    "tova": ("Its scoring differs: TOVA uses only the last query, while OpenVINO sums scores over all queries."),
 }

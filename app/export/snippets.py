@@ -1,4 +1,4 @@
-"""What runs a chosen setting elsewhere: a few lines of Python, and one command."""
+"""Code that runs chosen settings elsewhere: a few lines of Python, or one command."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NEW_TOKENS: Final = 64
 
 
 def python_snippet(model: str, prompt: str = PROMPT, tokens: int = NEW_TOKENS) -> str:
-    """A whole script that continues `prompt` by `tokens` tokens with the settings file beside it."""
+    """A complete script that continues `prompt` by `tokens` tokens, with the settings file in the same folder."""
     return f"""\
 import treekv
 
@@ -27,8 +27,8 @@ print(f"{{cache.nbytes:,}} bytes of keys and values, {{cache.kept_tokens:,}} tok
 
 
 def command_line(model: str, prompt: str = PROMPT, tokens: int = NEW_TOKENS) -> str:
-    """The same as one command of a POSIX shell, every word quoted where it has to be."""
+    """The same as one command for a POSIX shell, with words quoted where necessary."""
     words = ["treekv", "generate", prompt, "--model", model, "--settings", SETTINGS_FILE, "--tokens", str(tokens)]
-    if prompt.startswith("-"):  # else it would be taken for an option
+    if prompt.startswith("-"):  # otherwise it would be parsed as an option
         words = [*words[:2], *words[3:], "--", prompt]
     return shlex.join(words)

@@ -1,4 +1,4 @@
-"""One page on one choice of settings: its numbers beside the full cache and a window, and how to run it."""
+"""One page on one choice of settings: its numbers beside a window or the full cache, and how to run it."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def one_page(
     memory_words: str,
     pictures: Sequence[tuple[go.Figure, str]],
 ) -> str:
-    """The page as HTML that needs nothing else.
+    """The page as self-contained HTML.
 
     Args:
         config: the chosen settings.
-        title: what to call them.
+        title: the name of the settings.
         model: the name of the model that was captured, `load` what `treekv.load_model` takes for it.
         text, tokens: what was simulated.
-        means_words: over what the numbers of the table are means.
-        rows: the table, one dictionary a setting with the same keys.
-        memory_words: for what its memory is told.
-        pictures: figures, each with the sentence that says how to read it.
+        means_words: what the numbers of the table are means over.
+        rows: the table, one dictionary per setting, all with the same keys.
+        memory_words: what context the memory is for.
+        pictures: figures, each with its caption.
     """
     return render(
         "one_page.html",

@@ -1,4 +1,4 @@
-"""The page of an evaluation: one HTML file that works offline and, without scripts, still shows its tables."""
+"""The page of an evaluation: one HTML file that works offline, and shows its tables even without scripts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from app.report.templates import picture, render
 
 
 def results_page(report: Report, title: str) -> str:
-    """The page as HTML that needs nothing else."""
+    """The page as self-contained HTML."""
     sections = [
         {
             "label": f"Results of {section.table.model} in {section.table.task}",

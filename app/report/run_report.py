@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file that works offline and, without scripts, still shows its tables."""
+"""The report of a run: one HTML file that works offline, and shows its tables even without scripts."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def write_report(
 
     Args:
         path: the HTML file.
-        contents: what `app.demo.summary` gives.
-        settings: the settings file's text.
-        spectrum, retention: what the pictures are drawn from.
+        contents: what `app.demo.summary` returns.
+        settings: the text of the settings file.
+        spectrum, retention: what the figures show.
     """
     layers = retention["layer"].values
     retention = wording.titled(retention)
@@ -33,12 +33,12 @@ def write_report(
         "tree": (plot.eviction_map(retention, policy=tree), captions.EVICTION_MAP),
         "head": (
             plot.eviction_map(retention, policy=tree, layer=layer, head=head),
-            f"The same for one head alone (layer {layer}, KV head {head}): each head keeps tokens of its own, fewer "
-            "and fewer towards the left.",
+            f"The same for a single head (layer {layer}, KV head {head}): every head keeps its own choice of tokens, "
+            "fewer and fewer towards the left.",
         ),
         "streaming": (
             plot.eviction_map(retention, policy=streaming),
-            "For comparison, a window of the same size: the first tokens and the last ones, and nothing between.",
+            "For comparison, a window of the same size: the first and the last tokens, and nothing between them.",
         ),
     }
     page = render(

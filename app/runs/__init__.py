@@ -1,1 +1,1 @@
-"""Run folders: what a run consists of, and how it is made."""
+"""Run folders: their contents, and how they are made."""

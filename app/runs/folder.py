@@ -1,4 +1,4 @@
-"""A run on disk: one folder, written whole or not at all, known by its `run.json`."""
+"""A run on disk: a folder with a `run.json`, written completely or not at all."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ REPORT: Final = "report.html"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A folder that holds a whole run.
+    """The folder of one run.
 
     Attributes:
         path: the folder.
-        manifest: what `run.json` says: the model, the text, the scores, the generated texts.
-        root: when given, the folder that none of the run's files may lie outside of, links included.
+        manifest: the content of `run.json`: the model, the text, the scores, the generated texts.
+        root: if given, a folder that all files of the run must be in, links included.
     """
 
     path: Path
@@ -44,7 +44,7 @@ class RunFolder:
         """One of the run's files.
 
         Raises:
-            TreeKVError: it is missing, or a link that leads out of the root.
+            TreeKVError: it is missing, or a link to a place outside the root.
         """
         file = self.inside(name)
         if not file.is_file():
@@ -52,26 +52,26 @@ class RunFolder:
         return file
 
     def has(self, name: str) -> bool:
-        """Whether `file` gives it."""
+        """Whether the run has this file, so that `file` returns it."""
         try:
             return self.file(name).is_file()
         except TreeKVError:
             return False
 
     def inside(self, name: str) -> Path:
-        """Where a file of the run is to be; TreeKVError when that is a link that leads out of the root."""
+        """The path of a file of the run. Raises TreeKVError if it is a link to a place outside the root."""
         file = self.path / name
         if self.root is not None and not file.resolve().is_relative_to(self.root.resolve()):
-            raise TreeKVError(f"{name} of the run {self.path.name!r} is a link that leads out of the folder of runs")
+            raise TreeKVError(f"{name} of the run {self.path.name!r} is a link to a place outside the folder of runs")
         return file
 
 
 def open_run(path: str | os.PathLike[str]) -> RunFolder:
-    """Look at a folder and check that it is a run.
+    """Open a folder and check that it is a run.
 
     Raises:
-        TreeKVError: in one sentence: no such folder, not a run, damaged, or from a newer version. What the manifest
-            says of model, text and claims is of the right kind afterwards, where it says anything.
+        TreeKVError: there is no such folder, it is not a run, it is damaged, or from a newer version. In a run that is
+            returned, the manifest's entries on model, text and claims have the right types if they exist.
     """
     folder = Path(path)
     if not folder.exists():
@@ -80,14 +80,14 @@ def open_run(path: str | os.PathLike[str]) -> RunFolder:
         raise TreeKVError(f"{str(folder)!r} is a file; give the run folder that treekv demo wrote")
     manifest = folder / MANIFEST
     if not manifest.is_file():
-        raise TreeKVError(f"{str(folder)!r} is not a run folder (it has no {MANIFEST}); treekv demo makes one")
+        raise TreeKVError(f"{str(folder)!r} is not a run folder (it has no {MANIFEST}); make one with treekv demo")
     try:
         content = json.loads(manifest.read_text(encoding="utf-8"))
-        json.dumps(content, ensure_ascii=False).encode()  # half a surrogate pair can be read, but not be shown
+        json.dumps(content, ensure_ascii=False).encode()  # half a surrogate pair can be read, but not shown
     except (OSError, ValueError, RecursionError) as error:
         raise TreeKVError(f"{str(manifest)!r} is damaged; make the run again with treekv demo") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise TreeKVError(f"{str(folder)!r} is not a run folder: its {MANIFEST} is of another kind")
+        raise TreeKVError(f"{str(folder)!r} is not a run folder: its {MANIFEST} has another format")
     version = content.get("version")
     if not isinstance(version, int) or version > VERSION:
         raise TreeKVError(f"run folder {str(folder)!r} has version {version!r}, this TreeKV reads up to {VERSION}")
@@ -98,7 +98,7 @@ def open_run(path: str | os.PathLike[str]) -> RunFolder:
 
 
 def _wrong(content: dict[str, Any]) -> str | None:
-    """What is not as `write_manifest` was given it; None when all is well."""
+    """What is wrong with the types in a manifest; None if nothing is."""
     kinds: dict[str, tuple[type, str]] = {
         "model": (str, "a name"),
         "load": (str, "a name"),
@@ -119,10 +119,10 @@ def _wrong(content: dict[str, Any]) -> str | None:
 
 
 def place_below(root: Path, name: str) -> Path:
-    """Where a run called `name` lies: directly below `root`, whatever the name, which may come from an address.
+    """The folder of the run `name` directly below `root`. The name can come from an address, so it is not trusted.
 
     Raises:
-        TreeKVError: the name is not that of a folder, or the folder is a link that leads out of the root.
+        TreeKVError: this cannot be the name of a folder, or the folder is a link to a place outside the root.
     """
     path = root / name
     plain = name not in ("", ".", "..") and not any(mark in name for mark in "/\\\0:") and name.isprintable()
@@ -130,12 +130,12 @@ def place_below(root: Path, name: str) -> Path:
         raise TreeKVError(f"{name[:80]!r} cannot be the name of a run; give the name of a folder among the runs")
     real = path.resolve()
     if real == root.resolve() or not real.is_relative_to(root.resolve()):
-        raise TreeKVError(f"the run {name!r} is a link that leads out of the folder of runs")
+        raise TreeKVError(f"the run {name!r} is a link to a place outside the folder of runs")
     return path
 
 
 def open_below(root: Path, name: str) -> RunFolder:
-    """Open the run called `name` below `root`. Raises TreeKVError as `place_below` and `open_run` do."""
+    """Open the run `name` below `root`. Raises TreeKVError as `place_below` and `open_run` do."""
     path = place_below(root, name)
     if not path.exists():
         raise TreeKVError(f"there is no run {name!r} here; it may have been moved or deleted")
@@ -144,14 +144,14 @@ def open_below(root: Path, name: str) -> RunFolder:
 
 
 def recent(root: Path, most: int = 20) -> list[RunFolder]:
-    """The runs directly below a folder, the newest first; what is damaged or leads out of it is left out."""
+    """The runs directly below a folder, newest first, without damaged ones and links to other places."""
     dated = []
     try:
         manifests = [manifest for manifest in root.glob(f"*/{MANIFEST}") if not manifest.parent.name.startswith(".")]
     except OSError:
         return []
     for manifest in manifests:
-        with contextlib.suppress(OSError):  # one that is just being replaced, or a link to nowhere
+        with contextlib.suppress(OSError):  # it is just being replaced, or a broken link
             dated.append((manifest.stat().st_mtime, manifest.parent.name))
     runs: list[RunFolder] = []
     for _, name in sorted(dated, reverse=True):
@@ -163,12 +163,12 @@ def recent(root: Path, most: int = 20) -> list[RunFolder]:
 
 
 def check_output(path: str | os.PathLike[str], force: bool = False) -> None:
-    """Refuse, before any work, a place where a run may not be written.
+    """Refuse a folder that a run must not be written to, before any work.
 
-    Only a previous run is replaced; anything else there needs `force`.
+    A previous run is replaced; anything else needs `force`.
 
     Raises:
-        TreeKVError: a file, a folder of another kind, or a folder that holds the current one.
+        TreeKVError: it is a file, a folder of another kind, or a folder that contains the current one.
     """
     target = Path(path)
     if not target.exists():
@@ -177,18 +177,19 @@ def check_output(path: str | os.PathLike[str], force: bool = False) -> None:
     if not target.is_dir():
         raise TreeKVError(f"the output {str(target)!r} is a file; give the name of a folder")
     if Path.cwd().is_relative_to(target.resolve()):
-        raise TreeKVError(f"the output {str(target)!r} holds the current folder; give the name of a new folder")
+        raise TreeKVError(f"the output {str(target)!r} contains the current folder; give the name of a new folder")
     if not force and any(target.iterdir()) and not (target / MANIFEST).is_file():
         raise TreeKVError(
-            f"the output {str(target)!r} exists and is not a run folder; give another name, or --force to replace it"
+            f"the output {str(target)!r} exists and is not a run folder; give another name, or use --force to "
+            "replace it"
         )
 
 
 @contextlib.contextmanager
 def new_run(path: str | os.PathLike[str], force: bool = False) -> Iterator[Path]:
-    """Give a temporary folder to write a run into; at the end it takes its name, replacing a previous run.
+    """Yield a temporary folder to write a run into; at the end it is renamed, and replaces a previous run.
 
-    When the body raises, the temporary folder goes away and what was there stays.
+    If the body raises, the temporary folder is removed and a previous run stays.
 
     Raises:
         TreeKVError: the folder cannot be written, or see `check_output`.
@@ -220,7 +221,7 @@ def new_run(path: str | os.PathLike[str], force: bool = False) -> Iterator[Path]
 
 
 def write_manifest(folder: Path, content: dict[str, Any]) -> None:
-    """Write `run.json`, the last file of a run: plain values, no NaN."""
+    """Write `run.json`, the last file of a run, from plain values without NaN."""
     manifest = {"format": FORMAT, "version": VERSION, **content}
     text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")

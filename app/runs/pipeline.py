@@ -1,4 +1,4 @@
-"""The first half of the chain, which the demo and the dashboard share: a text captured, split and simulated."""
+"""The first half of the demo, shared with the dashboard: capture a text, take its spectrum, simulate policies."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from treekv import TreeKVConfig, TreeKVError
 # Shows one stage of the work: called with its name, it gives the function that reports its progress.
 Stage = Callable[[str], contextlib.AbstractContextManager[Progress]]
 
-LEAST_TOKENS: Final = 256  # below, a sixteenth leaves no tree region
+LEAST_TOKENS: Final = 256  # with fewer, a sixteenth leaves no tree region
 QUERIES: Final = 16
 
 
 @dataclass(frozen=True)
 class RunArtifacts:
-    """What is known of the text before any policy touches it, and what each would keep."""
+    """What a run stores: the captured text, its spectrum and trends, and what each policy would keep of it."""
 
     capture: analysis.Capture
     spectrum: xr.Dataset
@@ -40,7 +40,7 @@ def token_ids(tokenizer: Any, text: str, tokens: int) -> torch.Tensor:
     Raises:
         TreeKVError: the text is too short.
     """
-    text = text[: tokens * 100]  # a long file need not be split up whole for its first tokens
+    text = text[: tokens * 100]  # a long file need not be tokenized completely for its first tokens
     ids = tokenizer(text, verbose=False, return_tensors="pt")["input_ids"][0, :tokens]
     if len(ids) < LEAST_TOKENS:
         raise TreeKVError(f"the text has {len(ids)} tokens; at least {LEAST_TOKENS} are needed")
@@ -55,7 +55,7 @@ def analyse(
     stage: Stage,
     layers: Sequence[int] | None = None,
 ) -> RunArtifacts:
-    """Capture the text (all layers, or some), take its spectrum, test the two claims, simulate what evicts."""
+    """Capture the text (all layers or some), take its spectrum, test the two claims, simulate policies that evict."""
     with stage("Capturing what each token contributes") as progress:
         run = analysis.capture(
             model, tokenizer, ids, max_tokens=len(ids), queries=QUERIES, layers=layers, progress=progress
@@ -87,7 +87,7 @@ def manifest_entries(title: str, artifacts: RunArtifacts) -> dict[str, Any]:
 
 
 def save(folder: Path, artifacts: RunArtifacts, config: TreeKVConfig) -> None:
-    """Put all that the dashboard's pages need into `folder`, except the manifest."""
+    """Write everything that the dashboard needs into `folder`, except the manifest."""
     artifacts.capture.save(folder / run_folder.CAPTURE)
     analysis.save(artifacts.spectrum, folder / run_folder.SPECTRUM)
     analysis.save(artifacts.trends, folder / run_folder.TRENDS)

@@ -1,4 +1,4 @@
-"""The text of the demo: English prose that every Python carries, without its markup."""
+"""The sample text of the demo: English prose that comes with every Python, without its markup."""
 
 from __future__ import annotations
 

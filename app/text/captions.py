@@ -1,93 +1,93 @@
-"""The caption under each figure: one sentence on how to read it."""
+"""The caption under each figure: how to read it."""
 
 from __future__ import annotations
 
 from typing import Final
 
 SPECTRUM: Final = (
-    "Each line is one band, from slow changes along the text (violet) to differences between "
-    "neighbours (green); lines that rise to the right, the green ones most, mean that near tokens differ more from "
-    "their neighbours than far ones do, so the far context can be kept coarsely."
+    "Each line is one band, from slow changes along the text (violet) to differences between neighbours (green). "
+    "Lines that rise to the right, the green ones most, mean that near tokens differ more from their neighbours than "
+    "distant ones do, so the distant context can be kept coarsely."
 )
 COEFFICIENTS: Final = (
-    "Each row is one band and each column a place in the text; bright cells are where neighbouring stretches "
-    "of that length contribute differently to the output, and dark ones are where one token can stand for "
-    "several."
+    "Each row is one band and each column a position in the text. In bright cells neighbouring stretches of that "
+    "length contribute differently to the output; in dark ones a single token can represent several."
 )
 SINKS: Final = (
-    "Each bar is one of the first tokens, which soak up attention whatever they say; compare with the dashed line, "
-    "what the strongest band reaches elsewhere, to see why they are drawn, and kept in a cache, apart."
+    "Each bar is one of the first tokens, which attract attention whatever they say. The dashed line, the maximum of "
+    "the strongest band elsewhere, shows why they are drawn separately and never evicted."
 )
 GROWTH: Final = (
-    "Each cell is one head: yellow and brown ones contribute more towards the end in this band, blue less, grey the "
-    "same; where rows or columns stand out, layers or heads want budgets of their own."
+    "Each cell is one head. Yellow and brown heads contribute more in this band towards the end of the text, blue "
+    "ones less, grey ones the same. Where rows or columns stand out, layers or heads benefit from budgets of their "
+    "own."
 )
 TRENDS: Final = (
-    "Each mark is one band with its 95 % interval; a mark whose whisker lies wholly to the right of the grey bar has "
-    "grown by more than chance would, a hollow mark is not decided."
+    "Each mark is one band with its 95 % interval. If the whole whisker is to the right of the grey bar, the band has "
+    "grown more than chance explains; a hollow mark is undecided."
 )
 EVICTION_MAP: Final = (
-    "Read downwards as time: each row shows which tokens (columns) are still held after that many have been "
-    "read; TreeKV thins the past gradually from right to left, a window would cut it off along a diagonal."
+    "Time runs downwards: each row shows which tokens (columns) are still kept after that many tokens. TreeKV thins "
+    "out the past gradually from right to left; a window cuts it off along a diagonal."
 )
 DENSITY: Final = (
-    "The further to the right, the older: a window drops to nothing at its edge, while a tree's line falls in steps, "
-    "so that less and less is kept of what is further back."
+    "Tokens get older to the right. A window drops to zero at its edge; the line of a tree falls in steps, so less "
+    "and less is kept of the older text."
 )
 TEXT: Final = (
-    "The text as it stood at that moment: on dark ground are the tokens that most heads still hold, on the palest "
-    "those that all have forgotten; move the slider, or let it play, to watch the past thin out."
+    "The text at that step. Most heads still keep the tokens on dark ground, and none keeps the palest ones. Move the "
+    "slider or press Play to watch the past thin out."
 )
 TREE: Final = (
-    "Each vertical line is the life of one token, upwards in time; where it ends, a horizontal line leads to the "
-    "neighbour that won the comparison and stands for both from then on."
+    "Each vertical line is the lifetime of one token, with time running upwards. Where it ends, a horizontal line "
+    "leads to the neighbour that won the comparison and represents both from then on."
 )
 MAPS: Final = (
-    "One map a setting, all on one scale: read each downwards as time, and compare how the dark ground of what is "
-    "forgotten spreads, gradually for a tree, along a sharp edge for a window."
+    "One map per setting, all on the same scale, with time running downwards. Compare how the dark area of evicted "
+    "tokens spreads: gradually for a tree, along a sharp edge for a window."
 )
 AGREEMENT: Final = (
-    "Each cell says how many of the tokens that either of two settings holds at the end are held by both: bright "
-    "cells are settings that could stand for each other, dark ones forget different things."
+    "Each cell shows how many of the tokens that either of two settings keeps at the end are kept by both. Settings "
+    "with bright cells can replace each other; those with dark cells evict different tokens."
 )
 BIAS: Final = (
-    "Left, how far the kept tokens lie from where an ideal tree would have them, short bars for a tree; right, how "
-    "unevenly the tenths of the text are kept, 0 when all alike and 0.9 when only one is: a tree's bar ends at its "
-    "diamond."
+    "Left: how far the kept tokens are from where an ideal tree has them; bars of a tree are short. Right: how "
+    "unevenly the tenths of the text are kept, from 0 when all are kept alike to 0.9 when only one is; the bar of a "
+    "tree ends at its diamond."
 )
 MASS: Final = (
-    "How much of the attention that the full cache pays still finds its token, layer by layer: higher is better, "
-    "and a layer that drops shows where a setting forgets what is looked at."
+    "How much of the full cache's attention goes to tokens that are still kept, layer by layer. Higher is better, and "
+    "a drop marks a layer where a setting evicts what attention needs."
 )
 ERROR: Final = (
-    "How far the attention output moves away from that of the full cache, layer by layer: lower is better; "
-    "differences of a few per cent of these numbers say nothing about real texts."
+    "How far the attention output deviates from that of the full cache, layer by layer. Lower is better; differences "
+    "of a few per cent of these numbers say nothing about real texts."
 )
 MEMORY: Final = (
-    "A full cache grows in a straight line with the context; a bounded one turns flat where it is full, and what lies "
-    "between the two at your length is what you save."
+    "A full cache grows in proportion to the context, and a bounded one stops growing once it is full. The distance "
+    "between the two at your context length is what you save."
 )
 RECOMMENDATION: Final = (
-    "Every setting that was tried, by its simulated error: the filled diamonds were chosen, and a circle that lies "
-    "just as far left was not better by enough to be believed."
+    "Every candidate by its simulated error. Filled diamonds were chosen; a circle just as far to the left was not "
+    "better by a significant amount."
 )
 DIFFERENCE: Final = (
-    "White where simulation and real run hold the same tokens; blue what only the simulation kept, yellow what only "
-    "the real run kept: a pale map means that the simulation can be trusted."
+    "White: simulation and real run keep the same tokens. Blue: only the simulation kept them. Yellow: only the real "
+    "run did. A pale map means that the simulation can be trusted."
 )
 QUALITY: Final = (
-    "Each line is one policy: the higher its line stays (or the lower, where less is better) towards small "
-    "budgets, the less it loses; where bars overlap widely, look at the paired difference in the table."
+    "Each line is one policy. The higher it stays towards small budgets (or the lower, where less is better), the "
+    "less the policy loses. Where bars overlap widely, use the paired difference in the table."
 )
 RANKING: Final = (
-    "Each dot is one policy, the best on top: bars overlap widely where documents differ much, so for who is better "
-    "look at the paired difference in the table."
+    "Each dot is one policy, the best at the top. Bars overlap widely where documents differ much, so compare "
+    "policies by the paired difference in the table."
 )
 LOSS: Final = (
-    "Each line is one cache along the text, measured from the dashed line: how high it lies is what forgetting costs "
-    "there, and one that rises to the right degrades with length."
+    "Each line is one cache along the text, relative to the dashed line. Its height is the cost of eviction at that "
+    "position, and a line that rises to the right degrades with length."
 )
 NEEDLES: Final = (
-    "Each small grid is one cache: a dark cell is a length and depth at which what was hidden there is not found; the "
-    "full cache's grid says what the model can do at all."
+    "Each small grid is one cache. A dark cell is a length and depth at which the hidden fact is not found; the grid "
+    "of the full cache shows what the model itself can do."
 )

@@ -1,4 +1,4 @@
-"""Text from a file and layers from words, with one sentence for whatever is wrong with them."""
+"""Reading user input: text from files, layer numbers from words. Errors are one sentence."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def read_text(path: str) -> str:
 
 
 def read_layers(words: str | None) -> list[int] | None:
-    """Layers from words such as "0,5,10-12"; None for no words, which means all.
+    """Layer numbers from a word such as "0,5,10-12"; None, which means all layers, for an empty one.
 
     Raises:
-        TreeKVError: the words cannot be read so.
+        TreeKVError: this is not such a word.
     """
     if words is None or not words.strip():
         return None

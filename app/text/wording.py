@@ -1,4 +1,4 @@
-"""Words that the command, the report and the dashboard share."""
+"""Wording that the command line, the reports and the dashboard share."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 MODEL_HELP: Final = "An alias such as smollm2, a local folder, or a hub id."
 
 SINKS_APART: Final = (
-    "The first {count} tokens were taken out before the transform, since an attention sink leaks into the low bands. "
-    "Left in, claim 2 can come out differently: docs/wavelets.md shows both."
+    "The first {count} tokens were removed before the transform, since an attention sink leaks into the low bands. "
+    "If they are left in, claim 2 can have another result; docs/wavelets.md shows both."
 )
 
 
@@ -37,9 +37,9 @@ def verdict(claims: Mapping[str, Any]) -> str:
     low, high = claims.get("claim_ii_correlation_low"), claims.get("claim_ii_correlation_high")
     between = "" if low is None else f" (95 % interval {number(low, '+.2f')} to {number(high, '+.2f')})"
     return (
-        f"Growth against the order of the bands, lowest to highest: correlation "
-        f"{number(claims['claim_ii_correlation'], '+.2f')}{between}; +1 would be perfect order. The band that grows "
-        f"most is {claims['claim_ii_top_band']}. "
+        f"Correlation of growth with the order of the bands, from low to high: "
+        f"{number(claims['claim_ii_correlation'], '+.2f')}{between}; +1 is perfect order. The band that grows most is "
+        f"{claims['claim_ii_top_band']}. "
         + (
             SINKS_APART.format(count=claims["sink_count"])
             if claims.get("sinks", "separate") == "separate"
@@ -52,18 +52,18 @@ CONTROLS: Final = {"cache_size": "Budget", "sink_size": "Sinks", "recent_size": 
 
 
 def by_control(sentence: str) -> str:
-    """A sentence about settings with the names that the controls of the dashboard have."""
+    """A sentence about settings, with the names of the dashboard's controls in it."""
     return re.sub("|".join(CONTROLS), lambda found: CONTROLS[found[0]], sentence)
 
 
 def listed(items: Sequence[object]) -> str:
-    """Such as 5, 15 and 25."""
+    """Items as text: "5, 15 and 25"."""
     *most, last = map(str, items)
     return f"{', '.join(most)} and {last}" if most else last
 
 
 def settings_in_words(config: TreeKVConfig) -> str:
-    """One line on what a cache with these settings keeps, and what becomes of a prompt."""
+    """One line on what a cache with these settings keeps, and how a prompt is treated."""
     title = policy_title(config.policy)
     if config.policy == "full":
         return f"{title}: every token is kept"
@@ -72,19 +72,19 @@ def settings_in_words(config: TreeKVConfig) -> str:
         parts.append(f"{config.region_size:,} {'in the tree' if config.policy.startswith('tree') else 'chosen by it'}")
     prompt = {
         "once": "a prompt is read whole and reduced at its end",
-        "stream": f"a prompt is read in blocks of {config.block_size}, reduced as it comes",
+        "stream": f"a prompt is read in blocks of {config.block_size} and reduced after each",
         "none": "a prompt is kept whole",
     }[config.prefill]
     return f"{title}: {config.cache_size:,} tokens ({', '.join(parts)}); {prompt}"
 
 
 def band_width(band: str, level: int) -> str:
-    """Over how many tokens a band's half wave runs; the lowest band takes all that is slower."""
+    """The length of a band's half wave in tokens; the lowest band has everything slower."""
     return f"{2**level} and more" if band.startswith("A") else str(2 ** (level - 1))
 
 
 def number(value: float | None, form: str) -> str:
-    """A number in the given format, a dash where there is none."""
+    """A number in the given format, or a dash for None and NaN."""
     return "-" if value is None or value != value else format(value, form)
 
 

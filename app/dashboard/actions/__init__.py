@@ -1,1 +1,1 @@
-"""The work behind a page: simulate, generate, recommend, export."""
+"""The work behind the pages: making runs, simulating, recommending, generating, exporting."""

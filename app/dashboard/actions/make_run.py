@@ -1,4 +1,4 @@
-"""A run made from the first page: what is asked for, checked at once, and the job that makes it."""
+"""Making a run on the page Start: the request, its checks, and the job."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from app.text.inputs import read_layers
 from treekv import TreeKVConfig, TreeKVError, policies
 from treekv.models import ALIASES, alias_states
 
-MOST_TOKENS: Final = 16_384  # a capture of more is better made with the command
+MOST_TOKENS: Final = 16_384  # for more, use the command
 
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What the user asks for.
+    """What the user wants.
 
     Attributes:
-        name: of the run, a folder among the runs.
+        name: the name of the run, which is a folder among the runs.
         model: an alias, a local folder, a GGUF file or a hub id.
-        title, text: what the text is called, and the text.
-        tokens: how many of its tokens to use at most.
+        title, text: the title of the text, and the text.
+        tokens: how many of its tokens to use, at most.
         layers: "" for all, or as "0,5,10-12".
-        cache_size: what each policy keeps, tokens.
-        policies: what to simulate.
+        cache_size: how many tokens each policy keeps.
+        policies: the policies to simulate.
     """
 
     name: str
@@ -51,7 +51,7 @@ def policy_names() -> list[str]:
 
 
 def model_names() -> list[str]:
-    """What can be loaded without a download: aliases whose package is there, and models in the hub's cache."""
+    """Models that need no download: installed aliases, and models in the cache of the hub."""
     names = [state.name for state in alias_states() if state.installed or state.converted]
     return names + _cached_models()
 
@@ -61,7 +61,7 @@ def model_title(name: str) -> str:
 
 
 def free_name(root: Path, model: str, title: str, tokens: int) -> str:
-    """A name for the run that is not taken."""
+    """A name for the run that is not in use."""
     words = f"{Path(model).name or 'model'}-{title}-{tokens}".lower()
     name = re.sub(r"[^a-z0-9.]+", "-", words).strip("-.")[:60] or "run"
     number, tried = 2, name
@@ -71,7 +71,7 @@ def free_name(root: Path, model: str, title: str, tokens: int) -> str:
 
 
 def configs(request: RunRequest) -> dict[str, TreeKVConfig]:
-    """The settings to simulate, by policy. Raises TreeKVError for a budget that they cannot have."""
+    """The settings to simulate, by policy. Raises TreeKVError for an impossible budget."""
     if not request.policies:
         raise TreeKVError("no policy is chosen; choose at least one")
     tree = TreeKVConfig(cache_size=request.cache_size, prefill="stream")
@@ -79,7 +79,7 @@ def configs(request: RunRequest) -> dict[str, TreeKVConfig]:
 
 
 def check(request: RunRequest, root: Path) -> None:
-    """Refuse at once what cannot become a run.
+    """Check a request before any work.
 
     Raises:
         TreeKVError: in one sentence, what is wrong.
@@ -100,16 +100,18 @@ def check(request: RunRequest, root: Path) -> None:
     read_layers(request.layers)
     place = run_folder.place_below(root, request.name)
     if request.name.startswith("."):
-        raise TreeKVError(f"the run's name {request.name[:80]!r} begins with a dot; give another")
+        raise TreeKVError(f"the run's name {request.name[:80]!r} starts with a dot; choose another")
     if place.exists():
-        raise TreeKVError(f"there is a run {request.name!r} already; give another name")
+        raise TreeKVError(f"there is already a run {request.name!r}; choose another name")
 
 
 def make(request: RunRequest, root: Path, load_model: Callable[[str], tuple[Any, Any]], job: Job[str]) -> str:
-    """The work of the job: capture, spectrum, trends and simulation, written whole or not at all. The run's name.
+    """The work of the job: capture, spectrum, trends and simulation. Returns the run's name.
+
+    The run is written completely or not at all.
 
     Raises:
-        TreeKVError: what only shows on the way, such as a model that does not exist or a text that is too short.
+        TreeKVError: what only shows during the work, such as a missing model or a text that is too short.
     """
     check(request, root)  # again: another session may have taken the name meanwhile
     number = 0

@@ -1,8 +1,8 @@
-"""Pages that know the address they hang below, so that the browser need not look for the server.
+"""Tells pages their base address, so that the browser does not have to search for the server.
 
-On a direct link to a page (/wavelets) Streamlit's own script cannot know whether the page or a folder in front of the
-server bears that name. It asks below both and logs a failure for the wrong one. Our page names are known: one line in
-each page of HTML, before that script, tells it.
+On a direct link to a page (/wavelets) Streamlit's script cannot know whether the name belongs to the page or to a
+folder in front of the server. It requests both and logs an error for the wrong one. The names of our pages are known,
+so one line of script in each HTML page, before Streamlit's, sets the base address.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 _BEFORE: Final = b"<script"
 _NAMES: Final = json.dumps([name.replace("_", "-") for name in PAGES])
-#: The address without the page's name, whatever a proxy put before it.
-_TOLD: Final = (
+#: The address without the page's name, including whatever path a proxy added in front.
+_SCRIPT: Final = (
     f"<script>{{const parts = location.pathname.split('/'); if ({_NAMES}.includes(parts.at(-1))) parts.pop(); "
     "window.__streamlit = {...window.__streamlit, BACKEND_BASE_URL: location.origin + parts.join('/')}}</script>\n    "
 ).encode()
 
 
 class KnownAddress:
-    """ASGI middleware: puts that line before the first script of every page of HTML."""
+    """ASGI middleware that inserts this line before the first script of every HTML page."""
 
     def __init__(self, app: Application) -> None:
         self.app = app
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Answer as `app` does; only GET requests of a browser that asks for a page are touched."""
+        """Respond as `app` does; only the response to a browser's GET request for a page is changed."""
         headers = dict(scope.get("headers", []))
         if scope["type"] != "http" or scope["method"] != "GET" or b"text/html" not in headers.get(b"accept", b""):
             await self.app(scope, receive, send)
             return
         plain = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]
-        await self.app({**scope, "headers": plain}, receive, _Told(send))
+        await self.app({**scope, "headers": plain}, receive, _Insertion(send))
 
 
-class _Told:
-    """Holds an answer of HTML back until it is whole, then sends it with the line."""
+class _Insertion:
+    """Collects an HTML response until it is complete, then sends it with the line inserted."""
 
     def __init__(self, send: Send) -> None:
         self.send = send
@@ -62,7 +62,7 @@ class _Told:
             return
         self.body += message.get("body", b"")
         if not message.get("more_body"):
-            body = self.body.replace(_BEFORE, _TOLD + _BEFORE, 1)
+            body = self.body.replace(_BEFORE, _SCRIPT + _BEFORE, 1)
             kept = [(name, value) for name, value in self.start["headers"] if name != b"content-length"]
             length = (b"content-length", str(len(body)).encode())
             await self.send({**self.start, "headers": [*kept, length]})

@@ -33,15 +33,15 @@ def serve(
     """Serve the dashboard until it is stopped.
 
     Args:
-        run: the run folder to show first; others beside it can be opened too. With None these are the runs below
-            ./treekv-runs, and the first page makes one.
-        host, port: where to listen. Only `host` and loopback names are answered; on a wildcard (0.0.0.0 or ::), which
-            asks for it, this machine's own name and addresses too.
+        run: the run folder to show first; other runs in the same folder can be opened too. With None these are the
+            runs in ./treekv-runs, and the first page can make one.
+        host, port: where to listen. Only requests for `host` and loopback names are answered; with a wildcard
+            (0.0.0.0 or ::) those for this machine's own names and addresses too.
         browser: open the page in the user's browser.
-        allow_hosts: more names or addresses under which browsers reach this machine, such as those of a proxy.
+        allow_hosts: further names or addresses under which browsers reach this machine, such as those of a proxy.
 
     Raises:
-        TreeKVError: the address cannot be listened on, or what is allowed is not the name of a host.
+        TreeKVError: the address cannot be used, or an entry of `allow_hosts` is not the name of a host.
     """
     options = server_options(host, port, allow_hosts)
     _check_address(host, port)
@@ -70,21 +70,21 @@ def serve(
 
 
 def has_screen() -> bool:
-    """Whether a browser has somewhere to show a page; where not, one of the terminal's would come."""
+    """Whether there is a display for a browser; without one, `webbrowser` would open a text browser in the terminal."""
     there = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
     return not sys.platform.startswith("linux") or any(os.environ.get(name) for name in there)
 
 
 def root_of(run: Path | None) -> Path:
-    """The folder below which everything can be seen of a dashboard that is started on `run`."""
+    """The folder whose runs a dashboard started on `run` shows."""
     return DEFAULT_RUN.parent.absolute() if run is None else run.resolve().parent
 
 
 def server_options(host: str, port: int, allow_hosts: Sequence[str] = ()) -> dict[str, Any]:
-    """Streamlit's options, the safe ones spelt out: its defaults listen everywhere and report usage.
+    """Streamlit's options. Its defaults listen on all addresses and report usage; these do not.
 
     Raises:
-        TreeKVError: what is allowed is not the name of a host.
+        TreeKVError: an entry of `allow_hosts` is not the name of a host.
     """
     everywhere = is_wildcard(host)
     names = {*LOOPBACK, *map(_host_name, allow_hosts), *(own_names() if everywhere else [host])}
@@ -95,24 +95,26 @@ def server_options(host: str, port: int, allow_hosts: Sequence[str] = ()) -> dic
         "server.enableCORS": True,
         "server.enableXsrfProtection": True,
         "server.maxUploadSize": UPLOAD_MB,
-        "server.headless": True,  # an app that is served like this opens no browser anyway
+        "server.headless": True,  # an app served this way opens no browser anyway
         "server.fileWatcherType": "none",
-        "browser.serverAddress": LOOPBACK[0] if everywhere else host,  # what the browser here is opened on
+        "browser.serverAddress": LOOPBACK[0]
+        if everywhere
+        else host,  # the address that a browser on this machine opens
         "browser.gatherUsageStats": False,
-        "global.disableWidgetStateDuplicationWarning": True,  # dragging and playing set what a slider shows
+        "global.disableWidgetStateDuplicationWarning": True,  # dragging and playing set the value of a slider
         "client.showErrorDetails": "type",
         "client.toolbarMode": "viewer",
-        # With its welcome goes an offer to install files for people who write Streamlit apps, also on the page.
+        # The welcome message offers to install files for developers of Streamlit apps, on the page too.
         "logger.hideWelcomeMessage": True,
-        # A full collection after every run of a page, twice a second beside a job's progress, would take 0.2 s of the
-        # job's time each: torch and transformers are half a million objects. Python's own collections are enough.
+        # A full garbage collection after each run of a page, which is twice a second while a job shows its progress,
+        # would take 0.2 s of the job's time: torch and transformers are half a million objects.
         "runner.postScriptGC": False,
         **THEME,
     }
 
 
 def is_wildcard(host: str) -> bool:
-    """Whether listening on `host` is listening on all of this machine's addresses."""
+    """Whether `host` stands for all addresses of this machine."""
     try:
         address = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0]
         return ipaddress.ip_address(address).is_unspecified
@@ -121,12 +123,12 @@ def is_wildcard(host: str) -> bool:
 
 
 def own_names() -> list[str]:
-    """Under which names and addresses this machine is reached, as far as it knows itself."""
+    """The names and addresses of this machine, as far as it knows them."""
     names = {socket.gethostname(), socket.getfqdn()}
     for name in list(names):
         with contextlib.suppress(OSError):
             names |= {str(found[4][0]) for found in socket.getaddrinfo(name, None)}
-    # The name often stands for loopback alone. Choosing a route for datagrams, of which none is sent, tells the
+    # The host name often resolves to loopback only. Connecting a datagram socket, which sends nothing, selects the
     # address that other machines see; both targets are reserved for documentation.
     for family, target in ((socket.AF_INET, "198.51.100.1"), (socket.AF_INET6, "2001:db8::1")):
         with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
@@ -136,7 +138,7 @@ def own_names() -> list[str]:
 
 
 def _host_name(name: str) -> str:
-    """A host as a browser names it, without brackets around an IPv6 address."""
+    """The name of a host without the brackets of an IPv6 address."""
     plain = name.strip().removeprefix("[").removesuffix("]")
     if re.fullmatch(r"(\*\.)?[\w-]+(\.[\w-]+)*\.?|[0-9a-fA-F:]+(:[\d.]+)?", plain) is None:
         raise TreeKVError(
@@ -153,5 +155,5 @@ def _check_address(host: str, port: int) -> None:
             probe.bind(address)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise TreeKVError(f"port {port} is in use on {host}; give another with --port") from error
+            raise TreeKVError(f"port {port} is in use on {host}; choose another with --port") from error
         raise TreeKVError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error

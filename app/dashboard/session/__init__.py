@@ -1,1 +1,1 @@
-"""What one visitor has open: the run, the settings, the part in view, running jobs."""
+"""The state of one user's session: the run, the settings, the part in view, running jobs."""

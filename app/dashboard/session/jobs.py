@@ -1,6 +1,7 @@
-"""Heavy work of all sessions: one job at a time in the whole process, the others wait in the order of their coming.
+"""The queue of heavy work of all sessions: one job at a time in the whole process, first come, first served.
 
-What a page needs before it can draw, a simulation of a second or so, is not worth a job; such work takes turns.
+Short work that a page needs before it can draw, such as a simulation of a second, is no job: see
+`widgets.job_progress.exclusive`.
 """
 
 from __future__ import annotations
@@ -20,27 +21,27 @@ from treekv.errors import TreeKVError
 
 T = TypeVar("T")
 MOST_WAITING: Final = 16
-GRACE: Final = 5.0  # seconds that a session may be away, as over a bad line, before its jobs are stopped
-EVERY: Final = 0.5  # seconds between two looks at a job
+GRACE: Final = 5.0  # seconds that a session may be disconnected before its jobs are stopped
+EVERY: Final = 0.5  # seconds between two updates of a job's progress
 ENDED: Final = ("done", "stopped", "failed")
 
 _log = logging.getLogger(__name__)
 
 
 class Stopped(Exception):
-    """Ends the work of a job that was told to stop; raised by `Job.step`."""
+    """Raised by `Job.step` to end the work of a job that has to stop."""
 
 
 class Job(Generic[T]):
-    """One piece of heavy work and how far it is.
+    """One piece of heavy work and its progress.
 
     Attributes:
-        owner, title: whose it is (a session's id), and what it is called.
+        owner, title: the id of the session that started it, and its name.
         state: "waiting", "running", "done", "stopped" or "failed".
-        done, total, text: what the work last reported; `total` is 0 until it did.
-        events: a list that the work may append to, such as tokens.
-        result: what the work returned, also when it was stopped and returned all the same.
-        error: one sentence when it failed.
+        done, total, text: the progress last reported; `total` is 0 before the first report.
+        events: a list to which the work can append, such as tokens.
+        result: what the work returned, which it can do even when it was stopped.
+        error: one sentence if it failed.
     """
 
     def __init__(self, owner: str, title: str, work: Callable[[Job[T]], T], queue: Queue) -> None:
@@ -65,24 +66,24 @@ class Job(Generic[T]):
         return self.state in ENDED
 
     def report(self, done: int, total: int, text: str | None = None) -> None:
-        """For the work: how far it is."""
+        """Called by the work to report its progress."""
         self.done, self.total = done, total
         if text is not None:
             self.text = text
 
     def step(self, done: int, total: int, text: str | None = None) -> None:
-        """For the work: `report`, and leave it here (by raising Stopped) when it is to stop."""
+        """Called by the work to report its progress; raises Stopped when the job has to stop."""
         self.report(done, total, text)
         if self.stopped():
             raise Stopped
 
     def stop(self) -> None:
-        """Ask the work to stop; while it waits it ends at once."""
+        """Ask the work to stop; a waiting job ends at once."""
         self._stop.set()
         self._queue.drop(self)
 
     def stopped(self) -> bool:
-        """Whether the work is to stop: asked to, or its session went away."""
+        """Whether the work has to stop, because it was asked to or its session ended."""
         if self._abandoned():
             self._stop.set()
         return self._stop.is_set()
@@ -98,7 +99,7 @@ class Job(Generic[T]):
 
     def _run(self) -> None:
         """Called once, by the queue's thread."""
-        work, self._work = self._work, None  # what the work holds on to, a text or a model, is let go
+        work, self._work = self._work, None  # so that a text or a model that the work refers to can be freed
         assert work is not None
         try:
             if self.stopped():
@@ -110,17 +111,17 @@ class Job(Generic[T]):
         except TreeKVError as error:
             self.error, self.state = str(error), "failed"
         except MemoryError:
-            self.error = "There is not enough memory; take fewer tokens, fewer layers or a smaller model."
+            self.error = "There is not enough memory; use fewer tokens, fewer layers or a smaller model."
             self.state = "failed"
-        except BaseException as error:  # whatever it is: a thread that ended here would leave the queue standing
+        except BaseException as error:  # any error: otherwise the thread would end and the queue stop
             _log.exception("the job %r failed", self.title)
             kind = type(error).__name__
-            self.error = f"This did not work because of an unexpected error ({kind}); the server's log says more."
+            self.error = f"An unexpected error occurred ({kind}); see the log of the server."
             self.state = "failed"
 
 
 class Queue:
-    """Jobs in the order of their coming, one at a time, on a thread that lives while there are any."""
+    """Jobs in order of submission, one at a time, on a thread that exists while there are any."""
 
     def __init__(self) -> None:
         self._waiting: deque[Job[Any]] = deque()
@@ -128,11 +129,11 @@ class Queue:
         self._thread: threading.Thread | None = None
 
     def submit(self, owner: str, title: str, work: Callable[[Job[T]], T]) -> Job[T]:
-        """Add a job. Raises TreeKVError when too many wait."""
+        """Add a job. Raises TreeKVError when too many are waiting."""
         job = Job(owner, title, work, self)
         with self._lock:
             if len(self._waiting) >= MOST_WAITING:
-                raise TreeKVError(f"{MOST_WAITING} jobs wait already; try again when some of them are done")
+                raise TreeKVError(f"{MOST_WAITING} jobs are already waiting; try again later")
             self._waiting.append(job)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="treekv-jobs", daemon=True)
@@ -144,7 +145,7 @@ class Queue:
             return self._waiting.index(job) + 1 if job in self._waiting else 0
 
     def drop(self, job: Job[Any]) -> None:
-        """Take a job out that still waits."""
+        """Remove a job that is still waiting."""
         with self._lock:
             if job in self._waiting:
                 self._waiting.remove(job)
@@ -159,8 +160,8 @@ class Queue:
                 job = self._waiting.popleft()
                 job.state = "running"
             job._run()
-            del job  # or its result would stay in memory until the next one
-            gc.collect()  # what the work left in cycles may be large, and nothing else collects while all is quiet
+            del job  # otherwise its result would stay in memory until the next one
+            gc.collect()  # reference cycles can be large, and an idle process does not collect them
 
 
 _QUEUE: Final = Queue()
@@ -173,15 +174,15 @@ def owner() -> str:
 
 
 def submit(owner: str, title: str, work: Callable[[Job[T]], T]) -> Job[T]:
-    """Add a job to the process' queue.
+    """Add a job to the queue of the process.
 
     Args:
-        owner: the session's id, see `owner()`; when the session goes away, the job is stopped.
+        owner: the session's id, see `owner()`; when the session ends, the job is stopped.
         title: what the user sees.
-        work: called with the job on a thread of its own. It looks at `job.stopped()` now and then, or calls
-            `job.step(done, total, text)`, which also ends it; streamlit's functions do not work there.
+        work: called with the job on another thread. It has to check `job.stopped()` now and then, or to call
+            `job.step(done, total, text)`, which ends it too; Streamlit's functions do not work there.
 
     Raises:
-        TreeKVError: too many jobs wait.
+        TreeKVError: too many jobs are waiting.
     """
     return _QUEUE.submit(owner, title, work)

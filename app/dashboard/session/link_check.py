@@ -1,4 +1,4 @@
-"""What a link asks for that its run does not have, told in one sentence instead of passed over."""
+"""Checks a link for layers, positions and policies that its run does not have, and says so on the page."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from app.text import wording
 from treekv import TreeKVError
 
 _ASKED: Final = ("layer", "head", "positions", "policy", "step")
-_LONGEST: Final = 40  # characters of what somebody put into an address
+_LONGEST: Final = 40  # characters of an address to show
 
 
 def check(run: RunFolder, page: str) -> None:
-    """Look at the address before the page's controls drop what they cannot show.
+    """Collect what the address asks for in vain; to be called before the page's controls drop it.
 
-    Once for each run and page: later on the server's copy of the address is behind what the reader chooses, and another
-    link is another session.
+    Checked once for each run and page: afterwards the server's copy of the address lags behind the user's choices, and
+    another link starts another session.
     """
     checked = st.session_state.setdefault("checked_links", set())
     if (run.path.name, page) in checked:
@@ -34,11 +34,11 @@ def check(run: RunFolder, page: str) -> None:
         st.session_state["unknown_in_link"] = parts
 
 
-def say() -> None:
-    """The sentence, once."""
+def show_warning() -> None:
+    """Show what `check` found, once; to be called outside the sidebar."""
     parts = st.session_state.pop("unknown_in_link", None)
     if parts:
-        st.warning(f"The link asks for what this run does not have: {plain('; '.join(parts))}.")
+        st.warning(f"The link asks for something that this run does not have: {plain('; '.join(parts))}.")
 
 
 def _of_view(run: RunFolder, asked: dict[str, list[str]]) -> list[str]:
@@ -74,7 +74,7 @@ def _of_map(run: RunFolder, asked: dict[str, list[str]]) -> list[str]:
         if real is not None and value in [policy_label(name) for name in of_real]:
             steps = int(real.attrs["steps"])
         elif value not in [policy_label(name) for name in names]:
-            whose = ", a record of the session that generated it" if value.endswith("(real run)") else ""
+            whose = ", which exists only in the session that generated it" if value.endswith("(real run)") else ""
             parts.append(f"the policy {_short(value)}{whose} ({wording.policy_title(names[0])} is shown)")
     for value in asked["step"][-1:]:
         if not 1 <= (read_index(value) or 0) <= steps:

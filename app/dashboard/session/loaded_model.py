@@ -1,4 +1,4 @@
-"""The one model that the process holds for all sessions."""
+"""The one model that the process keeps loaded for all sessions."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import torch
 import treekv
 
 _lock = threading.Lock()
-_name: str | None = None  # of the model that is held
+_name: str | None = None  # of the loaded model
 
 
 def get(name: str) -> tuple[Any, Any]:
-    """The loaded model and its tokenizer, as `treekv.load_model` gives them; the previous one is let go first.
+    """The loaded model and its tokenizer, as `treekv.load_model` gives them; the previous one is freed first.
 
-    For jobs: loading takes seconds, and two models at once may be too large. Remote code is never run.
+    Call it in jobs, since loading takes seconds. Two models at once could be too large. Remote code is never run.
 
     Raises:
         TreeKVError: as of `treekv.load_model`.

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def or_stop(work: Callable[[], T]) -> T:
-    """The result; when the input is at fault its sentence is shown and the page ends there."""
+    """The result of `work`; on a TreeKVError the page shows its sentence and ends there."""
     try:
         return work()
     except TreeKVError as error:
@@ -25,12 +25,12 @@ def or_stop(work: Callable[[], T]) -> T:
 
 
 def sentence(error: object) -> str:
-    """What is wrong, as markdown shows it as it is, with files named from the folder of runs on."""
+    """An error message escaped for markdown, with file names relative to the folder of runs."""
     return plain(below_root(str(error)))
 
 
 def below_root(text: str) -> str:
-    """The text without the path to the folder of runs: where on the server that lies is nobody's business."""
+    """The text without the path to the folder of runs, so that pages do not reveal the server's file system."""
     for path in (runs_root().resolve(), runs_root().absolute(), runs_root()):
         name = str(path)
         if name not in ("/", "."):
@@ -39,5 +39,5 @@ def below_root(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Text that markdown shows as it is: no links, pictures or emphasis from a file's name."""
+    """Text escaped for markdown, so that a file's name cannot make links, images or emphasis."""
     return re.sub(r"([\\`*_{}\[\]()#+!|<>~$:.-])", r"\\\1", text)

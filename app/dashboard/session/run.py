@@ -24,9 +24,9 @@ from treekv.models import ALIASES
 
 
 def find_run() -> RunFolder | None:
-    """The run of this session, None without one; what is wrong with it is kept for the page to say.
+    """The run of this session or None; if it cannot be opened, the reason is kept for the page to show.
 
-    An address names it (?run=demo), or the user has opened it, or the server was started on it.
+    The run is named in the address (?run=demo), or the user opened it, or the server was started on it.
     """
     st.session_state.setdefault("by_link", "run" in st.query_params)
     name = st.query_params.get("run") or st.session_state.get("run") or os.environ.get(RUN_VARIABLE)
@@ -42,14 +42,14 @@ def find_run() -> RunFolder | None:
 
 
 def show_run_error() -> None:
-    """Say on the page why the run of this session cannot be opened, if it cannot."""
+    """Show on the page why the run of this session cannot be opened, if it cannot."""
     error = st.session_state.get(RUN_ERROR)
     if error:
         st.error(plain(error))
 
 
 def open_run(name: str) -> None:
-    """Make a run the one of this session, from the next showing of the page on."""
+    """Open a run in this session, from the next run of the page on."""
     st.session_state["run"] = st.query_params["run"] = name
     for key in (*VIEW, "step", "playing", "compare_layers", "compare_prompt", "prompt-given"):
         st.session_state.pop(key, None)
@@ -58,7 +58,7 @@ def open_run(name: str) -> None:
 
 
 def forget_defaults() -> None:
-    """Let go of settings that nobody chose: those that the run before came with."""
+    """Drop settings that the user did not choose: the previous run's own."""
     for name in SETTINGS:
         if not st.session_state.get(f"{name}-by-hand"):
             st.session_state.pop(name, None)
@@ -66,20 +66,20 @@ def forget_defaults() -> None:
 
 
 def current_run() -> RunFolder:
-    """The run of this session; without one the page says so and stops."""
+    """The run of this session; without one the page says so and ends."""
     run = find_run()
     if run is not None:
         return run
     show_run_error()
     if not st.session_state[RUN_ERROR]:
         st.title("No run yet")
-        st.markdown("This page draws what a run has found. Open one, or make one, on the first page.")
+        st.markdown("This page shows the results of a run. Open or make one on the page Start.")
     st.page_link("views/start.py", label="Go to Start", icon=":material/arrow_back:")
     st.stop()
 
 
 def describe(run: RunFolder) -> None:
-    """The run in the sidebar."""
+    """Describe the run, in the sidebar."""
     text = run.manifest.get("text", {})
     st.caption(
         f"**{plain(run.path.name)}**  \n{plain(str(run.manifest.get('model', 'unknown model')))}  \n"
@@ -88,13 +88,13 @@ def describe(run: RunFolder) -> None:
 
 
 def query_heads(run: RunFolder) -> int:
-    """How many heads there are to choose from; where the spectrum is missing, KV heads."""
+    """The number of query heads; of KV heads if the spectrum is missing."""
     data = any_record(run)
     return 0 if data is None else int(data.sizes["head"])
 
 
 def any_record(run: RunFolder) -> xr.Dataset | None:
-    """Whichever of the run's records knows its layers and heads; pages say what is missing."""
+    """A record that has the run's layers and heads, or None; pages report what is missing."""
     kinds: dict[str, DatasetKind] = {run_folder.SPECTRUM: "spectrum", run_folder.RETENTION: "retention"}
     for name, kind in kinds.items():
         with contextlib.suppress(TreeKVError):
@@ -111,7 +111,7 @@ def open_trends(run: RunFolder) -> xr.Dataset:
 
 
 def open_retention(run: RunFolder, stop: bool = True) -> xr.Dataset:
-    """The run's retention record. When it cannot be read the page says so and ends; with `stop` False, TreeKVError."""
+    """The run's retention record. If it cannot be read the page says so and ends, or TreeKVError if not `stop`."""
 
     def read() -> xr.Dataset:
         return _opened(*_version(run.file(run_folder.RETENTION)), "retention")
@@ -135,13 +135,13 @@ def policies_of(record: xr.Dataset) -> list[str]:
 
 
 def policy_label(name: str) -> str:
-    """What a control calls a policy, and with it the address: as it is where markdown has nothing to read in it."""
+    """The title of a policy in a control and in the address, escaped only where markdown needs it."""
     title = wording.policy_title(name)
     return title if re.fullmatch(r"\w[\w ,()-]*", title) else plain(title)
 
 
 def tokens_of(data: xr.Dataset) -> int:
-    """How long the text of a record is."""
+    """The length of a record's text in tokens."""
     return int(data["position"].values[-1]) + 1
 
 
@@ -158,7 +158,7 @@ def default_model(run: RunFolder | None) -> str:
 
 
 def end_of_text(run: RunFolder, tokens: int) -> str:
-    """The last tokens of the run's text, as far as its files tell."""
+    """The last tokens of the run's text, as far as its files have them."""
     try:
         read = open_retention(run, stop=False)
         return "".join(str(token) for token in read["token"].values[-tokens:])
@@ -172,5 +172,5 @@ def _version(file: Path) -> tuple[str, int]:
 
 @st.cache_resource(max_entries=6, show_spinner="Reading the run")
 def _opened(path: str, changed: int, kind: DatasetKind) -> xr.Dataset:
-    """A file of a run, held while it does not change; `changed` is part of the key only."""
+    """A file of a run, cached until it changes; `changed` is only part of the cache's key."""
     return analysis.open(path, kind)

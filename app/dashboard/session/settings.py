@@ -1,4 +1,4 @@
-"""The settings that the user has chosen, and those to compare: in the session and in the address."""
+"""The chosen settings and the compared ones, which are kept in the session and in the address."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LETTERS: Final = "ABCDEF"
 
 
 def encode(config: TreeKVConfig) -> str:
-    """Settings as an address carries them: "tree,cache_size=128,prefill=stream", defaults left out."""
+    """Settings as text for an address, without defaults: "tree,cache_size=128,prefill=stream"."""
     every = dataclasses.asdict(config)
     named = {name: every.pop(name) for name in ("policy", "cache_size")}
     try:
@@ -42,7 +42,7 @@ def decode(text: str) -> TreeKVConfig:
     """The inverse of `encode`.
 
     Raises:
-        TreeKVError: it names what cannot be read or what the settings refuse.
+        TreeKVError: a part cannot be read, or the settings are invalid.
     """
     policy, *parts = text.split(",")
     known = {field.name: field for field in dataclasses.fields(TreeKVConfig)}
@@ -50,7 +50,9 @@ def decode(text: str) -> TreeKVConfig:
     for part in parts:
         name, equals, word = part.partition("=")
         if not equals or name not in known or name == "policy":
-            raise TreeKVError(f"the address has settings with {part!r}; a part is a field and its value, sink_size=4")
+            raise TreeKVError(
+                f"the settings in the address contain {part!r}; give a field and its value, such as sink_size=4"
+            )
         fields[name] = _value(word)
     return TreeKVConfig(**fields)
 
@@ -74,8 +76,10 @@ def _value(word: str) -> Any:
 
 
 def current_settings(run: RunFolder | None = None) -> TreeKVConfig:
-    """What the user has chosen in this session, else what the address says, else the run's own settings, else the
-    paper's defaults. The address follows the choice, so that a link carries it."""
+    """The settings chosen in this session, or else those in the address, those of the run, or the paper's defaults.
+
+    The address follows the choice, so that a link contains it.
+    """
     if CHOSEN not in st.session_state:
         asked = _from_address()
         st.session_state[CHOSEN] = asked or _of_run(run)
@@ -122,7 +126,7 @@ def _to_address(name: str, text: str) -> None:
 
 
 def compared_settings(run: RunFolder | None, tokens: int) -> dict[str, TreeKVConfig]:
-    """The settings side by side by the names that pictures give them, "A TreeKV 128", "B StreamingLLM 128", ..."""
+    """The compared settings by their names in figures: "A TreeKV 128", "B StreamingLLM 128", ..."""
     if COMPARED not in st.session_state:
         asked = _compared_in_address()
         st.session_state[COMPARED] = asked or _to_begin_with(current_settings(run), tokens)
@@ -133,13 +137,13 @@ def compared_settings(run: RunFolder | None, tokens: int) -> dict[str, TreeKVCon
 
 
 def set_compared(configs: list[TreeKVConfig]) -> None:
-    """Replace the settings side by side; at most six are kept."""
+    """Replace the compared settings; only the first six are kept."""
     st.session_state[COMPARED] = list(configs)[:MOST_COMPARED]
     st.session_state[f"{COMPARED}-by-hand"] = True
 
 
 def setting_label(number: int, config: TreeKVConfig) -> str:
-    """What the pictures call the setting with that number."""
+    """The name of the setting at this index in figures."""
     size = "" if config.policy == "full" else f" {config.cache_size:,}"
     return f"{_LETTERS[number]} {policy_title(config.policy)}{size}"
 
@@ -159,7 +163,7 @@ def _compared_in_address() -> list[TreeKVConfig] | None:
 
 
 def _to_begin_with(config: TreeKVConfig, tokens: int) -> list[TreeKVConfig]:
-    """The chosen settings (a tree that fits the text if they keep everything of it) and a window of the same size."""
+    """The chosen settings (a tree that fits the text if they would keep all of it) beside others of the same size."""
     if config.policy == "full" or config.cache_size >= tokens:
         config = TreeKVConfig(cache_size=max(tokens // 128 * 16, 32))
     others = [name for name in ("tree", "streaming", "h2o") if name != config.policy]
@@ -167,10 +171,10 @@ def _to_begin_with(config: TreeKVConfig, tokens: int) -> list[TreeKVConfig]:
 
 
 def with_changes(config: TreeKVConfig, **changes: Any) -> TreeKVConfig:
-    """`config.replace`, with a prompt block and recent tokens derived anew where the old ones no longer fit.
+    """`config.replace`, but block size and recent tokens return to defaults where the old ones no longer fit.
 
     Raises:
-        TreeKVError: the first refusal, if nothing of this helps.
+        TreeKVError: the first error, if defaults do not help either.
     """
     if "policy" in changes:
         config = config.for_policy(changes.pop("policy"))

@@ -16,13 +16,13 @@ LEAST_STRETCH: Final = 16  # positions; fewer show no band
 
 
 def choose_view(run: RunFolder) -> None:
-    """Selectors of layer, head and positions; the choice lives in the address, so that a link shows the same view."""
+    """Selectors of layer, head and positions; the address keeps the choice, so that a link shows the same view."""
     data = any_record(run)
     if data is None:
         return
     for name, hint in (
-        ("layer", "Pictures average over all layers unless one is chosen."),
-        ("head", "A query head. The eviction map shows the KV head that serves it."),
+        ("layer", "Figures show means over all layers unless one is selected."),
+        ("head", "A query head. The eviction map shows the KV head it reads."),
     ):
         options = [ALL, *(str(number) for number in data[name].values)]
         if st.session_state.get(name, ALL) not in options:
@@ -36,7 +36,7 @@ def choose_view(run: RunFolder) -> None:
             st.session_state["positions"] = nearest_stretch(first, last, tokens)
     elif asked is not None and asked != nearest_stretch(*asked, tokens):
         st.query_params["positions"] = list(map(str, nearest_stretch(*asked, tokens)))
-        st.rerun()  # an address is read at the beginning
+        st.rerun()  # Streamlit reads the address at the beginning
     st.slider(
         "Positions",
         0,
@@ -45,14 +45,14 @@ def choose_view(run: RunFolder) -> None:
         key="positions",
         bind="query-params",
         persist_state="session",
-        help="The stretch of text that the pictures show; dragging over a picture chooses it too.",
+        help="The part of the text that figures show. Dragging across a figure selects it too.",
     )
     if selected_stretch(tokens) != (None, None):
         st.button("Show the whole text", on_click=zoom, args=(0, tokens), width="stretch")
 
 
 def nearest_stretch(first: int, last: int, tokens: int) -> tuple[int, int]:
-    """The stretch next to first ... last that can be drawn: in order, inside the text, with enough positions."""
+    """The nearest stretch to first ... last that can be drawn: in order, inside the text and long enough."""
     least = min(LEAST_STRETCH, tokens)
     first, last = sorted((first, last))
     first = min(max(first, 0), tokens - least)
@@ -60,7 +60,7 @@ def nearest_stretch(first: int, last: int, tokens: int) -> tuple[int, int]:
 
 
 def positions_of_address() -> tuple[int, int] | None:
-    """The stretch that the address asks for, whatever it is; None when it asks for none."""
+    """The stretch in the address, unchecked; None if there is none."""
     numbers = [read_index(word) for word in st.query_params.get_all("positions")]
     if len(numbers) != 2 or numbers[0] is None or numbers[1] is None:
         return None
@@ -68,27 +68,27 @@ def positions_of_address() -> tuple[int, int] | None:
 
 
 def read_index(word: str) -> int | None:
-    """The number that a word of an address is, None when it is something else, or longer than any text."""
+    """The whole number that a word of the address is; None if it is none, or larger than any text."""
     return int(word) if word.isdecimal() and len(word) <= 12 else None
 
 
 def zoom(first: int, last: int) -> None:
-    """Choose a stretch of positions, first to last - 1. For callbacks, which run before the slider is made."""
+    """Select the positions first to last - 1. For callbacks, which run before the slider is drawn."""
     st.session_state["positions"] = (first, last)
 
 
 def selected_stretch(tokens: int) -> tuple[int | None, int | None]:
-    """The chosen positions as start and stop, each None where it is the text's own."""
+    """The selected positions as start and stop, each None at the end of the text."""
     first, last = st.session_state.get("positions") or (0, tokens)
     return (first or None), (last if last < tokens else None)
 
 
 def selected_index(name: str) -> int | None:
-    """The chosen layer or head, None for all."""
+    """The selected layer or head, None for all."""
     choice = st.session_state.get(name, ALL)
     return None if choice == ALL else int(choice)
 
 
 def kv_head_of(head: int | None, heads: int, kv_heads: int) -> int | None:
-    """The KV head that serves a query head."""
+    """The KV head that a query head reads."""
     return None if head is None else head * kv_heads // heads

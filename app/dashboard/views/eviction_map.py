@@ -1,4 +1,4 @@
-"""Which tokens a policy holds, step by step: as a map, as a density, in the text itself, and as a tree."""
+"""Eviction map: which tokens a policy keeps, step by step, as a map, a density, shaded text and a tree."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ name = wording.policy_title(policy)
 steps = int(data.attrs["steps"])
 if is_real:
     st.caption(
-        f"The real cache of your last generation, {steps:,} tokens of prompt and answer; the "
-        "other policies are simulated on the run's text."
+        f"The real cache of your last generation, {steps:,} tokens of prompt and answer. The other policies are "
+        "simulated on the text of the run."
     )
     if layer is not None and layer not in data["layer"].values:
         layer = None
@@ -55,7 +55,7 @@ draw_figure(
     zoomable=not is_real,
 )
 if kv_head is not None:
-    st.caption(f"Query head {head} reads KV head {kv_head}, so that is the one shown.")
+    st.caption(f"Query head {head} reads KV head {kv_head}, which is shown.")
 
 
 def at(step: int) -> None:
@@ -70,7 +70,7 @@ def at(step: int) -> None:
     )
     first, last = start or 0, min(stop or steps, step + 1)
     if first >= last:
-        st.info(f"Nothing of the positions from {first:,} on was read yet; move the slider to the right.")
+        st.info(f"No position from {first:,} on has been read yet; move the slider to the right.")
     elif view == "Text":
         shown = max(first, last - MOST_TOKENS)
         draw_text(
@@ -93,8 +93,8 @@ def at(step: int) -> None:
             key="tree",
         )
         if narrow == (None, None):
-            st.caption(f"To see another stretch, choose at most {MOST_IN_TREE} positions at the left.")
+            st.caption(f"To see another stretch, select at most {MOST_IN_TREE} positions in the sidebar.")
 
 
-st.subheader("Through time")
+st.subheader("Over time")
 through_time(steps, at)

@@ -1,4 +1,4 @@
-"""Where the work begins: open a run, or make one from a text and a model."""
+"""Start: open a run, or make one from a text and a model."""
 
 from __future__ import annotations
 
@@ -29,25 +29,31 @@ NEEDED = {
     run_folder.CAPTURE: "Compare and other wavelets",
 }
 TOUR = (
-    ("wavelets", "**Wavelets**: how much each stretch of the text contributes, and at which scale. Where fine bands "
-     "grow towards the end, the far past can be kept coarsely."),
-    ("eviction_map", "**Eviction map**: which tokens a policy still holds at each step. Press Play and watch the past "
-     "thin out in the text itself."),
-    ("compare", "**Compare**: several settings side by side on the same text, and what the numbers recommend."),
+    (
+        "wavelets",
+        "**Wavelets**: how much each stretch of the text contributes, and at which scale. Where fine bands grow "
+        "towards the end, the distant past can be kept coarsely.",
+    ),
+    (
+        "eviction_map",
+        "**Eviction map**: which tokens a policy keeps at each step. Press Play to watch the past thin out.",
+    ),
+    ("compare", "**Compare**: several settings side by side on the same text, and a recommendation."),
     ("generate", "**Generate**: the real model with the chosen settings beside the full cache, token by token."),
-    ("take_away", "**Take away**: the settings as a file, a snippet and a command line, and the pictures."),
-)  # fmt: skip
+    ("take_away", "**Take away**: the settings as a file, a script and a command, with figures and a report."),
+)
 
 
 def tour() -> None:
-    # Who comes by a colleague's link wants to see what it shows.
-    with st.expander("A tour in two minutes", expanded=not st.session_state["by_link"], icon=":material/tour:"):
+    # Collapsed for users who follow a colleague's link, to show first what it links to.
+    with st.expander("A two-minute tour", expanded=not st.session_state["by_link"], icon=":material/tour:"):
         st.markdown(
-            "A language model remembers every token it has read, and that memory (the key-value cache) fills the "
-            "machine. A policy forgets some tokens to stay small. Here you see which, before you deploy it."
+            "A language model stores keys and values of every token it has read, and this key-value cache fills the "
+            "memory of the machine. An eviction policy drops some tokens to keep it small. Here you see which ones, "
+            "before you deploy it."
         )
         for number, (page, words) in enumerate(TOUR, start=1):
-            text, link = st.columns([4, 1.8], vertical_alignment="center")  # so wide that the names fit a narrow page
+            text, link = st.columns([4, 1.8], vertical_alignment="center")  # wide enough for the names on a narrow page
             text.markdown(f"{number}. {words}")
             link.page_link(f"views/{page}.py", label=PAGES[page], icon=":material/arrow_forward:")
 
@@ -74,7 +80,7 @@ def opened(run: RunFolder) -> None:
 def recent() -> None:
     runs = run_folder.recent(runs_root())
     if not runs:
-        st.info("There is no run yet. Make one beside: the sample text takes about half a minute.")
+        st.info("There is no run yet. Make one here: the sample text takes about half a minute.")
     for run in runs:
         text = run.manifest.get("text", {})
         when = datetime.datetime.fromtimestamp((run.path / run_folder.MANIFEST).stat().st_mtime)
@@ -101,7 +107,7 @@ def chosen_text() -> tuple[str, str]:
         "Text", [SAMPLE, PASTE, UPLOAD], default=SAMPLE, required=True, key="source", persist_state="session"
     )
     if source == SAMPLE:
-        st.caption("English prose that every Python carries: its own language reference.")
+        st.caption("English prose that comes with every Python: its language reference.")
         return SAMPLE_TITLE, sample_text()
     if source == PASTE:
         return "Pasted text", st.text_area("Your text", key="pasted", height=180, persist_state="session") or ""
@@ -124,7 +130,7 @@ def request_form() -> RunRequest:
         accept_new_options=True,
         key="model",
         persist_state="session",
-        help="Models that are here; or type a local folder, a GGUF file or a hub id such as owner/model. Code from "
+        help="An installed model; or enter a local folder, a GGUF file or a hub id such as owner/model. Code from "
         "model repositories is never run.",
     )
     title, text = or_stop(chosen_text)
@@ -135,7 +141,7 @@ def request_form() -> RunRequest:
         step=256,
         key="tokens",
         persist_state="session",
-        help="How many tokens of the text to use at most.",
+        help="Use at most this many tokens of the text.",
     )
     cache_size = right.number_input(
         "Budget",
@@ -143,7 +149,7 @@ def request_form() -> RunRequest:
         step=16,
         key="budget",
         persist_state="session",
-        help="How many tokens each policy may keep, per layer and KV head.",
+        help="How many tokens each policy keeps, per layer and KV head.",
     )
     policies = st.multiselect(
         "Policies",
@@ -173,7 +179,7 @@ def make() -> None:
     if job is not None:
         show_job(job)
         if not job.ended:
-            st.caption("You can look at other pages meanwhile; closing the tab stops it.")
+            st.caption("You can use other pages meanwhile; closing the tab stops the job.")
             return
     request = request_form()
     if st.button("Make the run", type="primary", width="stretch"):
@@ -189,12 +195,12 @@ def make() -> None:
 
 
 st.title("TreeKV")
-st.markdown("See what a key-value cache forgets, choose its settings, and take them away.")
+st.markdown("See what a key-value cache evicts, choose its settings, and take them away.")
 show_run_error()
 run = find_run()
 if run is not None:
-    if st.session_state.get("made") == run.path.name:  # kept: what runs the page again at once must not hide it
-        st.success("The run is made and open.")
+    if st.session_state.get("made") == run.path.name:  # kept, so that another run of the page does not hide it
+        st.success("The run was made and is open.")
     opened(run)
 tour()
 existing, new = st.columns(2, gap="large")

@@ -1,4 +1,4 @@
-"""How the tokens' contributions change along the text, band by band."""
+"""Wavelets: how the contributions of tokens change along the text, band by band."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ if data.sizes["sink"]:
 
 @st.fragment
 def heads() -> None:
-    """Another band draws this picture alone."""
+    """Growth of every head in one band; another band redraws only this figure."""
     bands = [str(band) for band in data["band"].values][::-1]
     if st.session_state.get("band", bands[0]) not in bands:
         del st.session_state["band"]
     band = st.segmented_control(
-        "Band, fine first",
+        "Band, finest first",
         bands,
         default=bands[0],
         required=True,
@@ -65,7 +65,7 @@ def heads() -> None:
 
 st.subheader("Head by head")
 heads()
-st.subheader("What the verdict rests on")
+st.subheader("Evidence for the verdict")
 draw_figure(lambda: plot.trends(found), captions.TRENDS, key="trends")
 with st.expander("How it is tested"):
     st.caption(plain(found.attrs["rules"]))

@@ -1,1 +1,1 @@
-"""What pages are made of: figures, progress, theme."""
+"""The parts of pages: figures, job progress, the settings editor, the theme."""

@@ -27,9 +27,9 @@ _SHEET: Final = (
 
 
 def draw_figure(make: Callable[[], go.Figure], caption: str, key: str, zoomable: bool = False) -> None:
-    """A picture with its text alternative, and under it the sentence that says how to read it.
+    """Draw a figure with its text alternative, and its caption below.
 
-    In a zoomable one, whose x axis is the position, dragging chooses the stretch that all pictures show.
+    In a zoomable one, whose x axis is the position, dragging selects the stretch that all figures show.
     """
     with st.spinner("Drawing"):
         figure = theme.themed(or_stop(make), theme.is_dark())
@@ -37,7 +37,7 @@ def draw_figure(make: Callable[[], go.Figure], caption: str, key: str, zoomable:
     key = f"picture-{key}"
     if zoomable:
         figure.update_layout(dragmode="select", selectdirection="h")
-        key = f"{key}-{st.session_state.get('positions')}"  # another stretch is another picture, with nothing selected
+        key = f"{key}-{st.session_state.get('positions')}"  # another stretch is another figure, with nothing selected
         options = {"on_select": functools.partial(_zoom_to_selection, key), "selection_mode": "box"}
     st.plotly_chart(
         figure, key=key, theme=None, alt=figure.layout.meta["alt"], config={"displaylogo": False}, **options
@@ -56,15 +56,15 @@ def _zoom_to_selection(key: str) -> None:
 
 
 def show_stretch(data: xr.Dataset) -> None:
-    """The text of the chosen positions, or how to choose some."""
+    """The text of the selected positions, or how to select some."""
     tokens = tokens_of(data)
     start, stop = selected_stretch(tokens)
     if start is None and stop is None:
-        st.caption("Drag sideways over a picture to zoom all of them into a stretch, and to read its text here.")
+        st.caption("Drag sideways across a figure to zoom all of them to a stretch and to read its text here.")
         return
     first, last = start or 0, stop or tokens
     if "token" not in data.coords:
-        st.caption("This record does not hold the text of its tokens.")
+        st.caption("This record does not contain the text of its tokens.")
         return
     part = data["token"].sel(position=slice(first, last - 1)).values[:MOST_SHOWN]
     cut = f", the first {MOST_SHOWN:,} of them" if last - first > MOST_SHOWN else ""
@@ -74,11 +74,11 @@ def show_stretch(data: xr.Dataset) -> None:
 
 
 def draw_text(make: Callable[[], str], caption: str) -> None:
-    """Text shaded by `analysis.plot.text_retention`, which escapes it, on a sheet of paper in either theme."""
+    """Draw the shaded text of `analysis.plot.text_retention`, which escapes it, on white in either theme."""
     st.html(region(or_stop(make), "The text, shaded by what is kept", f'style="{_SHEET}"'))
     st.caption(caption)
 
 
 def region(content: str, label: str, attributes: str) -> str:
-    """HTML that may be larger than the place it has: keyboards scroll what has the focus, screen readers name it."""
+    """Scrollable HTML that the keyboard can focus and screen readers announce by its label."""
     return f'<div role="region" aria-label="{html.escape(label)}" tabindex="0" {attributes}>{content}</div>'

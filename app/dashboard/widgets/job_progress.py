@@ -1,4 +1,4 @@
-"""How far a job is, with a Stop button, and one heavy computation at a time for pages that need no job."""
+"""The progress of a job with a Stop button, and a lock for heavy work that is no job."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _TURN: Final = threading.Lock()  # one heavy computation of a page at a time in 
 
 @contextlib.contextmanager
 def exclusive(doing: str, waiting: str) -> Iterator[None]:
-    """For heavy work in a page itself: one at a time in the whole process. The page says whether it waits or works.
+    """Run heavy work of a page one at a time in the whole process, while the page says whether it waits or works.
 
-    A page that is left, or run again, while it waits gives its place up.
+    A page that the user leaves, or that runs again, stops waiting.
     """
-    if get_script_run_ctx() is None:  # a download that is made when it is asked for: there is no page to say it on
+    if get_script_run_ctx() is None:  # a download made on request: there is no page to show messages on
         with _TURN:
             yield
         return
     place = st.empty()
     while not _TURN.acquire(timeout=EVERY):
-        place.info(waiting, icon=":material/hourglass_top:")  # also where streamlit ends a run that nobody waits for
+        place.info(waiting, icon=":material/hourglass_top:")  # also the point at which Streamlit ends an abandoned run
     try:
         place.empty()
         with st.spinner(doing):
@@ -37,10 +37,9 @@ def exclusive(doing: str, waiting: str) -> Iterator[None]:
 
 
 def show_job(job: Job[Any], below: Callable[[], None] | None = None) -> None:
-    """Draw how far a job is, its place in the queue and a Stop button; when it ends, the page runs again.
+    """Draw the progress of a job, its place in the queue and a Stop button; when it ends, the page runs again.
 
-    `below` draws what the work has given so far, again at every look. Of a job that has ended, draw only what went
-    wrong.
+    `below` draws the results so far, again at every update. Of a job that has ended only an error is drawn.
     """
     from app.dashboard.session.messages import plain, sentence
 
@@ -72,7 +71,7 @@ def _words(job: Job[Any]) -> str:
     place = job.place
     if place:
         others = "1 job" if place == 1 else f"{place} jobs"
-        return f"{job.title}: waits, number {place} in the queue ({others} before it)"
+        return f"{job.title}: waiting, number {place} in the queue ({others} before it)"
     if job._stop.is_set():
         return f"{job.title}: stopping"
     return f"{job.title}: {job.text}" if job.text else job.title

@@ -1,4 +1,4 @@
-"""A slider over the steps of a record that also plays."""
+"""A slider over the steps of a record, which can play."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import streamlit as st
 
-FRAMES = 24  # of one showing, from the beginning to the end
-SECONDS = 0.8
+FRAMES = 24  # from the first step to the last when it plays
+SECONDS = 0.8  # per frame
 
 
 def through_time(steps: int, show: Callable[[int], None]) -> None:
-    """Slider and Play button, and under them whatever `show` draws of the chosen step, 0 ... steps - 1.
+    """Draw a slider and a Play button, and below them what `show` draws of the selected step, 0 ... steps - 1.
 
     Only this part of the page runs again while it plays. The step is kept in the address.
     """
@@ -21,11 +21,11 @@ def through_time(steps: int, show: Callable[[int], None]) -> None:
 
     def part() -> None:
         if playing and _advance(steps):
-            st.rerun()  # without the clock
+            st.rerun()  # without the timer
         slider, button = st.columns([6, 1], vertical_alignment="bottom")
         with slider:
             count = st.slider(
-                "After so many tokens were read",
+                "Step (tokens read so far)",
                 1,
                 steps,
                 steps,
@@ -44,7 +44,7 @@ def through_time(steps: int, show: Callable[[int], None]) -> None:
 
 
 def _advance(steps: int) -> bool:
-    """One frame on; whether that was the last."""
+    """Advance by one frame; returns whether it was the last."""
     step = 0 if st.session_state.pop("rewind", False) else st.session_state.get("step", 0)
     step = min(step + max(steps // FRAMES, 1), steps)
     st.session_state["step"] = step

@@ -1,4 +1,4 @@
-"""Figures in the page's theme: those of `analysis.plot` are drawn for white paper."""
+"""Figures in the theme of the page, since those of `analysis.plot` are drawn for white paper."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final
 import plotly.graph_objects as go
 import streamlit as st
 
-# What paper, ink and lines become on a dark page; colours of data are lightened instead, see `_lighter`.
+# Colours of paper, ink and lines on a dark page; colours of data are lightened instead, see `_lighter`.
 _ON_DARK: Final = {
     "white": "rgba(0,0,0,0)",
     "#ffffff": "rgba(0,0,0,0)",
@@ -25,8 +25,8 @@ _COLOUR = re.compile(r"#[0-9a-f]{6}|rgba?\([^)]*\)|white|black", re.IGNORECASE)
 
 
 def inject_css() -> None:
-    """A ring around whatever the keyboard is at, in either theme, and less empty space above the title."""
-    # On its own tint the dark theme's blue is too dim for small letters.
+    """Add styles to the page: a ring around the focused element in either theme, less space above the title."""
+    # The dark theme's blue is too dim for small letters on its own tint.
     marked = "[data-testid=stBaseButton-segmented_controlActive] p{color: #8fc3f7}" if is_dark() else ""
     st.html(
         "<style>:focus-visible{outline: 3px solid #b8860b !important; outline-offset: 2px; border-radius: 4px} "
@@ -35,12 +35,12 @@ def inject_css() -> None:
 
 
 def is_dark() -> bool:
-    """Whether the reader's browser shows the dark theme."""
+    """Whether the browser shows the dark theme."""
     return st.context.theme.type == "dark"
 
 
 def themed(figure: go.Figure, dark: bool) -> go.Figure:
-    """A copy whose paper is the page's own and, on a dark page, whose ink is light. Colour scales stay."""
+    """A copy with a transparent background and, on a dark page, light ink. Colour scales do not change."""
     if not dark:
         return go.Figure(figure).update_layout(**_PAPER)
     figure = go.Figure({"data": [_relit(trace, True) for trace in _parts(figure, "data")], "layout": _layout(figure)})
@@ -56,7 +56,7 @@ def _parts(figure: go.Figure, name: str) -> list[Any]:
 
 
 def _relit(value: Any, data: bool, named_colour: bool = False) -> Any:
-    """The same with other colours, wherever a key that ends in "color" holds one."""
+    """The same value with other colours under all keys that end in "color"."""
     if isinstance(value, dict):
         return {
             key: inner if key == "colorscale" else _relit(inner, data, key.lower().endswith("color"))
@@ -70,7 +70,7 @@ def _relit(value: Any, data: bool, named_colour: bool = False) -> Any:
 
 
 def _lighter(colour: str) -> str:
-    """The same hue, light enough for a dark page; what was lighter stays lighter, so that an order stays one."""
+    """The same hue, light enough for a dark page; the order of lightness does not change."""
     if colour.startswith("#"):
         channels = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
     elif colour.startswith("rgb("):

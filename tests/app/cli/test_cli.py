@@ -201,7 +201,7 @@ def test_the_demo_replaces_a_previous_run_and_says_when_the_text_is_short(words:
     assert invoke(*base, 256).exit_code == 0
     result = invoke(*base, 2048)
     assert result.exit_code == 0, result.output
-    assert "400 tokens (it has no more than that; 2,048 were asked for)" in " ".join(result.stdout.split())
+    assert "400 tokens (all it has; 2,048 were requested)" in " ".join(result.stdout.split())
     assert json.loads(Path("run/run.json").read_text())["text"]["tokens"] == 400
 
 
@@ -297,10 +297,10 @@ def test_outputs_that_may_not_be_written(here: Path, words: Path) -> None:
     (here / "folder" / "photo").touch()
     assert "exists and is not a run folder" in refused(here, "demo", "--output", "folder")
     assert "is a file" in refused(here, "demo", "--output", words)
-    assert "holds the current folder" in refused(here, "demo", "--output", here, "--force")
+    assert "contains the current folder" in refused(here, "demo", "--output", here, "--force")
     assert "is a folder" in refused(here, "capture", words, "--output", "folder")
     assert "does not exist" in refused(here, "capture", words, "--output", "nowhere/capture.nc")
-    assert "exists; give another name, or --force" in refused(here, "capture", words, "--output", words)
+    assert "exists; give another name, or use --force" in refused(here, "capture", words, "--output", words)
 
 
 def test_prompts_and_settings_that_cannot_be_used(here: Path, tiny_model: Path) -> None:

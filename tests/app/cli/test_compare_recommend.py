@@ -107,7 +107,7 @@ def test_recommend_says_why(captured: Path) -> None:
         (("compare", "CAPTURE", "--output", "none/kept.nc"), "does not exist"),
         (("recommend", "CAPTURE"), "one of budget, bytes and target"),
         (("recommend", "CAPTURE", "--budget", 5), "at least 16 tokens, got 5"),
-        (("recommend", "CAPTURE", "--mass", 0.5, "--error", 0.5), "not both"),
+        (("recommend", "CAPTURE", "--mass", 0.5, "--error", 0.5), "either --mass or --error"),
         (("recommend", "CAPTURE", "--budget", 48, "--ask", "taste"), "unknown question 'taste'"),
     ],
 )

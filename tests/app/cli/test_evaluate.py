@@ -54,7 +54,7 @@ def measured(sweep: Path) -> Path:
     results = sweep.parent / "undisturbed"
     done = invoke("eval", sweep, "--output", results)
     assert done.exit_code == 0, done.output
-    assert f"20 measured, 0 there before, 0 failed; results in {results}" in done.stdout
+    assert f"20 measured, 0 already there, 0 failed; results in {results}" in done.stdout
     return results
 
 
@@ -116,8 +116,8 @@ def test_killed_and_stopped_the_command_ends_with_the_same_table(sweep: Path, me
     process.send_signal(signal.SIGINT)
     out, err = process.communicate()
     assert process.returncode == 130, err
-    assert "the same command goes on from here" in err
-    assert f"{len(after_kill)} there before, 0 failed" in out
+    assert "the same command continues from here" in err
+    assert f"{len(after_kill)} already there, 0 failed" in out
     assert "Traceback" not in err
     after_stop = scores(results)
     assert after_stop.keys() > after_kill.keys()
@@ -142,7 +142,7 @@ def test_the_command_line_is_a_grid_too(sweep: Path, measured: Path, tmp_path: P
     policies = ["--policy", "full", "--policy", "streaming", "--policy", "{name: tree, policy: tree, stride: 2}"]
     again = invoke("eval", *arguments, *policies, "--output", measured)
     assert again.exit_code == 0, again.output
-    assert "0 measured, 20 there before" in again.stdout
+    assert "0 measured, 20 already there" in again.stdout
     # The block of every perplexity.
     blocks = invoke("eval", sweep, "--policy", "tree", "--budget", 16, "--decode-block", 8, "--output", tmp_path / "b")
     assert blocks.exit_code == 0, blocks.output
@@ -162,7 +162,7 @@ def test_faults_are_told_and_the_exit_status_says_so(sweep: Path, tmp_path: Path
     arguments = ["--model", sweep.parent / "model", "--task", task, "--policy", "full", "--output", tmp_path / "r"]
     failed = invoke("eval", *arguments)
     assert failed.exit_code == 1, failed.output
-    assert "1 measured, 0 there before, 1 failed" in failed.stdout
+    assert "1 measured, 0 already there, 1 failed" in failed.stdout
     assert "document 32-short-0, full: the text 'short' has 2 tokens, fewer than 32" in " ".join(failed.stderr.split())
     shown = markdown(tmp_path / "r")
     assert "- Measurements that failed and are left out of all means: 1" in shown
@@ -173,7 +173,7 @@ def test_faults_are_told_and_the_exit_status_says_so(sweep: Path, tmp_path: Path
     ("arguments", "sentence"),
     [
         (["eval"], "nothing to measure; give a sweep file or --task, such as --task needle"),
-        (["eval", "--task", "needle", "--decode-block", "4"], "--decode-block is for the task ppl, and there is none"),
+        (["eval", "--task", "needle", "--decode-block", "4"], "--decode-block is for the task ppl, which is not among"),
         (["eval", "none.yaml"], "cannot read the sweep 'none.yaml': No such file"),
         (["eval", "--task", "pl"], "there is no task 'pl'; tasks are ppl, "),
         (["eval", "--task", "{task: ppl, file: x}"], "task 'ppl' has no option 'file'; its options are files"),
@@ -227,7 +227,7 @@ def test_reports_are_written_whole_and_hold_the_table(measured: Path, tmp_path: 
     )
     again = invoke("report", measured, "--output", files[0])
     assert again.exit_code == 2
-    assert "exists; give another name, or --force to replace it" in again.stderr
+    assert "exists; give another name, or use --force to replace it" in again.stderr
     assert invoke("report", measured, "--output", files[0], "--force", "--baseline", "tree").exit_code == 0
     assert "minus tree" in files[0].read_text(encoding="utf-8")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["report.html", "report.md", "report.tex"]

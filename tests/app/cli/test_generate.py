@@ -140,7 +140,7 @@ def test_a_second_run_that_is_stopped_does_not_part(llama, monkeypatch):
     arguments = ["generate", "a b", "--cache-size", "64", "--tokens", "8", "--compare", "full"]
     shown = CliRunner().invoke(app, arguments)
     assert shown.exit_code == 130 and "part after" not in shown.stderr
-    assert re.search(r"full was stopped after [34] tokens, equal to those of tree", shown.stderr)
+    assert re.search(r"full was stopped after [34] tokens, all equal to those of tree", shown.stderr)
     printed = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
     assert printed["equal_tokens"] is None and printed["compared"]["stopped"] is True
 
@@ -165,5 +165,5 @@ def test_full_cache_and_settings_side_by_side(smollm2):
     ours, theirs = printed["token_ids"], printed["compared"]["token_ids"]
     assert place is None or (ours[:place] == theirs[:place] and ours[place : place + 1] != theirs[place : place + 1])
     shown = CliRunner().invoke(app, arguments)
-    assert ("texts part after" in shown.stderr) == (place is not None)
+    assert ("texts diverge after" in shown.stderr) == (place is not None)
     assert "64 tokens kept" in shown.stderr

@@ -122,7 +122,7 @@ def test_numbers_are_those_of_the_analysis(captured: Path) -> None:
 def test_table_and_figure(captured: Path) -> None:
     result = invoke("spectrum", captured / "a.nc", "--transform", "packet", "--level", 2, "--figure", "bands.html")
     assert result.exit_code == 0
-    assert "first 4 tokens taken out before the transform" in result.stdout
+    assert "first 4 tokens removed before the transform" in result.stdout
     for word in ("│ aa ", "│ da ", "Claim 1", "Claim 2"):
         assert word in result.stdout
     page = Path("bands.html").read_text(encoding="utf-8")

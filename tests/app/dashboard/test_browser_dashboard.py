@@ -68,7 +68,7 @@ def test_from_start_to_take_away_on_the_real_model(dashboard: str, watched: Watc
     number(watched, "Tokens", 256)
     number(watched, "Budget", 32)
     page.get_by_role("button", name="Make the run").click()
-    page.get_by_text("The run is made and open.").wait_for(timeout=400 * SECOND)
+    page.get_by_text("The run was made and is open.").wait_for(timeout=400 * SECOND)
     assert "run=smollm2-sample-256" in page.url
     weigh("Start")
 
@@ -85,7 +85,7 @@ def test_from_start_to_take_away_on_the_real_model(dashboard: str, watched: Watc
     drawn(page, 1)
     weigh("Eviction map")
     page.get_by_role("button", name="Play").click()
-    slider = page.get_by_role("slider", name="After so many tokens were read")
+    slider = page.get_by_role("slider", name="Step (tokens read so far)")
     expect(slider).not_to_have_value("256")
     expect(slider).not_to_have_value(slider.input_value())
     stop(page).click()
@@ -141,7 +141,7 @@ def test_a_link_shows_a_colleague_the_same_view_in_either_theme(dashboard: str, 
     assert drawn(page, 1) == ["Tokens kept by the policy “StreamingLLM”"]
     page.get_by_text("layer 1, KV head 1").first.wait_for(timeout=120 * SECOND)
     page.get_by_text("positions 50 to 149").first.wait_for(timeout=120 * SECOND)
-    expect(page.get_by_role("slider", name="After so many tokens were read")).to_have_value("200")
+    expect(page.get_by_role("slider", name="Step (tokens read so far)")).to_have_value("200")
     ground = page.evaluate("() => getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor")
     ink = page.evaluate("() => getComputedStyle(document.querySelector('.gtitle')).fill")
     light = [sum(int(part) for part in colour[4:-1].split(",")) for colour in (ground, ink)]
@@ -345,7 +345,7 @@ def test_a_server_on_all_addresses_is_usable_over_this_machines_own(
         names = ("127.0.0.1", socket.gethostname(), "runs.example.org", "evil.invalid")
         assert [handshake(port, f"{name}:{port}", others[0]) for name in names] == [101, 101, 101, 403]
     said = (tmp_path / "log").read_text()
-    assert f"Anybody who reaches this machine can see all runs below {small_run.parent}" in said
+    assert f"Anyone who can reach this machine can see all runs below {small_run.parent}" in said
 
 
 def test_the_users_browser_is_sent_to_the_address_and_nothing_is_offered_there(
@@ -395,6 +395,6 @@ def test_a_closed_tab_stops_its_job_and_the_next_in_the_queue_runs(dashboard: st
         stop(watched.page).wait_for(timeout=120 * SECOND)
     two.page.get_by_text("number 1 in the queue").wait_for(timeout=120 * SECOND)
     one.context.close()
-    two.page.get_by_text("The run is made and open.").wait_for(timeout=400 * SECOND)
+    two.page.get_by_text("The run was made and is open.").wait_for(timeout=400 * SECOND)
     assert two.page.get_by_text("sample-2048").count() == 0  # nothing half-made among the recent runs
     two.context.close()

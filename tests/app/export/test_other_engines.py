@@ -23,14 +23,14 @@ def test_the_papers_setting_in_openvino() -> None:
     assert "max_cache_size=1024" in found.code
     assert "AggregationMode.NORM_SUM" in found.code
     assert "apply_rotation=True" in found.code
-    assert found.notes[0].endswith("so 4 sinks, 508 recent and 1,024 in all became 32, 512 and 1,024.")
+    assert found.notes[0].endswith("so 4 sinks, 508 recent and 1,024 tokens in total become 32, 512 and 1,024.")
     assert "Its scoring differs" in found.notes[1]
 
 
 def test_sizes_that_fit_are_not_said_to_be_rounded() -> None:
     found = openvino(TreeKVConfig(cache_size=1024, sink_size=32, recent_size=480, positions="original"))
     assert "apply_rotation=False" in found.code
-    assert not any("whole blocks of" in note for note in found.notes)
+    assert not any("multiples of" in note for note in found.notes)
 
 
 @given(
@@ -59,16 +59,16 @@ def test_every_translation_is_python_or_a_command_and_says_what_differs(policy: 
     assert all(note.endswith(".") for one in found for note in one.notes)
     assert any("scor" in note for note in found[0].notes)
     if policy != "streaming":
-        assert "no scoring at all" in found[1].notes[0]
+        assert "does not score tokens" in found[1].notes[0]
     else:
-        assert "what your settings do too" in found[1].notes[0]
+        assert "Your settings do the same" in found[1].notes[0]
 
 
 def test_windows_take_the_budget_and_the_sinks() -> None:
     config = TreeKVConfig(policy="streaming", cache_size=512, sink_size=8)
     assert "max_attention_window=[512], sink_token_length=8" in tensorrt_llm(config).code
     assert "--max-kv-size 512" in mlx(config).code
-    assert "always keeps the first 4 tokens; your 8 sinks" in mlx(config).notes[1]
+    assert "always keeps the first 4 tokens; the number of sinks (8)" in mlx(config).notes[1]
     assert len(mlx(TreeKVConfig(policy="streaming", cache_size=512)).notes) == 1
 
 

@@ -51,7 +51,7 @@ def test_a_folder_of_another_kind_needs_force(tmp_path: Path) -> None:
     other = tmp_path / "photos"
     other.mkdir()
     (other / "photo").touch()
-    with pytest.raises(TreeKVError, match="exists and is not a run folder; give another name, or --force"):
+    with pytest.raises(TreeKVError, match="exists and is not a run folder; give another name, or use --force"):
         run_folder.check_output(other)
     assert (other / "photo").exists()
     write_run(other, force=True)
@@ -69,7 +69,7 @@ def test_the_current_folder_is_never_replaced(tmp_path: Path, monkeypatch: pytes
     inside.mkdir(parents=True)
     monkeypatch.chdir(inside)
     for path in (".", "..", str(tmp_path / "here")):
-        with pytest.raises(TreeKVError, match="holds the current folder"):
+        with pytest.raises(TreeKVError, match="contains the current folder"):
             run_folder.check_output(path, force=True)
 
 
@@ -87,8 +87,8 @@ def test_a_file_in_the_way(tmp_path: Path) -> None:
         (None, "is not a run folder"),
         ("{", "is damaged"),
         ("\xff", "is damaged"),
-        ("[]", "of another kind"),
-        ('{"format": "treekv-settings", "version": 1}', "of another kind"),
+        ("[]", "has another format"),
+        ('{"format": "treekv-settings", "version": 1}', "has another format"),
         ('{"format": "treekv-run", "version": 2}', "has version 2"),
         ('{"format": "treekv-run"}', "has version None"),
         ("[" * 100_000, "is damaged"),

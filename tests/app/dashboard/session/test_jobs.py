@@ -128,7 +128,7 @@ def test_a_waiting_job_stops_at_once_and_the_next_moves_up(gate: threading.Event
     ("error", "words"),
     [
         (TreeKVError("the text has 3 tokens; give more"), "the text has 3 tokens; give more"),
-        (RuntimeError("/home/secret"), "unexpected error (RuntimeError)"),
+        (RuntimeError("/home/secret"), "An unexpected error occurred (RuntimeError)"),
         (MemoryError(), "There is not enough memory"),
     ],
 )
@@ -152,7 +152,7 @@ def test_the_queue_is_bounded(gate: threading.Event) -> None:
     until(lambda: first.state == "running")
     for _ in range(jobs.MOST_WAITING):
         queue.submit("a", "waits", lambda job: None)
-    with pytest.raises(TreeKVError, match="16 jobs wait already"):
+    with pytest.raises(TreeKVError, match="16 jobs are already waiting"):
         queue.submit("a", "too many", lambda job: None)
 
 

@@ -48,7 +48,7 @@ def test_defaults_are_left_out() -> None:
     ("text", "words"),
     [
         ("nothing", "policy must be one of"),
-        ("tree,cache_size", "'cache_size'; a part is a field and its value"),
+        ("tree,cache_size", "'cache_size'; give a field and its value"),
         ("tree,policy=h2o", "'policy=h2o'"),
         ("tree,colour=red", "'colour=red'"),
         ("tree,cache_size=2", "tree region"),
@@ -84,7 +84,7 @@ def test_labels_name_letter_policy_and_size() -> None:
         ),
         (
             TreeKVConfig(policy="streaming", cache_size=64, prefill="stream", block_size=8),
-            "StreamingLLM: 64 tokens (4 sinks, 60 recent); a prompt is read in blocks of 8, reduced as it comes",
+            "StreamingLLM: 64 tokens (4 sinks, 60 recent); a prompt is read in blocks of 8 and reduced after each",
         ),
         (
             TreeKVConfig(policy="h2o", cache_size=64, prefill="none"),

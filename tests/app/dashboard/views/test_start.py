@@ -72,14 +72,14 @@ def filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppTest:
 def test_the_empty_folder_says_so_and_the_tour_is_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     test = opened(None, monkeypatch, root=tmp_path)
     assert "There is no run yet" in test.info[0].value
-    assert test.expander[0].label == "A tour in two minutes"
+    assert test.expander[0].label == "A two-minute tour"
     assert test.expander[0].proto.expanded
 
 
 def test_a_run_is_made_opened_and_drawn(tiny_model: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     test = finished(press(filled(tmp_path, monkeypatch), "Make the run"))
-    assert test.success[0].value == "The run is made and open."
-    assert test.run().success[0].value == "The run is made and open."  # a run of the page that follows keeps it
+    assert test.success[0].value == "The run was made and is open."
+    assert test.run().success[0].value == "The run was made and is open."  # a run of the page that follows keeps it
     assert test.query_params["run"] in ("new", ["new"])
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
         "capture.nc", "retention.nc", "run.json", "settings.json", "spectrum.nc", "trends.nc",
@@ -115,7 +115,7 @@ def test_chosen_layers_alone_are_captured(tiny_model: None, tmp_path: Path, monk
         ("tokens", 10**7, "tokens must be between 256 and 16,384"),
         ("layers", "1-0", "the layers '1-0' cannot be read at '1-0'"),
         ("run_name", "../up", "'../up' cannot be the name of a run"),
-        ("run_name", ".hidden", "begins with a dot"),
+        ("run_name", ".hidden", "starts with a dot"),
         ("simulated", [], "no policy is chosen"),
     ],
 )
@@ -162,7 +162,7 @@ def test_a_failed_job_shows_on_the_page_and_can_be_tried_again(
 
 
 def test_a_name_that_is_taken(small_run: Path) -> None:
-    with pytest.raises(TreeKVError, match="there is a run 'small' already"):
+    with pytest.raises(TreeKVError, match="there is already a run 'small'"):
         make_run.check(RunRequest(**{**REQUEST.__dict__, "name": "small"}), small_run.parent)
     assert make_run.free_name(small_run.parent, "a/B c", "Das Ding!", 300) == "b-c-das-ding-300"
     (small_run.parent / "x").mkdir(exist_ok=True)
@@ -272,20 +272,20 @@ def test_no_link_leaves_the_root(small_run: Path, tmp_path: Path, monkeypatch: p
     shutil.copytree(small_run, root / "inside")
     (root / "beside").symlink_to(root / "inside")
     for name in ("leads-out", "up"):
-        with pytest.raises(TreeKVError, match=f"the run '{name}' is a link that leads out"):
+        with pytest.raises(TreeKVError, match=f"the run '{name}' is a link to a place outside"):
             run_folder.open_below(root, name)
     assert run_folder.open_below(root, "beside").manifest == run_folder.open_run(small_run).manifest
     for name in ("spectrum.nc", "run.json"):
         (root / "inside" / name).unlink()
         (root / "inside" / name).symlink_to(small_run / name)
-    with pytest.raises(TreeKVError, match=r"run\.json of the run 'inside' is a link that leads out"):
+    with pytest.raises(TreeKVError, match=r"run\.json of the run 'inside' is a link to a place outside"):
         run_folder.open_below(root, "inside")
     run = run_folder.RunFolder(root / "inside", {}, root)
     with pytest.raises(TreeKVError, match=r"spectrum\.nc of the run 'inside' is a link"):
         run.file("spectrum.nc")
     assert run_folder.recent(root) == []
     test = opened(None, monkeypatch, WAVELETS, root=root, run="leads-out")
-    assert "leads out of the folder of runs" in sentence(test)
+    assert "a place outside the folder of runs" in sentence(test)
 
 
 def test_a_run_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,7 +139,7 @@ def test_without_kaleido_the_page_says_what_to_do(opened, monkeypatch: pytest.Mo
     monkeypatch.setattr(figure_files.importlib.util, "find_spec", lambda name: None)
     test = opened()
     test.button(key="draw-images").click().run()
-    assert "the camera in a picture's own toolbar" in said(test)
+    assert "with the camera in its toolbar" in said(test)
     assert downloads(test)[1] == "HTML"
 
 
@@ -194,7 +194,7 @@ def test_a_report_that_links_out_of_the_root_is_not_given(
     test = page("take_away", root / "run", monkeypatch)
     assert "Report of the run" not in downloads(test)
     captions = " ".join(caption.value.replace("\\", "") for caption in test.main.get("caption"))
-    assert "report.html of the run 'run' is a link that leads out" in captions
+    assert "report.html of the run 'run' is a link to a place outside" in captions
     assert not any("Wavelets" in name for name in test.selectbox(key="figure").options)
 
 

@@ -58,7 +58,7 @@ def test_the_eviction_map_its_text_and_its_tree_show_the_stretch(
     tree = analysis.plot.tree(titled(retention), policy="TreeKV", start=100, stop=150, step=199)
     assert alternatives(test)[1] == tree.layout.meta["alt"]
     test.slider(key="step").set_value(90).run()
-    assert "Nothing of the positions from 100 on was read yet" in test.info[0].value
+    assert "No position from 100 on has been read yet" in test.info[0].value
 
 
 @pytest.mark.parametrize(
@@ -134,8 +134,9 @@ def test_what_a_link_asks_for_in_vain_is_said_once(small_run: Path, monkeypatch:
         layer="999", head="![x](y)", policy="nobody", step="9999", positions=["100", "100"],
     )  # fmt: skip
     assert [warning.value.replace("\\", "") for warning in test.warning] == [
-        "The link asks for what this run does not have: layer 999 (all are shown); head ![x](y) (all are shown); "
-        "positions 100 to 100 (100 to 116 are shown); the policy nobody (TreeKV is shown); step 9999 (the last, 320, "
+        "The link asks for something that this run does not have: layer 999 (all are shown); head "
+        "![x](y) (all are shown); positions 100 to 100 (100 to 116 are shown); "
+        "the policy nobody (TreeKV is shown); step 9999 (the last, 320, "
         "is shown)."
     ]
     assert "\\!\\[x\\]" in test.warning[0].value
@@ -149,7 +150,9 @@ def test_what_a_link_asks_for_in_vain_is_said_once(small_run: Path, monkeypatch:
 
 def test_a_link_to_anothers_generation_says_whose_it_is(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     test = opened(small_run, monkeypatch, EVICTION_MAP, policy="TreeKV (real run)")
-    assert "TreeKV (real run), a record of the session that generated it" in test.warning[0].value.replace("\\", "")
+    assert "TreeKV (real run), which exists only in the session that generated it" in test.warning[0].value.replace(
+        "\\", ""
+    )
 
 
 def test_a_link_to_what_is_there_is_taken_without_a_word(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
