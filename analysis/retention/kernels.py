@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numba import njit
 
-from treekv.policies.contest import AVERAGE, DRAW, LAST, NOTHING, SUM, Contest
+from treekv.policies.contest import AVERAGE, DRAW, LAST, SUM, Contest
 
 # Softmax weights are computed relative to the largest among all tokens that any simulated cache keeps. Where the tokens
 # of one cache together have less than this share, their weights have lost digits and are computed anew;
@@ -150,22 +150,7 @@ def draw(seed: int, layer_index: int, head: int, held: int, step: int) -> int:
     return np.int64(value >> np.uint64(33))
 
 
-@compiled()
-def decide(
-    rule: Rule, head: int, left: int, right: int, held: int, step: int, sums: np.ndarray, positions: np.ndarray
-) -> tuple[int, int]:
-    """The loser and the survivor of one contest among the ranks left ... right - 1 of a head."""
-    contest = rule.contest
-    if contest.by == NOTHING:
-        return left, right - 1
-    if contest.by == DRAW:
-        loser = left + draw(contest.seed, rule.layer_index, head, held, step) % (right - left)
-        return loser, right - 2 if loser == right - 1 else right - 1
-    one = slice(0, len(sums)) if contest.heads_together else slice(head, head + 1)
-    return compare(contest.by == AVERAGE, sums[one], positions[one], left, right, rule.since, step + 1)
-
-
-@compiled()
+@compiled(inline="always")  # passing its arrays would take longer than a cheap contest
 def evict(
     rule: Rule,
     step: int,
@@ -187,12 +172,18 @@ def evict(
         left, right = contest.first + cursor, held - contest.recent
         if contest.width > 0:
             right = min(right, left + contest.width)
-        loser, winner = left, right - 1
-        if contest.heads_together:  # before any head has removed its loser
-            loser, winner = decide(rule, 0, left, right, held, step, sums, positions)
+        loser, winner = left, right - 1  # by NOTHING
         for head in range(heads):
-            if not contest.heads_together:
-                loser, winner = decide(rule, head, left, right, held, step, sums, positions)
+            if head == 0 or not contest.heads_together:  # in the first head none has lost a token yet
+                if contest.by == DRAW:
+                    drawn = draw(contest.seed, rule.layer_index, head, held, step)
+                    loser, winner = left + drawn % (right - left), right - 1
+                    if loser == winner:
+                        winner -= 1
+                elif scored:
+                    first, last = (0, heads) if contest.heads_together else (head, head + 1)
+                    judged = sums[first:last], positions[first:last]
+                    loser, winner = compare(contest.by == AVERAGE, *judged, left, right, rule.since, step + 1)
             evicted = positions[head, loser]
             evicted_at[head, evicted] = step
             if contest.absorbs:
