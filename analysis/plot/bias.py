@@ -42,7 +42,7 @@ def bias(data: xr.Dataset) -> go.Figure:
         figure.add_bar(
             x=mean[variable].values,
             y=shown,
-            error_x={"array": spread[variable].values, "color": "#1f2430", "thickness": 1.2},
+            error_x={"array": spread[variable].values, "color": theme.INK, "thickness": 1.2},
             orientation="h",
             marker={"color": _BAR},
             hovertemplate=f"%{{y}}: %{{x:.3~g}}{unit}<extra></extra>",

@@ -50,7 +50,7 @@ def memory(data: xr.DataArray, *, context: int | None = None) -> go.Figure:
             hovertemplate=f"{shown}, %{{x:,}} tokens: %{{customdata}}<extra></extra>",
         )
     if context is not None:
-        figure.add_vline(x=context, line={"color": "#5b6372", "width": 1, "dash": "dot"})
+        figure.add_vline(x=context, line={"color": theme.QUIET, "width": 1, "dash": "dot"})
     figure.update_xaxes(
         title="length of the context (tokens)",
         type="log",

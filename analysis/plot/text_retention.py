@@ -8,12 +8,13 @@ import numpy as np
 import xarray as xr
 from plotly.colors import sample_colorscale
 
+from analysis.plot import theme
 from analysis.retention import record
 from treekv.errors import TreeKVError
 
 MOST_TOKENS = 8192  # a longer page is neither readable nor small
 
-_INK, _QUIET, _EVICTED = "#1f2430", "#5b6372", "#f2f3f5"
+_EVICTED = "#f2f3f5"
 
 
 def text_retention(
@@ -91,9 +92,10 @@ def text_retention(
     caption = f"{name}: {what}, after {step + 1:,} tokens{', ' + where if where else ''}"
     alt = f"{caption}; mean {100 * share.mean():.0f} %, positions {start} to {stop - 1}."
     return (
-        f'<figure style="margin:0;font-family:system-ui,sans-serif;color:{_INK}" role="group" '
+        f'<figure style="margin:0;font-family:system-ui,sans-serif;color:{theme.INK}" role="group" '
         f'aria-label="{html.escape(alt)}">'
-        f'<figcaption style="font-size:14px;color:{_QUIET};margin-bottom:8px">{html.escape(caption)} {_legend(grounds)}'
+        f'<figcaption style="font-size:14px;color:{theme.QUIET};margin-bottom:8px">'
+        f"{html.escape(caption)} {_legend(grounds)}"
         '</figcaption><div style="font-size:15px;line-height:1.75;white-space:pre-wrap;overflow-wrap:anywhere">'
         f"{''.join(spans)}</div></figure>"
     )
@@ -107,11 +109,11 @@ def _grounds() -> list[tuple[str, str]]:
     """Background and text colour for 0 to 100 per cent: nearly white if nothing is kept, darker the more is."""
     # One hue from pale to dark: scales of two hues are brightest where hardly anything is kept.
     colours = sample_colorscale("Blues", np.linspace(0.1, 1.0, 100).tolist())
-    grounds = [(_EVICTED, _QUIET)]
+    grounds = [(_EVICTED, theme.QUIET)]
     for colour in colours:
         red, green, blue = (int(part) for part in colour[4:-1].split(","))
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 130
-        grounds.append((f"#{red:02x}{green:02x}{blue:02x}", "#ffffff" if dark else _INK))
+        grounds.append((f"#{red:02x}{green:02x}{blue:02x}", "#ffffff" if dark else theme.INK))
     return grounds
 
 

@@ -22,7 +22,7 @@ LINE_HEIGHT = 18
 
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif"
-_INK, _QUIET, _GRID = "#1f2430", "#5b6372", "#e6e8ec"
+INK, QUIET, GRID = "#1f2430", "#5b6372", "#e6e8ec"  # of text, of secondary text and lines, of grid lines
 
 
 def figure(title: str, subtitle: str, alt: str, height: int = 480) -> go.Figure:
@@ -53,10 +53,10 @@ def _styled(figure: go.Figure, title: str, subtitle: str, alt: str, height: int,
     lines = _wrapped(subtitle)
     more = LINE_HEIGHT * (len(lines) - 1)
     axis = {
-        "gridcolor": _GRID,
-        "linecolor": _QUIET,
+        "gridcolor": GRID,
+        "linecolor": QUIET,
         "ticks": "outside",
-        "tickcolor": _QUIET,
+        "tickcolor": QUIET,
         "zeroline": False,
         "showline": True,
     }
@@ -64,7 +64,7 @@ def _styled(figure: go.Figure, title: str, subtitle: str, alt: str, height: int,
         {
             "title": {
                 "text": title,
-                "subtitle": {"text": "<br>".join(lines), "font": {"size": 13, "color": _QUIET}},
+                "subtitle": {"text": "<br>".join(lines), "font": {"size": 13, "color": QUIET}},
                 "font": {"size": 18},
                 "x": 0.01,
                 "xanchor": "left",
@@ -73,7 +73,7 @@ def _styled(figure: go.Figure, title: str, subtitle: str, alt: str, height: int,
                 "yref": "container",
                 "pad": {"t": 24},
             },
-            "font": {"family": _FONT, "size": 13, "color": _INK},
+            "font": {"family": _FONT, "size": 13, "color": INK},
             "paper_bgcolor": "white",
             "plot_bgcolor": "white",
             "height": height + more,

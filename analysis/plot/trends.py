@@ -16,7 +16,7 @@ _PANELS = (
 )
 _LOOKS = {
     "holds": {"symbol": "circle", "color": "#00224e"},
-    "not decided": {"symbol": "circle-open", "color": "#5b6372"},
+    "not decided": {"symbol": "circle-open", "color": theme.QUIET},
     "fails": {"symbol": "x", "color": "#a06500"},
 }
 _NULL = "#c9ced6"
@@ -83,7 +83,7 @@ def trends(data: xr.Dataset) -> go.Figure:
                 row=1,
                 col=column,
             )
-        figure.add_vline(x=none, line={"color": "#5b6372", "width": 1}, row=1, col=column)
+        figure.add_vline(x=none, line={"color": theme.QUIET, "width": 1}, row=1, col=column)
         figure.update_xaxes(title=axis, row=1, col=column)
     figure.update_xaxes(type="log", dtick=1, row=1, col=1)
     figure.update_xaxes(range=[-1.05, 1.05], row=1, col=3)

@@ -13,9 +13,8 @@ from analysis.evaluation.report.aggregate import Cell, Row, budget_order, descri
 from analysis.plot import theme
 from treekv.errors import TreeKVError
 
-_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
-_FULL = "#5b6372"
+_FULL = theme.QUIET
 _COLUMNS = 4  # of small grids
 _POINTS = 16  # of a line of losses
 
@@ -70,7 +69,7 @@ def quality(rows: Sequence[Row]) -> go.Figure:
             },
             mode="lines+markers",
             name=theme.shown(name),
-            line={"color": colour, "width": 2.5, "dash": _DASHES[number % len(_DASHES)]},
+            line={"color": colour, "width": 2.5, "dash": theme.dash(number)},
             marker={"symbol": _SYMBOLS[number % len(_SYMBOLS)], "size": 9},
             hovertemplate=f"{theme.shown(name)} at %{{x}}: %{{y:.4g}}<extra></extra>",
         )
@@ -171,7 +170,7 @@ def loss_by_position(cells: Sequence[Cell]) -> go.Figure:
             y=loss,
             mode="lines+markers" if len(pools) > 1 else "markers",
             name=label,
-            line={"color": colour, "width": 2, "dash": _DASHES[number % len(_DASHES)]},
+            line={"color": colour, "width": 2, "dash": theme.dash(number)},
             marker={"symbol": _SYMBOLS[number % len(_SYMBOLS)], "size": 6},
             hovertemplate=f"{label}, from token %{{x:,}}: %{{y:.3f}}<extra></extra>",
         )

@@ -132,7 +132,7 @@ class Runner:
     def __init__(self, load: Load = load) -> None:
         self._load = load
         self._loaded: tuple[ModelSpec, Any, Any] | None = None
-        self._prompts = PromptCache()
+        self._prompt_cache = PromptCache()
 
     def documents(self, model: ModelSpec, task: Task) -> list[Document]:
         """The documents of a task, in its order. Raises whatever loading the model and the task raise."""
@@ -152,7 +152,7 @@ class Runner:
             made = self._measured(jobs, progress)
         except Exception as error:
             fault, about["traceback"] = one_line(error), traceback.format_exc()
-            self._prompts.clear()
+            self._prompt_cache.clear()
         if made is None:  # outside the handler: the exception keeps the tensors of the pass alive
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
@@ -172,9 +172,9 @@ class Runner:
         np.random.seed(number)
         torch.manual_seed(number)
         if hasattr(first.task, "prompt_cache"):
-            cast(Any, first.task).prompt_cache = self._prompts
+            cast(Any, first.task).prompt_cache = self._prompt_cache
         else:
-            self._prompts.clear()
+            self._prompt_cache.clear()
         if len(jobs) == 1:
             found = [first.task.run(network, tokenizer, first.config(), first.document, progress)]
         else:
@@ -194,7 +194,7 @@ class Runner:
     def _get(self, model: ModelSpec) -> tuple[Any, Any]:
         if self._loaded is None or self._loaded[0] != model:
             self._loaded = None  # free the memory before the next model is loaded
-            self._prompts.clear()
+            self._prompt_cache.clear()
             network, tokenizer = self._load(model)
             self._loaded = (model, network, tokenizer)
         return self._loaded[1:]
