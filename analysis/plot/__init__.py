@@ -4,10 +4,10 @@ All functions take their arguments in the same way. The first one, `data`, is th
 are keyword-only and always in this order, with the same meaning everywhere:
 
     policy, policies          one policy, or several to draw
-    layer, head               a single layer or head; None averages over all
+    layer, head               a single layer or head; None averages over all (`tree` draws the first)
     band, context             a wavelet band, a length of the context
     step, steps               the state after a step (None: the last), or the steps first ... end - 1
-    start, stop               positions start ... stop - 1 of the text; None leaves that end open
+    start, stop               positions start ... stop - 1 of the text; None leaves that end open (`tree`: a short part)
     spread, by                variants of the figure
 
 What does not exist raises a TreeKVError that lists the choices. The text alternative of a figure is in
