@@ -74,7 +74,7 @@ def _wanted(goal: str, captured: analysis.Capture) -> dict[str, Any]:
         return {"budget": int(budget)}
     if goal == BYTES:
         size = st.number_input("Megabytes of keys and values", 0.0, None, 4.0, 0.5, key="goal-bytes")
-        return {"bytes": int(size * 1e6)}
+        return {"max_bytes": int(size * 1e6)}
     share = st.number_input(
         "Per cent", 0.0, 100.0, 90.0 if goal == MASS else 20.0, 1.0, key=f"goal-{GOALS.index(goal)}"
     )
