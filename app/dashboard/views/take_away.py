@@ -79,7 +79,7 @@ def figures(run: RunFolder) -> None:
     drawn = st.session_state.get(IMAGES)
     if drawn is None or drawn[0] != key:
         with row[1]:
-            if not st.button("Export as SVG and PNG", key="draw-images", width="stretch"):
+            if not st.button("Export SVG, PNG", key="draw-images", width="stretch"):
                 return
         try:
             with st.spinner("Exporting, with a browser in the background"):
