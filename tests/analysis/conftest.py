@@ -69,7 +69,7 @@ def sharp_llama():
 
 
 @pytest.fixture(scope="session")
-def run(sharp_llama, token_ids):
+def captured(sharp_llama, token_ids):
     return analysis.capture(sharp_llama("treekv"), None, token_ids, queries=5)
 
 

@@ -37,11 +37,11 @@ def test_old_names_return_the_new_function_and_warn(old):
     assert old.startswith("open_") or function is getattr(analysis, new)
 
 
-def test_old_functions_that_open_one_kind_refuse_others(run, tmp_path):
-    path = run.save(tmp_path / "capture.nc")
+def test_old_functions_that_open_one_kind_refuse_others(captured, tmp_path):
+    path = captured.save(tmp_path / "capture.nc")
     with pytest.warns(DeprecationWarning):
         open_capture, open_spectrum = analysis.open_capture, analysis.open_spectrum
-    assert open_capture(path, device="cpu").tokens == run.tokens
+    assert open_capture(path, device="cpu").tokens == captured.tokens
     with pytest.raises(TreeKVError, match="is a capture; expected a spectrum"):
         open_spectrum(path)
 

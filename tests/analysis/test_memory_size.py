@@ -30,20 +30,20 @@ HISTORIES = [(1, 40), (40, 40), (40, 90), (130, 131), (130, 170), (96, 97), (509
 
 
 @pytest.fixture(scope="module")
-def run(llama):
+def captured(llama):
     return capture(llama, None, tiny.tokens(64)[0], queries=4)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("config", SETTINGS, ids=lambda c: f"{c.policy}-{c.prefill}-{c.cache_size}-{c.budgets}")
-def test_bytes_equal_those_of_a_real_cache(llama, run, config: TreeKVConfig) -> None:
+def test_bytes_equal_those_of_a_real_cache(llama, captured, config: TreeKVConfig) -> None:
     for prompt, tokens in HISTORIES:
         cache = TreeKVCache(config, llama.config)
         ids = tiny.tokens(tokens, batch=2)
         llama(ids[:, :prompt], past_key_values=cache)
         for t in range(prompt, tokens):
             llama(ids[:, t : t + 1], past_key_values=cache)
-        assert cache_bytes(run, config, tokens, prompt=prompt, batch=2, dtype="float32") == cache.nbytes, (
+        assert cache_bytes(captured, config, tokens, prompt=prompt, batch=2, dtype="float32") == cache.nbytes, (
             prompt,
             tokens,
         )
@@ -76,19 +76,19 @@ def test_old_files_count_captured_layers_only() -> None:
     assert cache_bytes(part, TreeKVConfig(cache_size=24), 101) == whole // 2
 
 
-def test_bytes_depend_on_dtype_and_batch(run) -> None:
+def test_bytes_depend_on_dtype_and_batch(captured) -> None:
     config = TreeKVConfig(cache_size=64)
-    one = cache_bytes(run, config, 1000, prompt=900)
+    one = cache_bytes(captured, config, 1000, prompt=900)
     assert one == 65 * 2 * 2 * (8 + 8) * 2  # slots, layers, KV heads, channels of key and value, bytes
-    assert cache_bytes(run, config, 1000, prompt=900, batch=3) == 3 * one
-    assert cache_bytes(run, config, 1000, prompt=900, dtype="float32") == 2 * one
-    assert cache_bytes(run, config, 1000, prompt=900, dtype="float16") == one
+    assert cache_bytes(captured, config, 1000, prompt=900, batch=3) == 3 * one
+    assert cache_bytes(captured, config, 1000, prompt=900, dtype="float32") == 2 * one
+    assert cache_bytes(captured, config, 1000, prompt=900, dtype="float16") == one
 
 
-def test_a_bounded_cache_does_not_grow_with_the_context_and_a_full_one_does(run) -> None:
+def test_a_bounded_cache_does_not_grow_with_the_context_and_a_full_one_does(captured) -> None:
     tree, full = TreeKVConfig(cache_size=64), TreeKVConfig(policy="full")
-    assert cache_bytes(run, tree, 4096) == cache_bytes(run, tree, 65536)
-    assert cache_bytes(run, full, 65536) == 16 * cache_bytes(run, full, 4096)
+    assert cache_bytes(captured, tree, 4096) == cache_bytes(captured, tree, 65536)
+    assert cache_bytes(captured, full, 65536) == 16 * cache_bytes(captured, full, 4096)
 
 
 @pytest.mark.parametrize(
@@ -100,22 +100,23 @@ def test_a_bounded_cache_does_not_grow_with_the_context_and_a_full_one_does(run)
         ({"tokens": 9, "dtype": "int8"}, "dtype must be one of .* got 'int8'"),
     ],
 )
-def test_impossible_requests_are_refused(run, arguments: dict, words: str) -> None:
+def test_impossible_requests_are_refused(captured, arguments: dict, words: str) -> None:
     with pytest.raises(TreeKVError, match=words):
-        cache_bytes(run, TreeKVConfig(cache_size=64), **arguments)
+        cache_bytes(captured, TreeKVConfig(cache_size=64), **arguments)
 
 
 @pytest.mark.parametrize("config", SETTINGS[1:9], ids=lambda c: c.policy)
-def test_long_prompts_are_computed_from_shorter_ones(run, config: TreeKVConfig, monkeypatch) -> None:
+def test_long_prompts_are_computed_from_shorter_ones(captured, config: TreeKVConfig, monkeypatch) -> None:
     lengths = [1000, 1003, 1024, 1041]
-    short = [cache_bytes(run, config, n, prompt=n) for n in lengths]
+    short = [cache_bytes(captured, config, n, prompt=n) for n in lengths]
     monkeypatch.setattr("analysis.memory_size.LONG", 1000)
-    assert [cache_bytes(run, config, n, prompt=n) for n in lengths] == short
+    assert [cache_bytes(captured, config, n, prompt=n) for n in lengths] == short
 
 
-def test_no_tensors_are_allocated(run) -> None:
+def test_no_tensors_are_allocated(captured) -> None:
     """A context that no machine here could hold."""
     assert (
-        cache_bytes(run, TreeKVConfig(policy="full"), 10**9, batch=64) == -(-(10**9) // 64) * 64 * 64 * 2 * 2 * 16 * 2
+        cache_bytes(captured, TreeKVConfig(policy="full"), 10**9, batch=64)
+        == -(-(10**9) // 64) * 64 * 64 * 2 * 2 * 16 * 2
     )
     assert torch.get_default_dtype() is torch.float32

@@ -73,13 +73,13 @@ def test_no_flipped_byte_changes_a_number_unnoticed(path, spectrum, tmp_path):
     assert noticed > 30
 
 
-def test_other_files_are_refused(path, run, tmp_path):
+def test_other_files_are_refused(path, captured, tmp_path):
     text = tmp_path / "notes.nc"
     text.write_text("not a netCDF file")
     assert "not a readable netCDF file" in sentence(text)
     assert "no file" in sentence(tmp_path / "absent.nc")
     assert "folder" in sentence(tmp_path)
-    capture = run.save(tmp_path / "capture.nc")
+    capture = captured.save(tmp_path / "capture.nc")
     assert "is a capture; expected a spectrum" in sentence(capture)
     assert "is a spectrum; expected a capture" in sentence(path, "capture")
     foreign = tmp_path / "weather.nc"
@@ -117,15 +117,15 @@ def test_paths_that_cannot_be_written_are_named(spectrum, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_file_of_another_kind_is_named(run, tmp_path):
-    spectrum = analysis.spectrum(run, level=2)
-    retention = analysis.simulate(run, {"tree": TreeKVConfig(cache_size=32)})
+def test_a_file_of_another_kind_is_named(captured, tmp_path):
+    spectrum = analysis.spectrum(captured, level=2)
+    retention = analysis.simulate(captured, {"tree": TreeKVConfig(cache_size=32)})
     results = {
-        "capture": (run, "a capture"),
+        "capture": (captured, "a capture"),
         "spectrum": (spectrum, "a spectrum"),
         "trends": (analysis.trends(spectrum, resamples=99), "a table of trends"),
         "retention": (retention, "a retention record"),
-        "loss": (analysis.output_loss(run, retention), "a table of losses"),
+        "loss": (analysis.output_loss(captured, retention), "a table of losses"),
     }
     for kind, (result, title) in results.items():
         file = analysis.save(result, tmp_path / f"{kind}.nc")

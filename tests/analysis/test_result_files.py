@@ -8,24 +8,24 @@ import analysis
 from treekv import TreeKVConfig, TreeKVError
 
 
-def test_every_kind_comes_back(run, tmp_path):
-    spectrum = analysis.spectrum(run, level=2)
-    retention = analysis.simulate(run, {"tree": TreeKVConfig(cache_size=32)})
+def test_every_kind_comes_back(captured, tmp_path):
+    spectrum = analysis.spectrum(captured, level=2)
+    retention = analysis.simulate(captured, {"tree": TreeKVConfig(cache_size=32)})
     results = [
         spectrum,
         analysis.trends(spectrum, resamples=99),
         retention,
-        analysis.output_loss(run, retention, queries=[299]),
+        analysis.output_loss(captured, retention, queries=[299]),
     ]
     for number, result in enumerate(results):
         path = analysis.save(result, tmp_path / f"{number}.nc")
         assert analysis.open(path).identical(result)
-    again = analysis.open(analysis.save(run, tmp_path / "capture.nc"), device="cpu")
+    again = analysis.open(analysis.save(captured, tmp_path / "capture.nc"), device="cpu")
     assert isinstance(again, analysis.Capture)
-    assert torch.equal(again.k[1], run.k[1].half()) and again.attrs == run.attrs
+    assert torch.equal(again.k[1], captured.k[1].half()) and again.attrs == captured.attrs
 
 
-def test_what_is_not_ours_is_refused(run, tmp_path):
+def test_what_is_not_ours_is_refused(captured, tmp_path):
     with pytest.raises(TreeKVError, match=r"'format' is None; expected one of 'treekv-capture'"):
         analysis.save(xr.Dataset({"rain": ("day", [1.0])}), tmp_path / "weather.nc")
     assert not list(tmp_path.iterdir())

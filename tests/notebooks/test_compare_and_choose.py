@@ -39,12 +39,12 @@ def test_compare_policies_on_your_text(smollm2, tmp_path, monkeypatch) -> None:
     figures, report = executed("compare_policies_on_your_text", report, tmp_path, monkeypatch)
     assert figures == 9
     model, tokenizer = smollm2
-    run = analysis.capture(model, tokenizer, sample_text()[:20_000], max_tokens=TOKENS)
+    captured = analysis.capture(model, tokenizer, sample_text()[:20_000], max_tokens=TOKENS)
     configs = {
         policy: TreeKVConfig(policy=policy, cache_size=report["size"], prefill="stream", block_size=8)
         for policy in ("tree", "streaming", "h2o", "tova")
     }
-    lost = analysis.output_loss(run, analysis.simulate(run, configs))
+    lost = analysis.output_loss(captured, analysis.simulate(captured, configs))
     assert report["error"] == pytest.approx(lost["error"].mean(("layer", "query")).values.tolist(), rel=0.02)
     assert report["close"][0] > 0.9 and min(report["close"]) > 0.4
 

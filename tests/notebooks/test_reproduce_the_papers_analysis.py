@@ -39,10 +39,10 @@ def test_it_runs_and_shows_what_the_analysis_says(smollm2, monkeypatch) -> None:
     report = json.loads(printed.split("REPORT ")[1])
     assert report["error"] < 1e-5
     model, tokenizer = smollm2
-    run = analysis.capture(model, tokenizer, sample_text()[:20_000], max_tokens=TOKENS)
-    assert report["layers"] == run.layers
+    captured = analysis.capture(model, tokenizer, sample_text()[:20_000], max_tokens=TOKENS)
+    assert report["layers"] == captured.layers
     for sinks in ("separate", "include"):
-        found = analysis.trends(analysis.spectrum(run, sinks=sinks))
+        found = analysis.trends(analysis.spectrum(captured, sinks=sinks))
         claim_i, claim_ii, growth = report[sinks]
         assert [claim_i, claim_ii] == [found.attrs["claim_i"], found.attrs["claim_ii"]]
         assert growth == pytest.approx(found["growth"].values.tolist(), rel=1e-3)

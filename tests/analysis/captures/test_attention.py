@@ -41,12 +41,12 @@ def test_output_projections_of_other_families(family):
     outputs = []
     attention.register_forward_hook(lambda *call: outputs.append(call[2][0][0]))
     ids = tiny.tokens(40)[0]
-    run = analysis.capture(model, None, ids, queries=2)
-    ours = run.contributions(1, 39, model).sum((0, 1))
+    captured = analysis.capture(model, None, ids, queries=2)
+    ours = captured.contributions(1, 39, model).sum((0, 1))
     projection = next(getattr(attention, n) for n in ("c_proj", "dense", "out_proj") if hasattr(attention, n))
     torch.testing.assert_close(ours + projection.bias, outputs[0][39], atol=1e-5, rtol=1e-4)
 
 
-def test_a_model_without_a_known_output_projection_is_refused(run):
+def test_a_model_without_a_known_output_projection_is_refused(captured):
     with pytest.raises(TreeKVError, match=r"layer 0 .*no known output projection"):
-        run.contributions(0, 100, torch.nn.Linear(2, 2))
+        captured.contributions(0, 100, torch.nn.Linear(2, 2))

@@ -19,11 +19,11 @@ def test_sliding_layers_of_a_hybrid_model_run_but_are_not_captured(token_ids):
     model = AutoModelForCausalLM.from_config(config).eval()
     expected = model(token_ids[None, :60], output_hidden_states=True).hidden_states
     model.set_attn_implementation("treekv")
-    run = analysis.capture(model, None, token_ids, max_tokens=60)
-    assert run.layers == [1]
+    captured = analysis.capture(model, None, token_ids, max_tokens=60)
+    assert captured.layers == [1]
     attention = model.model.layers[1]
     values = attention.self_attn.v_proj(attention.input_layernorm(expected[1]))[0].unflatten(-1, (2, 8)).transpose(0, 1)
-    torch.testing.assert_close(run.v[0], values, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(captured.v[0], values, atol=1e-4, rtol=1e-4)
     with pytest.raises(TreeKVError, match=r"layer 0 cannot.*\[1\]"):
         analysis.capture(model, None, token_ids, max_tokens=60, layers=[0])
 

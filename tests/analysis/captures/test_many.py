@@ -23,28 +23,28 @@ def same(one, other):
 
 def test_a_list_in_memory(llama, texts):
     seen = []
-    runs = analysis.capture_many(llama, None, list(texts.values()), queries=3, progress=lambda *a: seen.append(a))
-    assert isinstance(runs, list)
-    for run, text in zip(runs, texts.values(), strict=True):
-        same(run, analysis.capture(llama, None, text, queries=3))
+    captures = analysis.capture_many(llama, None, list(texts.values()), queries=3, progress=lambda *a: seen.append(a))
+    assert isinstance(captures, list)
+    for captured, text in zip(captures, texts.values(), strict=True):
+        same(captured, analysis.capture(llama, None, text, queries=3))
     assert seen == [(i, 6) for i in range(1, 7)]
 
 
 def test_one_file_each_in_a_folder(llama, texts, tmp_path):
-    runs = analysis.capture_many(llama, None, texts, queries=3, folder=tmp_path / "new" / "captures")
-    assert (len(runs), runs.names) == (3, ["b", "a", "c"])
-    for run, text in zip(runs, texts.values(), strict=True):
-        same(run, analysis.capture(llama, None, text, queries=3))
+    captures = analysis.capture_many(llama, None, texts, queries=3, folder=tmp_path / "new" / "captures")
+    assert (len(captures), captures.names) == (3, ["b", "a", "c"])
+    for captured, text in zip(captures, texts.values(), strict=True):
+        same(captured, analysis.capture(llama, None, text, queries=3))
     again = analysis.open_captures(tmp_path / "new" / "captures")
     assert again.names == ["a", "b", "c"]
-    same(again[1], runs[0])
+    same(again[1], captures[0])
     assert again[1:].names == ["b", "c"]
-    assert [run.tokens for run in again[-2:]] == [60, 50]
+    assert [captured.tokens for captured in again[-2:]] == [60, 50]
 
 
 def test_texts_without_names_are_numbered(llama, texts, tmp_path):
-    runs = analysis.capture_many(llama, None, list(texts.values()), queries=3, folder=tmp_path)
-    assert runs.names == ["text-000", "text-001", "text-002"]
+    captures = analysis.capture_many(llama, None, list(texts.values()), queries=3, folder=tmp_path)
+    assert captures.names == ["text-000", "text-001", "text-002"]
 
 
 def test_interrupted_and_resumed(llama, texts, tmp_path):
@@ -58,13 +58,13 @@ def test_interrupted_and_resumed(llama, texts, tmp_path):
     written = (tmp_path / "b.nc").stat().st_mtime_ns
     seen, passes = [], []
     hook = llama.model.register_forward_hook(lambda *_: passes.append(1))
-    runs = analysis.capture_many(llama, None, texts, queries=3, folder=tmp_path, progress=lambda *a: seen.append(a))
+    captures = analysis.capture_many(llama, None, texts, queries=3, folder=tmp_path, progress=lambda *a: seen.append(a))
     hook.remove()
     assert len(passes) == 2, "the text that was done must not run again"
     assert seen == [(2, 6), (3, 6), (4, 6), (5, 6), (6, 6)]
     assert (tmp_path / "b.nc").stat().st_mtime_ns == written
-    for run, text in zip(runs, texts.values(), strict=True):
-        same(run, analysis.capture(llama, None, text, queries=3))
+    for captured, text in zip(captures, texts.values(), strict=True):
+        same(captured, analysis.capture(llama, None, text, queries=3))
 
 
 @pytest.mark.parametrize("changes", [{"queries": 4}, {"max_tokens": 50}, {"layers": [1]}])
@@ -93,9 +93,9 @@ def test_a_file_of_another_checkpoint_is_refused(texts, tmp_path, capture_texts)
 
 
 def test_a_file_without_a_model_fingerprint_is_compared_by_name(llama, texts, tmp_path):
-    run = analysis.capture(llama, None, texts["b"], queries=3)
-    del run.attrs["model_fingerprint"]
-    run.save(tmp_path / "b.nc")
+    captured = analysis.capture(llama, None, texts["b"], queries=3)
+    del captured.attrs["model_fingerprint"]
+    captured.save(tmp_path / "b.nc")
     assert len(analysis.capture_many(llama, None, {"b": texts["b"]}, queries=3, folder=tmp_path)) == 1
 
 

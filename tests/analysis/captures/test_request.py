@@ -19,12 +19,12 @@ def test_the_last_queries_of_a_prefix_are_observed(token_ids):
     assert seen == [(1, 2), (2, 2)]
 
 
-def test_chosen_layers_only(llama, run, token_ids, sharp_llama):
+def test_chosen_layers_only(llama, captured, token_ids, sharp_llama):
     seen = []
     model = sharp_llama("treekv")
     one = analysis.capture(model, None, token_ids, queries=5, layers=[1, 1], progress=lambda *call: seen.append(call))
     assert (one.layers, len(one.q), seen) == ([1], 1, [(1, 1)])
-    torch.testing.assert_close(one.contributions(1, 299), run.contributions(1, 299))
+    torch.testing.assert_close(one.contributions(1, 299), captured.contributions(1, 299))
     for layers, words in (([2], "layer 2 cannot"), ([-1], "layer -1 cannot"), ([], "an empty list")):
         with pytest.raises(TreeKVError, match=rf"{words}.*\[0, 1\]"):
             analysis.capture(llama, None, token_ids, layers=layers)

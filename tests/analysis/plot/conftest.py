@@ -18,13 +18,13 @@ def spectrum(made_spectrum):
 
 
 @pytest.fixture(scope="module")
-def record(run):
+def record(captured):
     """Of two policies."""
     configs = {
         "tree": TreeKVConfig(cache_size=32, sink_size=2, prefill="stream", block_size=8),
         "streaming": TreeKVConfig(policy="streaming", cache_size=32),
     }
-    return analysis.simulate(run, configs)
+    return analysis.simulate(captured, configs)
 
 
 @pytest.fixture(scope="module")

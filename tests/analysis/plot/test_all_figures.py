@@ -76,8 +76,8 @@ def test_all_are_small_for_a_long_text(made_record):
         plot.text_retention(record, policy="tree")
 
 
-def test_every_comparison_says_what_it_shows(run, marked_up):
-    lost = analysis.output_loss(run, marked_up)
+def test_every_comparison_says_what_it_shows(captured, marked_up):
+    lost = analysis.output_loss(captured, marked_up)
     for figure in (
         plot.mass_retained(lost),
         plot.output_error(lost),

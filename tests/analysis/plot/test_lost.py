@@ -11,8 +11,8 @@ from treekv import TreeKVError
 
 
 @pytest.mark.parametrize("name", ["mass", "error"])
-def test_what_is_lost_layer_by_layer(run, marked_up, name):
-    lost = analysis.output_loss(run, marked_up, queries=range(200, 300, 10))
+def test_what_is_lost_layer_by_layer(captured, marked_up, name):
+    lost = analysis.output_loss(captured, marked_up, queries=range(200, 300, 10))
     draw = plot.mass_retained if name == "mass" else plot.output_error
     figure = draw(lost)
     assert [line.name for line in figure.data] == ["tree", "&lt;b&gt;window&lt;/b&gt;"]

@@ -9,12 +9,12 @@ from analysis.plot.memory import memory as plot_memory
 from treekv import TreeKVConfig, TreeKVError
 
 
-def test_the_picture_shows_each_setting_over_the_contexts(run) -> None:
+def test_the_picture_shows_each_setting_over_the_contexts(captured) -> None:
     configs = {"full": TreeKVConfig(policy="full"), "a <b>": TreeKVConfig(cache_size=64)}
-    found = cache_bytes_by_context(run, configs, [1024, 4096], batch=2, dtype="float32")
+    found = cache_bytes_by_context(captured, configs, [1024, 4096], batch=2, dtype="float32")
     assert (
         found.sel(policy="a <b>").values.tolist()
-        == [cache_bytes(run, configs["a <b>"], 1024, batch=2, dtype="float32")] * 2
+        == [cache_bytes(captured, configs["a <b>"], 1024, batch=2, dtype="float32")] * 2
     )
     figure = plot_memory(found, context=4096)
     assert [trace.name for trace in figure.data] == ["full", "a &lt;b&gt;"]
@@ -24,4 +24,4 @@ def test_the_picture_shows_each_setting_over_the_contexts(run) -> None:
     with pytest.raises(TreeKVError, match="there is no context 5; choose one of 1024, 4096"):
         plot_memory(found, context=5)
     with pytest.raises(TreeKVError, match="at least one setting"):
-        cache_bytes_by_context(run, {}, [1])
+        cache_bytes_by_context(captured, {}, [1])

@@ -10,8 +10,8 @@ from analysis.recommendation.recommend import recommend
 
 
 @pytest.fixture(scope="module")
-def choice(run):
-    return recommend(run, 64, questions=QUESTIONS)
+def choice(captured):
+    return recommend(captured, 64, questions=QUESTIONS)
 
 
 def test_the_figure_shows_every_candidate(choice):

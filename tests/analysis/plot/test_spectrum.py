@@ -23,26 +23,26 @@ def test_spectrum_draws_one_line_a_band(spectrum):
     assert "tokens" in figure.layout.xaxis.title.text
 
 
-def test_the_legend_says_what_a_band_compares(run):
-    haar = plot.spectrum(analysis.spectrum(run, level=3))
+def test_the_legend_says_what_a_band_compares(captured):
+    haar = plot.spectrum(analysis.spectrum(captured, level=3))
     assert [t.name for t in haar.data] == ["D1: 1 against 1", "D2: 2 against 2", "D3: 4 against 4", "A3: mean of 8"]
-    smooth = plot.spectrum(analysis.spectrum(run, "db2", level=2))
+    smooth = plot.spectrum(analysis.spectrum(captured, "db2", level=2))
     assert [t.name for t in smooth.data] == ["D1: 2 to 4", "D2: 4 to 8", "A2: above 8"]
-    packets = plot.spectrum(analysis.spectrum(run, level=2, transform="packet"))
+    packets = plot.spectrum(analysis.spectrum(captured, level=2, transform="packet"))
     assert [t.name for t in packets.data] == ["da: 2 to 2.67", "dd: 2.67 to 4", "ad: 4 to 8", "aa: above 8"]
     assert packets.layout.legend.title.text == "band: tokens per period"
-    finer = plot.spectrum(analysis.spectrum(run, level=3, transform="packet"))
+    finer = plot.spectrum(analysis.spectrum(captured, level=3, transform="packet"))
     assert finer.layout.legend.orientation == "h"  # below, where each two bands take a line of a narrow page
     assert finer.layout.height == packets.layout.height + 10 * 4
 
 
-def test_the_second_line_says_how_the_sinks_were_treated(run):
+def test_the_second_line_says_how_the_sinks_were_treated(captured):
     for sinks, words in (("separate", "taken out"), ("include", "left in")):
         for draw in (plot.spectrum, plot.coefficients):
-            figure = draw(analysis.spectrum(run, level=3, sinks=sinks, transform="swt"))
+            figure = draw(analysis.spectrum(captured, level=3, sinks=sinks, transform="swt"))
             parts = figure.layout.title.subtitle.text.replace("<br>", " · ").split(" · ")
             assert {f"first 4 tokens {words}", "haar stationary"} <= set(parts)
-    pooled = plot.spectrum(analysis.mean_spectrum([analysis.spectrum(run), analysis.spectrum(run)]))
+    pooled = plot.spectrum(analysis.mean_spectrum([analysis.spectrum(captured), analysis.spectrum(captured)]))
     assert "mean of 2 texts" in pooled.layout.title.subtitle.text
 
 
@@ -65,8 +65,8 @@ def test_a_stretch_of_the_wavelet_figures_is_drawn_finer(made_spectrum):
     assert heat.text[0][0] == " w100"
 
 
-def test_spread_is_one_standard_deviation(run):
-    alone = analysis.spectrum(run, level=3)
+def test_spread_is_one_standard_deviation(captured):
+    alone = analysis.spectrum(captured, level=3)
     figure = plot.spectrum(alone, layer=1, head=2, spread=True, start=200, stop=240)
     shade = next(trace for trace in figure.data if trace.fill == "toself" and trace.legendgroup == "D2")
     picked = alone.sel(layer=1, head=2, band="D2", position=slice(200, 239))

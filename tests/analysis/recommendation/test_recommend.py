@@ -21,15 +21,15 @@ def held_bytes(config, model, token_ids):
 
 
 @pytest.fixture(scope="module")
-def choice(run):
-    return recommend(run, 64, questions=QUESTIONS)
+def choice(captured):
+    return recommend(captured, 64, questions=QUESTIONS)
 
 
-def test_the_numbers_are_those_of_simulation_and_loss(run, choice):
+def test_the_numbers_are_those_of_simulation_and_loss(captured, choice):
     rows = choice.reasons
     assert rows["question"].values[0] == "baseline" and bool(rows["chosen"][0])
     base = TreeKVConfig(cache_size=64, prefill="stream", block_size=16)
-    lost = output_loss(run, analysis.simulate(run, {"it": base}))
+    lost = output_loss(captured, analysis.simulate(captured, {"it": base}))
     assert rows["error"].values[0] == pytest.approx(float(lost["error"].mean()))
     assert rows["mass"].values[0] == pytest.approx(float(lost["mass"].mean()))
     scope = rows.where(rows["question"] == "scope", drop=True)
@@ -49,39 +49,41 @@ def test_what_was_chosen_lowers_the_error_enough(choice):
             assert not len(chosen)
 
 
-def test_the_total_stays_and_the_settings_run(sharp_llama, run, token_ids, choice):
+def test_the_total_stays_and_the_settings_run(sharp_llama, captured, token_ids, choice):
     model = sharp_llama("treekv")
     assert choice.config.cache_size == 64 and choice.config.prefill == "once"
     sizes = [config.cache_size for config in choice.config.per_layer(2)]
     assert sum(sizes) == 128
     assert held_bytes(choice.config, model, token_ids) == choice.reasons.attrs["bytes"]
-    stream = recommend(run, 64, prefill="stream").config
+    stream = recommend(captured, 64, prefill="stream").config
     assert stream.prefill == "stream" and held_bytes(stream, model, token_ids) == choice.reasons.attrs["bytes"]
 
 
-def test_errors_after_the_output_projection(sharp_llama, run):
+def test_errors_after_the_output_projection(sharp_llama, captured):
     model = sharp_llama("treekv")
-    choice = recommend(run, 64, questions=["scope"], model=model)
+    choice = recommend(captured, 64, questions=["scope"], model=model)
     base = TreeKVConfig(cache_size=64, prefill="stream", block_size=16)
-    lost = output_loss(run, analysis.simulate(run, {"it": base}), model=model)
+    lost = output_loss(captured, analysis.simulate(captured, {"it": base}), model=model)
     assert choice.reasons["error"].values[0] == pytest.approx(float(lost["error"].mean()))
     assert choice.reasons["error"].values[0] != pytest.approx(
-        float(recommend(run, 64, questions=[]).reasons["error"][0]), rel=1e-3
+        float(recommend(captured, 64, questions=[]).reasons["error"][0]), rel=1e-3
     )
     assert "after the output projection" in choice.figure.layout.xaxis.title.text
 
 
-def test_bytes_and_targets(run):
-    per_token = run.k[0].element_size() * 2 * 2 * 2 * run.k[0].shape[2]  # keys and values, 2 layers, 2 KV heads
-    by_bytes = recommend(run, max_bytes=71 * per_token + 5, questions=[])
+def test_bytes_and_targets(captured):
+    per_token = (
+        captured.k[0].element_size() * 2 * 2 * 2 * captured.k[0].shape[2]
+    )  # keys and values, 2 layers, 2 KV heads
+    by_bytes = recommend(captured, max_bytes=71 * per_token + 5, questions=[])
     assert by_bytes.config.cache_size == 64 and by_bytes.reasons.attrs["bytes"] == 65 * per_token
-    assert recommend(run, max_bytes=71 * per_token, itemsize=2, questions=[]).config.cache_size == 136  # of 141
-    reached = recommend(run, target={"mass": 0.6}, questions=[])
+    assert recommend(captured, max_bytes=71 * per_token, itemsize=2, questions=[]).config.cache_size == 136  # of 141
+    reached = recommend(captured, target={"mass": 0.6}, questions=[])
     sizes = reached.reasons.where(reached.reasons["question"] == "size", drop=True)
     met = sizes["mass"].values >= 0.6
     assert reached.config.cache_size == sizes["cache_size"].values[met].min()
     assert not met[sizes["cache_size"].values < reached.config.cache_size].any()
-    low = recommend(run, target={"error": 0.9}, questions=[])
+    low = recommend(captured, target={"error": 0.9}, questions=[])
     assert low.reasons["error"].values[-1] <= 0.9
 
 
@@ -104,8 +106,8 @@ def test_bytes_are_those_of_a_real_cache_of_the_model(hybrid, nbytes_of, token_i
     assert nbytes_of(network, TreeKVConfig(cache_size=16, block_size=4), 301) == least
 
 
-def test_the_default_asks_only_what_won_in_real_runs(run):
-    choice = recommend(run, 64)
+def test_the_default_asks_only_what_won_in_real_runs(captured):
+    choice = recommend(captured, 64)
     assert {str(q) for q in choice.reasons["question"].values} == {"baseline", "block"}
     paper = TreeKVConfig(cache_size=64)
     assert choice.config.replace(block_size=paper.block_size, window_size=paper.window_size) == paper
@@ -126,6 +128,6 @@ def test_the_default_asks_only_what_won_in_real_runs(run):
         (dict(budget=64, prefill="none"), "'once' or 'stream', got 'none'"),
     ],
 )
-def test_bad_requests_are_one_sentence(run, arguments, words):
+def test_bad_requests_are_one_sentence(captured, arguments, words):
     with pytest.raises(TreeKVError, match=words):
-        recommend(run, **arguments)
+        recommend(captured, **arguments)

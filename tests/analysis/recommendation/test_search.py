@@ -13,19 +13,19 @@ BASE = TreeKVConfig(cache_size=64, prefill="stream", block_size=16)
 
 
 @pytest.fixture
-def search(run, monkeypatch):
+def search(captured, monkeypatch):
     """Whose measured error is a hundredth of the scope."""
-    found = Search(run, best=BASE, error=1.0)
+    found = Search(captured, best=BASE, error=1.0)
     monkeypatch.setattr(
         found, "measure", lambda configs: {n: (c.scope / 100, 0.5, np.full(2, c.scope)) for n, c in configs.items()}
     )
     return found
 
 
-def test_the_numbers_are_those_of_simulation_and_loss(run):
+def test_the_numbers_are_those_of_simulation_and_loss(captured):
     configs = {"a": BASE, "b": BASE.replace(scope=4)}
-    lost = analysis.output_loss(run, analysis.simulate(run, configs))
-    for name, (error, mass, by_layer) in Search(run).measure(configs).items():
+    lost = analysis.output_loss(captured, analysis.simulate(captured, configs))
+    for name, (error, mass, by_layer) in Search(captured).measure(configs).items():
         own = lost.sel(policy=name)
         assert (error, mass) == pytest.approx((float(own["error"].mean()), float(own["mass"].mean())))
         np.testing.assert_allclose(by_layer, own["error"].mean("query"))

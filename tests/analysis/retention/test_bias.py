@@ -59,9 +59,9 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("step", [None, 150])
-def test_equals_the_slow_definition(run, step):
-    retention = analysis.simulate(run, CONFIGS)
-    last = run.tokens - 1 if step is None else step
+def test_equals_the_slow_definition(captured, step):
+    retention = analysis.simulate(captured, CONFIGS)
+    last = captured.tokens - 1 if step is None else step
     result = recency_bias(retention, step)
     for policy in CONFIGS:
         kept = analysis.kept_mask(retention, last).sel(policy=policy, layer=1, head=0).values[: last + 1]
@@ -75,17 +75,17 @@ def test_equals_the_slow_definition(run, step):
     assert distance.sel(policy="tree") < distance.sel(policy="streaming")
 
 
-def test_another_ideal_is_scaled_to_the_kept_tokens(run):
-    retention = analysis.simulate(run, CONFIGS)
+def test_another_ideal_is_scaled_to_the_kept_tokens(captured):
+    retention = analysis.simulate(captured, CONFIGS)
     ideal = TreeKVConfig(cache_size=64, sink_size=2, recent_size=16)
     result = recency_bias(retention, ideal=ideal).sel(policy="tree", layer=0, head=1)
-    kept = analysis.kept_mask(retention, run.tokens - 1).sel(policy="tree", layer=0, head=1).values
-    expected = ideal_density(TreeKVConfig(cache_size=32, sink_size=2, recent_size=8, prefill="none"), run.tokens)
+    kept = analysis.kept_mask(retention, captured.tokens - 1).sel(policy="tree", layer=0, head=1).values
+    expected = ideal_density(TreeKVConfig(cache_size=32, sink_size=2, recent_size=8, prefill="none"), captured.tokens)
     assert result["distance"].item() == pytest.approx(slow_distance(kept, expected), abs=1e-9)
 
 
-def test_too_few_tokens_are_refused(run, made_record):
-    retention = analysis.simulate(run, {"streaming": TreeKVConfig(policy="streaming", cache_size=5)})
+def test_too_few_tokens_are_refused(captured, made_record):
+    retention = analysis.simulate(captured, {"streaming": TreeKVConfig(policy="streaming", cache_size=5)})
     assert np.isnan(recency_bias(retention)["distance"]).all() and not np.isnan(recency_bias(retention)["gini"]).any()
     with pytest.raises(TreeKVError, match="at least 10 tokens, got 6"):
         recency_bias(made_record(40), step=5)

@@ -15,13 +15,13 @@ CONFIGS = {
 
 
 @pytest.fixture(scope="module")
-def table(run):
-    return analysis.compare(run, CONFIGS, prompt=100)
+def table(captured):
+    return analysis.compare(captured, CONFIGS, prompt=100)
 
 
-def test_numbers_are_means_of_what_analysis_computes(run, table):
-    retention = analysis.simulate(run, CONFIGS, prompt=100)
-    lost, uneven = analysis.output_loss(run, retention), analysis.recency_bias(retention)
+def test_numbers_are_means_of_what_analysis_computes(captured, table):
+    retention = analysis.simulate(captured, CONFIGS, prompt=100)
+    lost, uneven = analysis.output_loss(captured, retention), analysis.recency_bias(retention)
     assert table["policy"].values.tolist() == list(CONFIGS)
     assert table["kept"].values.tolist() == [32, 24, 301]
     for name, config in CONFIGS.items():
@@ -30,7 +30,7 @@ def test_numbers_are_means_of_what_analysis_computes(run, table):
         assert row["error"].item() == pytest.approx(lost["error"].sel(policy=name).values.mean(), abs=1e-7)
         for column in ("distance", "gini", "ideal_gini"):
             assert row[column].item() == pytest.approx(uneven[column].sel(policy=name).values.mean())
-        assert row["bytes"].item() == analysis.cache_bytes(run, config, 301)
+        assert row["bytes"].item() == analysis.cache_bytes(captured, config, 301)
     assert table.attrs == {"tokens": 301, "prompt": 100, "model": "llama", "context": 301, "batch": 1,
                            "dtype": "bfloat16"}  # fmt: skip
     assert {column: table[column].attrs["units"] for column in ("kept", "distance", "bytes", "gini")} == {
@@ -38,34 +38,34 @@ def test_numbers_are_means_of_what_analysis_computes(run, table):
     }  # fmt: skip
 
 
-def test_what_has_been_computed_is_used(run, table, monkeypatch):
-    retention = analysis.simulate(run, CONFIGS, prompt=100)
-    lost = analysis.output_loss(run, retention)
+def test_what_has_been_computed_is_used(captured, table, monkeypatch):
+    retention = analysis.simulate(captured, CONFIGS, prompt=100)
+    lost = analysis.output_loss(captured, retention)
     monkeypatch.setattr("analysis.retention.compare.simulate", None)
     monkeypatch.setattr("analysis.retention.compare.output_loss", None)
-    again = analysis.compare(run, CONFIGS, retention=retention, lost=lost)
+    again = analysis.compare(captured, CONFIGS, retention=retention, lost=lost)
     xr.testing.assert_identical(again, table)
     names = ["everything", "tree"]
-    part = analysis.compare(run, {name: CONFIGS[name] for name in names}, retention=retention, lost=lost)
+    part = analysis.compare(captured, {name: CONFIGS[name] for name in names}, retention=retention, lost=lost)
     xr.testing.assert_identical(part, table.sel(policy=names))
 
 
-def test_bytes_of_another_context_and_fewer_layers(run):
-    table = analysis.compare(run, CONFIGS, layers=[1], tokens=4096, batch=4, dtype="float16")
-    expected = [analysis.cache_bytes(run, config, 4096, batch=4, dtype="float16") for config in CONFIGS.values()]
+def test_bytes_of_another_context_and_fewer_layers(captured):
+    table = analysis.compare(captured, CONFIGS, layers=[1], tokens=4096, batch=4, dtype="float16")
+    expected = [analysis.cache_bytes(captured, config, 4096, batch=4, dtype="float16") for config in CONFIGS.values()]
     assert table["bytes"].values.tolist() == expected
-    lost = analysis.output_loss(run, analysis.simulate(run, CONFIGS, layers=[1]))
+    lost = analysis.output_loss(captured, analysis.simulate(captured, CONFIGS, layers=[1]))
     np.testing.assert_allclose(table["mass"], lost["mass"].mean(("layer", "head", "query")), rtol=1e-6)
 
 
-def test_too_few_tokens_for_a_tree_have_no_distance(run):
+def test_too_few_tokens_for_a_tree_have_no_distance(captured):
     small = {"small": TreeKVConfig(policy="streaming", cache_size=5)}
-    table = analysis.compare(run, small)
+    table = analysis.compare(captured, small)
     assert np.isnan(table["distance"]).all() and np.isnan(table["ideal_gini"]).all()
     assert not np.isnan(table["gini"]).any()
 
 
-def test_settings_that_the_record_lacks_are_named(run):
-    retention = analysis.simulate(run, {"tree": CONFIGS["tree"]})
+def test_settings_that_the_record_lacks_are_named(captured):
+    retention = analysis.simulate(captured, {"tree": CONFIGS["tree"]})
     with pytest.raises(TreeKVError, match="no settings called 'a window'"):
-        analysis.compare(run, CONFIGS, retention=retention)
+        analysis.compare(captured, CONFIGS, retention=retention)

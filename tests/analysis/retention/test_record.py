@@ -139,11 +139,11 @@ TRACED = TreeKVConfig(cache_size=12, sink_size=2, recent_size=4, prefill="stream
 def test_a_real_run_gives_the_record_that_the_simulation_gives(llama):
     config = TRACED.replace(positions="original")
     ids = tiny.tokens(90)
-    run = analysis.capture(llama, None, ids, queries=4)
+    captured = analysis.capture(llama, None, ids, queries=4)
     cache = TreeKVCache(config, llama.config)
     llama(ids, past_key_values=cache)
-    real = retention_from_cache(cache, tokens=[*run.token_text, "never processed"], model=llama)
-    simulated = analysis.simulate(run, {"tree": config})
+    real = retention_from_cache(cache, tokens=[*captured.token_text, "never processed"], model=llama)
+    simulated = analysis.simulate(captured, {"tree": config})
     assert real.sizes == simulated.sizes and real["evicted_at"].dtype == simulated["evicted_at"].dtype
     assert real.coords.to_dataset().equals(simulated.coords.to_dataset())
     # Nothing is compressed below the first layer, so there the simulation must be right.
@@ -151,11 +151,11 @@ def test_a_real_run_gives_the_record_that_the_simulation_gives(llama):
     assert real["evicted_at"].sel(first).equals(simulated["evicted_at"].sel(first))
     assert real["survivor"].sel(first).equals(simulated["survivor"].sel(first))
     assert real.attrs["steps"] == simulated.attrs["steps"] and real.attrs["configs"] == simulated.attrs["configs"]
-    assert real.attrs["model"] == simulated.attrs["model"] == run.model
+    assert real.attrs["model"] == simulated.attrs["model"] == captured.model
     for record in (real, simulated):
         assert {name: record.attrs.get(name) for name in netcdf.versions()} == netcdf.versions()
     unnamed = retention_from_cache(cache, "real")
-    assert "model" not in unnamed.attrs and merge_retention(unnamed, simulated).attrs["model"] == run.model
+    assert "model" not in unnamed.attrs and merge_retention(unnamed, simulated).attrs["model"] == captured.model
     for layer in (0, 1):
         kept = analysis.kept_mask(real, 89).sel(policy="tree", layer=layer).transpose("head", "position").values
         assert [np.flatnonzero(row).tolist() for row in kept] == cache.kept_positions(layer)[0].tolist()
@@ -185,10 +185,10 @@ def test_a_real_run_is_saved_and_drawn_like_a_simulation(llama, tmp_path):
 
 def test_records_of_one_text_are_merged(llama):
     ids = tiny.tokens(90)
-    run = analysis.capture(llama, None, ids, queries=4)
+    captured = analysis.capture(llama, None, ids, queries=4)
     cache = TreeKVCache(TRACED, llama.config)
     llama(ids, past_key_values=cache)
-    simulated = analysis.simulate(run, {"simulated": TRACED})
+    simulated = analysis.simulate(captured, {"simulated": TRACED})
     together = merge_retention(simulated, retention_from_cache(cache, "real"))
     assert together["policy"].values.tolist() == ["simulated", "real"]
     assert together["evicted_at"].sel(policy="simulated").equals(simulated["evicted_at"].sel(policy="simulated"))

@@ -18,7 +18,7 @@ TOKENS = 90
 
 
 @pytest.fixture(scope="module")
-def run(llama):
+def captured(llama):
     return analysis.capture(llama, None, tiny.tokens(TOKENS)[0], max_tokens=TOKENS, queries=4)
 
 
@@ -27,7 +27,7 @@ SETTINGS = [*settings_of("decoding"), dict(sink_size=1, recent_size=3, budgets=(
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize("prefill, prompt, block", [("once", 0, 2), ("stream", 0, 5), ("once", 61, 2), ("none", 61, 2)])
-def test_first_layer_equals_a_real_trace(llama, run, settings, prefill, prompt, block):
+def test_first_layer_equals_a_real_trace(llama, captured, settings, prefill, prompt, block):
     config = TreeKVConfig(
         cache_size=12, positions="original", prefill=prefill, block_size=block, trace=True, **settings
     )
@@ -40,7 +40,7 @@ def test_first_layer_equals_a_real_trace(llama, run, settings, prefill, prompt, 
             llama(ids[:, :prompt], past_key_values=cache)
         for token in ids[0, prompt:]:
             llama(token.view(1, 1), past_key_values=cache)
-    result = simulate(run, {"it": config}, prompt=prompt)
+    result = simulate(captured, {"it": config}, prompt=prompt)
     assert result["evicted_at"].shape == (1, 2, 2, TOKENS)
     got = torch.tensor(result["evicted_at"].sel(policy="it", layer=0).values)
     assert torch.equal(got, cache.trace[0].evicted_at[0])
@@ -52,30 +52,30 @@ def test_first_layer_equals_a_real_trace(llama, run, settings, prefill, prompt, 
 
 
 @pytest.mark.parametrize("policy", ["snapkv", "pyramidkv"])
-def test_prompt_policies_keep_all_that_is_generated(llama, run, policy):
+def test_prompt_policies_keep_all_that_is_generated(llama, captured, policy):
     config = TreeKVConfig(policy=policy, cache_size=12, window_size=4, positions="original", trace=True)
     cache = TreeKVCache(config, llama.config)
     ids = tiny.tokens(TOKENS)
     llama(ids[:, :61], past_key_values=cache)
     llama(ids[:, 61:], past_key_values=cache)
-    result = simulate(run, {"it": config}, prompt=61)
+    result = simulate(captured, {"it": config}, prompt=61)
     got = torch.tensor(result["evicted_at"].sel(policy="it", layer=0).values)
     assert torch.equal(got, cache.trace[0].evicted_at[0])
     assert (got[:, 61:] == -1).all() and (got[:, :61] == -1).sum() < 2 * 61
 
 
-def test_several_settings_and_some_layers(run):
+def test_several_settings_and_some_layers(captured):
     tree = TreeKVConfig(cache_size=12, sink_size=2, recent_size=4)
     seen = []
     result = simulate(
-        run,
+        captured,
         {"full": TreeKVConfig(policy="full"), "tree": tree},
         layers=[1, 1],
         progress=lambda done, total: seen.append((done, total)),
     )
     assert result["policy"].values.tolist() == ["full", "tree"] and result["layer"].values.tolist() == [1]
     assert (result["evicted_at"].sel(policy="full") == -1).all()
-    alone = simulate(run, {"tree": tree})
+    alone = simulate(captured, {"tree": tree})
     assert (result["evicted_at"].sel(policy="tree", layer=1) == alone["evicted_at"].sel(policy="tree", layer=1)).all()
     assert seen[-1] == (2 * TOKENS, 2 * TOKENS) and seen == sorted(seen)
 
@@ -84,16 +84,16 @@ def test_several_settings_and_some_layers(run):
     "prefill, prompt, block",
     [("tree", 0, 1), ("stream", 40, 1), ("stream", 45, 2), ("stream", 0, 4), ("tree", 61, 2), ("none", 40, 1)],
 )
-def test_settings_beside_others_are_simulated_as_alone(run, prefill, prompt, block):
+def test_settings_beside_others_are_simulated_as_alone(captured, prefill, prompt, block):
     """Also those that hold more, or come in larger blocks."""
     configs = {str(own): TreeKVConfig(cache_size=12, prefill=prefill, block_size=block, **own) for own in SETTINGS}
     configs["larger"] = TreeKVConfig(cache_size=30, prefill=prefill, block_size=3 * block)
     configs |= {way: TreeKVConfig(cache_size=12, prefill=way) for way in ("once", "stream", "none")}
     configs["snapkv"] = TreeKVConfig(policy="snapkv", cache_size=12, window_size=4)
     configs["full"] = TreeKVConfig(policy="full")
-    together = simulate(run, configs, prompt=prompt)
+    together = simulate(captured, configs, prompt=prompt)
     for name, config in configs.items():
-        alone = simulate(run, {name: config}, prompt=prompt)
+        alone = simulate(captured, {name: config}, prompt=prompt)
         for field in ("evicted_at", "survivor"):
             assert (together[field].sel(policy=name) == alone[field].sel(policy=name)).all(), (name, field)
 
@@ -123,14 +123,14 @@ class DecodeOnly(H2O):
 
 
 @pytest.mark.parametrize("own", [Loose(), DecodeOnly(), Moody()], ids=lambda own: own.name)
-def test_a_policy_of_ones_own_is_simulated_as_it_runs(llama, run, own):
+def test_a_policy_of_ones_own_is_simulated_as_it_runs(llama, captured, own):
     register_policy(own)
     try:
         configs = {
             name: TreeKVConfig(policy=name, cache_size=12, positions="original", trace=True)
             for name in (own.name, "tree", "streaming")
         }
-        result = simulate(run, configs, prompt=61)
+        result = simulate(captured, configs, prompt=61)
         for name, config in configs.items():
             cache = TreeKVCache(config, llama.config)
             llama(tiny.tokens(TOKENS)[:, :61], past_key_values=cache)
@@ -143,11 +143,11 @@ def test_a_policy_of_ones_own_is_simulated_as_it_runs(llama, run, own):
 
 
 @pytest.mark.parametrize("prefill, prompt", [("stream", 0), ("once", 61)])
-def test_a_random_draw_is_the_same_whatever_layers_are_simulated(run, prefill, prompt):
+def test_a_random_draw_is_the_same_whatever_layers_are_simulated(captured, prefill, prompt):
     config = TreeKVConfig(policy="random", cache_size=12, sink_size=2, recent_size=4, prefill=prefill)
-    together = simulate(run, {"it": config}, prompt=prompt)["evicted_at"]
+    together = simulate(captured, {"it": config}, prompt=prompt)["evicted_at"]
     for layer in (0, 1):
-        alone = simulate(run, {"it": config}, layers=[layer], prompt=prompt)["evicted_at"]
+        alone = simulate(captured, {"it": config}, layers=[layer], prompt=prompt)["evicted_at"]
         assert (alone.sel(layer=layer) == together.sel(layer=layer)).all()
     assert (together.sel(layer=0) != together.sel(layer=1)).any()
 
@@ -210,6 +210,6 @@ def test_a_file_that_does_not_say_is_read_as_before(four):
         (dict(configs={"a": TreeKVConfig()}, layers=[7]), "layer 7 was not captured"),
     ],
 )
-def test_bad_requests_are_one_sentence(run, arguments, words):
+def test_bad_requests_are_one_sentence(captured, arguments, words):
     with pytest.raises(TreeKVError, match=words):
-        simulate(run, **arguments)
+        simulate(captured, **arguments)

@@ -15,13 +15,13 @@ def test_simulation_is_close_to_a_real_run(smollm2):
     model, tokenizer = smollm2
     ids = torch.tensor(tokenizer(topics["assignment"], verbose=False)["input_ids"][:448])
     assert len(ids) == 448
-    run = analysis.capture(model, tokenizer, ids)
+    captured = analysis.capture(model, tokenizer, ids)
     config = TreeKVConfig(cache_size=64, prefill="stream", block_size=16, positions="original", trace=True)
     cache = TreeKVCache(config, model.config)
     model(ids[None], past_key_values=cache)
     chance = TreeKVConfig(policy="random", cache_size=64, prefill="stream", block_size=16)
-    simulated = analysis.simulate(run, {"simulated": config, "chance": chance})
-    both = merge_retention(simulated, retention_from_cache(cache, "real", run.token_text))
+    simulated = analysis.simulate(captured, {"simulated": config, "chance": chance})
+    both = merge_retention(simulated, retention_from_cache(cache, "real", captured.token_text))
     between = analysis.agreement(both).sel(other="real")
     close, chance = between.sel(policy="simulated"), between.sel(policy="chance")
     # The first layer sees the very same queries and keys; further up the two drift apart.

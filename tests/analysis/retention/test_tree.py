@@ -49,11 +49,11 @@ def test_a_token_evicted_without_comparison_is_a_root():
 
 @pytest.mark.parametrize("settings", [dict(prefill="stream", block_size=8), dict(), dict(scope=4), dict(stride=2)])
 @pytest.mark.parametrize("step", [20, 150, None])
-def test_equals_the_slow_transcription(run, settings, step):
+def test_equals_the_slow_transcription(captured, settings, step):
     config = TreeKVConfig(cache_size=32, sink_size=2, **settings)
-    retention = analysis.simulate(run, {"tree": config}, prompt=100 if settings == {} else 0)
+    retention = analysis.simulate(captured, {"tree": config}, prompt=100 if settings == {} else 0)
     result = eviction_tree(retention, step)
-    last = run.tokens - 1 if step is None else step
+    last = captured.tokens - 1 if step is None else step
     for layer in (0, 1):
         for head in (0, 1):
             one = retention.sel(policy="tree", layer=layer, head=head)
@@ -63,9 +63,9 @@ def test_equals_the_slow_transcription(run, settings, step):
                 assert got[name].values.tolist() == [token[name] for token in expected]
 
 
-def test_the_roots_are_the_kept_tokens_and_represent_all(run):
+def test_the_roots_are_the_kept_tokens_and_represent_all(captured):
     config = TreeKVConfig(cache_size=32, sink_size=2)
-    retention = analysis.simulate(run, {"tree": config})
+    retention = analysis.simulate(captured, {"tree": config})
     result = eviction_tree(retention, 200)
     roots = result["parent"] == -1
     kept = analysis.kept_mask(retention, 200).isel(position=slice(201))

@@ -15,19 +15,19 @@ from treekv import TreeKVError
     "settings",
     [{}, {"wavelet": "db2", "level": 3, "sinks": "include"}, {"transform": "swt", "level": 4, "sink_count": 2}],
 )
-def test_equals_the_spectrum_of_a_capture(sharp_llama, token_ids, run, settings):
+def test_equals_the_spectrum_of_a_capture(sharp_llama, token_ids, captured, settings):
     lean = analysis.capture_spectrum(sharp_llama("treekv"), None, token_ids, queries=5, **settings)
-    usual = analysis.spectrum(run, **settings)
+    usual = analysis.spectrum(captured, **settings)
     assert set(lean.data_vars) == set(usual.data_vars)
     xr.testing.assert_allclose(lean, usual, rtol=1e-4)
     assert {name: lean.attrs[name] for name in usual.attrs} == usual.attrs
-    assert lean.attrs["model_layers"] == run.attrs["model_layers"]
+    assert lean.attrs["model_layers"] == captured.attrs["model_layers"]
 
 
-def test_after_the_output_projection(sharp_llama, token_ids, run):
+def test_after_the_output_projection(sharp_llama, token_ids, captured):
     model = sharp_llama("treekv")
     lean = analysis.capture_spectrum(model, None, token_ids, queries=5, layers=[1], projected=True)
-    xr.testing.assert_allclose(lean, analysis.spectrum(run, model=model).sel(layer=[1]).assign(
+    xr.testing.assert_allclose(lean, analysis.spectrum(captured, model=model).sel(layer=[1]).assign(
         query_amplitude=lean["query_amplitude"]), rtol=1e-4)  # fmt: skip
     trends = analysis.trends(lean, resamples=99)
     assert trends.attrs["projected"] == 1

@@ -8,14 +8,16 @@ from analysis import WaveletOptions
 from treekv import TreeKVError
 
 
-def test_options_and_keywords_are_the_same(run):
+def test_options_and_keywords_are_the_same(captured):
     options = WaveletOptions("db2", 3, sinks="include", sink_count=2)
-    by_name = analysis.spectrum(run, "db2", 3, sinks="include", sink_count=2)
-    assert analysis.spectrum(run, options).identical(by_name)
-    assert analysis.spectrum(run, options, 2).identical(analysis.spectrum(run, "db2", 2, sinks="include", sink_count=2))
+    by_name = analysis.spectrum(captured, "db2", 3, sinks="include", sink_count=2)
+    assert analysis.spectrum(captured, options).identical(by_name)
+    assert analysis.spectrum(captured, options, 2).identical(
+        analysis.spectrum(captured, "db2", 2, sinks="include", sink_count=2)
+    )
     xr.testing.assert_identical(
-        analysis.coefficients(run, 1, 300, options, mode="zero"),
-        analysis.coefficients(run, 1, 300, "db2", 3, sinks="include", sink_count=2, mode="zero"),
+        analysis.coefficients(captured, 1, 300, options, mode="zero"),
+        analysis.coefficients(captured, 1, 300, "db2", 3, sinks="include", sink_count=2, mode="zero"),
     )
 
 

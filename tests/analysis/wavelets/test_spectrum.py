@@ -11,13 +11,13 @@ from tests.reference import wavelets as reference
 from treekv import TreeKVError
 
 
-def slow_queries(run, layer, head, wavelet, level, sinks, count, mode="symmetric", transform="dwt", output=None):
+def slow_queries(captured, layer, head, wavelet, level, sinks, count, mode="symmetric", transform="dwt", output=None):
     """[query, bands, position], NaN where a query does not see: each query's own mean over channels."""
-    last = max(run.query_positions)
+    last = max(captured.query_positions)
     start = count if sinks == "separate" else 0
     rows = []
-    for t in run.query_positions:
-        contributions = run.contributions(layer, t)[head]
+    for t in captured.query_positions:
+        contributions = captured.contributions(layer, t)[head]
         if output is not None:
             contributions = contributions @ output[head]
         row = reference.amplitude(contributions[start:].double().numpy(), wavelet, level, mode, transform)
@@ -38,13 +38,16 @@ def slow_queries(run, layer, head, wavelet, level, sinks, count, mode="symmetric
         ({"level": 4, "transform": "swt"}, 4),
     ],
 )
-def test_amplitude_equals_its_definition(run, settings, count):
-    spectrum = analysis.spectrum(run, **settings, sink_count=count)
+def test_amplitude_equals_its_definition(captured, settings, count):
+    spectrum = analysis.spectrum(captured, **settings, sink_count=count)
     assert spectrum["amplitude"].dims == ("layer", "head", "band", "position")
     assert spectrum["position"].values.tolist() == list(range(count, 301))
     arguments = {"wavelet": "haar", "sinks": "separate", **settings}
     expected = np.stack(
-        [[slow_queries(run, layer, head, count=count, **arguments) for head in range(4)] for layer in run.layers]
+        [
+            [slow_queries(captured, layer, head, count=count, **arguments) for head in range(4)]
+            for layer in captured.layers
+        ]
     )
     np.testing.assert_allclose(spectrum["amplitude"], np.nanmean(expected, axis=2), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(spectrum["query_std"], np.nanstd(expected, axis=2), rtol=1e-3, atol=2e-6)
@@ -52,78 +55,80 @@ def test_amplitude_equals_its_definition(run, settings, count):
 
 
 @pytest.mark.parametrize("transform", ["dwt", "swt"])
-def test_energy_equals_its_definition(run, transform):
-    spectrum = analysis.spectrum(run, level=4, transform=transform)
-    for layer in run.layers:
+def test_energy_equals_its_definition(captured, transform):
+    spectrum = analysis.spectrum(captured, level=4, transform=transform)
+    for layer in captured.layers:
         each = [
-            reference.energy(run.contributions(layer, t)[2, 4:].double().numpy(), "haar", 4, transform=transform)
-            for t in run.query_positions
+            reference.energy(captured.contributions(layer, t)[2, 4:].double().numpy(), "haar", 4, transform=transform)
+            for t in captured.query_positions
         ]
         np.testing.assert_allclose(spectrum["energy"].sel(layer=layer, head=2), np.mean(each, axis=0), rtol=1e-4)
 
 
-def test_after_the_output_projection(run, sharp_llama):
+def test_after_the_output_projection(captured, sharp_llama):
     model = sharp_llama("treekv")
-    spectrum = analysis.spectrum(run, level=3, model=model)
+    spectrum = analysis.spectrum(captured, level=3, model=model)
     assert spectrum.attrs["projected"] == 1
     output = [block.self_attn.o_proj.weight.T.unflatten(0, (4, 8)) for block in model.model.layers]
     for layer, head in ((0, 1), (1, 3)):
-        expected = slow_queries(run, layer, head, "haar", 3, "separate", 4, output=output[layer])
+        expected = slow_queries(captured, layer, head, "haar", 3, "separate", 4, output=output[layer])
         ours = spectrum["amplitude"].sel(layer=layer, head=head)
         np.testing.assert_allclose(ours, np.nanmean(expected, axis=0), rtol=1e-4, atol=1e-6)
 
 
-def test_few_heads_at_a_time_change_nothing(run, monkeypatch):
-    plain = analysis.spectrum(run)
+def test_few_heads_at_a_time_change_nothing(captured, monkeypatch):
+    plain = analysis.spectrum(captured)
     for numbers in (1, 301 * 8 * 3):
         monkeypatch.setattr("analysis.wavelets.spectrum._AT_ONCE", numbers)
-        xr.testing.assert_allclose(analysis.spectrum(run), plain, rtol=1e-5)
+        xr.testing.assert_allclose(analysis.spectrum(captured), plain, rtol=1e-5)
 
 
-def test_labels(run):
-    spectrum = analysis.spectrum(run)
+def test_labels(captured):
+    spectrum = analysis.spectrum(captured)
     assert spectrum["band"].values.tolist() == ["A8", "D8", "D7", "D6", "D5", "D4", "D3", "D2", "D1"]
     assert spectrum["level"].values.tolist() == [8, 8, 7, 6, 5, 4, 3, 2, 1]
     assert spectrum["position"].values.tolist() == list(range(4, 301))
-    assert spectrum["token"].values.tolist() == run.token_text[4:]
+    assert spectrum["token"].values.tolist() == captured.token_text[4:]
     assert spectrum["queries"].values.tolist() == [5] * 293 + [4, 3, 2, 1]
     assert spectrum["support"].values.tolist() == [256, 256, 128, 64, 32, 16, 8, 4, 2]
     assert spectrum["high_frequency"].values.tolist()[-2:] == [0.25, 0.5]
-    assert spectrum["query"].values.tolist() == run.query_positions
+    assert spectrum["query"].values.tolist() == captured.query_positions
     attrs = [spectrum.attrs[name] for name in ("sinks", "sink_count", "mode", "transform", "projected", "texts")]
     assert attrs == ["separate", 4, "symmetric", "dwt", 0, 1]
 
 
-def test_haar_amplitude_and_coefficient_differ_by_the_level(run):
-    spectrum = analysis.spectrum(run)
+def test_haar_amplitude_and_coefficient_differ_by_the_level(captured):
+    spectrum = analysis.spectrum(captured)
     scaled = spectrum["amplitude"] * 2 ** (spectrum["level"] / 2)
     np.testing.assert_allclose(scaled.values, spectrum["coefficient"].values, rtol=1e-5)
 
 
-def test_sinks_are_reported_apart_and_do_not_leak(run):
-    expected = torch.stack([run.contributions(1, t)[:, :4].abs().mean(-1) for t in run.query_positions]).mean(0)
-    plain = analysis.spectrum(run)
+def test_sinks_are_reported_apart_and_do_not_leak(captured):
+    expected = torch.stack([captured.contributions(1, t)[:, :4].abs().mean(-1) for t in captured.query_positions]).mean(
+        0
+    )
+    plain = analysis.spectrum(captured)
     np.testing.assert_allclose(plain["sink_amplitude"].sel(layer=1), expected, rtol=1e-5)
-    loud = analysis.Capture(**{**vars(run), "v": [v.clone() for v in run.v]})
+    loud = analysis.Capture(**{**vars(captured), "v": [v.clone() for v in captured.v]})
     for v in loud.v:
         v[:, :4] *= 1000
     louder = analysis.spectrum(loud)
     np.testing.assert_array_equal(louder["amplitude"], plain["amplitude"])
     np.testing.assert_allclose(louder["sink_amplitude"], plain["sink_amplitude"] * 1000, rtol=1e-5)
-    included = [analysis.spectrum(one, sinks="include")["amplitude"] for one in (run, loud)]
+    included = [analysis.spectrum(one, sinks="include")["amplitude"] for one in (captured, loud)]
     low = [amplitude.isel(band=0, position=slice(0, 4)).mean() for amplitude in included]
     assert low[1] > 10 * low[0], "included sinks must leak into the positions that share a low coefficient"
 
 
-def test_level_is_as_deep_as_the_shortest_query_allows(run, llama, token_ids):
+def test_level_is_as_deep_as_the_shortest_query_allows(captured, llama, token_ids):
     short = analysis.capture(llama, None, token_ids, max_tokens=40, queries=5)
     assert analysis.spectrum(short).sizes["band"] == 6  # 32 positions: A5, D5 ... D1
-    assert analysis.spectrum(run).sizes["band"] == 9
+    assert analysis.spectrum(captured).sizes["band"] == 9
 
 
-def test_progress_counts_layers(run):
+def test_progress_counts_layers(captured):
     seen = []
-    analysis.spectrum(run, level=2, progress=lambda *call: seen.append(call))
+    analysis.spectrum(captured, level=2, progress=lambda *call: seen.append(call))
     assert seen == [(1, 2), (2, 2)]
 
 
@@ -140,20 +145,20 @@ def test_progress_counts_layers(run):
         ({"transform": "dct"}, "'dct'"),
     ],
 )
-def test_bad_arguments_are_refused(run, arguments, words):
+def test_bad_arguments_are_refused(captured, arguments, words):
     with pytest.raises(TreeKVError, match=words):
-        analysis.spectrum(run, **arguments)
+        analysis.spectrum(captured, **arguments)
 
 
-def test_saved_and_opened_again(run, tmp_path):
-    spectrum = analysis.spectrum(run)
+def test_saved_and_opened_again(captured, tmp_path):
+    spectrum = analysis.spectrum(captured)
     again = analysis.open(analysis.save(spectrum, tmp_path / "spectrum.nc"))
     assert again.identical(spectrum)
 
 
-def test_coefficients_of_one_query(run):
-    found = analysis.coefficients(run, 1, 300, level=3)
-    signal = run.contributions(1, 300)[:, 4:].numpy()
+def test_coefficients_of_one_query(captured):
+    found = analysis.coefficients(captured, 1, 300, level=3)
+    signal = captured.contributions(1, 300)[:, 4:].numpy()
     expected = pywt.wavedec(signal, "haar", mode="symmetric", level=3, axis=1)
     for band, values in zip(("A3", "D3", "D2", "D1"), expected):
         assert found[band].dims == ("head", f"index_{band}", "channel")

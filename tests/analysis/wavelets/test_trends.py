@@ -88,9 +88,9 @@ def test_one_query_has_no_interval(made_spectrum):
     assert found.attrs["claim_i"] == "holds"
 
 
-def test_the_treatment_of_the_sinks_is_with_the_result(run):
+def test_the_treatment_of_the_sinks_is_with_the_result(captured):
     for sinks in ("separate", "include"):
-        found = trends_of(analysis.spectrum(run, sinks=sinks))
+        found = trends_of(analysis.spectrum(captured, sinks=sinks))
         assert (found.attrs["sinks"], found.attrs["sink_count"]) == (sinks, 4)
 
 
