@@ -56,24 +56,25 @@ def main() -> None:
         text = arguments.text.read_text(encoding="utf-8")
         ids = torch.tensor(tokenizer(text, verbose=False)["input_ids"][: arguments.tokens])
     start = time.perf_counter()
-    run = analysis.capture(model, tokenizer, ids, max_tokens=len(ids))
+    captured = analysis.capture(model, tokenizer, ids, max_tokens=len(ids))
     forward = time.perf_counter() - start
     print(
-        f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {run.tokens:,} tokens of "
-        f"{arguments.model}, {len(run.layers)} layers, cache of {arguments.cache_size}"
+        f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"{captured.tokens:,} tokens of {arguments.model}, {len(captured.layers)} layers, "
+        f"cache of {arguments.cache_size}"
     )
     base = TreeKVConfig(cache_size=arguments.cache_size, prefill="stream", block_size=16)
     configs = {name: base.replace(policy=name) for name in arguments.policies.split(",")}
     if arguments.closeness:
-        closeness(model, run, ids, configs, arguments.figure)
+        closeness(model, captured, ids, configs, arguments.figure)
     else:
-        layers = run.layers if arguments.layers is None else [int(layer) for layer in arguments.layers.split(",")]
-        times(run, configs, forward, layers)
+        layers = captured.layers if arguments.layers is None else [int(layer) for layer in arguments.layers.split(",")]
+        times(captured, configs, forward, layers)
 
 
-def times(run: analysis.Capture, configs: dict[str, TreeKVConfig], forward: float, layers: list[int]) -> None:
+def times(captured: analysis.Capture, configs: dict[str, TreeKVConfig], forward: float, layers: list[int]) -> None:
     start = time.perf_counter()
-    analysis.simulate(run, configs, layers=layers[:1])
+    analysis.simulate(captured, configs, layers=layers[:1])
     print(
         f"the first simulation, of one layer, with the compiler's work or that of an earlier process read: "
         f"{time.perf_counter() - start:.2f} s"
@@ -84,18 +85,18 @@ def times(run: analysis.Capture, configs: dict[str, TreeKVConfig], forward: floa
         single = 0.0
         for name, config in chosen.items():
             start = time.perf_counter()
-            analysis.simulate(run, {name: config}, layers=layers)
+            analysis.simulate(captured, {name: config}, layers=layers)
             seconds = time.perf_counter() - start
             single += seconds
             print(f"  {name} alone, {blocks}: {seconds:.2f} s, {seconds / forward:.2f} of the capture's forward pass")
         start = time.perf_counter()
         with patch.object(policies.Policy, "has_contest", False):  # every step then runs in torch
-            analysis.simulate(run, chosen, layers=layers)
+            analysis.simulate(captured, chosen, layers=layers)
         own = time.perf_counter() - start
         start = time.perf_counter()
-        retention = analysis.simulate(run, chosen, layers=layers)
+        retention = analysis.simulate(captured, chosen, layers=layers)
         seconds = time.perf_counter() - start
-        analysis.output_loss(run, retention)
+        analysis.output_loss(captured, retention)
         losses = time.perf_counter() - start - seconds
         print(
             f"all {len(chosen)} together, {blocks}: {seconds:.2f} s, {seconds / forward:.2f} of the capture's forward "
@@ -106,15 +107,15 @@ def times(run: analysis.Capture, configs: dict[str, TreeKVConfig], forward: floa
 
 def closeness(
     model: torch.nn.Module,
-    run: analysis.Capture,
+    captured: analysis.Capture,
     ids: torch.Tensor,
     configs: dict[str, TreeKVConfig],
     figure: Path | None,
 ) -> None:
     print("policy, positions: Jaccard index of the tokens held at the end, simulated and real; mean over heads")
-    thirds = len(run.layers) // 3
+    thirds = len(captured.layers) // 3
     for name, config in configs.items():
-        simulated = analysis.simulate(run, {"simulated": config})
+        simulated = analysis.simulate(captured, {"simulated": config})
         for positions in ("rank", "original"):
             cache = TreeKVCache(config.replace(positions=positions, block_size=16, trace=True), model.config)
             with torch.inference_mode():

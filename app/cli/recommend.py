@@ -66,7 +66,7 @@ def recommend(
         import analysis
         from analysis.recommendation.decisions import DEFAULT_QUESTIONS
 
-        run = analysis.open(capture, "capture")
+        captured = analysis.open(capture, "capture")
     network = None
     if projected is not None:
         with stage(f"Loading {projected}"):
@@ -75,7 +75,7 @@ def recommend(
             network, _ = load_model(projected)
     with stage("Simulating candidates") as progress:
         choice = analysis.recommend(
-            run,
+            captured,
             budget,
             max_bytes=cache_bytes,
             target=target,

@@ -57,24 +57,24 @@ def analyse(
 ) -> RunArtifacts:
     """Capture the text (all layers or some), take its spectrum, test the two claims, simulate policies that evict."""
     with stage("Capturing what each token contributes") as progress:
-        run = analysis.capture(
+        captured = analysis.capture(
             model, tokenizer, ids, max_tokens=len(ids), queries=QUERIES, layers=layers, progress=progress
         )
     with stage("Splitting it into Haar wavelet bands") as progress:
-        spectrum = analysis.spectrum(run, progress=progress)
+        spectrum = analysis.spectrum(captured, progress=progress)
         trends = analysis.trends(spectrum)
     with stage("Simulating what each policy keeps") as progress:
         evicting = {policy: config for policy, config in configs.items() if policy != "full"}
-        retention = analysis.simulate(run, evicting, progress=progress)
-    return RunArtifacts(run, spectrum, trends, retention)
+        retention = analysis.simulate(captured, evicting, progress=progress)
+    return RunArtifacts(captured, spectrum, trends, retention)
 
 
 def manifest_entries(title: str, artifacts: RunArtifacts) -> dict[str, Any]:
     """Plain values for `run.json`: the model, the text and the two claims."""
-    trends, run = artifacts.trends, artifacts.capture
+    trends, captured = artifacts.trends, artifacts.capture
     return {
-        "model": run.model,
-        "text": {"title": title, "tokens": run.tokens, "end": "".join(run.token_text[-64:])},
+        "model": captured.model,
+        "text": {"title": title, "tokens": captured.tokens, "end": "".join(captured.token_text[-64:])},
         "claims": {
             "i": trends.attrs["claim_i"],
             "ii": trends.attrs["claim_ii"],
