@@ -11,26 +11,52 @@ from streamlit.testing.v1 import AppTest
 
 from app.dashboard.pages import MAIN, ROOT_VARIABLE, RUN_VARIABLE
 
+START, WAVELETS, EVICTION_MAP = "views/start.py", "views/wavelets.py", "views/eviction_map.py"
 
-def page(name: str, run: Path | None, monkeypatch: pytest.MonkeyPatch, **query: str) -> AppTest:
-    """The page `views/name.py` on a run, or on none, with an address' parts."""
+
+def opened(
+    run: Path | None,
+    monkeypatch: pytest.MonkeyPatch,
+    page: str | None = None,
+    /,
+    root: Path | None = None,
+    **query: str | list[str],
+) -> AppTest:
+    """A page (the first when None) of a dashboard that was started on `run`, or on no run and the folder `root`."""
     if run is None:
         monkeypatch.delenv(RUN_VARIABLE, raising=False)
-        monkeypatch.setenv(ROOT_VARIABLE, "no-such-folder")
+        monkeypatch.setenv(ROOT_VARIABLE, str(root or "no-such-folder"))
     else:
         monkeypatch.setenv(RUN_VARIABLE, run.name)
         monkeypatch.setenv(ROOT_VARIABLE, str(run.parent))
     test = AppTest.from_file(str(MAIN), default_timeout=60)
-    for key, value in query.items():
-        test.query_params[key] = value
+    for name, value in query.items():
+        test.query_params[name] = value
     test.run()
-    return test.switch_page(f"views/{name}.py").run()
+    return test if page is None else test.switch_page(page).run()
+
+
+def page(name: str, run: Path | None, monkeypatch: pytest.MonkeyPatch, **query: str) -> AppTest:
+    """The page `views/name.py` on a run, or on none, with these parts of the address."""
+    return opened(run, monkeypatch, f"views/{name}.py", **query)
+
+
+def zoomed(run: Path, monkeypatch: pytest.MonkeyPatch, page: str, first: int, last: int, **query: str) -> AppTest:
+    """A page with a stretch of positions selected."""
+    test = opened(run, monkeypatch, **query)
+    test.session_state["positions"] = (first, last)
+    return test.switch_page(page).run()
+
+
+def figures(test: AppTest) -> list[dict]:
+    """The figures drawn, as plotly's JSON."""
+    assert not test.exception
+    return [json.loads(chart.proto.spec) for chart in test.get("plotly_chart")]
 
 
 def alternatives(test: AppTest) -> list[str]:
-    """The text alternatives of the pictures drawn."""
-    assert not test.exception
-    return [json.loads(chart.proto.spec)["layout"]["meta"]["alt"] for chart in test.get("plotly_chart")]
+    """The text alternatives of the figures drawn."""
+    return [figure["layout"]["meta"]["alt"] for figure in figures(test)]
 
 
 def ended(test: AppTest, key: str) -> AppTest:
@@ -46,3 +72,12 @@ def ended(test: AppTest, key: str) -> AppTest:
 def said(test: AppTest, *kinds: str) -> str:
     """Every sentence of these kinds on the page, of errors if none is named, as a reader sees it."""
     return " ".join(one.value.replace("\\", "") for kind in kinds or ("error",) for one in test.get(kind))
+
+
+def sheets(test) -> list[str]:
+    assert not test.exception
+    return [sheet.proto.body for sheet in test.get("html") if not sheet.proto.body.startswith("<style>")]
+
+
+# 400 words that the tiny tokenizer has.
+TEXT = " ".join(f"w{number % 90 + 2}" for number in range(400))

@@ -12,28 +12,22 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 import analysis
 from app import demo as chain
 from app.cli import app
 from app.runs import folder as run_folder
 from tests import tiny
+from tests.app.cli.commands import invoke
 from tests.app.conftest import words_tokenizer
 from treekv import TreeKVConfig
 
+pytestmark = pytest.mark.usefixtures("here")
+
+
 ROOT = Path(__file__).resolve().parents[3]
 COMMANDS = ("demo", "generate", "capture", "dashboard")
-
-
-def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @pytest.fixture

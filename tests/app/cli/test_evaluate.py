@@ -12,21 +12,16 @@ from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
-from typer.testing import CliRunner, Result
 
 from analysis.evaluation.sweep.records import Record, Results
-from app.cli import app
 from app.dashboard.pages import MAIN, ROOT_VARIABLE, RUN_VARIABLE
 from tests import tiny
+from tests.app.cli.commands import invoke
 from tests.app.conftest import words_tokenizer
 
 ROOT = Path(__file__).resolve().parents[3]
 EVIL = "<img/src=x>"
 TASK = "{task: ppl, files: [x.txt]}"
-
-
-def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")

@@ -7,16 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner, Result
 
 import analysis
-from app.cli import app
 from tests import tiny
+from tests.app.cli.commands import invoke
 from tests.app.conftest import words_tokenizer
-
-
-def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def refused(*arguments: object) -> str:

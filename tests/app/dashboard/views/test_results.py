@@ -9,7 +9,7 @@ from streamlit.testing.v1 import AppTest
 
 from analysis.evaluation.sweep.records import Definition, Record, Results
 from app.report import results
-from tests.app.dashboard.views.test_views import opened
+from tests.app.pages import opened
 
 RESULTS = "views/results.py"
 

@@ -12,31 +12,11 @@ from streamlit.testing.v1 import AppTest
 
 import analysis
 from app.dashboard.actions import make_run
-from app.dashboard.actions.make_run import RunRequest
-from app.dashboard.session import loaded_model
 from app.dashboard.session.view import ALL
 from app.runs import folder as run_folder
 from app.text.wording import titled
-from tests import tiny
-from tests.app.conftest import words_tokenizer
-from tests.app.dashboard.views.test_views import EVICTION_MAP, START, WAVELETS, alternatives, opened
+from tests.app.pages import EVICTION_MAP, START, TEXT, WAVELETS, alternatives, opened
 from treekv import TreeKVConfig, TreeKVError
-
-TEXT = " ".join(f"w{number % 90 + 2}" for number in range(400))
-REQUEST = RunRequest("new", "tiny", "A text", TEXT, 300, "", 32, ("tree", "streaming"))
-
-
-@pytest.fixture
-def tiny_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every name is a tiny model, except "bad"."""
-
-    def load_model(name: str) -> tuple:
-        if name == "bad":
-            raise TreeKVError("there is no model 'bad'; a model is an alias")
-        return tiny.llama(), words_tokenizer()
-
-    monkeypatch.setattr(loaded_model.treekv, "load_model", load_model)
-    loaded_model._load.clear()
 
 
 def finished(test: AppTest) -> AppTest:
@@ -131,24 +111,6 @@ def test_what_is_wrong_is_said_at_once(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [({"model": "bad"}, "there is no model 'bad'"), ({"text": "w3 w4"}, "the text has 2 tokens; at least 256"),
-     ({"layers": "7"}, "layer 7")],
-)  # fmt: skip
-def test_what_shows_on_the_way_is_one_sentence_and_leaves_nothing(
-    tiny_model: None, tmp_path: Path, change: dict, words: str
-) -> None:
-    from app.dashboard.session import jobs
-
-    request = RunRequest(**{**REQUEST.__dict__, **change})
-    job = jobs.submit("a", "makes", lambda job: make_run.make(request, tmp_path, loaded_model.get, job))
-    while not job.ended:
-        job._stop.wait(0.02)
-    assert (job.state, words in job.error) == ("failed", True), job.error
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_failed_job_shows_on_the_page_and_can_be_tried_again(
     tiny_model: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,14 +121,6 @@ def test_a_failed_job_shows_on_the_page_and_can_be_tried_again(
     assert "the text has 2 tokens" in sentence(test)
     test.text_area(key="pasted").set_value(TEXT).run()
     assert finished(press(test, "Make the run")).success
-
-
-def test_a_name_that_is_taken(small_run: Path) -> None:
-    with pytest.raises(TreeKVError, match="there is already a run 'small'"):
-        make_run.check(RunRequest(**{**REQUEST.__dict__, "name": "small"}), small_run.parent)
-    assert make_run.free_name(small_run.parent, "a/B c", "Das Ding!", 300) == "b-c-das-ding-300"
-    (small_run.parent / "x").mkdir(exist_ok=True)
-    assert make_run.free_name(small_run.parent, "x", "", 1) == "x-1"
 
 
 def test_recent_runs_are_listed_and_opened(small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,54 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import socket
 from pathlib import Path
 
 import pytest
-from streamlit.testing.v1 import AppTest
 
 import analysis
-from app.dashboard.pages import MAIN, ROOT_VARIABLE, RUN_VARIABLE
-from app.dashboard.server.serve import LOOPBACK, own_names, server_options
-from app.dashboard.session.messages import below_root, plain
+from app.dashboard.session.messages import plain
 from app.text.wording import titled
-from tests.app.conftest import EVIL
-from treekv import TreeKVError
-
-START, WAVELETS, EVICTION_MAP = "views/start.py", "views/wavelets.py", "views/eviction_map.py"
-
-
-def opened(
-    run: Path | None,
-    monkeypatch: pytest.MonkeyPatch,
-    page: str | None = None,
-    /,
-    root: Path | None = None,
-    **query: str | list[str],
-) -> AppTest:
-    """A page (the first when None) of a dashboard that was started on `run`, or on no run and the folder `root`."""
-    if run is None:
-        monkeypatch.delenv(RUN_VARIABLE, raising=False)
-        monkeypatch.setenv(ROOT_VARIABLE, str(root or "no-such-folder"))
-    else:
-        monkeypatch.setenv(RUN_VARIABLE, run.name)
-        monkeypatch.setenv(ROOT_VARIABLE, str(run.parent))
-    test = AppTest.from_file(str(MAIN), default_timeout=60)
-    for name, value in query.items():
-        test.query_params[name] = value
-    test.run()
-    return test if page is None else test.switch_page(page).run()
-
-
-def figures(test: AppTest) -> list[dict]:
-    assert not test.exception
-    return [json.loads(chart.proto.spec) for chart in test.get("plotly_chart")]
-
-
-def alternatives(test: AppTest) -> list[str]:
-    return [figure["layout"]["meta"]["alt"] for figure in figures(test)]
+from tests.app.pages import EVICTION_MAP, WAVELETS, alternatives, figures, opened
 
 
 def test_the_wavelets_page_draws_its_pictures(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,14 +108,6 @@ def test_a_run_that_is_made_again_is_read_again(
     assert figures(test.run())[0]["data"][0]["y"] != before
 
 
-def test_file_names_and_texts_are_never_markdown() -> None:
-    escaped = plain(f"![x](http://example.invalid/a.png) {EVIL} *b* `c` $d$")
-    assert escaped.count("\\") == sum(escaped.count(mark) for mark in "![]():/.<>-*`$") - escaped.count("/")
-    assert "![" not in escaped
-    assert "](" not in escaped
-    assert "<b" not in escaped.replace("\\<", "")
-
-
 @pytest.mark.parametrize("damage", ["settings.json", "capture.nc"])
 @pytest.mark.parametrize("page", ["views/compare.py", "views/take_away.py"])
 def test_no_page_says_where_on_the_server_the_runs_lie(
@@ -169,46 +122,3 @@ def test_no_page_says_where_on_the_server_the_runs_lie(
     said = " ".join(element.value.replace("\\", "") for element in elements)
     assert damage in said
     assert str(tmp_path) not in said
-
-
-@pytest.mark.parametrize(
-    ("root", "text", "after"),
-    [
-        ("/srv/runs", "file '/srv/runs/demo/a.nc' is damaged", "file 'demo/a.nc' is damaged"),
-        ("/srv/runs", "cannot write to '/srv/runs': full", "cannot write to 'runs': full"),
-        ("/", "there is no model '/models/a'", "there is no model '/models/a'"),
-    ],
-)
-def test_paths_begin_at_the_folder_of_runs(monkeypatch: pytest.MonkeyPatch, root: str, text: str, after: str) -> None:
-    monkeypatch.setenv(ROOT_VARIABLE, root)
-    assert below_root(text) == after
-
-
-def test_the_server_is_closed_to_others() -> None:
-    options = server_options("127.0.0.1", 8501)
-    assert options["server.address"] == "127.0.0.1"
-    assert set(options["server.allowedHosts"]) == set(LOOPBACK)
-    assert options["server.enableCORS"] is True
-    assert options["server.enableXsrfProtection"] is True
-    assert options["browser.gatherUsageStats"] is False
-    assert options["runner.postScriptGC"] is False  # or the jobs stand still while their progress is drawn
-    assert options["client.showErrorDetails"] != "full"
-    assert options["server.maxUploadSize"] < 200
-    assert options["logger.hideWelcomeMessage"] is True  # with it go the offers that come after it
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "0"])
-def test_a_server_on_all_addresses_answers_to_this_machines_own_names(host: str) -> None:
-    options = server_options(host, 8501)
-    assert options["server.address"] == host
-    assert set(options["server.allowedHosts"]) == {*LOOPBACK, *own_names()}
-    assert socket.gethostname() in own_names()
-    assert options["browser.serverAddress"] == "127.0.0.1"
-
-
-def test_other_names_are_answered_only_when_asked_for() -> None:
-    options = server_options("192.0.2.1", 8501, ["[2001:db8::7]", "*.example.org"])
-    assert set(options["server.allowedHosts"]) == {*LOOPBACK, "192.0.2.1", "2001:db8::7", "*.example.org"}
-    for wrong in ("*", "", "http://runs.example.org", "runs.example.org:80", "a b"):
-        with pytest.raises(TreeKVError, match="--allow-host takes the name or address of a host"):
-            server_options("127.0.0.1", 8501, [wrong])

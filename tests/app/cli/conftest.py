@@ -1,0 +1,23 @@
+"""What the commands work on: an empty current folder, and a capture of 200 tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import analysis
+from tests import tiny
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def capture_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tests only read it."""
+    file = tmp_path_factory.mktemp("captures") / "capture.nc"
+    return analysis.capture(tiny.llama(), None, tiny.tokens(200)[0], queries=4).save(file)

@@ -1,0 +1,41 @@
+"""The job that makes a run: errors leave nothing behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from app.dashboard.actions import make_run
+from app.dashboard.actions.make_run import RunRequest
+from app.dashboard.session import loaded_model
+from tests.app.pages import TEXT
+from treekv import TreeKVError
+
+REQUEST = RunRequest("new", "tiny", "A text", TEXT, 300, "", 32, ("tree", "streaming"))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"model": "bad"}, "there is no model 'bad'"), ({"text": "w3 w4"}, "the text has 2 tokens; at least 256"),
+     ({"layers": "7"}, "layer 7")],
+)  # fmt: skip
+def test_what_shows_on_the_way_is_one_sentence_and_leaves_nothing(
+    tiny_model: None, tmp_path: Path, change: dict, words: str
+) -> None:
+    from app.dashboard.session import jobs
+
+    request = RunRequest(**{**REQUEST.__dict__, **change})
+    job = jobs.submit("a", "makes", lambda job: make_run.make(request, tmp_path, loaded_model.get, job))
+    while not job.ended:
+        job._stop.wait(0.02)
+    assert (job.state, words in job.error) == ("failed", True), job.error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_is_taken(small_run: Path) -> None:
+    with pytest.raises(TreeKVError, match="there is already a run 'small'"):
+        make_run.check(RunRequest(**{**REQUEST.__dict__, "name": "small"}), small_run.parent)
+    assert make_run.free_name(small_run.parent, "a/B c", "Das Ding!", 300) == "b-c-das-ding-300"
+    (small_run.parent / "x").mkdir(exist_ok=True)
+    assert make_run.free_name(small_run.parent, "x", "", 1) == "x-1"
