@@ -105,7 +105,9 @@ def summarize(measured: Measurements, baseline: str | None = None, score: str | 
     notes = aggregate.notes(rows, measured.records)
     if measured.damaged:
         some = ", ".join(measured.damaged[:3])
-        notes.append(f"{len(measured.damaged)} damaged files are left out ({some}); treekv eval measures them again.")
+        count = len(measured.damaged)
+        files = "1 damaged file is" if count == 1 else f"{count} damaged files are"
+        notes.append(f"{files} left out ({some}); treekv eval measures {'it' if count == 1 else 'them'} again.")
     sections = [_section(made, _of(rows, made), measured.cells) for made in formats.make_tables(rows, baseline)]
     failures = aggregate.failures(measured.records)
     return Report(baseline, rows, sections, notes, failures, len(measured.records))

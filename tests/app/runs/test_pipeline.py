@@ -1,0 +1,41 @@
+"""The stages of a run are shown in order, and its artifacts are those of the analysis."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+import analysis
+from app.runs import pipeline
+from tests import tiny
+from tests.app.conftest import words_tokenizer
+from treekv import TreeKVConfig
+
+
+def test_artifacts_are_those_of_the_analysis_and_stages_report_progress() -> None:
+    torch.manual_seed(0)
+    model, ids = tiny.llama(), tiny.tokens(256)[0]
+    seen: list[tuple[str, list[tuple[int, int]]]] = []
+
+    @contextlib.contextmanager
+    def stage(title: str) -> Iterator[pipeline.Progress]:
+        seen.append((title, []))
+        yield lambda done, total: seen[-1][1].append((done, total))
+
+    configs = {"full": TreeKVConfig(policy="full"), "tree": TreeKVConfig(cache_size=32, prefill="stream")}
+    found = pipeline.analyse(model, words_tokenizer(), ids, configs, stage, layers=[1])
+    assert [title.split()[0] for title, _ in seen] == ["Capturing", "Splitting", "Simulating"]
+    assert all(reports[-1][0] == reports[-1][1] for _, reports in seen)
+    assert found.capture.layers == [1]
+    assert found.retention["policy"].values.tolist() == ["tree"]  # nothing is simulated where nothing is evicted
+    expected = analysis.simulate(found.capture, {"tree": configs["tree"]})
+    np.testing.assert_array_equal(found.retention["evicted_at"], expected["evicted_at"])
+    assert found.spectrum.identical(analysis.spectrum(found.capture))
+    entries = pipeline.manifest_entries("a title", found)
+    assert entries["text"]["title"] == "a title" and entries["text"]["tokens"] == 256
+    assert [band["band"] for band in entries["claims"]["bands"]] == found.trends["band"].values.tolist()
+    json.dumps(entries, allow_nan=False)
