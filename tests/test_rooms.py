@@ -77,7 +77,7 @@ FLOORS: dict[str, list[tuple[str, ...]]] = {
         ("kernels", "ledger_simulation"),
         ("__init__",),
     ],
-    "analysis.evaluation": [("__init__",), ("report",), ("sweep",), ("tasks",), ("stream_perplexity",)],
+    "analysis.evaluation": [("__init__",), ("report",), ("sweep",), ("tasks",), ("stream",)],
     "app": [
         ("cli",),
         ("dashboard", "demo"),

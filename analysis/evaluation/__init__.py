@@ -7,7 +7,7 @@ draws figures of them. These folders are imported when they are first used.
 import importlib
 from typing import Any
 
-from analysis.evaluation.stream_perplexity import StreamResult, stream_perplexity
+from analysis.evaluation.stream import StreamResult, stream_perplexity
 from analysis.evaluation.tasks.base import BatchTask, Document, Measurement, Task, create
 
 _FOLDERS = ("report", "sweep", "tasks")

@@ -14,21 +14,21 @@ What does not exist raises a TreeKVError that lists the choices. The text altern
 `figure.layout.meta["alt"]`.
 """
 
-from analysis.plot.agreement import agreement
-from analysis.plot.bias import bias
-from analysis.plot.coefficients import coefficients
-from analysis.plot.density import density
+from analysis.plot.agreement_figure import agreement
+from analysis.plot.bias_figure import bias
+from analysis.plot.coefficients_figure import coefficients
+from analysis.plot.density_figure import density
 from analysis.plot.difference import retention_difference
-from analysis.plot.eviction_map import eviction_map, eviction_maps
+from analysis.plot.eviction_maps_figure import eviction_map, eviction_maps
 from analysis.plot.growth import growth_grid
 from analysis.plot.lost import mass_retained, output_error
-from analysis.plot.memory import memory
-from analysis.plot.recommendation import recommendation
-from analysis.plot.sinks import sinks
-from analysis.plot.spectrum import spectrum
-from analysis.plot.text_retention import text_retention
-from analysis.plot.tree import tree
-from analysis.plot.trends import trends
+from analysis.plot.memory_figure import memory
+from analysis.plot.recommendation_figure import recommendation
+from analysis.plot.retained_text import text_retention
+from analysis.plot.sinks_figure import sinks
+from analysis.plot.spectrum_figure import spectrum
+from analysis.plot.tree_figure import tree
+from analysis.plot.trends_figure import trends
 
 __all__ = [
     "agreement",

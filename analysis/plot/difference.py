@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from analysis.plot import theme
-from analysis.plot.eviction_map import at_cell, hide_future, name_columns, view_of, whole_steps
+from analysis.plot.eviction_maps_figure import at_cell, hide_future, name_columns, view_of, whole_steps
 from analysis.retention import record
 from treekv.errors import TreeKVError
 

@@ -57,7 +57,7 @@ class Recommendation:
     @cached_property
     def figure(self) -> go.Figure:
         """The candidates of each question by simulated error."""
-        from analysis.plot.recommendation import recommendation
+        from analysis.plot.recommendation_figure import recommendation
 
         return recommendation(self.reasons)
 

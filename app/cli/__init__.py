@@ -6,16 +6,7 @@ import os
 
 import typer
 
-from app.cli.capture import capture
-from app.cli.compare import compare
-from app.cli.dashboard import dashboard
-from app.cli.demo import demo
-from app.cli.evaluate import evaluate
-from app.cli.generate import generate
-from app.cli.models import models
-from app.cli.recommend import recommend
-from app.cli.report import report
-from app.cli.spectrum import spectrum
+from app.cli import capture, compare, dashboard, demo, evaluate, generate, models, recommend, report, spectrum
 
 app = typer.Typer(
     name="treekv",
@@ -25,10 +16,19 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     rich_markup_mode="rich",
 )
-for command in (demo, generate, models, capture, spectrum, compare, recommend, dashboard):
+for command in (
+    demo.demo,
+    generate.generate,
+    models.models,
+    capture.capture,
+    spectrum.spectrum,
+    compare.compare,
+    recommend.recommend,
+    dashboard.dashboard,
+):
     app.command()(command)
-app.command("eval")(evaluate)
-app.command()(report)
+app.command("eval")(evaluate.evaluate)
+app.command()(report.report)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final, TypeVar
 import torch
 from torch import Tensor
 
-from analysis.evaluation.stream_perplexity import StreamResult, stream_perplexity
+from analysis.evaluation.stream import StreamResult, stream_perplexity
 from analysis.evaluation.tasks import options, texts
 from analysis.evaluation.tasks.base import Document, Measurement
 from analysis.evaluation.tasks.tokens import context_window, encode, special_prefix

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from analysis.memory_size import cache_bytes, cache_bytes_by_context
-from analysis.plot.memory import memory as plot_memory
+from analysis.plot.memory_figure import memory as plot_memory
 from treekv import TreeKVConfig, TreeKVError
 
 
