@@ -19,16 +19,20 @@ hypothesis.settings.load_profile("treekv")
 torch.set_num_threads(1)
 
 
-# A test that asks for one of these is marked so that it can be left out.
+# A test that asks for one of these is marked, so that it can be left out.
 MARKED_BY_FIXTURE = {
     "browser": {"browser", "watched", "dashboard"},
     "real_model": {"smollm2", "gemma", "real_demo"},
 }
+# What opens whole pages of the dashboard; a module that uses it is slow.
+PAGES = {"tests.app.pages", "streamlit.testing.v1.app_test"}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
     for item in items:
-        asked = set(getattr(item, "fixturenames", ()))
+        if any(getattr(value, "__module__", None) in PAGES for value in vars(item.module).values()):
+            item.add_marker("slow")
+        asked = set(item.fixturenames)
         for mark, fixtures in MARKED_BY_FIXTURE.items():
             if asked & fixtures:
                 item.add_marker(mark)

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 import urllib.request
 import zipfile
 from collections.abc import Iterator
@@ -78,7 +77,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     python = binaries / "python"
     ran(folder, sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", wheel)
     site = ran(folder, python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
-    ours = dict.fromkeys(sysconfig.get_path(kind) for kind in ("purelib", "platlib"))
+    ours = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     (Path(site) / "dependencies.pth").write_text("\n".join(ours), encoding="utf-8")
     return binaries
 

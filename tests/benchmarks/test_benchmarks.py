@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import runpy
 import subprocess
 import sys
@@ -33,7 +34,8 @@ def test_an_option_of_another_benchmark_is_named_and_left_out(monkeypatch, capsy
 @pytest.mark.slow
 def test_a_benchmark_runs_with_an_option_it_lacks():
     command = [sys.executable, str(BENCHMARKS / "steady.py"), "--steps", "20", "--rounds", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=BENCHMARKS.parent)
+    environment = os.environ | {"PYTHONPATH": str(BENCHMARKS.parent)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=BENCHMARKS.parent, env=environment)
     assert done.returncode == 0, done.stderr
     assert "steady.py has no option for --rounds 1" in done.stderr and "20 decode steps" in done.stdout
 

@@ -25,6 +25,7 @@ def test_every_part_is_reached_by_attributes() -> None:
         _ = analysis.evaluation.ppl
 
 
+@pytest.mark.slow
 def test_measuring_a_stream_loads_no_figures() -> None:
     code = "import sys; from analysis.evaluation import stream_perplexity; print('plotly' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

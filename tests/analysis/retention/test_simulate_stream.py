@@ -10,6 +10,7 @@ from tests.policies_table import BOUNDED
 from treekv import TreeKVCache, TreeKVConfig
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", BOUNDED)
 @pytest.mark.parametrize("prompt", [40, 64, 77, 120])
 @pytest.mark.parametrize("size, block", [(32, 8), (29, 2)])  # the second is full in the middle of a block

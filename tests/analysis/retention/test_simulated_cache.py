@@ -41,6 +41,7 @@ def in_torch(monkeypatch, captured, configs, **arguments):
 WAYS = [("stream", 0, 1), ("stream", 0, 7), ("stream", 50, 4), ("once", 0, 1), ("once", 77, 2), ("none", 50, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefill, prompt, block", WAYS)
 @pytest.mark.parametrize(
     "sharpness, group, dtype", [(1, 2, torch.float32), (4, 4, torch.bfloat16), (10, 1, torch.float32)]

@@ -95,7 +95,6 @@ def wait_for_records(results: Path, more_than: int, process: subprocess.Popen[st
     raise AssertionError(f"it ended with {len(scores(results))} records: {process.communicate()}")
 
 
-@pytest.mark.slow
 def test_killed_and_stopped_the_command_ends_with_the_same_table(sweep: Path, measured: Path, tmp_path: Path) -> None:
     results = tmp_path / "results"
     process = started("eval", sweep, "--output", results)
@@ -129,7 +128,6 @@ def test_killed_and_stopped_the_command_ends_with_the_same_table(sweep: Path, me
     ]
 
 
-@pytest.mark.slow
 def test_the_command_line_is_a_grid_too(sweep: Path, measured: Path, tmp_path: Path) -> None:
     folder = sweep.parent
     task = json.dumps({"task": "ppl", "files": [str(folder / "texts")], "lengths": [256]})

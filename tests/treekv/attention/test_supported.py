@@ -81,6 +81,7 @@ def policies_for(name: str) -> list[str]:
     return ["streaming", "tova"] if name.startswith("gpt_neox") else ["streaming", "tova", "tree"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_rank_positions_are_those_of_the_kept_tokens_alone(name):
     model, plain = make(name), make(name, attention="eager")

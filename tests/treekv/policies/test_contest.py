@@ -128,6 +128,7 @@ def ledger_of(contest: Contest, capacity: int, rows: int) -> Iterator[Ledger]:
         unregister_policy("by numbers")
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(made=contests(), blocks=st.lists(st.integers(1, 5), min_size=8, max_size=12), seed=st.integers(0, 2**20))
 def test_lists_torch_and_machine_code_evict_the_same(made, blocks, seed):
@@ -145,6 +146,7 @@ def test_lists_torch_and_machine_code_evict_the_same(made, blocks, seed):
             assert np.array_equal(getattr(ledger.trace, field)[0].numpy(), expected), field
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(made=contests(), more=st.tuples(st.integers(0, 8), st.integers(0, 8)), seed=st.integers(0, 2**20))
 def test_rows_with_different_cursors_evict_as_they_do_alone(made, more, seed):

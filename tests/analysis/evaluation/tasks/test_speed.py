@@ -31,6 +31,7 @@ def test_cache_bytes_are_those_of_the_capacity(llama, batch):
         assert len(small.detail["rounds"]) == 1
 
 
+@pytest.mark.slow
 def test_times_are_medians_of_what_the_clock_says_after_a_round_to_warm_up(llama, monkeypatch):
     seconds = iter([0, 9, 9, 18, 0, 1, 1, 5, 0, 3, 3, 5, 0, 2, 2, 3])  # prompt and rest of four rounds
     monkeypatch.setattr(speed, "_now", lambda device: next(seconds))

@@ -197,7 +197,6 @@ def shown(job: Job) -> AppTest:
     return test
 
 
-@pytest.mark.slow
 def test_the_page_shows_the_place_the_progress_and_a_stop_button(gate: threading.Event) -> None:
     def work(job: Job) -> None:
         job.report(1, 4, "layer *1*")
@@ -220,7 +219,6 @@ def test_the_page_shows_the_place_the_progress_and_a_stop_button(gate: threading
     assert running.state == "stopped"
 
 
-@pytest.mark.slow
 def test_a_failed_job_shows_its_sentence_as_plain_text() -> None:
     def work(job: Job) -> None:
         raise TreeKVError("there is no model '![x](http://a)'")
