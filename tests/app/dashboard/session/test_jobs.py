@@ -24,6 +24,12 @@ def until(condition: Callable[[], bool]) -> None:
     raise AssertionError("it never came true")
 
 
+@pytest.fixture(autouse=True)
+def own_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queue of this test's own: jobs that tests of pages left behind may still run in the one of the process."""
+    monkeypatch.setattr(jobs, "_QUEUE", jobs.Queue())
+
+
 @pytest.fixture
 def gate() -> Iterator[threading.Event]:
     """Holds a job until it is set."""
