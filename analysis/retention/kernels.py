@@ -116,26 +116,44 @@ def remove_at(values: np.ndarray, rank: int, n: int) -> None:
 def compare(
     averages: bool, sums: np.ndarray, positions: np.ndarray, left: int, right: int, since: int, seen: int
 ) -> tuple[int, int]:
-    """The loser and the survivor among the ranks left ... right - 1, by the total over the rows of `sums`, `positions`
-    [heads, n]: the oldest of the lowest, and the newest of the highest of the others."""
+    """The loser and the survivor among the ranks left ... right - 1, by their total over the rows of `sums`,
+    `positions` [heads, n]: the oldest of the lowest, and the newest of the highest of the others."""
     loser, survivor = left, left
     least = most = np.float32(0)
-    for j in range(left, right):
-        value = np.float32(0)
+    for rank in range(left, right):
+        total = np.float32(0)
         for head in range(len(sums)):
             if averages:
-                value += sums[head, j] / np.float32(seen - max(positions[head, j], since))
+                total += sums[head, rank] / np.float32(seen - max(positions[head, rank], since))
             else:
-                value += sums[head, j]
-        if j == left:
-            least = most = value
-        if value < least:
-            loser, least = j, value
-        if value >= most:
-            survivor, most = j, value
+                total += sums[head, rank]
+        if rank == left:
+            least = most = total
+        if total < least:
+            loser, least = rank, total
+        if total >= most:
+            survivor, most = rank, total
     if survivor == loser:  # not a number
         survivor = left + 1 if loser == left else left
     return loser, survivor
+
+
+@compiled()
+def lowest(
+    averages: bool, sums: np.ndarray, positions: np.ndarray, left: int, right: int, since: int, seen: int
+) -> int:
+    """The oldest of the lowest among the ranks left ... right - 1, by their total over the rows of `sums`, `positions`
+    [heads, n]."""
+    if averages:
+        return compare(True, sums, positions, left, right, since, seen)[0]
+    loser, least = left, np.float32(np.inf)
+    for rank in range(left, right):
+        total = np.float32(0)
+        for head in range(len(sums)):
+            total += sums[head, rank]
+        if total < least:
+            loser, least = rank, total
+    return loser
 
 
 @compiled()
@@ -182,8 +200,11 @@ def evict(
                         winner -= 1
                 elif scored:
                     first, last = (0, heads) if contest.heads_together else (head, head + 1)
-                    judged = sums[first:last], positions[first:last]
-                    loser, winner = compare(contest.by == AVERAGE, *judged, left, right, rule.since, step + 1)
+                    judged = sums[first:last], positions[first:last], left, right, rule.since, step + 1
+                    if contest.absorbs:
+                        loser, winner = compare(contest.by == AVERAGE, *judged)
+                    else:
+                        loser = lowest(contest.by == AVERAGE, *judged)
             evicted = positions[head, loser]
             evicted_at[head, evicted] = step
             if contest.absorbs:

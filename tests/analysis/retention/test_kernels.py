@@ -40,7 +40,9 @@ def test_the_lowest_loses_and_the_highest_survives(averages):
         positions = np.tile(np.arange(8, dtype=np.int32), (2, 1))
         counts = np.float32(10) - np.maximum(np.arange(8), 3) if averages else np.ones(8)
         scores = (sums / counts.astype(np.float32)).sum(0)[2:7]
-        loser, survivor = kernels.compare(averages, sums, positions, 2, 7, 3, 10)
+        judged = averages, sums, positions, 2, 7, 3, 10
+        loser, survivor = kernels.compare(*judged)
+        assert kernels.lowest(*judged) == loser
         assert loser == 2 + int(np.argmin(scores))
         others = [rank for rank in range(2, 7) if rank != loser]
         assert survivor == max(others, key=lambda rank: (scores[rank - 2], rank))
