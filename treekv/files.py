@@ -1,4 +1,4 @@
-"""Files that are written completely or not at all."""
+"""Files that are written completely or not at all, and text that is read or refused in one sentence."""
 
 from __future__ import annotations
 
@@ -29,3 +29,35 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # a path below a file has no temporary file either
             temporary.unlink(missing_ok=True)
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """The text in a UTF-8 file.
+
+    Raises:
+        TreeKVError: no such file, a folder, unreadable, not UTF-8, or empty.
+    """
+    name = repr(str(path))
+    try:
+        return decoded(Path(path).read_bytes(), name)
+    except FileNotFoundError as error:
+        raise TreeKVError(f"there is no file {name}") from error
+    except IsADirectoryError as error:
+        raise TreeKVError(f"{name} is a folder; give a text file") from error
+    except OSError as error:
+        raise TreeKVError(f"{name} cannot be read: {error.strerror or error}") from error
+
+
+def decoded(content: bytes, name: str) -> str:
+    """UTF-8 bytes as text with line ends as newlines; `name` is their source in error messages.
+
+    Raises:
+        TreeKVError: not UTF-8, or empty.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise TreeKVError(f"{name} is not UTF-8 text (byte {error.start} cannot be read)") from error
+    if not text.strip():
+        raise TreeKVError(f"{name} is empty; give a text")
+    return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from treekv import files
 from treekv.errors import TreeKVError
 
 
@@ -13,24 +14,9 @@ def read_text(path: str) -> str:
     Raises:
         TreeKVError: no such file, a folder, not UTF-8, or nothing in it.
     """
-    name = "standard input" if path == "-" else repr(path)
-    try:
-        if path == "-":
-            text = sys.stdin.buffer.read().decode("utf-8-sig")
-        else:
-            with open(path, encoding="utf-8-sig") as file:
-                text = file.read()
-    except FileNotFoundError as error:
-        raise TreeKVError(f"there is no file {name}") from error
-    except IsADirectoryError as error:
-        raise TreeKVError(f"{name} is a folder; give a text file") from error
-    except UnicodeDecodeError as error:
-        raise TreeKVError(f"{name} is not UTF-8 text (byte {error.start} cannot be read)") from error
-    except OSError as error:
-        raise TreeKVError(f"{name} cannot be read: {error.strerror or error}") from error
-    if not text.strip():
-        raise TreeKVError(f"{name} is empty; give a text")
-    return text
+    if path == "-":
+        return files.decoded(sys.stdin.buffer.read(), "standard input")
+    return files.read_text(path)
 
 
 def read_layers(words: str | None) -> list[int] | None:

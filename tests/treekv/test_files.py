@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from treekv import TreeKVError
-from treekv.files import atomic_write
+from treekv.files import atomic_write, read_text
 
 
 def test_the_file_appears_at_the_end(tmp_path):
@@ -28,3 +28,25 @@ def test_an_interruption_leaves_the_old_file_and_nothing_else(tmp_path):
 def test_a_place_that_does_not_exist_is_one_sentence(tmp_path):
     with pytest.raises(TreeKVError, match="cannot write"), atomic_write(tmp_path / "no" / "a.txt") as temporary:
         temporary.write_text("x")
+
+
+def test_text_is_read_as_utf8_with_newlines(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\xef\xbb\xbfone\r\ntwo\rthree \xc3\xa9\n")
+    assert read_text(path) == "one\ntwo\nthree \u00e9\n"
+
+
+@pytest.mark.parametrize(
+    "content, words", [(b"a\xff", "not UTF-8 text .byte 1"), (b" \n", "is empty"), (None, "there is no file")]
+)
+def test_text_that_cannot_be_read_is_one_sentence(tmp_path, content, words):
+    path = tmp_path / "a.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(TreeKVError, match=rf"a\.txt.*{words}|{words}.*a\.txt"):
+        read_text(path)
+
+
+def test_a_folder_is_no_text(tmp_path):
+    with pytest.raises(TreeKVError, match="is a folder"):
+        read_text(tmp_path)

@@ -14,6 +14,7 @@ from typing import Any, Final
 from analysis.evaluation.tasks import texts
 from analysis.evaluation.tasks.tokens import count_tokens
 from treekv.errors import TreeKVError
+from treekv.files import read_text
 
 NOISE: Final = "noise"
 PYDOC: Final = "pydoc"
@@ -64,7 +65,7 @@ def _sentences(source: str) -> tuple[str, ...]:
 
         text = "\n\n".join(topics[name] for name in sorted(topics))
     else:
-        text = "\n\n".join(texts.read(file) for file in texts.find([source], [".txt", ".md"]))
+        text = "\n\n".join(read_text(file) for file in texts.find([source], [".txt", ".md"]))
     found = []
     for sentence in re.split(r"(?<=[.!?])[\"')\]_*]*\s+|\n\s*\n", text):
         words = sentence.split()

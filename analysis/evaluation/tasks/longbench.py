@@ -18,6 +18,7 @@ from analysis.evaluation.tasks.base import Document
 from analysis.evaluation.tasks.longbench_prompts import PROMPTS
 from analysis.evaluation.tasks.tokens import encode, encode_prompt
 from treekv.errors import TreeKVError
+from treekv.files import read_text
 
 COLUMNS: Final = ("input", "context", "answers")
 HUB: Final = ("THUDM/LongBench", "data.zip")
@@ -230,7 +231,7 @@ def _published(folder: Path, subsets: list[str]) -> dict[str, str]:
     if not file.is_file():
         raise TreeKVError(f"the folder {str(folder)!r} has no dataset2prompt.json")
     try:
-        wording = json.loads(texts.read(file))
+        wording = json.loads(read_text(file))
     except json.JSONDecodeError as error:
         raise TreeKVError(f"{str(file)!r} is not JSON: {error.msg} in line {error.lineno}") from error
     missing = [subset for subset in subsets if not isinstance(wording.get(subset), str)]

@@ -19,6 +19,7 @@ from analysis.evaluation.tasks.tokens import context_window, encode, special_pre
 from analysis.progress import Progress
 from treekv import TreeKVCache, TreeKVConfig, policies
 from treekv.errors import TreeKVError
+from treekv.files import read_text
 
 T = TypeVar("T")
 #: Copies of the paper's data sets that load without custom code: hub name, split, column.
@@ -223,7 +224,7 @@ class PerplexityTask:
         for file in texts.find(self.files, [".txt", ".md", ".jsonl"]):
             try:
                 if file.suffix != ".jsonl":
-                    yield file.stem, texts.read(file)
+                    yield file.stem, read_text(file)
                     continue
                 rows = texts.read_rows(file, [column])
             except TreeKVError as error:

@@ -11,6 +11,7 @@ from typing import Any
 import huggingface_hub
 
 from treekv.errors import TreeKVError
+from treekv.files import read_text
 from treekv.models import HUB_TIMEOUT
 
 
@@ -42,30 +43,13 @@ def names(paths: Sequence[str]) -> list[str]:
     return [Path(path).name or path for path in paths]
 
 
-def read(file: Path) -> str:
-    """Read a UTF-8 text.
-
-    Raises:
-        TreeKVError: it is unreadable, not UTF-8 or empty.
-    """
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise TreeKVError(f"{str(file)!r} is not UTF-8 text (byte {error.start} cannot be read)") from error
-    except OSError as error:
-        raise TreeKVError(f"{str(file)!r} cannot be read: {error.strerror or error}") from error
-    if not text.strip():
-        raise TreeKVError(f"{str(file)!r} is empty")
-    return text
-
-
 def read_rows(file: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
     """Read the objects of a JSON lines file.
 
     Raises:
         TreeKVError: a line is not a JSON object, the first one lacks one of `columns`, or there are none.
     """
-    return list(rows(read(file), repr(str(file)), columns))
+    return list(rows(read_text(file), repr(str(file)), columns))
 
 
 def rows(text: str, source: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
