@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from analysis import evaluation, plot
+    from analysis import evaluation, paper, plot
     from analysis.captures.contributions import contributions
     from analysis.captures.data import Capture
     from analysis.captures.many import open_captures
@@ -65,7 +65,7 @@ _DEFINED_IN = {
     "spectrum": "wavelets.spectrum",
     "trends": "wavelets.trends",
 }
-_SUBPACKAGES = ("captures", "evaluation", "plot", "recommendation", "retention", "wavelets")
+_SUBPACKAGES = ("captures", "evaluation", "paper", "plot", "recommendation", "retention", "wavelets")
 
 __all__ = [
     "Capture",
@@ -91,6 +91,7 @@ __all__ = [
     "open",
     "open_captures",
     "output_loss",
+    "paper",
     "plot",
     "recency_bias",
     "recommend",

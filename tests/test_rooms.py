@@ -51,6 +51,7 @@ FLOORS: dict[str, list[tuple[str, ...]]] = {
         ("deprecated", "keep_argument"),
         ("recommendation", "evaluation"),
         ("plot",),
+        ("paper",),
         ("retention", "wavelets"),
         ("memory_size", "result_files"),
         ("captures",),

@@ -31,12 +31,12 @@ def test_type_checkers_see_the_same_names_as_python():
         if node.module != "analysis"
     }
     assert listed == analysis._DEFINED_IN
-    assert sorted([*listed, "evaluation", "plot"]) == sorted(analysis.__all__)
+    assert sorted([*listed, "evaluation", "paper", "plot"]) == sorted(analysis.__all__)
 
 
 def test_no_function_shadows_a_module():
     modules = {module.name for module in pkgutil.iter_modules([str(ROOT)])}
-    assert modules & set(analysis.__all__) == {"evaluation", "plot"}
+    assert modules & set(analysis.__all__) == {"evaluation", "paper", "plot"}
     assert {name for name in modules if (ROOT / name).is_dir()} == set(analysis._SUBPACKAGES)
     for name in modules:
         assert importlib.import_module(f"analysis.{name}") is getattr(analysis, name, sys.modules[f"analysis.{name}"])
