@@ -16,7 +16,8 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 from treekv.attention.interface import NAME, AttentionCall, attach_handler
 from treekv.errors import TreeKVError
 
-# Takes the layer's number, q [query_heads, T, dim], k and v [kv_heads, T, dim], and the factor before the softmax.
+# Takes the layer's number, q [query_heads, T, dim], k and v [kv_heads, T, dim], and the factor before the softmax; of
+# several texts (`record_batch`) the tensors have a first dimension of one row a text.
 # The tensors are views of the model's own: copy what must outlive the call.
 Consumer = Callable[[int, Tensor, Tensor, Tensor, float], None]
 
@@ -43,6 +44,15 @@ def record(model: nn.Module, ids: Sequence[int], layers: Sequence[int], consume:
     Raises TreeKVError for a layer that never computed attention. An exception of `consume` ends the pass and leaves
     the model unchanged.
     """
+
+    def first_row(number: int, q: Tensor, k: Tensor, v: Tensor, scaling: float) -> None:
+        consume(number, q[0], k[0], v[0], scaling)
+
+    return record_batch(model, torch.tensor([list(ids)]), layers, first_row)
+
+
+def record_batch(model: nn.Module, ids: Tensor, layers: Sequence[int], consume: Consumer) -> list[CacheLayer]:
+    """`record` of several texts of one length in one pass: `ids` [rows, T], q, k and v [rows, heads, T, dim]."""
     config: Any = model.config
     cache = DynamicCache(config=config)
     seen: list[int] = []
@@ -60,7 +70,7 @@ def record(model: nn.Module, ids: Sequence[int], layers: Sequence[int], consume:
     model.eval()
     try:
         with torch.no_grad():  # not inference_mode: the captured tensors must be ordinary ones
-            decoder(input_ids=torch.tensor([list(ids)], device=device), past_key_values=cache, use_cache=True)
+            decoder(input_ids=ids.to(device), past_key_values=cache, use_cache=True)
     finally:
         model.train(training)
     silent = sorted(set(layers) - set(seen))
@@ -116,5 +126,5 @@ class _Layer(DynamicLayer):
         grouped = query.shape[1] != key.shape[1]
         output = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped)
         if self.consume is not None:
-            self.consume(self.number, query[0], key[0], value[0], scaling)
+            self.consume(self.number, query, key, value, scaling)
         return output

@@ -52,14 +52,7 @@ class CaptureRequest:
         layers: Sequence[int] | None = None,
     ) -> CaptureRequest:
         """Check the arguments of `capture` and resolve them; raises TreeKVError as `capture` does."""
-        available = full_attention_layers(model.config)
-        chosen = available if layers is None else sorted(set(layers))
-        wrong = [layer for layer in chosen if layer not in available]
-        if wrong or not chosen:
-            raise TreeKVError(
-                f"{'layer ' + str(wrong[0]) if wrong else 'an empty list of layers'} cannot be captured; "
-                f"the full-attention layers are {available}"
-            )
+        chosen = chosen_layers(model.config, layers)
         if queries < 1:
             raise TreeKVError(f"queries is {queries}; observe at least 1 token")
         least = queries + LEAST_SEEN
@@ -71,7 +64,7 @@ class CaptureRequest:
                 f"the text has {len(ids)} tokens; {queries} observed queries that each see {LEAST_SEEN} others "
                 f"need at least {least}"
             )
-        _check_ids(ids, model.config)
+        check_ids(ids, model.config)
         attrs = {
             "max_tokens": max_tokens,
             "queries": queries,
@@ -91,6 +84,22 @@ class CaptureRequest:
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
+def chosen_layers(config: Any, layers: Sequence[int] | None) -> list[int]:
+    """The model's numbers of the layers to capture, ascending: all with full attention when `layers` is None.
+
+    Raises TreeKVError for a layer that cannot be captured, or an empty list.
+    """
+    available = full_attention_layers(config)
+    chosen = available if layers is None else sorted(set(layers))
+    wrong = [layer for layer in chosen if layer not in available]
+    if wrong or not chosen:
+        raise TreeKVError(
+            f"{'layer ' + str(wrong[0]) if wrong else 'an empty list of layers'} cannot be captured; "
+            f"the full-attention layers are {available}"
+        )
+    return chosen
+
+
 def _token_ids(tokenizer: Any, text: Text) -> list[int]:
     if not isinstance(text, str):
         return torch.as_tensor(text, dtype=torch.long).reshape(-1).tolist()
@@ -108,7 +117,9 @@ def _token_text(tokenizer: Any, ids: list[int]) -> list[str]:
     return [tokenizer.decode([i]).replace("\0", "\u2400") for i in ids]
 
 
-def _check_ids(ids: list[int], config: Any) -> None:
+def check_ids(ids: Sequence[int], config: Any, argument: str = "max_tokens") -> None:
+    """Raise TreeKVError for token ids that the model does not have, or for more of them than it has positions;
+    `argument` is what the sentence tells the caller to lower."""
     config = config.get_text_config()
     low, high = min(ids), max(ids)
     if low < 0 or high >= config.vocab_size:
@@ -119,5 +130,5 @@ def _check_ids(ids: list[int], config: Any) -> None:
     if positions is not None and len(ids) > positions:
         raise TreeKVError(
             f"{len(ids)} tokens exceed the {positions} positions that the model was trained with; "
-            f"set max_tokens to at most {positions}"
+            f"set {argument} to at most {positions}"
         )

@@ -16,7 +16,8 @@ from analysis.evaluation.tasks import metrics, options, texts
 from analysis.evaluation.tasks.answering import AnswerTask
 from analysis.evaluation.tasks.base import Document
 from analysis.evaluation.tasks.longbench_prompts import PROMPTS
-from analysis.evaluation.tasks.tokens import encode, encode_prompt
+from analysis.evaluation.tasks.tokens import encode_prompt
+from analysis.token_ids import encode
 from treekv.errors import TreeKVError
 from treekv.files import read_text
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from analysis.evaluation.stream import StreamResult, stream_perplexity
 from analysis.evaluation.tasks import options, texts
 from analysis.evaluation.tasks.base import Document, Measurement
-from analysis.evaluation.tasks.tokens import context_window, encode, special_prefix
+from analysis.evaluation.tasks.tokens import context_window
 from analysis.progress import Progress
+from analysis.token_ids import encode, special_prefix
 from treekv import TreeKVCache, TreeKVConfig, policies
 from treekv.errors import TreeKVError
 from treekv.files import read_text

@@ -1,22 +1,11 @@
-"""Texts as token ids: encoding, counting, and the number of positions a model has for them."""
+"""Texts as token ids: counting, prompts in two parts, and the number of positions a model has for them."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from analysis.token_ids import encode, special_prefix
 from treekv.errors import TreeKVError
-
-
-def special_prefix(tokenizer: Any) -> list[int]:
-    """The special tokens that the tokenizer puts before every text, often none."""
-    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
-    complete = tokenizer("a")["input_ids"]
-    return list(complete[: complete.index(bare[0])])
-
-
-def encode(tokenizer: Any, text: str) -> list[int]:
-    """The token ids of a text without special tokens."""
-    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) if text else []
 
 
 def count_tokens(tokenizer: Any, text: str) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from analysis.evaluation.tasks.tokens import encode_prompt, special_prefix
+from analysis.evaluation.tasks.tokens import encode_prompt
+from analysis.token_ids import special_prefix
 from tests.analysis.evaluation.words import Words
 from treekv import TreeKVError
 
