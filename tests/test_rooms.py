@@ -55,7 +55,7 @@ FLOORS: dict[str, list[tuple[str, ...]]] = {
         ("retention", "wavelets"),
         ("memory_size", "result_files"),
         ("captures",),
-        ("netcdf", "model_identity", "binning", "units", "progress"),
+        ("netcdf", "model_identity", "binning", "units", "progress", "token_ids"),
     ],
     "analysis.captures": [
         ("many",),
@@ -78,6 +78,7 @@ FLOORS: dict[str, list[tuple[str, ...]]] = {
         ("kernels", "ledger_simulation"),
         ("__init__",),
     ],
+    "analysis.paper": [("__init__",), ("figure_2",), ("figure_3", "windows")],
     "analysis.evaluation": [("__init__",), ("report",), ("sweep",), ("tasks",), ("stream",)],
     "app": [
         ("cli",),

@@ -23,6 +23,7 @@ from analysis.plot.eviction_maps_figure import eviction_map, eviction_maps
 from analysis.plot.growth import growth_grid
 from analysis.plot.lost import mass_retained, output_error
 from analysis.plot.memory_figure import memory
+from analysis.plot.paper_bands_figure import paper_bands
 from analysis.plot.recommendation_figure import recommendation
 from analysis.plot.retained_text import text_retention
 from analysis.plot.sinks_figure import sinks
@@ -41,6 +42,7 @@ __all__ = [
     "mass_retained",
     "memory",
     "output_error",
+    "paper_bands",
     "recommendation",
     "retention_difference",
     "sinks",

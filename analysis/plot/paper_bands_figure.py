@@ -1,0 +1,90 @@
+"""The paper's figure 2: amplitude of each detail band against the position in the window."""
+
+from __future__ import annotations
+
+import numpy as np
+import plotly.graph_objects as go
+import xarray as xr
+
+from analysis import binning
+from analysis.plot import theme
+
+_POINTS = 128  # per line
+_STRETCH = 64  # positions at either end of the middle whose means the text alternative compares
+
+
+def paper_bands(data: xr.Dataset) -> go.Figure:
+    """Draw the detail bands of `analysis.paper.figure2`, one line a band, D1 the finest.
+
+    The axis of amplitude is linear, as in the paper, and fits the middle: the margins, which the paper leaves out and
+    a cache protects anyway, are drawn under grey. Positions are pooled by their mean to at most 128 points per line;
+    shaded is the mean of their 95 % intervals over samples. The text alternative, with the means of the first and the
+    last 64 positions between the margins, is in `layout.meta["alt"]`.
+    """
+    details = data.isel(band=[i for i, band in enumerate(data["band"].values) if str(band).startswith("D")])
+    bands = [str(band) for band in details["band"].values]
+    length, margin = data.sizes["position"], int(data.attrs["margin"])
+    edges = binning.edges(length, _POINTS)
+    x = ((edges[:-1] + edges[1:] - 1) / 2).astype(np.float32)
+    line, low, high = (binning.mean(details[f"amplitude{end}"].values, edges) for end in ("", "_low", "_high"))
+    samples = int(data.attrs["samples"])
+    texts = int(data.attrs["texts"])
+    where = f"{samples:,} window{'s' * (samples != 1)} of {texts} text{'s' * (texts != 1)}"
+    shaded = " · shaded: 95 % interval over windows" if samples > 1 else ""
+    figure = theme.figure(
+        f"What the last of {length} tokens takes from each, by frequency band",
+        f"{theme.shown(str(data.attrs['model']))} · {where} · mean over layers, heads and channels{shaded}",
+        _alt(details, margin, where),
+        height=520,
+    )
+    colours = theme.ordered_colours(len(bands))
+    for number in range(len(bands) - 1, -1, -1):  # the finest band heads the legend
+        band, colour = bands[number], colours[number]
+        if samples > 1:
+            figure.add_scatter(
+                x=np.concatenate((x, x[::-1])),
+                y=np.concatenate((high[number], low[number][::-1])).astype(np.float32),
+                mode="none",
+                fill="toself",
+                fillcolor=colour.replace("rgb(", "rgba(").replace(")", ", 0.18)"),
+                hoverinfo="skip",
+                legendgroup=band,
+                showlegend=False,
+            )
+        half = 2 ** (int(details["level"].values[number]) - 1)
+        figure.add_scatter(
+            x=x,
+            y=line[number].astype(np.float32),
+            mode="lines",
+            name=f"{band}: {half} against {half}",
+            legendgroup=band,
+            line={"color": colour, "width": 2, "dash": theme.dash(len(bands) - 1 - number)},
+            hovertemplate=f"{band} around %{{x:.0f}}: %{{y:.3~g}}<extra></extra>",
+        )
+    for first, last in ((-0.5, margin - 0.5), (length - margin - 0.5, length - 0.5)):
+        figure.add_vrect(x0=first, x1=last, fillcolor=theme.GRID, opacity=0.75, line_width=0, layer="above")
+    middle = (x >= margin) & (x < length - margin)
+    top = np.nanmax(np.where(np.isnan(high), line, high)[:, middle])
+    figure.update_xaxes(
+        title=theme.position_title(int(edges[1] - edges[0]), "mean").replace("in the text", "in the window"),
+        range=[-0.5, length - 0.5],
+    )
+    figure.update_yaxes(title="amplitude (units of the values)", range=[0, 1.08 * float(top)], exponentformat="power")
+    below = {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0, "traceorder": "normal"}
+    title = "band: tokens compared · grey: left out by the paper, protected in a cache"
+    return figure.update_layout(legend=below | {"title": {"text": title, "side": "top"}, "font": {"size": 12}})
+
+
+def _alt(details: xr.Dataset, margin: int, where: str) -> str:
+    length = details.sizes["position"]
+    stretch = min(_STRETCH, (length - 2 * margin) // 2)
+    words = []
+    for number in range(details.sizes["band"] - 1, -1, -1):
+        amplitude = details["amplitude"].values[number]
+        start = amplitude[margin : margin + stretch].mean()
+        end = amplitude[length - margin - stretch : length - margin].mean()
+        words.append(f"{details['band'].values[number]} {start:.3g} and {end:.3g}, {end / start:.2f} times")
+    return (
+        f"Mean amplitude of each band at positions {margin} to {margin + stretch - 1} and at "
+        f"{length - margin - stretch} to {length - margin - 1}, {where}: {'; '.join(words)}."
+    )
