@@ -45,6 +45,8 @@ TABLE: dict[str, Row] = {
             dict(sink_size=2, recent_size=2, scope=4),
             dict(sink_size=2, recent_size=4, scope=3, stride=2),
             dict(sink_size=2, recent_size=4, importance="contribution"),
+            dict(sink_size=1, recent_size=2, max_height=1),
+            dict(sink_size=2, recent_size=2, max_height=2, scope=3),
         ],
         blocks=[
             dict(sink_size=2, recent_size=4),
@@ -52,6 +54,7 @@ TABLE: dict[str, Row] = {
             dict(sink_size=0, recent_size=0),
             dict(sink_size=2, recent_size=4, scope=4),
             dict(sink_size=2, recent_size=4, importance="contribution"),
+            dict(sink_size=1, recent_size=1, max_height=2),
         ],
         prompts=[
             dict(sink_size=2, recent_size=5, block_size=2),
@@ -62,6 +65,8 @@ TABLE: dict[str, Row] = {
             dict(sink_size=2, recent_size=4, block_size=2, scope=3),
             dict(sink_size=2, recent_size=4, block_size=2, importance="contribution"),
             dict(sink_size=1, recent_size=4, block_size=2, budgets="rising"),
+            dict(sink_size=2, recent_size=2, block_size=2, max_height=1),
+            dict(sink_size=2, recent_size=4, prefill="none", block_size=4, max_height=2),
         ],
     ),
     "tree_left": Row(
@@ -69,6 +74,7 @@ TABLE: dict[str, Row] = {
             dict(sink_size=2, recent_size=4),
             dict(sink_size=0, recent_size=0, stride=2),
             dict(sink_size=3, recent_size=4),
+            dict(sink_size=2, recent_size=2, max_height=1),
         ],
         blocks=[dict(sink_size=2, recent_size=4)],
         prompts=[dict(sink_size=2, recent_size=4, block_size=2)],

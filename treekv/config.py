@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from treekv import budgets, files, policies
 from treekv.errors import TreeKVError
-from treekv.policies.contest import check_contest
+from treekv.policies.contest import MOST_HEIGHT, check_contest
 from treekv.policies.settings import DERIVED, OPTIONS, Settings
 
 FORMAT: Final = "treekv-settings"
@@ -63,6 +63,9 @@ class TreeKVConfig(Settings):
         budgets: a capacity for each layer instead of the same for all, with the same total: a list with one
             number per compressed layer, or "rising" (linear from half to one and a half of `cache_size`, first to
             last layer) or "falling". `recent_size` is scaled in proportion.
+        max_height: how often the oldest part of the tree region is thinned before it is left alone, at least 1; with
+            more text than that has room for, only as often as the text doubles (see docs/method.md). None thins it
+            for ever, as the paper does. An option of "tree" and "tree_left", with stride 1.
         kernel_size, pooling: how scores are smoothed, over an odd number of positions by "average" or "max"; options of
             "snapkv" and "pyramidkv".
 
@@ -88,6 +91,8 @@ class TreeKVConfig(Settings):
         self._require_int("seed", 0, 2**63 - 1)
         self._require_int("scope", 2)
         self._require_int("kernel_size", 1)
+        if self.max_height is not None:
+            self._require_int("max_height", 1, MOST_HEIGHT)
         if self.kernel_size % 2 == 0:
             raise TreeKVError(f"kernel_size must be odd, so that pooling is centred, got {self.kernel_size}")
         if not isinstance(self.trace, bool):

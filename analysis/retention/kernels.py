@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit
 
 from treekv.policies.contest import AVERAGE, DRAW, LAST, SUM, Contest
+from treekv.policies.contest import sweep_start as _sweep_start
 
 # Softmax weights are computed relative to the largest among all tokens that any simulated cache keeps. Where the tokens
 # of one cache together have less than this share, their weights have lost digits and are computed anew;
@@ -168,6 +169,9 @@ def draw(seed: int, layer_index: int, head: int, held: int, step: int) -> int:
     return np.int64(value >> np.uint64(33))
 
 
+sweep_start = compiled()(_sweep_start)
+
+
 @compiled(inline="always")  # passing its arrays would take longer than a cheap contest
 def evict(
     rule: Rule,
@@ -187,6 +191,8 @@ def evict(
     contest, heads = rule.contest, len(positions)
     scored = contest.by == AVERAGE or contest.by == SUM or contest.by == LAST
     while held > rule.capacity:
+        if contest.height > 0 and cursor == 0:
+            cursor = sweep_start(contest.height, contest.wrap, step + 1 - held)
         left, right = contest.first + cursor, held - contest.recent
         if contest.width > 0:
             right = min(right, left + contest.width)

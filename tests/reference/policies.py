@@ -36,15 +36,29 @@ class Eviction:
     step: int
 
 
+def frozen(evicted: int, height: int, ranks: int) -> tuple[int, int]:
+    """How many ranks a sweep over `ranks` leaves alone after so many evictions, and one in 2 to the power of what is
+    left there."""
+    counted, level = max(evicted - (height - 1) * ranks, 0), height
+    while counted // 2**level > ranks // 2:
+        level += 1
+    return counted // 2**level, level
+
+
 class TreeRule:
     """Section 2: compare `scope` neighbours at the cursor (the paper: two), evict one, advance."""
 
-    def __init__(self, capacity, sink, recent, stride=1, scope=2, left=False) -> None:
-        self.sink, self.stride, self.scope, self.left = sink, stride, scope, left
+    def __init__(self, capacity, sink, recent, stride=1, scope=2, left=False, height=None) -> None:
+        self.sink, self.stride, self.scope, self.left, self.height = sink, stride, scope, left, height
         self.region = capacity - sink - recent
         self.cursor = 0
 
     def evict(self, heads: list[list], step: int) -> list[Eviction]:
+        if self.height and self.cursor == 0:
+            evicted, ranks = step + 1 - len(heads[0]), self.region - (self.scope - 2)
+            count, level = frozen(evicted, self.height, ranks)
+            if frozen(evicted + ranks, self.height, ranks)[1] == level:
+                self.cursor = count
         evictions = [self.evict_from(entries, step) for entries in heads]
         # With two neighbours the cursor runs over the whole region; with more it stops where the last fit.
         self.cursor = (self.cursor + self.stride) % (self.region - (self.scope - 2))
@@ -127,6 +141,11 @@ class ContestRule:
 
     def evict(self, heads: list[list], step: int) -> list[Eviction]:
         contest, held = self.contest, len(heads[0])
+        if contest.height and self.cursor == 0:
+            evicted = step + 1 - held
+            count, level = frozen(evicted, contest.height, contest.wrap)
+            if frozen(evicted + contest.wrap, contest.height, contest.wrap)[1] == level:
+                self.cursor = count
         competing = list(range(contest.first + self.cursor, held - contest.recent))
         if contest.width:
             competing = competing[: contest.width]
@@ -174,7 +193,8 @@ def make_rule(config, capacity: int | None = None, layer: int = 0):
     capacity = capacity or config.cache_size
     sink, recent = config.sink_size, config.recent_size
     if config.policy in ("tree", "tree_left"):
-        return TreeRule(capacity, sink, recent, config.stride, config.scope, left=config.policy == "tree_left")
+        left = config.policy == "tree_left"
+        return TreeRule(capacity, sink, recent, config.stride, config.scope, left, config.max_height)
     if config.policy == "streaming":
         return StreamingRule(sink)
     if config.policy == "h2o":
@@ -234,6 +254,7 @@ def select_prompt(config, heads: list[list[Entry]], layer: int = 0, layers: int 
         config.stride,
         config.scope,
         left=config.policy == "tree_left",
+        height=config.max_height,
     )
     cache: list[list[Entry]] = [[] for _ in heads]
     for number, block in enumerate(blocks):

@@ -21,12 +21,16 @@ from treekv.policies.scores import Evictions, Scores
 NOTHING, AVERAGE, SUM, LAST, DRAW = range(5)
 SCORES: Final = {"NOTHING": NOTHING, "AVERAGE": AVERAGE, "SUM": SUM, "LAST": LAST, "DRAW": DRAW}
 
+#: The largest `Contest.height`, so that a number of evictions can be shifted by it.
+MOST_HEIGHT: Final = 62
+
 
 class Contest(NamedTuple):
     """Who competes at an eviction, by which score, and where the next contest starts.
 
     With the cursor at c, the ranks from `first` + c on compete: `width` of them, but none of the last `recent`. The
     lowest score loses, of equals the oldest; the loser is evicted and the cursor becomes (c + `stride`) modulo `wrap`.
+    With a `height`, a contest with the cursor at 0 starts at `sweep_start` instead.
 
     Attributes:
         by: NOTHING, AVERAGE, SUM, LAST or DRAW.
@@ -35,6 +39,8 @@ class Contest(NamedTuple):
         recent: the last ranks, which never compete.
         stride: how far the cursor moves after a contest.
         wrap: the cursor starts again at 0 when it reaches this.
+        height: how often the oldest competitors are thinned before sweeps leave them alone; 0 for without end. Needs
+            `stride` 1.
         absorbs: whether a survivor is named: the highest of the others, of equals the newest.
         heads_together: whether all KV heads evict the same rank, by the mean of their scores.
         seed: for DRAW.
@@ -49,18 +55,24 @@ class Contest(NamedTuple):
     absorbs: bool = False
     heads_together: bool = False
     seed: int = 0
+    height: int = 0
 
 
 def check_contest(contest: Contest, capacity: int, policy: str) -> None:
     """Raise a `TreeKVError` if the contest cannot be held in a cache of `capacity` tokens that is one over."""
-    least = {"by": (0, len(SCORES) - 1), "wrap": (1, None)}
-    for field in ("by", "first", "width", "recent", "stride", "wrap"):
+    least = {"by": (0, len(SCORES) - 1), "wrap": (1, None), "height": (0, MOST_HEIGHT)}
+    for field in ("by", "first", "width", "recent", "stride", "wrap", "height"):
         value, (low, high) = getattr(contest, field), least.get(field, (0, None))
         if not isinstance(value, int) or value < low or (high is not None and value > high):
             right = f"between {low} and {high}" if high is not None else f"of at least {low}"
             raise TreeKVError(
                 f"the contest of policy {policy!r} has {field}={value!r}; it must be a whole number {right}"
             )
+    if contest.height and contest.stride != 1:
+        raise TreeKVError(
+            f"the contest of policy {policy!r} has height={contest.height} and stride={contest.stride}; a height needs "
+            "stride 1"
+        )
     farthest = contest.first + (contest.wrap - 1 if contest.stride else 0)
     competing = capacity + 1 - contest.recent - farthest
     competing = min(competing, contest.width) if contest.width else competing
@@ -80,6 +92,8 @@ def run_contest(contest: Contest, scores: Scores, count: int) -> Evictions:
     to the end of a sweep of the cursor.
     """
     cursor, stride = scores.cursor, contest.stride
+    if contest.height:
+        cursor = _after_frozen(contest, scores)
     count = _before_wrap(contest, cursor, count)
     left, end = cursor + contest.first, scores.held - contest.recent
     if contest.by == DRAW:
@@ -102,6 +116,34 @@ def run_contest(contest: Contest, scores: Scores, count: int) -> Evictions:
         survivors = survivors.expand(*scores.shape, count)
     moved = (cursor + count * stride) % contest.wrap if stride else None
     return Evictions(losers.expand(*scores.shape, count), survivors, moved)
+
+
+def sweep_start(height: int, wrap: int, evicted: int) -> int:
+    """The cursor at which a sweep starts after so many evictions.
+
+    One of the oldest `wrap` ranks freezes for 2^height evictions, once `height` sweeps have been made: the sweep starts
+    after the frozen ones. At most half of the ranks freeze. From there on each needs twice as many evictions, and the
+    sweep before starts at 0, which halves what was frozen.
+    """
+    counted, level, most = max(evicted - (height - 1) * wrap, 0), height, wrap >> 1
+    while counted >> level > most:
+        level += 1
+    return 0 if (counted + wrap) >> level > most else counted >> level
+
+
+def _after_frozen(contest: Contest, scores: Scores) -> int | Tensor:
+    """The cursor; that of a contest which starts a sweep is moved to its start."""
+    cursor, evicted = scores.cursor, scores.step + 1 - scores.held
+    if isinstance(cursor, int) and cursor:
+        return cursor
+    if isinstance(evicted, int):
+        start: int | Tensor = sweep_start(contest.height, contest.wrap, evicted)
+    else:
+        counted, most = (evicted - (contest.height - 1) * contest.wrap).clamp(min=0), contest.wrap >> 1
+        levels = torch.arange(contest.height, MOST_HEIGHT + 1, device=scores.device)
+        level = contest.height + (counted[..., None] >> levels > most).sum(-1)
+        start = (counted >> level).masked_fill((counted + contest.wrap) >> level > most, 0)
+    return start if isinstance(cursor, int) else torch.where(cursor == 0, start, cursor)
 
 
 def _before_wrap(contest: Contest, cursor: int | Tensor, count: int) -> int:

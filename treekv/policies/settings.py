@@ -23,6 +23,7 @@ OPTIONS: Final[dict[str, Any]] = {
     "importance": "attention",
     "kernel_size": 5,
     "pooling": "average",
+    "max_height": None,
 }
 
 
@@ -46,6 +47,7 @@ class Settings:
     budgets: tuple[int, ...] | str | None = None
     kernel_size: int = OPTIONS["kernel_size"]
     pooling: str = OPTIONS["pooling"]
+    max_height: int | None = OPTIONS["max_height"]
 
     @property
     def region_size(self) -> int:

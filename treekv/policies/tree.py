@@ -19,12 +19,13 @@ class Tree(Policy):
     Paper: He et al., "TreeKV: Smooth Key-Value Cache Compression with Tree Structures", IJCAI 2025
     (arXiv 2501.04987). Acts in both stages: token by token while decoding, block by block on a prompt. Where
     the paper can be read in two ways the cursor moves by `stride` 1; see docs/method.md. Beyond the paper, `scope`
-    neighbours instead of 2 may compete, and `importance` "contribution" weighs attention by the value's norm.
+    neighbours instead of 2 may compete, `importance` "contribution" weighs attention by the value's norm, and
+    `max_height`, the authors' idea for later, limits how often the far past is thinned.
     """
 
     name = "tree"
     title = "TreeKV"
-    options: tuple[str, ...] = ("stride", "scope", "importance")
+    options: tuple[str, ...] = ("stride", "scope", "importance", "max_height")
     by = AVERAGE
 
     def check(self, settings: Settings) -> None:
@@ -37,6 +38,12 @@ class Tree(Policy):
         if settings.scope > settings.region_size:
             raise TreeKVError(
                 f"scope must be at most the tree region of {settings.region_size} ranks, got {settings.scope}"
+            )
+
+        if settings.max_height is not None and settings.stride != 1:
+            raise TreeKVError(
+                f"max_height needs stride 1, whose sweeps halve what they pass, got max_height {settings.max_height} "
+                f"with stride {settings.stride}"
             )
 
     def fits_blocks(self, settings: Settings, block_size: int) -> bool:
@@ -64,7 +71,14 @@ class Tree(Policy):
         """Neighbours compete at the cursor, which runs over the region for as long as `scope` of them are left."""
         wrap = region + 2 - settings.scope
         return Contest(
-            self.by, first=sink, width=settings.scope, recent=recent, stride=settings.stride, wrap=wrap, absorbs=True
+            self.by,
+            first=sink,
+            width=settings.scope,
+            recent=recent,
+            stride=settings.stride,
+            wrap=wrap,
+            absorbs=True,
+            height=settings.max_height or 0,
         )
 
     def select_prompt(self, settings: Settings, prompt: Prompt) -> Selection:
@@ -108,7 +122,7 @@ class _Blocks:
             self.averages[..., -1] = torch.inf
         self.capacity = settings.cache_size // size
         self.cursor: int | Tensor = 0
-        self.step: int | Tensor = length - 1
+        self.step: int | Tensor = count - 1
         self.traced = True
         self.layer = prompt.layer
         self.shape = (self.averages.shape[0], self.averages.shape[1])

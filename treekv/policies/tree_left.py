@@ -14,5 +14,5 @@ class TreeLeft(Tree):
 
     name = "tree_left"
     title = "TreeKV, left"
-    options = ("stride",)
+    options = ("stride", "max_height")
     by = NOTHING

@@ -95,6 +95,7 @@ def settings_and_calls(draw):
         sizes["scope"] = draw(st.integers(2, min(5, cache_size - sink - sizes["recent_size"])))
     if policy in ("tree", "tree_left"):
         sizes["stride"] = draw(st.sampled_from([1, 2]))
+        sizes["max_height"] = draw(st.sampled_from([None, 1, 2, 3])) if sizes["stride"] == 1 else None
     config = TreeKVConfig(policy=policy, prefill="stream", block_size=1, trace=True, **sizes)
     calls = draw(st.lists(st.sampled_from([1, 1, 1, 2, 3, 7, 13, 30]), min_size=1, max_size=30))
     return config, calls
@@ -124,6 +125,7 @@ def test_prompt_selection_equals_the_rule_on_lists(policy, block, blocks, data):
         sizes["scope"] = data.draw(st.integers(2, min(region, 4)))
     if policy in ("tree", "tree_left"):
         sizes["stride"] = data.draw(st.sampled_from([1, 2]))
+        sizes["max_height"] = data.draw(st.sampled_from([None, 1, 2, 3])) if sizes["stride"] == 1 else None
     config = TreeKVConfig(policy=policy, block_size=block, trace=True, **sizes)
     length = data.draw(st.integers(1, 6 * cache_size))
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 100)))

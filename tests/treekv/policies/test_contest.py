@@ -48,7 +48,8 @@ def contests(draw) -> tuple[Contest, int]:
     stride = draw(st.integers(0, 4))
     wrap = draw(st.integers(1, capacity + 2 - needed - first - recent))
     seed = draw(st.sampled_from([0, 7, 2**63 - 1]))
-    return Contest(by, first, width, recent, stride, wrap, absorbs, draw(st.booleans()), seed), capacity
+    height = draw(st.sampled_from([0, 1, 2, 3, 62])) if stride == 1 else 0
+    return Contest(by, first, width, recent, stride, wrap, absorbs, draw(st.booleans()), seed, height), capacity
 
 
 class OnLists:
@@ -178,6 +179,8 @@ def test_rows_with_different_cursors_evict_as_they_do_alone(made, more, seed):
         (Contest(SUM, -1), ["first=-1", "at least 0"]),
         (Contest(SUM, 0, wrap=0), ["wrap=0", "at least 1"]),
         (Contest(SUM, 0, width=1.5), ["width=1.5", "whole number"]),
+        (Contest(SUM, 0, stride=1, height=63), ["height=63", "between 0 and 62"]),
+        (Contest(SUM, 0, stride=2, height=3), ["height=3", "stride=2", "stride 1"]),
         (Contest(SUM, 9), ["leaves 0 competitors", "rank 9", "at least 1"]),
         (Contest(AVERAGE, 2, width=2, stride=1, wrap=7, absorbs=True), ["leaves 1 competitors", "at least 2"]),
         (Contest(AVERAGE, 2, width=1, absorbs=True), ["leaves 1", "at least 2"]),
