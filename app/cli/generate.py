@@ -32,6 +32,9 @@ def generate(
     cache_size: Annotated[int | None, typer.Option(help="The budget: tokens to keep, per layer and KV head.")] = None,
     sink_size: Annotated[int | None, typer.Option(help="How many first tokens are never evicted.")] = None,
     recent_size: Annotated[int | None, typer.Option(help="How many last tokens are never evicted.")] = None,
+    max_height: Annotated[
+        int | None, typer.Option(help="How often the far past is thinned at most, for policy tree and tree_left.")
+    ] = None,
     prefill: Annotated[
         str | None,
         typer.Option(help="When the prompt is reduced: once (at its end), stream (block by block) or none (never)."),
@@ -59,6 +62,7 @@ def generate(
         cache_size=cache_size,
         sink_size=sink_size,
         recent_size=recent_size,
+        max_height=max_height,
         prefill=prefill,
     )
     other = None if compare is None else config.for_policy(compare)

@@ -48,7 +48,13 @@ def verdict(claims: Mapping[str, Any]) -> str:
     )
 
 
-CONTROLS: Final = {"cache_size": "Budget", "sink_size": "Sinks", "recent_size": "Recent", "block_size": "Block"}
+CONTROLS: Final = {
+    "cache_size": "Budget",
+    "sink_size": "Sinks",
+    "recent_size": "Recent",
+    "block_size": "Block",
+    "max_height": "Height",
+}
 
 
 def by_control(sentence: str) -> str:
@@ -70,6 +76,8 @@ def settings_in_words(config: TreeKVConfig) -> str:
     parts = [f"{config.sink_size} sinks", f"{config.recent_size:,} recent"]
     if config.region_size:
         parts.append(f"{config.region_size:,} {'in the tree' if config.policy.startswith('tree') else 'chosen by it'}")
+    if config.max_height is not None:
+        parts[-1] += f" of height {config.max_height}"
     prompt = {
         "once": "a prompt is read whole and reduced at its end",
         "stream": f"a prompt is read in blocks of {config.block_size} and reduced after each",

@@ -143,7 +143,14 @@ def test_a_settings_file_of_the_first_version(tmp_path, prefill):
 @pytest.mark.parametrize("policy", policies.names())
 @pytest.mark.parametrize(
     "option, value",
-    [("stride", 2), ("scope", 3), ("importance", "contribution"), ("kernel_size", 7), ("pooling", "max")],
+    [
+        ("stride", 2),
+        ("scope", 3),
+        ("importance", "contribution"),
+        ("kernel_size", 7),
+        ("pooling", "max"),
+        ("max_height", 3),
+    ],
 )
 def test_options_of_other_policies_are_refused(policy, option, value):
     settings = {"policy": policy, "cache_size": 128, option: value}

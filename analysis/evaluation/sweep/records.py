@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from treekv.errors import TreeKVError
 from treekv.files import atomic_write
+from treekv.policies import OPTIONS
 
 FORMAT: Final = "treekv-results"
 VERSION: Final = 1
@@ -22,6 +23,8 @@ MARKER: Final = "results.json"
 FOLDER: Final = "records"
 # Values of settings that had another name when keys were fixed: field, former name, today's name.
 _RENAMED: Final = (("prefill", "tree", "once"),)
+# Settings that came later, with the value at which they do what earlier versions did; it is left out of definitions.
+_ADDED: Final = {"max_height": OPTIONS["max_height"]}
 _STALE: Final = 3600.0  # seconds after which a temporary file is left over: writing takes milliseconds
 
 
@@ -33,7 +36,8 @@ class Definition:
         model, dtype, device: as requested; dtype and device may be None.
         task, options: the name of the task and what defines it.
         name: the name of the settings in tables.
-        config: the fields of the settings, None for the full cache. Former names of values are replaced.
+        config: the fields of the settings, None for the full cache. Former names of values are replaced; what came
+            after the first version is left out at its default.
         budget: as requested: tokens, a share such as "6.25%", or None if no budget applies.
         seed: of the policy and, if the task draws at random, of the task.
         document, content: the key of the document and a hash of its data; both None if the task could not list its
@@ -56,6 +60,9 @@ class Definition:
         for name, former, current in _RENAMED:
             if self.config is not None and self.config.get(name) == former:
                 object.__setattr__(self, "config", {**self.config, name: current})
+        if self.config is not None:
+            kept = {name: value for name, value in self.config.items() if name not in _ADDED or value != _ADDED[name]}
+            object.__setattr__(self, "config", kept)
 
     @property
     def key(self) -> str:

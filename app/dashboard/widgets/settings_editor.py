@@ -22,6 +22,7 @@ from treekv import TreeKVConfig, TreeKVError, policies
 STEP: Final = 16  # of the budget, so that prompts divide into blocks
 MOST_SINKS: Final = 64
 BLOCKS: Final = (1, 2, 4, 8, 16, 32, 64)
+HEIGHTS: Final = tuple(range(1, 13))
 PREFILLS: Final = {
     "once": "once, after all of it is read",
     "stream": "block by block, as it is read",
@@ -43,8 +44,8 @@ class Limits:
     Attributes:
         least, most: the budget's ends, tokens.
         sinks, recent: the most of each, tokens.
-        has_sinks, has_recent, has_prefill: whether the policy has sinks, recent tokens, and a choice of when a prompt
-            is reduced.
+        has_sinks, has_recent, has_prefill, has_height: whether the policy has sinks, recent tokens, a choice of when a
+            prompt is reduced, and a tree.
     """
 
     least: int
@@ -54,6 +55,7 @@ class Limits:
     has_sinks: bool
     has_recent: bool
     has_prefill: bool
+    has_height: bool
 
 
 class _Control(NamedTuple):
@@ -73,12 +75,16 @@ def limits(config: TreeKVConfig, tokens: int) -> Limits:
         has_sinks=has_field(config, "sink_size"),
         has_recent=has_field(config, "recent_size"),
         has_prefill=policies.get(config.policy).evicts_decoding,
+        has_height=has_field(config, "max_height"),
     )
 
 
 def has_field(config: TreeKVConfig, name: str) -> bool:
     """Whether the field `name` means anything to this setting's policy."""
-    decodes = policies.get(config.policy).evicts_decoding
+    policy = policies.get(config.policy)
+    decodes = policy.evicts_decoding
+    if name in policies.OPTIONS:
+        return name in policy.options
     if name == "sink_size":
         return decodes
     if name == "recent_size":
@@ -115,7 +121,7 @@ def _configs() -> list[TreeKVConfig]:
 def _draw_controls(config: TreeKVConfig, tokens: int) -> None:
     reach = limits(config, tokens)
     evicts = config.policy != "full"
-    first, second = st.columns(2), st.columns(4)
+    first, second = st.columns([2, 2, 1]), st.columns(4)
     with first[0]:
         st.selectbox(
             "Eviction policy",
@@ -130,6 +136,15 @@ def _draw_controls(config: TreeKVConfig, tokens: int) -> None:
             format_func=PREFILLS.__getitem__,
             disabled=not reach.has_prefill,
             **_control("prefill", config.prefill),
+        )
+    with first[2]:
+        st.selectbox(
+            "Height",
+            [None, *sorted({*HEIGHTS, config.max_height or 1})],
+            format_func=lambda height: "no limit" if height is None else str(height),
+            disabled=not reach.has_height,
+            help="How often the far past is thinned before the tree leaves it alone.",
+            **_control("max_height", config.max_height),
         )
     with second[0]:
         st.slider(
@@ -233,7 +248,7 @@ def _change(name: str, key: str) -> None:
     except TreeKVError as error:
         st.session_state[_REFUSED] = wording.by_control(str(error))
         return
-    if st.session_state.get(TOGETHER, True) and name not in ("policy", "prefill"):
+    if st.session_state.get(TOGETHER, True) and name not in ("policy", "prefill", "max_height"):
         for number, config in enumerate(configs):
             if number != edited and has_field(config, name):
                 try:

@@ -10,6 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from app.cli import app
+from app.cli import generate as cli_generate
 from app.generation import generate, parting
 from tests import tiny
 from treekv import TreeKVConfig, TreeKVError, models
@@ -119,6 +120,12 @@ def test_a_temperature_at_which_nothing_can_be_sampled(llama, temperature):
 def test_a_prompt_that_is_no_text():
     result = CliRunner().invoke(app, ["generate", "\udcff", "--model", "none"])
     assert result.exit_code == 2 and "the prompt is not UTF-8 text" in result.stderr
+
+
+def test_the_height_of_the_tree_is_a_setting():
+    result = CliRunner().invoke(app, ["generate", "a", "--model", "none", "--policy", "h2o", "--max-height", "3"])
+    assert result.exit_code == 2 and "max_height is an option of policies 'tree', 'tree_left'" in result.stderr
+    assert cli_generate._config(None, max_height=3, sink_size=None) == TreeKVConfig(max_height=3)
 
 
 def test_a_second_run_that_is_stopped_does_not_part(llama, monkeypatch):

@@ -18,6 +18,7 @@ from treekv import TreeKVConfig, TreeKVError, policies
         TreeKVConfig(policy="streaming", cache_size=128),
         TreeKVConfig(policy="full", cache_size=3),
         TreeKVConfig(cache_size=128, prefill="stream", block_size=16, trace=True, scope=4),
+        TreeKVConfig(cache_size=128, max_height=5),
         TreeKVConfig(cache_size=96, budgets=(64, 128), prefill="stream"),
         TreeKVConfig(cache_size=128, budgets="rising"),
         TreeKVConfig(cache_size=64, sink_size=0, recent_size=10, block_size=1, window_size=9),

@@ -51,6 +51,18 @@ def test_policy_and_prompt_are_changed_for_the_marked_setting_alone(compare) -> 
     assert not test.error
 
 
+def test_the_height_is_that_of_the_marked_tree(compare) -> None:
+    test = compare(compare=TWO)
+    control(test.selectbox, "max_height").set_value(5).run()
+    assert [config.max_height for config in configs(test)] == [5, None]
+    assert "max_height=5" in test.query_params["compare"]
+    control(test.selectbox, "max_height").set_value(None).run()
+    assert [config.max_height for config in configs(test)] == [None, None]
+    test.segmented_control(key="edited").set_value(1).run()
+    assert control(test.selectbox, "max_height").disabled
+    assert not test.error
+
+
 def test_what_does_not_fit_is_one_sentence_and_the_page_goes_on(compare) -> None:
     test = compare(compare=TWO)
     control(test.slider, "recent_size").set_value(60).run()
