@@ -8,7 +8,8 @@ tokens that enter it during that sweep. So a sweep multiplies the density of wha
 
 and after n sweeps the region has R / stride positions of density q^1, as many of q^2, ..., and at the old end
 R / stride + R positions of density q^n: together R again. Sinks and recent tokens have density 1. In the middle of a
-sweep the oldest stride + 1 tokens per eviction made so far have been passed once more.
+sweep the oldest stride + 1 tokens per eviction made so far have been passed once more. With a limit of the height the
+sweeps start after frozen ranks, see docs/method.md.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from scipy.stats import wasserstein_distance
 from analysis.retention.record import kept_mask
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
+from treekv.policies.contest import sweep_start
 
 DECILES = 10
 
@@ -28,7 +30,7 @@ def ideal_density(config: TreeKVConfig, tokens: int) -> np.ndarray:
     """Expected share of heads that keep each of `tokens` positions, float64 [tokens], if every comparison were a
     coin toss: 1 for sinks and recent tokens, halving from sweep to sweep towards the past.
 
-    Sums to the cache size once the cache is full. Depends only on the sizes and the stride of `config`.
+    Sums to the cache size once the cache is full. Depends only on the sizes, stride and height of `config`.
 
     Raises:
         TreeKVError: no region between sinks and recent tokens.
@@ -42,10 +44,12 @@ def ideal_density(config: TreeKVConfig, tokens: int) -> np.ndarray:
     sweep, factor = -(-region // stride), stride / (stride + 1)
     done = 0
     while done < evictions:
-        count = min(sweep, evictions - done)
+        start = sweep_start(config.max_height, region, done) if config.max_height else 0
+        count = min(sweep - start, evictions - done)
         # What has entered the region by the last eviction of this sweep, oldest first.
         inside = density[first : first + region + done + count]
-        passed = np.clip((stride + 1) * count - (np.cumsum(inside) - inside), 0, inside)
+        before = np.cumsum(inside) - inside - start
+        passed = np.clip((stride + 1) * count - before, 0, inside) - np.clip(-before, 0, inside)
         inside -= passed * (1 - factor)
         done += count
     return density

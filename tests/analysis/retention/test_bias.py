@@ -14,15 +14,19 @@ from treekv import TreeKVConfig, TreeKVError
 
 
 @pytest.mark.parametrize("tokens", [20, 24, 37, 52, 100, 300])
-@pytest.mark.parametrize("sizes", [(24, 2, 6, 1), (24, 4, 8, 1), (24, 2, 6, 2)])
+@pytest.mark.parametrize(
+    "sizes", [(24, 2, 6, 1, None), (24, 4, 8, 1, None), (24, 2, 6, 2, None), (24, 2, 6, 1, 1), (24, 2, 6, 1, 3)]
+)
 def test_ideal_density_is_what_chance_gives(sizes, tokens):
-    size, sink, recent, stride = sizes
-    config = TreeKVConfig(cache_size=size, sink_size=sink, recent_size=recent, stride=stride, prefill="none")
+    size, sink, recent, stride, height = sizes
+    config = TreeKVConfig(
+        cache_size=size, sink_size=sink, recent_size=recent, stride=stride, max_height=height, prefill="none"
+    )
     density = ideal_density(config, tokens)
     assert density.sum() == pytest.approx(min(size, tokens))
     assert (density[: min(sink, tokens)] == 1).all() and (density[-recent:] == 1).all()
     games = 1000
-    tossed = np.array(tossed_density(size, sink, recent, stride, tokens, games))
+    tossed = np.array(tossed_density(size, sink, recent, stride, tokens, games, height))
     # Where a sweep's border falls inside a pair the formula splits a token, chance does not: compare running sums.
     assert np.abs(np.cumsum(density) - np.cumsum(tossed)).max() < 0.75
 
@@ -31,6 +35,15 @@ def test_ideal_density_halves_with_each_sweep():
     config = TreeKVConfig(cache_size=64, sink_size=4, recent_size=28, prefill="none")  # a region of 32
     density = ideal_density(config, 64 + 3 * 32)  # exactly three sweeps
     assert density.tolist() == [1] * 4 + [1 / 8] * 64 + [1 / 4] * 32 + [1 / 2] * 32 + [1] * 28
+
+
+def test_a_limit_of_the_height_spreads_what_is_kept_evenly_over_the_far_past():
+    config = TreeKVConfig(cache_size=128, sink_size=4, recent_size=60, prefill="none")  # a region of 64
+    tokens = 4096
+    tenths = np.array_split(ideal_density(config.replace(max_height=3), tokens), 10)
+    far = np.array([tenth.sum() for tenth in tenths[1:9]])
+    assert far.min() > 0.7 * far.mean() and far.max() < 1.4 * far.mean() and 2 < far.mean() < 4  # 31 frozen
+    assert ideal_density(config, tokens)[4:2048].sum() < 1
 
 
 def slow_distance(kept, density):
