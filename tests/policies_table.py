@@ -81,17 +81,20 @@ TABLE: dict[str, Row] = {
     ),
     "streaming": Row(decoding=[{}, dict(sink_size=2)], blocks=[{}], prompts=[{}]),
     "h2o": Row(
-        decoding=[{}, dict(sink_size=2, recent_size=0), dict(sink_size=2, recent_size=3)],
-        blocks=[{}],
-        prompts=[{}, dict(prefill="none")],
+        decoding=[{}, dict(sink_size=2, recent_size=0), dict(sink_size=2, recent_size=3), dict(variant="paper")],
+        blocks=[{}, dict(variant="paper")],
+        prompts=[{}, dict(prefill="none"), dict(variant="paper")],
     ),
     "tova": Row(
-        decoding=[{}, dict(sink_size=1, recent_size=3), dict(sink_size=2, recent_size=3)], blocks=[{}], prompts=[{}]
+        decoding=[{}, dict(sink_size=1, recent_size=3), dict(sink_size=2, recent_size=3), dict(variant="paper")],
+        blocks=[{}, dict(variant="paper")],
+        prompts=[{}, dict(variant="paper")],
     ),
     "snapkv": Row(
         prompts=[
             dict(window_size=5),
             dict(window_size=3, kernel_size=3, pooling="max", positions="original"),
+            dict(variant="longbench"),
         ],
     ),
     "pyramidkv": Row(prompts=[dict(window_size=6)]),

@@ -72,7 +72,7 @@ def layer_sizes(settings: Settings, layers: int) -> list[int]:
 
 def scaled_recent(settings: Settings, size: int) -> int:
     """The recent tokens of a layer that keeps `size` tokens instead of `settings.cache_size`."""
-    policy = policies.get(settings.policy)
-    if settings.recent_size == policy.default_recent_size(settings.cache_size, settings.sink_size):
-        return policy.default_recent_size(size, settings.sink_size)
+    default = policies.get(settings.policy).defaults(settings.variant).recent_size
+    if settings.recent_size == default(settings.cache_size, settings.sink_size):
+        return default(size, settings.sink_size)
     return settings.recent_size * size // settings.cache_size

@@ -67,7 +67,10 @@ class TreeKVConfig(Settings):
             more text than that has room for, only as often as the text doubles (see docs/method.md). None thins it
             for ever, as the paper does. An option of "tree" and "tree_left", with stride 1.
         kernel_size, pooling: how scores are smoothed, over an odd number of positions by "average" or "max"; options of
-            "snapkv" and "pyramidkv".
+            "snapkv" and "pyramidkv". Default: 5 and "average".
+        variant: which defaults a method has that is used with several: "published", its own, or for "h2o" and "tova"
+            "paper", the sinks and recent tokens that the TreeKV paper compares them with, as "tree" has them; for
+            "snapkv" and "pyramidkv" "longbench", see `SNAPKV_PRESETS`. Sizes that are given win.
 
     Raises:
         TreeKVError: a value is impossible or does not fit the others.
@@ -85,11 +88,15 @@ class TreeKVConfig(Settings):
         if self.prefill == "tree":  # its name in the first version
             self._set("prefill", "once")
         self._require_int("cache_size", 1)
-        self._derive("sink_size", policy.default_sink_size)
+        defaults = policy.defaults(self.variant)  # raises for an unknown variant
+        self._derive("sink_size", defaults.sink_size)
         self._require_int("sink_size", 0)
         self._require_int("stride", 1, 2)
         self._require_int("seed", 0, 2**63 - 1)
         self._require_int("scope", 2)
+        for option, default in (OPTIONS | dict(defaults.options)).items():
+            if getattr(self, option) is DERIVED:
+                self._set(option, default)
         self._require_int("kernel_size", 1)
         if self.max_height is not None:
             self._require_int("max_height", 1, MOST_HEIGHT)
@@ -100,7 +107,7 @@ class TreeKVConfig(Settings):
         for field, choices in CHOICES.items():
             self._require_choice(field, choices)
         self._check_options(policy)
-        self._derive("recent_size", lambda: policy.default_recent_size(self.cache_size, self.sink_size))
+        self._derive("recent_size", lambda: defaults.recent_size(self.cache_size, self.sink_size))
         self._require_int("recent_size", 0)
         self._set("budgets", budgets.checked_budgets(self.budgets, self.policy, self.cache_size))
         policy.check(self)
@@ -110,29 +117,40 @@ class TreeKVConfig(Settings):
         self._require_int("block_size", 1)
         if self.block_size > self.cache_size and policy.evicts_prompt:
             raise TreeKVError(f"block_size must be at most cache_size ({self.cache_size}), got {self.block_size}")
-        self._derive("window_size", lambda: policy.default_window_size(self.block_size))
+        self._derive("window_size", lambda: defaults.window_size(self.block_size))
         self._require_int("window_size", 1)
         if self.prefill == "once":
             policy.check_blocks(self)
+
+    @property
+    def title(self) -> str:
+        """The policy's name for readers, with its variant if the sizes are as in that: "H2O, paper's allocation"."""
+        defaults = policies.get(self.policy).defaults(self.variant)
+        sizes = defaults.sink_size(), defaults.recent_size(self.cache_size, self.sink_size)
+        as_named = (self.sink_size, self.recent_size) == sizes
+        return policies.title(self.policy, self.variant if as_named else policies.PUBLISHED)
 
     def replace(self, **changes: Any) -> TreeKVConfig:
         """The same settings with some fields changed, validated anew.
 
         Sizes that have the value they would have by default (`sink_size`, `recent_size`, `block_size`,
-        `window_size`) are derived again from the changed fields, so `config.replace(cache_size=64)` and
-        `config.replace(policy=...)` mean what they say. Other sizes stay, and may then not fit. With the same
+        `window_size`), and options whose default a variant changes, are derived again from the changed fields, so
+        `config.replace(cache_size=64)`, `config.replace(policy=...)` and `config.replace(variant=...)` mean what they
+        say. Other sizes stay, and may then not fit. With the same
         `cache_size`, `block_size` changes only if it no longer fits: up to a block more is held while it is read, so
         settings are compared fairly only with equal blocks.
         """
         _check_fields(changes)
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        policy = policies.get(self.policy)
-        if self.sink_size == policy.default_sink_size():
-            fields["sink_size"] = DERIVED
-        if self.recent_size == policy.default_recent_size(self.cache_size, self.sink_size):
-            fields["recent_size"] = DERIVED
-        if self.window_size == policy.default_window_size(self.block_size):
-            fields["window_size"] = DERIVED
+        defaults = policies.get(self.policy).defaults(self.variant)
+        usual: dict[str, Any] = {
+            "sink_size": defaults.sink_size(),
+            "recent_size": defaults.recent_size(self.cache_size, self.sink_size),
+            "window_size": defaults.window_size(self.block_size),
+            "kernel_size": defaults.options.get("kernel_size", OPTIONS["kernel_size"]),
+            "pooling": defaults.options.get("pooling", OPTIONS["pooling"]),
+        }
+        fields |= {field: DERIVED for field, value in usual.items() if fields[field] == value}
         if self.block_size == self._default_block_size():
             fields["block_size"] = DERIVED
         new = TreeKVConfig(**(fields | changes))
@@ -151,6 +169,8 @@ class TreeKVConfig(Settings):
         current, other = policies.get(self.policy), policies.get(policy)
         changes: dict[str, Any] = {"policy": policy}
         changes |= {option: default for option, default in OPTIONS.items() if option not in other.options}
+        if self.variant not in other.variants:
+            changes["variant"] = policies.PUBLISHED
         if not isinstance(other, type(current)):
             changes["recent_size"] = DERIVED
         if not (other.evicts_prompt and other.budgets_per_layer):

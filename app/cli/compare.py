@@ -41,6 +41,10 @@ def compare(
     cache_size: Annotated[
         int | None, typer.Option(help="The budget for --policy: tokens to keep; by default an eighth of the text.")
     ] = None,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(help="Add this variant, such as paper, of each policy that has it; repeatable."),
+    ] = None,
     prompt: Annotated[
         int, typer.Option(min=0, help="How many tokens to treat as a prompt; 0 streams the whole text.")
     ] = 0,
@@ -63,7 +67,7 @@ def compare(
         import analysis
 
         captured = analysis.open(capture, "capture")
-    configs = _configs(captured, settings or [], policy or [], cache_size, prompt)
+    configs = _configs(captured, settings or [], policy or [], variant or [], cache_size, prompt)
     with stage("Simulating what each setting keeps") as progress:
         retention = analysis.simulate(captured, configs, prompt=prompt, progress=progress)
     with stage("Measuring what each setting loses") as progress:
@@ -95,9 +99,9 @@ def compare(
 
 
 def _configs(
-    captured: Capture, files: list[Path], names: list[str], size: int | None, prompt: int
+    captured: Capture, files: list[Path], names: list[str], variants: list[str], size: int | None, prompt: int
 ) -> dict[str, TreeKVConfig]:
-    from treekv import TreeKVConfig, TreeKVError
+    from treekv import TreeKVConfig, TreeKVError, policies
 
     configs = {}
     for file in files:
@@ -111,6 +115,12 @@ def _configs(
             raise TreeKVError(f"{name!r} is given twice; give each setting once")
         base = TreeKVConfig(policy=name, cache_size=size)
         configs[name] = base if prompt else base.replace(prefill="stream")
+    for variant in variants:
+        having = [name for name, config in configs.items() if variant in policies.get(config.policy).variants]
+        if not having:
+            raise TreeKVError(f"none of the compared policies has a variant {variant!r}")
+        for name in having:
+            configs[f"{name} {variant}"] = configs[name].replace(variant=variant)
     return configs
 
 

@@ -29,6 +29,10 @@ def generate(
         str | None,
         typer.Option(help="The eviction policy, such as tree, streaming, h2o or full; an unknown name lists all."),
     ] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option(help="Whose default sizes the policy has: published, or paper for h2o and tova."),
+    ] = None,
     cache_size: Annotated[int | None, typer.Option(help="The budget: tokens to keep, per layer and KV head.")] = None,
     sink_size: Annotated[int | None, typer.Option(help="How many first tokens are never evicted.")] = None,
     recent_size: Annotated[int | None, typer.Option(help="How many last tokens are never evicted.")] = None,
@@ -59,6 +63,7 @@ def generate(
     config = _config(
         settings,
         policy=policy,
+        variant=variant,
         cache_size=cache_size,
         sink_size=sink_size,
         recent_size=recent_size,

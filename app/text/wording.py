@@ -20,11 +20,17 @@ SINKS_APART: Final = (
 
 
 def policy_title(policy: str) -> str:
-    """The title of a policy or of one of its records, such as "tree (real run)"; unknown names are kept as they are."""
+    """The title of a policy, of a variant of it ("h2o paper") or of one of its records ("tree (real run)").
+
+    Unknown names are kept as they are.
+    """
     from treekv import policies  # here, since the command line's help loads no model library
 
     name, bracket, rest = policy.partition(" (")
-    return (policies.title(name) if name in policies.names() else name) + bracket + rest
+    own, _, variant = name.partition(" ")
+    if own in policies.names() and variant in ("", policies.PUBLISHED, *policies.get(own).variants):
+        name = policies.title(own, variant or policies.PUBLISHED)
+    return name + bracket + rest
 
 
 def titled(retention: xr.Dataset) -> xr.Dataset:
@@ -70,7 +76,7 @@ def listed(items: Sequence[object]) -> str:
 
 def settings_in_words(config: TreeKVConfig) -> str:
     """One line on what a cache with these settings keeps, and how a prompt is treated."""
-    title = policy_title(config.policy)
+    title = config.title
     if config.policy == "full":
         return f"{title}: every token is kept"
     parts = [f"{config.sink_size} sinks", f"{config.recent_size:,} recent"]

@@ -187,6 +187,19 @@ def splitmix(*parts: int) -> int:
     return value >> 33
 
 
+def usual_sizes(policy: str, variant: str, cache_size: int) -> tuple[int, int]:
+    """Sinks and recent tokens of a method that evicts while decoding, as its paper or the one that compares it says."""
+    half = cache_size // 2
+    return {
+        ("tree", "published"): (4, half - 4),
+        ("streaming", "published"): (4, cache_size - 4),
+        ("h2o", "published"): (0, half),  # half recent, half heavy
+        ("h2o", "paper"): (4, half - 4),  # the TreeKV paper: 1,024 = 4 initial + 508 recent + 512 chosen
+        ("tova", "published"): (0, 0),  # the whole cache competes
+        ("tova", "paper"): (4, half - 4),
+    }[policy, variant]
+
+
 def make_rule(config, capacity: int | None = None, layer: int = 0):
     """The rule for a TreeKVConfig, literally from its paper where one is written above, else its contest; `capacity`
     where it is not the cache size."""

@@ -11,6 +11,7 @@ from treekv.policies.registry import get, names, register, title, unregister
 from treekv.policies.scores import Evictions, Prompt, Scores, Selection
 from treekv.policies.settings import OPTIONS, Settings
 from treekv.policies.snapkv import SNAPKV_PRESETS
+from treekv.policies.variants import PAPER_ALLOCATION, PUBLISHED, Defaults, Variant
 
 #: module:class, in the order in which `names()` lists them.
 _BUILT_IN = (
@@ -35,15 +36,19 @@ __all__ = [
     "LAST",
     "NOTHING",
     "OPTIONS",
+    "PAPER_ALLOCATION",
+    "PUBLISHED",
     "SNAPKV_PRESETS",
     "SUM",
     "Contest",
+    "Defaults",
     "Evictions",
     "Policy",
     "Prompt",
     "Scores",
     "Selection",
     "Settings",
+    "Variant",
     "get",
     "names",
     "register",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
 
 from treekv.errors import TreeKVError
 from treekv.policies.contest import AVERAGE, DRAW, LAST, NOTHING, Contest, run_contest
 from treekv.policies.scores import Evictions, Prompt, Scores, Selection
 from treekv.policies.settings import Settings
+from treekv.policies.variants import PUBLISHED, Defaults, Variant, half_of_the_cache
 
 
 class Policy(ABC):
@@ -20,6 +24,8 @@ class Policy(ABC):
         name: the value of `TreeKVConfig.policy`.
         title: its name for readers; by default `name`.
         options: the settings among `treekv.policies.OPTIONS` that it uses; others must keep their defaults.
+        variants: other defaults by the name that `TreeKVConfig.variant` gives them, beside "published", its own; a
+            policy that has any lists "variant" in its options.
         by: what tokens are compared by: NOTHING, AVERAGE, SUM, LAST or DRAW.
         evicts_prompt: whether a prompt is reduced.
         evicts_decoding: whether the capacity also holds while decoding; if not, new tokens are all kept.
@@ -32,6 +38,7 @@ class Policy(ABC):
     name: str
     title: str = ""
     options: tuple[str, ...] = ()
+    variants: ClassVar[Mapping[str, Variant]] = {}
     by: int = AVERAGE
     evicts_prompt: bool = True
     evicts_decoding: bool = True
@@ -61,11 +68,25 @@ class Policy(ABC):
 
     def default_recent_size(self, cache_size: int, sink_size: int) -> int:
         """Half of the cache, sinks included (the paper: 1,024 = 4 + 508 + 512)."""
-        return max(cache_size // 2 - sink_size, 0)
+        return half_of_the_cache(cache_size, sink_size)
 
     def default_window_size(self, block_size: int) -> int:
         """The paper's: one block."""
         return block_size
+
+    def defaults(self, variant: str = PUBLISHED) -> Defaults:
+        """What sizes and options are by default in a variant.
+
+        Raises:
+            TreeKVError: the policy has no such variant.
+        """
+        own = Defaults(self.default_sink_size, self.default_recent_size, self.default_window_size)
+        if variant == PUBLISHED:
+            return own
+        if not isinstance(variant, str) or variant not in self.variants:
+            known = " or ".join(map(repr, (PUBLISHED, *self.variants)))
+            raise TreeKVError(f"variant must be {known} for policy {self.name!r}, got {variant!r}")
+        return dataclasses.replace(own, **self.variants[variant].changes)
 
     def scoring_queries(self, settings: Settings, length: int) -> int:
         """How many queries at the end of a prompt of `length` tokens score it."""

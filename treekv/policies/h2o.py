@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from treekv.policies.base import Policy
 from treekv.policies.contest import SUM, Contest
 from treekv.policies.ranking import highest, with_protected
 from treekv.policies.scores import Prompt, Selection
 from treekv.policies.settings import Settings
+from treekv.policies.variants import PAPER_ALLOCATION
 
 
 class H2O(Policy):
@@ -16,11 +19,14 @@ class H2O(Policy):
     NeurIPS 2023 (arXiv 2306.14048). Acts in both stages, per head; half of the budget is recent and half heavy by
     default, and no token is protected for being first. A prompt is scored by all of its queries. Deviates under
     grouped queries: the weight that a KV head sees is the mean over its query heads. `sink_size` > 0 protects the
-    first tokens as well, which the paper does not.
+    first tokens as well, which the paper does not. `variant` "paper" is what the TreeKV paper compares with: 4 sinks,
+    half of the cache recent, the rest heavy hitters.
     """
 
     name = "h2o"
     title = "H2O"
+    options = ("variant",)
+    variants: ClassVar = {"paper": PAPER_ALLOCATION}
     by = SUM
     observes_whole_prompt = True
 

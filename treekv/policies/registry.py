@@ -5,6 +5,7 @@ from __future__ import annotations
 from treekv.errors import TreeKVError
 from treekv.policies.base import Policy
 from treekv.policies.settings import OPTIONS
+from treekv.policies.variants import PUBLISHED
 
 _policies: dict[str, Policy] = {}
 
@@ -26,6 +27,8 @@ def register(policy: Policy, *, replace: bool = False) -> None:
     for option in policy.options:
         if option not in OPTIONS:
             raise TreeKVError(f"policy {name!r} names the option {option!r}; options are {', '.join(OPTIONS)}")
+    if policy.variants and "variant" not in policy.options:
+        raise TreeKVError(f"policy {name!r} has variants, so its options must list 'variant'")
     if policy.evicts_decoding and policy.has_contest and type(policy).contest is Policy.contest:
         raise TreeKVError(f"policy {name!r} evicts while decoding, but defines neither contest() nor evict()")
     if name in _policies and not replace:
@@ -59,10 +62,13 @@ def names() -> list[str]:
     return list(_policies)
 
 
-def title(name: str) -> str:
-    """The name of a policy for readers, such as "StreamingLLM".
+def title(name: str, variant: str = PUBLISHED) -> str:
+    """The name of a policy for readers, such as "StreamingLLM" or, in a variant, "H2O, paper's allocation".
 
     Raises:
-        TreeKVError: there is none of that name.
+        TreeKVError: there is no policy of that name, or it has no such variant.
     """
-    return get(name).title or name
+    policy = get(name)
+    policy.defaults(variant)  # raises for an unknown variant
+    own = policy.title or name
+    return own if variant == PUBLISHED else f"{own}, {policy.variants[variant].title}"

@@ -24,6 +24,7 @@ OPTIONS: Final[dict[str, Any]] = {
     "kernel_size": 5,
     "pooling": "average",
     "max_height": None,
+    "variant": "published",
 }
 
 
@@ -45,9 +46,10 @@ class Settings:
     scope: int = OPTIONS["scope"]
     importance: str = OPTIONS["importance"]
     budgets: tuple[int, ...] | str | None = None
-    kernel_size: int = OPTIONS["kernel_size"]
-    pooling: str = OPTIONS["pooling"]
+    kernel_size: int = DERIVED
+    pooling: str = DERIVED
     max_height: int | None = OPTIONS["max_height"]
+    variant: str = OPTIONS["variant"]
 
     @property
     def region_size(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from torch import Tensor
 from torch.nn.functional import avg_pool1d, max_pool1d
@@ -13,12 +13,19 @@ from treekv.policies.contest import SUM
 from treekv.policies.ranking import highest, with_protected
 from treekv.policies.scores import Prompt, Selection
 from treekv.policies.settings import Settings
+from treekv.policies.variants import Variant
 
-#: The two sets of published defaults: pass them as `TreeKVConfig(policy="snapkv", **SNAPKV_PRESETS["library"])`.
+#: The two sets of published defaults, for `TreeKVConfig(policy="snapkv", **SNAPKV_PRESETS["longbench"])`; the first is
+#: the default, and `variant="longbench"` makes the second the default.
 SNAPKV_PRESETS: Final[dict[str, dict[str, Any]]] = {
     "library": {"window_size": 32, "kernel_size": 5, "pooling": "average"},
     "longbench": {"window_size": 8, "kernel_size": 7, "pooling": "max"},
 }
+
+
+def _variant(title: str, preset: dict[str, Any]) -> Variant:
+    options = {name: value for name, value in preset.items() if name != "window_size"}
+    return Variant(title, {"window_size": lambda block_size: int(preset["window_size"]), "options": options})
 
 
 class SnapKV(Policy):
@@ -27,13 +34,15 @@ class SnapKV(Policy):
     Paper: Li et al., "SnapKV: LLM Knows What You Are Looking for Before Generation", NeurIPS 2024
     (arXiv 2404.14469). Acts on the prompt only: what is generated afterwards is all kept, beyond `cache_size`.
     Scores are the window's weights summed over the window and pooled over neighbouring positions; the published
-    code has two sets of defaults, see `SNAPKV_PRESETS` ("library" is the default here). Deviates under grouped
-    queries: weights are averaged over the query heads of a group, where the published code repeats the keys.
+    code has two sets of defaults, see `SNAPKV_PRESETS`: "library" is the default here, `variant` "longbench" the other.
+    Deviates under grouped queries: weights are averaged over the query heads of a group, where the published code
+    repeats the keys.
     """
 
     name = "snapkv"
     title = "SnapKV"
-    options = ("kernel_size", "pooling")
+    options = ("kernel_size", "pooling", "variant")
+    variants: ClassVar = {"longbench": _variant("as on LongBench", SNAPKV_PRESETS["longbench"])}
     by = SUM
     evicts_decoding = False
 

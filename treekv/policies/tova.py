@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from treekv.policies.base import Policy
 from treekv.policies.contest import LAST, Contest
 from treekv.policies.ranking import highest, with_protected
 from treekv.policies.scores import Prompt, Selection
 from treekv.policies.settings import Settings
+from treekv.policies.variants import PAPER_ALLOCATION
 
 
 class TOVA(Policy):
@@ -14,11 +17,14 @@ class TOVA(Policy):
 
     Paper: Oren et al., "Transformers are Multi-State RNNs", EMNLP 2024 (arXiv 2401.06104). Acts in both stages.
     Every KV head of a layer keeps the same tokens, and the current token competes too. Deviates in nothing by
-    default; `sink_size` and `recent_size` > 0 protect tokens, which the paper does not.
+    default; `sink_size` and `recent_size` > 0 protect tokens, which the paper does not. `variant` "paper" is what the
+    TreeKV paper compares with: 4 sinks, half of the cache recent, the rest by TOVA's score.
     """
 
     name = "tova"
     title = "TOVA"
+    options = ("variant",)
+    variants: ClassVar = {"paper": PAPER_ALLOCATION}
     by = LAST
 
     def default_sink_size(self) -> int:

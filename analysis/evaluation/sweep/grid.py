@@ -217,9 +217,14 @@ def _setting(item: Any, common: dict[str, Any]) -> SettingsSpec:
     _check_fields(own, "policies")
     # A common option is dropped for policies that do not have it; what an entry sets itself must fit.
     policy = own.get("policy", common.get("policy", "tree"))
-    used = policies.get(policy).options
-    shared = {key: value for key, value in common.items() if key not in policies.OPTIONS or key in used}
-    return SettingsSpec(_name(name if name is not None else policy), {"policy": policy, **shared, **own})
+    known = policies.get(policy)
+    shared = {key: value for key, value in common.items() if key not in policies.OPTIONS or key in known.options}
+    if shared.get("variant") not in known.variants:
+        shared.pop("variant", None)
+    fields = {"policy": policy, **shared, **own}
+    variant = fields.get("variant", policies.PUBLISHED)
+    usual = policy if variant == policies.PUBLISHED else f"{policy} {variant}"
+    return SettingsSpec(_name(name if name is not None else usual), fields)
 
 
 def _name(value: Any) -> str:

@@ -102,7 +102,7 @@ def _with_percent(row: dict[str, str | float]) -> dict[str, str | float]:
 def _names(config: TreeKVConfig) -> list[str]:
     size = "" if config.policy == "full" else f" {config.cache_size:,}"
     full, streaming = wording.policy_title("full"), f"{wording.policy_title('streaming')}{size}"
-    return [f"{wording.policy_title(config.policy)}{size}", full if config.policy == "streaming" else streaming]
+    return [f"{config.title}{size}", full if config.policy == "streaming" else streaming]
 
 
 def _configs(config: TreeKVConfig) -> dict[str, TreeKVConfig]:

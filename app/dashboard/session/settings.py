@@ -11,7 +11,6 @@ from app.dashboard.session.keys import SETTINGS
 from app.dashboard.session.messages import sentence
 from app.runs import folder as run_folder
 from app.runs.folder import RunFolder
-from app.text.wording import policy_title
 from treekv import TreeKVConfig, TreeKVError
 
 CHOSEN, COMPARED = SETTINGS
@@ -145,7 +144,7 @@ def set_compared(configs: list[TreeKVConfig]) -> None:
 def setting_label(number: int, config: TreeKVConfig) -> str:
     """The name of the setting at this index in figures."""
     size = "" if config.policy == "full" else f" {config.cache_size:,}"
-    return f"{_LETTERS[number]} {policy_title(config.policy)}{size}"
+    return f"{_LETTERS[number]} {config.title}{size}"
 
 
 def _compared_in_address() -> list[TreeKVConfig] | None:

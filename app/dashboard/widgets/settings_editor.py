@@ -121,7 +121,8 @@ def _configs() -> list[TreeKVConfig]:
 def _draw_controls(config: TreeKVConfig, tokens: int) -> None:
     reach = limits(config, tokens)
     evicts = config.policy != "full"
-    first, second = st.columns([2, 2, 1]), st.columns(4)
+    variants = policies.get(config.policy).variants
+    first, second = st.columns([3, 3, 2]), st.columns(4)
     with first[0]:
         st.selectbox(
             "Eviction policy",
@@ -138,14 +139,23 @@ def _draw_controls(config: TreeKVConfig, tokens: int) -> None:
             **_control("prefill", config.prefill),
         )
     with first[2]:
-        st.selectbox(
-            "Height",
-            [None, *sorted({*HEIGHTS, config.max_height or 1})],
-            format_func=lambda height: "no limit" if height is None else str(height),
-            disabled=not reach.has_height,
-            help="How often the far past is thinned before the tree leaves it alone.",
-            **_control("max_height", config.max_height),
-        )
+        if variants:
+            st.selectbox(
+                "Variant",
+                [policies.PUBLISHED, *variants],
+                format_func=lambda name: variants[name].title if name in variants else "as published",
+                help="Whose default sizes: the method's own, or those that others use it with.",
+                **_control("variant", config.variant),
+            )
+        else:
+            st.selectbox(
+                "Height",
+                [None, *sorted({*HEIGHTS, config.max_height or 1})],
+                format_func=lambda height: "no limit" if height is None else str(height),
+                disabled=not reach.has_height,
+                help="How often the far past is thinned before the tree leaves it alone.",
+                **_control("max_height", config.max_height),
+            )
     with second[0]:
         st.slider(
             "Budget (tokens)",
@@ -248,7 +258,7 @@ def _change(name: str, key: str) -> None:
     except TreeKVError as error:
         st.session_state[_REFUSED] = wording.by_control(str(error))
         return
-    if st.session_state.get(TOGETHER, True) and name not in ("policy", "prefill", "max_height"):
+    if st.session_state.get(TOGETHER, True) and name not in ("policy", "prefill", "max_height", "variant"):
         for number, config in enumerate(configs):
             if number != edited and has_field(config, name):
                 try:

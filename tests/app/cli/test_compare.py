@@ -52,12 +52,21 @@ def test_compare_prints_a_table_of_the_policies(capture_file: Path) -> None:
     assert page.count('role="img"') == 5
 
 
+def test_compare_adds_a_variant_of_each_policy_that_has_it(capture_file: Path) -> None:
+    result = invoke("compare", capture_file, "--cache-size", 24, "--variant", "paper", "--json")
+    assert result.exit_code == 0, result.output
+    rows = {row["name"]: row for row in json.loads(result.stdout)["settings"]}
+    assert list(rows) == ["tree", "streaming", "h2o", "tova", "h2o paper", "tova paper"]
+    assert rows["h2o paper"]["mass"] != rows["h2o"]["mass"]
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [
         (("compare", "none.nc"), "there is no file 'none.nc'"),
         (("compare", "CAPTURE", "--policy", "best"), "'best'"),
         (("compare", "CAPTURE", "--policy", "tree", "--policy", "tree"), "'tree' is given twice"),
+        (("compare", "CAPTURE", "--policy", "tree", "--variant", "paper"), "none of the compared policies has"),
         (("compare", "CAPTURE", "--prompt", 900), "between 0 and the 200 captured tokens, got 900"),
         (("compare", "CAPTURE", "--output", "none/kept.nc"), "does not exist"),
         (("recommend", "CAPTURE"), "one of budget, bytes and target"),

@@ -13,6 +13,8 @@ from treekv import TreeKVConfig, policies
 def test_titles_are_those_of_the_registry() -> None:
     assert wording.policy_title("streaming") == "StreamingLLM"
     assert wording.policy_title("tree (real run)") == "TreeKV (real run)"
+    assert wording.policy_title("h2o paper (simulated)") == "H2O, paper's allocation (simulated)"
+    assert wording.policy_title("h2o 2") == "h2o 2" and wording.policy_title("tree paper") == "tree paper"
     assert [wording.policy_title(name) for name in policies.names()] == [policies.title(n) for n in policies.names()]
 
 

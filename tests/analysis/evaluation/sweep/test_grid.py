@@ -51,6 +51,15 @@ seeds: [0, 1]
     assert made.seeds == [0, 1]
 
 
+def test_variants_have_names_of_their_own_and_apply_where_there_are_any() -> None:
+    made = parse_grid({"tasks": "ppl", "policies": ["h2o", {"policy": "h2o", "variant": "paper"}]})
+    sinks = {setting.name: setting.config(64, 0).sink_size for setting in made.settings}
+    assert sinks == {"h2o": 0, "h2o paper": 4}
+    made = parse_grid({"tasks": "ppl", "settings": {"variant": "paper"}, "policies": ["tree", "tova", "snapkv"]})
+    assert [setting.name for setting in made.settings] == ["tree", "tova paper", "snapkv"]
+    assert [setting.config(64, 0).variant for setting in made.settings] == ["published", "paper", "published"]
+
+
 def test_what_is_left_out_has_defaults() -> None:
     made = parse_grid({"tasks": "ppl"})
     assert [setting.name for setting in made.settings] == ["full", "streaming", "tree"]

@@ -63,6 +63,15 @@ def test_the_height_is_that_of_the_marked_tree(compare) -> None:
     assert not test.error
 
 
+def test_a_policy_with_variants_has_a_control_for_them(compare) -> None:
+    test = compare(compare=TWO)
+    assert not [box for box in test.selectbox if box.label == "Variant"]
+    control(test.selectbox, "policy").set_value("h2o").run()
+    control(test.selectbox, "variant").set_value("paper").run()
+    assert (configs(test)[0].title, configs(test)[0].sink_size) == ("H2O, paper's allocation", 4)
+    assert not test.error
+
+
 def test_what_does_not_fit_is_one_sentence_and_the_page_goes_on(compare) -> None:
     test = compare(compare=TWO)
     control(test.slider, "recent_size").set_value(60).run()
