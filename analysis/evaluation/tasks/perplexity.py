@@ -16,6 +16,7 @@ from analysis.evaluation.stream import StreamResult, stream_perplexity
 from analysis.evaluation.tasks import options, texts
 from analysis.evaluation.tasks.base import Document, Measurement
 from analysis.evaluation.tasks.tokens import context_window
+from analysis.evaluation.tasks.windows import at_shorter_lengths, counted, windows_of
 from analysis.progress import Progress
 from analysis.token_ids import encode, special_prefix
 from treekv import TreeKVCache, TreeKVConfig, policies
@@ -30,20 +31,26 @@ DATASETS: Final = {
 }
 PASS_TOKENS: Final = 512  # of all rows in one pass: enough to saturate a CPU
 PASS_LOGITS: Final = 2**26  # numbers in one pass, 256 MB
+PASS_ROWS: Final = 16  # windows in one pass; a full cache of 16,384 tokens of SmolLM2 takes 0.4 GB a row in bfloat16
 CELLS: Final = 256  # of loss by position, for any length
 _MAX_READ: Final = 50  # texts read from a hub data set per requested document, at most
 
 
 @dataclass(kw_only=True)
 class PerplexityTask:
-    """Perplexity by the paper's protocol: each token is predicted from what the cache keeps of those before it.
+    """Perplexity of texts: each token is predicted from what the cache keeps of those before it.
 
     A document is a stretch of `length` tokens of a text, special tokens at the start included. Whatever the settings
     say about prompts, the cache evicts from the first token on (prefill "stream"), unless there is a `prompt`. Texts
     longer than the model's window are accepted: rank positions stay within it.
 
+    With `stride`, the paper's protocol: a document is a stretch of `stretch` tokens, over which windows of `length`
+    tokens slide; see `analysis.evaluation.tasks.windows`.
+
     Scores: `perplexity`; `loss` in nats per token; `bits_per_byte`, which is comparable between tokenizers;
-    `cache_bytes`. The detail has the loss by position. Documents of one length can run in one pass (`run_many`).
+    `cache_bytes`. Windows also give `perplexity_2048` and so on, for `stride` tokens, twice as many, ...: of the last
+    `stride` tokens of windows of that length that start at the same places. The detail has the loss by position, and
+    that of each window. Documents of one length can run in one pass (`run_many`).
 
     Args:
         files: texts (.txt, .md, or .jsonl with `column`), folders of them or patterns.
@@ -57,6 +64,9 @@ class PerplexityTask:
         decode_block: tokens that are fed and evicted together; 1 is the paper's protocol, more is faster.
         prompt: tokens read in one pass as a prompt, by the settings' own prefill, and not scored; the way to measure
             policies that act on prompts only, such as "snapkv".
+        stride: tokens between the starts of windows, at most a length; the paper has 2,048 for PG19 and 1,024 for
+            OpenWebText2. None reads each document once, and counts all of it.
+        stretch: tokens of a document that windows slide over, at least the largest length.
     """
 
     files: list[str] = field(default_factory=list)
@@ -69,6 +79,8 @@ class PerplexityTask:
     join: bool = False
     decode_block: int = 1
     prompt: int = 0
+    stride: int | None = None
+    stretch: int | None = None
     name: ClassVar[str] = "ppl"
 
     def __post_init__(self) -> None:
@@ -85,10 +97,19 @@ class PerplexityTask:
         options.require_bool("join", self.join)
         options.require_int("decode_block", self.decode_block, 1)
         options.require_int("prompt", self.prompt, 0, min(self.lengths) - 2)
+        if (self.stride is None) != (self.stretch is None):
+            raise TreeKVError("task 'ppl' needs both stride and stretch for sliding windows, or neither")
+        if self.stride is not None:
+            options.require_int("stride", self.stride, 1, min(self.lengths))
+            options.require_int("stretch", self.stretch, max(self.lengths))
+            if self.prompt:
+                raise TreeKVError(f"windows are read from an empty cache, so prompt must be 0, got {self.prompt}")
 
     @property
     def settings(self) -> dict[str, Any]:
-        return dataclasses.asdict(self) | {"files": texts.names(self.files)}
+        given = dataclasses.asdict(self) | {"files": texts.names(self.files)}
+        # These came later: without them a document is what it was, and so is the key of its record.
+        return {key: value for key, value in given.items() if value is not None or key not in ("stride", "stretch")}
 
     def documents(self, tokenizer: Any) -> list[Document]:
         """Stretches of all lengths.
@@ -139,12 +160,50 @@ class PerplexityTask:
         if len(lengths) != 1:
             raise TreeKVError(f"documents of one pass must have the same length, got {sorted(lengths)} tokens")
         used = self._settings(config)
+        if self.stride is not None:
+            return self._slide(model, tokenizer, used, documents, progress)
         ids = torch.tensor([document.data["ids"] for document in documents])
+        result = self._read(model, used, ids, progress)
+        facts = _facts(model, used, [result])
+        measured = []
+        for own, nll in zip(ids.tolist(), result.nll.double(), strict=True):
+            scores = _scores(tokenizer, [nll], [own[self.prompt + 1 :]], result.cache_bytes / len(ids))
+            measured.append(Measurement(scores, {"by_position": by_position(nll, self.prompt + 1), **facts}))
+        return measured
+
+    def _slide(
+        self, model: Any, tokenizer: Any, used: TreeKVConfig, documents: Sequence[Document], progress: Progress | None
+    ) -> list[Measurement]:
+        """Read the windows of all documents as rows, at most `PASS_ROWS` at once."""
+        assert self.stride is not None
+        length, before = documents[0].data["tokens"], len(special_prefix(tokenizer))
+        windows = [windows_of(document.data["ids"], before, length, self.stride) for document in documents]
+        rows = torch.tensor([window for own in windows for window in own])
+        results = []
+        for part in rows.split(PASS_ROWS):
+            earlier = sum(result.nll.shape[0] for result in results)
+            told = None if progress is None else _share_of(progress, earlier, len(part), rows.numel())
+            results.append(self._read(model, used, part, told))
+        facts = _facts(model, used, results) | {"stride": self.stride}
+        cache_bytes = sum(result.cache_bytes for result in results) / len(rows)
+        losses = torch.cat([result.nll for result in results]).double().split([len(own) for own in windows])
+        measured = []
+        for own, nll in zip(windows, losses, strict=True):
+            parts = counted(nll, self.stride)
+            scores = _scores(
+                tokenizer, parts, [ids[-len(part) :] for ids, part in zip(own, parts, strict=True)], cache_bytes
+            )
+            scores |= {f"perplexity_{at}": value for at, value in at_shorter_lengths(nll, self.stride).items()}
+            detail = {
+                "by_position": by_position(nll.mean(0), 1),
+                "windows": [{"loss": part.mean().item(), "tokens": len(part)} for part in parts],
+            }
+            measured.append(Measurement(scores, detail | facts))
+        return measured
+
+    def _read(self, model: Any, used: TreeKVConfig, ids: Tensor, progress: Progress | None) -> StreamResult:
         cache = TreeKVCache(used, model.config)
-        result = stream_perplexity(model, ids, cache, self._chunk(model, len(documents)), progress, self.prompt)
-        return [
-            self._measurement(model, tokenizer, used, result, row, document) for row, document in enumerate(documents)
-        ]
+        return stream_perplexity(model, ids, cache, self._chunk(model, len(ids)), progress, self.prompt)
 
     def _chunk(self, model: Any, rows: int) -> int:
         """Tokens of a row per pass. A stream is evicted block by block in passes of any length, so a pass takes several
@@ -166,32 +225,9 @@ class PerplexityTask:
             )
         return config.replace(prefill="stream", block_size=self.decode_block)
 
-    def _measurement(
-        self, model: Any, tokenizer: Any, used: TreeKVConfig, result: StreamResult, row: int, document: Document
-    ) -> Measurement:
-        nll = result.nll[row].double()
-        scored = tokenizer.decode(document.data["ids"][self.prompt + 1 :], skip_special_tokens=True)
-        loss = nll.mean().item()
-        positions = context_window(model)
-        scores = {
-            "perplexity": math.exp(loss),
-            "loss": loss,
-            "bits_per_byte": nll.sum().item() / math.log(2) / max(len(scored.encode()), 1),
-            "cache_bytes": result.cache_bytes / len(result.nll),
-        }
-        detail = {
-            "by_position": by_position(nll, self.prompt + 1),
-            "seconds": result.seconds,
-            "tokens_per_second": result.tokens_per_second,
-            "together": len(result.nll),
-            "prefill": used.prefill,
-            "block_size": used.block_size,
-            "past_window": positions is not None and result.tokens > positions,
-        }
-        return Measurement(scores, detail)
-
     def _stretches(self, read: list[tuple[str, list[int]]], before: list[int], length: int) -> list[Document]:
-        own = length - len(before)
+        size = length if self.stretch is None else self.stretch
+        own = size - len(before)
         found: list[Document] = []
         for number in itertools.count():
             left = [(name, ids) for name, ids in read if len(ids) >= (number + 1) * own]
@@ -204,10 +240,10 @@ class PerplexityTask:
         short = [(name, len(ids)) for name, ids in read if len(ids) < own]
         if not found:
             raise TreeKVError(
-                f"no text has {length} tokens; the longest has {max(tokens for _, tokens in short) + len(before)}"
+                f"no text has {size} tokens; the longest has {max(tokens for _, tokens in short) + len(before)}"
             )
         for name, tokens in short[: self.count - len(found)]:
-            error = f"the text {name!r} has {tokens + len(before)} tokens, fewer than {length}"
+            error = f"the text {name!r} has {tokens + len(before)} tokens, fewer than {size}"
             data = {"tokens": length, "length": length, "text": name, "error": error}
             found.append(Document(f"{length}-{name}-0", data))
         return found
@@ -237,7 +273,7 @@ class PerplexityTask:
 
     def _enough(self, tokenizer: Any, rows: Iterable[str]) -> Iterator[tuple[str, str]]:
         """Texts of a data set until `count` are long enough, or long enough in total if they are joined."""
-        longest, long, total = max(self.lengths), 0, 0
+        longest, long, total = self.stretch or max(self.lengths), 0, 0
         for number, text in enumerate(itertools.islice(rows, _MAX_READ * self.count)):
             tokens = max(len(encode(tokenizer, text)) - self.skip, 0)
             total += tokens
@@ -246,6 +282,38 @@ class PerplexityTask:
                 yield f"{(self.dataset or '').split('/')[-1]}-{number}", text
             if (total >= longest * self.count) if self.join else (long >= self.count):
                 return
+
+
+def _scores(tokenizer: Any, nll: Sequence[Tensor], ids: Sequence[list[int]], cache_bytes: float) -> dict[str, float]:
+    """From the losses of the scored tokens, in one or several runs of text, and their ids."""
+    losses = torch.cat(list(nll))
+    scored = "".join(tokenizer.decode(run, skip_special_tokens=True) for run in ids)
+    loss = losses.mean().item()
+    return {
+        "perplexity": math.exp(loss),
+        "loss": loss,
+        "bits_per_byte": losses.sum().item() / math.log(2) / max(len(scored.encode()), 1),
+        "cache_bytes": cache_bytes,
+    }
+
+
+def _facts(model: Any, used: TreeKVConfig, results: Sequence[StreamResult]) -> dict[str, Any]:
+    """How the texts were read, for the detail of a measurement."""
+    positions = context_window(model)
+    rows, seconds = sum(len(result.nll) for result in results), sum(result.seconds for result in results)
+    return {
+        "seconds": seconds,
+        "tokens_per_second": results[0].tokens * rows / seconds,
+        "together": len(results[0].nll),
+        "prefill": used.prefill,
+        "block_size": used.block_size,
+        "past_window": positions is not None and results[0].tokens > positions,
+    }
+
+
+def _share_of(progress: Progress, earlier: int, rows: int, total: int) -> Progress:
+    """What `rows` rows report, after `earlier` rows of as many tokens were read, as a share of `total` tokens."""
+    return lambda done, tokens: progress(earlier * tokens + rows * done, total)
 
 
 def by_position(nll: Tensor, first: int) -> dict[str, list[float]]:
