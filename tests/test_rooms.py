@@ -44,6 +44,7 @@ FLOORS: dict[str, list[tuple[str, ...]]] = {
         ("*",),  # a policy that builds on no other needs no line here
         ("base",),
         ("contest",),
+        ("variants",),
         ("scores", "ranking", "settings"),
     ],
     "analysis": [

@@ -25,6 +25,7 @@ FOLDER: Final = "records"
 _RENAMED: Final = (("prefill", "tree", "once"),)
 # Settings that came later, with the value at which they do what earlier versions did; it is left out of definitions.
 _ADDED: Final = {name: OPTIONS[name] for name in ("max_height", "variant")}
+_ADDED_OPTIONS: Final = {"ppl": {"stride": None, "stretch": None}}  # of tasks, likewise
 _STALE: Final = 3600.0  # seconds after which a temporary file is left over: writing takes milliseconds
 
 
@@ -34,7 +35,8 @@ class Definition:
 
     Attributes:
         model, dtype, device: as requested; dtype and device may be None.
-        task, options: the name of the task and what defines it.
+        task, options: the name of the task and what defines it; what came after the first version is left out at its
+            default.
         name: the name of the settings in tables.
         config: the fields of the settings, None for the full cache. Former names of values are replaced; what came
             after the first version is left out at its default.
@@ -61,8 +63,8 @@ class Definition:
             if self.config is not None and self.config.get(name) == former:
                 object.__setattr__(self, "config", {**self.config, name: current})
         if self.config is not None:
-            kept = {name: value for name, value in self.config.items() if name not in _ADDED or value != _ADDED[name]}
-            object.__setattr__(self, "config", kept)
+            object.__setattr__(self, "config", _without_defaults(self.config, _ADDED))
+        object.__setattr__(self, "options", _without_defaults(self.options, _ADDED_OPTIONS.get(self.task, {})))
 
     @property
     def key(self) -> str:
@@ -72,6 +74,10 @@ class Definition:
             if self.config is not None and self.config.get(name) == current:
                 content["config"][name] = former
         return digest({"version": VERSION, **content})
+
+
+def _without_defaults(fields: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in defaults or value != defaults[name]}
 
 
 @dataclass(frozen=True)

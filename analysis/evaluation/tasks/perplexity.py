@@ -107,9 +107,7 @@ class PerplexityTask:
 
     @property
     def settings(self) -> dict[str, Any]:
-        given = dataclasses.asdict(self) | {"files": texts.names(self.files)}
-        # These came later: without them a document is what it was, and so is the key of its record.
-        return {key: value for key, value in given.items() if value is not None or key not in ("stride", "stretch")}
+        return dataclasses.asdict(self) | {"files": texts.names(self.files)}
 
     def documents(self, tokenizer: Any) -> list[Document]:
         """Stretches of all lengths.
@@ -179,7 +177,7 @@ class PerplexityTask:
         length, before = documents[0].data["tokens"], len(special_prefix(tokenizer))
         windows = [windows_of(document.data["ids"], before, length, self.stride) for document in documents]
         rows = torch.tensor([window for own in windows for window in own])
-        results = []
+        results: list[StreamResult] = []
         for part in rows.split(PASS_ROWS):
             earlier = sum(result.nll.shape[0] for result in results)
             told = None if progress is None else _share_of(progress, earlier, len(part), rows.numel())

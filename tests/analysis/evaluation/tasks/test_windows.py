@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from analysis.evaluation import create
+from analysis.evaluation.sweep.grid import ModelSpec
+from analysis.evaluation.sweep.runner import task_definition
 from analysis.evaluation.tasks import perplexity
 from analysis.evaluation.tasks.base import Document
 from analysis.evaluation.tasks.windows import at_shorter_lengths, counted, window_count, windows_of
@@ -146,5 +148,8 @@ def test_impossible_windows_are_one_sentence(given, sentence):
 
 
 def test_records_of_documents_without_windows_keep_their_definition():
-    assert not {"stride", "stretch"} & set(create("ppl", files=["a"]).settings)
-    assert create("ppl", files=["a"], stride=8, stretch=4096).settings["stride"] == 8
+    model = ModelSpec("m")
+    options = task_definition(model, create("ppl", files=["a"]), 0).options
+    assert options["decode_block"] == 1 and not {"stride", "stretch"} & set(options)
+    options = task_definition(model, create("ppl", files=["a"], stride=8, stretch=4096), 0).options
+    assert (options["stride"], options["stretch"]) == (8, 4096)
