@@ -79,7 +79,7 @@ FLOORS: dict[str, list[tuple[str, ...]]] = {
         ("kernels", "ledger_simulation"),
         ("__init__",),
     ],
-    "analysis.paper": [("__init__",), ("figure_2",), ("figure_3", "windows")],
+    "analysis.paper": [("__init__",), ("figure_2",), ("figure_1", "figure_3", "windows")],
     "analysis.evaluation": [("__init__",), ("report",), ("sweep",), ("tasks",), ("stream",)],
     "app": [
         ("cli",),

@@ -9,17 +9,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from analysis.paper.figure_1 import figure1
     from analysis.paper.figure_2 import figure2
     from analysis.paper.figure_3 import Step, figure3
 
 # The module that defines each public name; the imports above are the same for type checkers.
 _DEFINED_IN = {
     "Step": "figure_3",
+    "figure1": "figure_1",
     "figure2": "figure_2",
     "figure3": "figure_3",
 }
 
-__all__ = ["Step", "figure2", "figure3"]
+__all__ = ["Step", "figure1", "figure2", "figure3"]
 
 
 def __getattr__(name: str) -> Any:

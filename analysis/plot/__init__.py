@@ -19,6 +19,7 @@ from analysis.plot.bias_figure import bias
 from analysis.plot.coefficients_figure import coefficients
 from analysis.plot.density_figure import density
 from analysis.plot.difference import retention_difference
+from analysis.plot.distribution_figure import distribution_maps
 from analysis.plot.eviction_maps_figure import eviction_map, eviction_maps
 from analysis.plot.growth import growth_grid
 from analysis.plot.lost import mass_retained, output_error
@@ -36,6 +37,7 @@ __all__ = [
     "bias",
     "coefficients",
     "density",
+    "distribution_maps",
     "eviction_map",
     "eviction_maps",
     "growth_grid",
