@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import plotly.graph_objects as go
 
-from analysis.evaluation.report import aggregate, figures, formats
+from analysis.evaluation.report import aggregate, figures, formats, length_figure
 from analysis.evaluation.report.aggregate import Cell, Row
 from analysis.evaluation.report.formats import Table
 from analysis.evaluation.sweep.records import FOLDER, MARKER, Record, Results
@@ -108,7 +109,9 @@ def summarize(measured: Measurements, baseline: str | None = None, score: str | 
         count = len(measured.damaged)
         files = "1 damaged file is" if count == 1 else f"{count} damaged files are"
         notes.append(f"{files} left out ({some}); treekv eval measures {'it' if count == 1 else 'them'} again.")
-    sections = [_section(made, _of(rows, made), measured.cells) for made in formats.make_tables(rows, baseline)]
+    sections = [
+        _section(made, _of(rows, made), measured.cells, baseline) for made in formats.make_tables(rows, baseline)
+    ]
     failures = aggregate.failures(measured.records)
     return Report(baseline, rows, sections, notes, failures, len(measured.records))
 
@@ -131,7 +134,7 @@ def _of(rows: list[Row], made: Table) -> list[Row]:
     return [row for row in rows if (row.model, row.task) == (made.model, made.task)]
 
 
-def _section(made: Table, rows: list[Row], cells: list[Cell]) -> Section:
+def _section(made: Table, rows: list[Row], cells: list[Cell], baseline: str | None) -> Section:
     own = [cell for cell in cells if (cell.model, cell.task) == (made.model, made.task)]
     pictures: list[tuple[Callable[[], go.Figure], str]] = []
     places: dict[tuple[str, str, str], list[Cell]] = {}
@@ -144,6 +147,8 @@ def _section(made: Table, rows: list[Row], cells: list[Cell]) -> Section:
             pictures.append((_later(figures.quality, of), captions.QUALITY if several else captions.RANKING))
         if any("by_position" in record.detail for cell in together for record in cell.records):
             pictures.append((_later(figures.loss_by_position, together), captions.LOSS))
+        if length_figure.comparable(together, baseline):
+            pictures.append((partial(length_figure.loss_by_length, together, str(baseline)), captions.LOSS_BY_LENGTH))
     if any("depth" in record.facts and record.error is None for cell in own for record in cell.records):
         pictures.append((_later(figures.needle_grid, own), captions.NEEDLES))
     return Section(made, pictures)

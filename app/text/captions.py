@@ -87,6 +87,10 @@ LOSS: Final = (
     "Each line is one cache along the text, relative to the dashed line. Its height is the cost of eviction at that "
     "position, and a line that rises to the right degrades with length."
 )
+LOSS_BY_LENGTH: Final = (
+    "Above, the mean loss of all tokens up to each length, the logarithm of their perplexity; below, how far it is "
+    "from the baseline's on the same documents. A band that excludes zero is more than chance."
+)
 NEEDLES: Final = (
     "Each small grid is one cache. A dark cell is a length and depth at which the hidden fact is not found; the grid "
     "of the full cache shows what the model itself can do."
