@@ -1,7 +1,7 @@
 """Figures, one file each. Every function returns a plotly Figure (`text_retention`: HTML) and displays nothing.
 
-All functions take their arguments in the same way. The first one, `data`, is the labelled array to draw; all others
-are keyword-only and always in this order, with the same meaning everywhere:
+All functions take their arguments in the same way. The first one, `data`, is the labelled array (`worked_example`: the
+steps) to draw; all others are keyword-only and always in this order, with the same meaning everywhere:
 
     policy, policies          one policy, or several to draw
     layer, head               a single layer or head; None averages over all (`tree` draws the first)
@@ -31,6 +31,7 @@ from analysis.plot.sinks_figure import sinks
 from analysis.plot.spectrum_figure import spectrum
 from analysis.plot.tree_figure import tree
 from analysis.plot.trends_figure import trends
+from analysis.plot.worked_example_figure import worked_example
 
 __all__ = [
     "agreement",
@@ -52,4 +53,5 @@ __all__ = [
     "text_retention",
     "tree",
     "trends",
+    "worked_example",
 ]

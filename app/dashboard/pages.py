@@ -26,6 +26,7 @@ THEME: Final = {
 # The pages in the order of the work: the file in `views/` (its address has - for _), and the title.
 PAGES: Final = {
     "start": "Start",
+    "the_paper": "The paper",
     "wavelets": "Wavelets",
     "eviction_map": "Eviction map",
     "compare": "Compare",

@@ -95,3 +95,8 @@ NEEDLES: Final = (
     "Each small grid is one cache. A dark cell is a length and depth at which the hidden fact is not found; the grid "
     "of the full cache shows what the model itself can do."
 )
+WORKED_EXAMPLE: Final = (
+    "Boxes are the words in the cache. The two above the bracket are neighbours and are compared by importance, the "
+    "mean attention that a word got from itself and the words after it; the crossed-out one goes. In the tree, a "
+    "horizontal line leads from a word to the one that won against it; columns with a diamond are still cached."
+)

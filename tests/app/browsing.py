@@ -96,7 +96,7 @@ def handshake(port: int, host: str, reached: str = "127.0.0.1") -> int:
 
 
 @contextlib.contextmanager
-def served(run: Path, folder: Path, *options: str, program: Path | None = None) -> Iterator[str]:
+def served(run: Path | None, folder: Path, *options: str, program: Path | None = None) -> Iterator[str]:
     """The address of a running `treekv dashboard`, which does not look for models in the network.
 
     What it prints goes to `folder`/log. `program` is an installed `treekv` to run instead of this checkout's.
@@ -106,7 +106,7 @@ def served(run: Path, folder: Path, *options: str, program: Path | None = None) 
         port = probe.getsockname()[1]
     address = f"http://127.0.0.1:{port}"
     start = [sys.executable, "-m", "app.cli"] if program is None else [str(program)]
-    command = [*start, "dashboard", str(run), "--port", str(port), "--no-browser", *options]
+    command = [*start, "dashboard", *([] if run is None else [str(run)]), "--port", str(port), "--no-browser", *options]
     path = str(ROOT) if program is None else ""
     environment = os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     with (folder / "log").open("w") as log:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from app.dashboard.actions import make_run
+from app.dashboard.actions import make_run, worked_example
 from app.dashboard.actions.make_run import RunRequest
 from app.dashboard.pages import PAGES, UPLOAD_MB, runs_root
 from app.dashboard.session import jobs, loaded_model
@@ -29,6 +29,7 @@ NEEDED = {
     run_folder.CAPTURE: "Compare and other wavelets",
 }
 TOUR = (
+    ("the_paper", "**The paper**: how TreeKV decides what goes, on one sentence, and the paper's figures."),
     (
         "wavelets",
         "**Wavelets**: how much each stretch of the text contributes, and at which scale. Where fine bands grow "
@@ -77,10 +78,26 @@ def opened(run: RunFolder) -> None:
         st.page_link("views/wavelets.py", label="Look at its wavelets", icon=":material/arrow_forward:")
 
 
-def recent() -> None:
-    runs = run_folder.recent(runs_root())
-    if not runs:
+def visit() -> None:
+    """What there is without any run: the form to make one, figure 3 of the paper, and the tour."""
+    # Side by side on a wide page; on a narrow one the figure comes below the form.
+    half = "[data-testid=stLayoutWrapper]:has(> [class*=st-key-visit-])"
+    st.html(f"<style>{half}{{min-width: min(26rem, 100%)}}</style>")
+    row = st.container(horizontal=True, gap="large")
+    form, method = (row.container(key=f"visit-{name}", width="stretch") for name in ("form", "method"))
+    tour()
+    with method:
+        st.subheader("How TreeKV works")
+        st.markdown(worked_example.METHOD)
+        worked_example.show(worked_example.example(), "example", linked=False)
+        st.page_link("views/the_paper.py", label="With your own sentence", icon=":material/arrow_forward:")
+    with form:  # last, for the page ends where the form is refused
+        st.subheader("Make a run")
         st.info("There is no run yet. Make one here: the sample text takes about half a minute.")
+        make()
+
+
+def recent(runs: list[RunFolder]) -> None:
     for run in runs:
         text = run.manifest.get("text", {})
         when = datetime.datetime.fromtimestamp((run.path / run_folder.MANIFEST).stat().st_mtime)
@@ -202,11 +219,16 @@ if run is not None:
     if st.session_state.get("made") == run.path.name:  # kept, so that another run of the page does not hide it
         st.success("The run was made and is open.")
     opened(run)
-tour()
-existing, new = st.columns(2, gap="large")
-with existing:
-    st.subheader("Recent runs")
-    recent()
-with new:
-    st.subheader("Make a run")
-    make()
+st.page_link("views/the_paper.py", label="How TreeKV works, in a minute", icon=":material/school:")
+runs = run_folder.recent(runs_root())
+if runs or run is not None:
+    tour()
+    existing, new = st.columns(2, gap="large")
+    with existing:
+        st.subheader("Recent runs")
+        recent(runs)
+    with new:
+        st.subheader("Make a run")
+        make()
+else:
+    visit()

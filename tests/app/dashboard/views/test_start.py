@@ -52,8 +52,7 @@ def filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppTest:
 def test_the_empty_folder_says_so_and_the_tour_is_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     test = opened(None, monkeypatch, root=tmp_path)
     assert "There is no run yet" in test.info[0].value
-    assert test.expander[0].label == "A two-minute tour"
-    assert test.expander[0].proto.expanded
+    assert next(part for part in test.expander if part.label == "A two-minute tour").proto.expanded
 
 
 def test_a_run_is_made_opened_and_drawn(tiny_model: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
