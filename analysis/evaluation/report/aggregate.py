@@ -169,6 +169,9 @@ def notes(rows: Sequence[Row], records: Sequence[Record]) -> list[str]:
             said.append(f"{where}: the full cache scores {mean}, at the floor; no evidence about compression.")
         elif row.estimate.mean >= CEILING:
             said.append(f"{where}: the full cache scores {mean}, at the ceiling; little evidence about compression.")
+    shown = _variants(records)
+    if shown:
+        said.append(f"Default sizes: {'; '.join(f'{name}: {words}' for name, words in shown.items())}.")
     for what in ("versions", "machine"):
         kinds = {json.dumps(record.about[what], sort_keys=True) for record in records if what in record.about}
         if len(kinds) > 1:
@@ -178,6 +181,19 @@ def notes(rows: Sequence[Row], records: Sequence[Record]) -> list[str]:
     if failed:
         said.append(f"Measurements that failed and are left out of all means: {failed}; treekv eval retries them.")
     return said
+
+
+def _variants(records: Iterable[Record]) -> dict[str, str]:
+    """Whose default sizes the settings have, by name, where a policy comes with several."""
+    shown = {}
+    for record in records:
+        config = record.of.config or {}
+        policy, variant = config.get("policy"), config.get("variant", policies.PUBLISHED)
+        if policy in policies.names() and variant in policies.get(policy).variants:
+            shown[str(record.of.name)] = policies.get(policy).variants[variant].title
+        elif policy in policies.names() and policies.get(policy).variants:
+            shown[str(record.of.name)] = "as published"
+    return dict(sorted(shown.items()))
 
 
 def failures(records: Iterable[Record]) -> list[str]:
