@@ -62,11 +62,12 @@ FLOORS: dict[str, list[tuple[str, ...]]] = {
         ("many",),
         ("capture", "contributions"),
         ("data", "request"),
-        ("attention", "forward_pass"),
+        ("backward_pass",),
+        ("attention", "forward_pass", "free_memory"),
         ("__init__",),
     ],
     "analysis.wavelets": [
-        ("__init__", "capture_spectrum", "pooled_spectrum", "trends"),
+        ("__init__", "band_survival", "capture_spectrum", "far_context", "pooled_spectrum", "trends"),
         ("spectrum", "trend_statistics"),
         ("options", "growth"),
         ("bands",),
@@ -75,7 +76,7 @@ FLOORS: dict[str, list[tuple[str, ...]]] = {
     "analysis.retention": [
         ("compare",),
         ("agreement", "bias", "loss", "simulate", "tree"),
-        ("record", "simulated_cache"),
+        ("record", "simulated_cache", "damage"),
         ("kernels", "ledger_simulation"),
         ("__init__",),
     ],

@@ -49,6 +49,8 @@ class Capture:
     query_positions: list[int]  # the observed queries, ascending
     model: str
     attrs: dict[str, Any] = field(default_factory=dict)  # settings, library versions, the model's fingerprint
+    g: list[Tensor] | None = None  # per layer [query_heads, T, value_dim] float16, in units of g_scale; see `gradient`
+    g_scale: list[float] | None = None  # per layer, a power of two
 
     @property
     def tokens(self) -> int:
@@ -104,8 +106,48 @@ class Capture:
         found = weighted_values(weights, self.v[self._index(layer)][:, : query_position + 1])
         return found if model is None else found @ output_weights(model, layer, self.query_heads)
 
+    @property
+    def has_sensitivity(self) -> bool:
+        """Whether the text was captured with its gradients."""
+        return self.g is not None
+
+    def gradient(self, layer: int) -> Tensor:
+        """How the text's loss follows the attention outputs: float32 [query_heads, T, value_dim].
+
+        The gradient of the sum of the next-token losses of the text, in nats, with respect to the attention output of
+        each query head at each token, before the output projection. That of the last token, which predicts nothing,
+        is zero. `layer` is the model's number of a captured layer.
+
+        Raises TreeKVError for a layer that was not captured, or a capture without gradients.
+        """
+        index = self._index(layer)
+        self.check_sensitivity()
+        assert self.g is not None and self.g_scale is not None
+        return self.g[index].float() * self.g_scale[index]
+
+    def check_sensitivity(self) -> None:
+        """Raise TreeKVError in one sentence for a capture without gradients."""
+        if not self.has_sensitivity:
+            raise TreeKVError(
+                "this capture has no gradients of the loss; capture the text with sensitivity=True (treekv capture "
+                "--sensitivity)"
+            )
+
+    def check_record(self, retention: xr.Dataset) -> None:
+        """Raise TreeKVError for a retention record whose tokens, KV heads or layers are not those of this capture."""
+        tokens, heads = retention.sizes["position"], retention.sizes["head"]
+        if tokens != self.tokens:
+            raise TreeKVError(
+                f"the record has {tokens} tokens, the capture {self.tokens}; both must be of the same text"
+            )
+        if heads != self.kv_heads:
+            raise TreeKVError(f"the record has {heads} KV heads, the capture {self.kv_heads}")
+        missing = [int(layer) for layer in retention["layer"].values if layer not in self.layers]
+        if missing:
+            raise TreeKVError(f"layer {missing[0]} of the record was not captured; captured are {self.layers}")
+
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the capture to one netCDF file (q, k, v as float16) and return its path.
+        """Write the capture to one netCDF file (q, k, v and g as float16) and return its path.
 
         Raises TreeKVError when the path cannot be written.
         """
@@ -114,7 +156,10 @@ class Capture:
             "k": ("layer", "kv_head", "position", "channel"),
             "v": ("layer", "kv_head", "position", "value_channel"),
         }
-        arrays = {name: (dim, _half(getattr(self, name), name)) for name, dim in dims.items()}
+        arrays: dict[str, Any] = {name: (dim, _half(getattr(self, name), name)) for name, dim in dims.items()}
+        if self.g is not None:
+            arrays["g"] = (("layer", "query_head", "position", "value_channel"), _half(self.g, "g"))
+            arrays["g_scale"] = ("layer", np.asarray(self.g_scale, dtype=np.float64))
         dataset = xr.Dataset(
             {**arrays, "scaling": ("layer", np.asarray(self.scaling, dtype=np.float64))},
             coords={
@@ -147,6 +192,8 @@ class Capture:
             query_positions=dataset["query_position"].values.tolist(),
             model=str(attrs.pop("model", "")),
             attrs=attrs,
+            g=list(torch.from_numpy(dataset["g"].values).to(device)) if "g" in dataset else None,
+            g_scale=dataset["g_scale"].values.tolist() if "g" in dataset else None,
         )
 
     def __repr__(self) -> str:
@@ -161,6 +208,7 @@ class Capture:
             "observed queries": str(len(self.query_positions)),
             "layers": f"{len(self.layers)}, from {self.layers[0]} to {self.layers[-1]}",
             "heads": f"{count(self.query_heads, 'query head')}, {count(self.kv_heads, 'KV head')}",
+            **({"gradients": "of the next-token losses"} if self.has_sensitivity else {}),
             "tensors": f"{self._size}, {str(self.k[0].dtype).removeprefix('torch.')} on {self.k[0].device}",
         }
         cells = (f"<tr><th>{name}</th><td>{html.escape(value)}</td></tr>" for name, value in rows.items())
@@ -169,7 +217,7 @@ class Capture:
     @property
     def _size(self) -> str:
         """Memory of the tensors in words."""
-        return format_bytes(sum(x.nbytes for x in (*self.q, *self.k, *self.v)))
+        return format_bytes(sum(x.nbytes for x in (*self.q, *self.k, *self.v, *(self.g or ()))))
 
     def _index(self, layer: int) -> int:
         try:

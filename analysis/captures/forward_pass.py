@@ -5,7 +5,8 @@ It uses a cache whose layers compute attention themselves: no hook, no patch, no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -62,25 +63,46 @@ def record_batch(model: nn.Module, ids: Tensor, layers: Sequence[int], consume: 
         consume(number, *tensors)
 
     for number in full_attention_layers(config):
-        cache.layers[number] = _Layer(number, passed if number in layers else None)
-    # Without the language-model head: the logits of the whole text would be larger than the capture.
-    decoder = getattr(model, "base_model", model)
+        cache.layers[number] = RecordingLayer(number, passed if number in layers else None)
+    with evaluating(model), torch.no_grad():  # not inference_mode: the captured tensors must be ordinary ones
+        run_decoder(model, ids, cache)
+    check_seen(layers, seen)
+    return cache_layers(cache)
+
+
+def run_decoder(model: nn.Module, ids: Tensor, cache: DynamicCache) -> Any:
+    """The model over `ids` [rows, T] without its language-model head: logits would be larger than the capture."""
+    decoder: Any = getattr(model, "base_model", model)
     device = next(model.parameters()).device
-    training = model.training
+    return decoder(input_ids=ids.to(device), past_key_values=cache, use_cache=True)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """No dropout inside; afterwards every module is in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.no_grad():  # not inference_mode: the captured tensors must be ordinary ones
-            decoder(input_ids=ids.to(device), past_key_values=cache, use_cache=True)
+        yield
     finally:
-        model.train(training)
+        for module, mode in modes:
+            module.training = mode
+
+
+def check_seen(layers: Sequence[int], seen: Sequence[int]) -> None:
+    """Raise TreeKVError for a layer of `layers` that never computed attention."""
     silent = sorted(set(layers) - set(seen))
     if silent:
         raise TreeKVError(f"layers {silent} of the model never computed attention; it cannot be captured")
+
+
+def cache_layers(cache: DynamicCache) -> list[CacheLayer]:
+    """The sizes of the layers of a cache that has seen a text, without those of other kinds."""
     return [found for number, layer in enumerate(cache.layers) if (found := _kept(number, layer)) is not None]
 
 
 def _kept(number: int, layer: Any) -> CacheLayer | None:
-    if isinstance(layer, _Layer):
+    if isinstance(layer, RecordingLayer):
         return None if layer.channels is None else CacheLayer(number, layer.channels, None)
     if isinstance(layer, DynamicSlidingWindowLayer) and layer.keys is not None and layer.values is not None:
         return CacheLayer(number, _channels(layer.keys, layer.values), int(layer.sliding_window))
@@ -108,7 +130,7 @@ def full_attention_layers(config: Any) -> list[int]:
     return numbers
 
 
-class _Layer(DynamicLayer):
+class RecordingLayer(DynamicLayer):
     """A cache layer that stores nothing, computes attention and passes its inputs on."""
 
     def __init__(self, number: int, consume: Consumer | None) -> None:

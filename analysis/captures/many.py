@@ -63,6 +63,7 @@ def capture_many(
     queries: int = 16,
     *,
     layers: Sequence[int] | None = None,
+    sensitivity: bool = False,
     folder: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Sequence[Capture]:
@@ -70,15 +71,15 @@ def capture_many(
 
     `texts` is a dictionary of names and texts, or a sequence, whose texts are named text-000, text-001 ... In
     `folder`, which is created if need be, each becomes NAME.nc; a text whose file exists already is not captured
-    again. `progress` is called with (done, total), counted in layers of all texts. All texts are checked before the
-    model runs.
+    again. `progress` is called with (done, total), counted in layers of all texts (twice with `sensitivity`). All texts
+    are checked before the model runs.
 
     Raises TreeKVError as `capture` does (naming the text), for no texts, a name that is no file name, and for a
     file in the folder that contains something else than this text with these settings, or is of another model:
     one of another name, or whose configuration or parameters differ (a file from before captures recorded the model's
     fingerprint is compared by name only).
     """
-    requests = request_many(model, tokenizer, texts, max_tokens, queries, layers)
+    requests = request_many(model, tokenizer, texts, max_tokens, queries, layers, sensitivity=sensitivity)
     job = CaptureJob(partial(run_request, model), CaptureRequest.fingerprint, Capture.save, FORMAT)
     return (
         job.in_memory(requests, progress) if folder is None else CaptureFiles(job.in_folder(requests, folder, progress))
@@ -108,12 +109,13 @@ def request_many(
     queries: int,
     layers: Sequence[int] | None,
     check: Callable[[CaptureRequest], object] = lambda request: None,
+    sensitivity: bool = False,
 ) -> dict[str, CaptureRequest]:
     """One checked request a text, by name; `check` may refuse one too. A TreeKVError names the text."""
     requests = {}
     for name, text in _named(texts).items():
         try:
-            requests[name] = CaptureRequest.of(model, tokenizer, text, max_tokens, queries, layers)
+            requests[name] = CaptureRequest.of(model, tokenizer, text, max_tokens, queries, layers, sensitivity)
             check(requests[name])
         except TreeKVError as error:
             raise TreeKVError(f"text {name!r}: {error}") from error
@@ -155,7 +157,7 @@ class CaptureJob(Generic[Result]):
         for name, request in requests.items():
             advance = counter.next_text(request)
             if name in finished:
-                advance(len(request.layers), len(request.layers))
+                advance(request.steps, request.steps)
             else:
                 self.save(self.run(request, advance), paths[name])
         return list(paths.values())
@@ -179,20 +181,20 @@ class CaptureJob(Generic[Result]):
 
 
 class _Counter:
-    """Reports the layers of all texts as one progress."""
+    """Reports the steps of all texts as one progress."""
 
     def __init__(self, requests: Mapping[str, CaptureRequest], progress: Progress | None) -> None:
-        self.total = sum(len(request.layers) for request in requests.values())
+        self.total = sum(request.steps for request in requests.values())
         self.progress = progress
-        self.started = 0  # layers of the texts so far
+        self.started = 0  # steps of the texts so far
 
     def next_text(self, request: CaptureRequest) -> Progress:
         before = self.started
-        self.started += len(request.layers)
+        self.started += request.steps
 
-        def advance(layer: int, _: int) -> None:
+        def advance(step: int, _: int) -> None:
             if self.progress is not None:
-                self.progress(before + layer, self.total)
+                self.progress(before + step, self.total)
 
         return advance
 

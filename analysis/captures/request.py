@@ -32,6 +32,7 @@ class CaptureRequest:
         layers: the model's numbers of the layers to capture, ascending.
         model: the model's name.
         attrs: attributes for the result: max_tokens, queries, model_fingerprint and library versions.
+        sensitivity: whether the gradients of the loss are captured too.
     """
 
     ids: list[int]
@@ -40,6 +41,12 @@ class CaptureRequest:
     layers: list[int]
     model: str
     attrs: dict[str, Any]
+    sensitivity: bool = False
+
+    @property
+    def steps(self) -> int:
+        """How many steps of progress the capture makes: one for each layer, and one for each layer's gradient."""
+        return len(self.layers) * (2 if self.sensitivity else 1)
 
     @classmethod
     def of(
@@ -50,6 +57,7 @@ class CaptureRequest:
         max_tokens: int = 2048,
         queries: int = 16,
         layers: Sequence[int] | None = None,
+        sensitivity: bool = False,
     ) -> CaptureRequest:
         """Check the arguments of `capture` and resolve them; raises TreeKVError as `capture` does."""
         chosen = chosen_layers(model.config, layers)
@@ -72,7 +80,7 @@ class CaptureRequest:
             **netcdf.versions(),
         }
         observed = list(range(len(ids) - queries, len(ids)))
-        return cls(ids, _token_text(tokenizer, ids), observed, chosen, model_name(model.config), attrs)
+        return cls(ids, _token_text(tokenizer, ids), observed, chosen, model_name(model.config), attrs, sensitivity)
 
     def fingerprint(self, kind: str = "qkv", settings: Mapping[str, Any] | None = None) -> str:
         """Identifies this text with these settings, so that a file of it is recognised.
@@ -80,7 +88,8 @@ class CaptureRequest:
         `kind` and `settings` say what is kept of the capture: by default queries, keys and values. The content that
         is hashed must not change, or folders written by earlier versions cannot be resumed.
         """
-        content = [self.model, self.ids, self.queries, self.layers, kind, sorted((settings or {}).items())]
+        settings = {**(settings or {}), **({"sensitivity": True} if self.sensitivity else {})}
+        content = [self.model, self.ids, self.queries, self.layers, kind, sorted(settings.items())]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

@@ -59,6 +59,14 @@ def capture(
             help="Store queries, keys and values, or only the spectrum, for models that are too large for the rest."
         ),
     ] = Keep.qkv,
+    sensitivity: Annotated[
+        bool,
+        typer.Option(
+            "--sensitivity",
+            help="Also record how the text's loss follows what each head attends to: one backward pass, about four "
+            "times as long.",
+        ),
+    ] = False,
     wavelet: WaveletOption = "haar",
     level: LevelOption = None,
     mode: ModeOption = "symmetric",
@@ -99,8 +107,11 @@ def capture(
         options = wavelet_options(wavelet, level, mode, transform, sinks, sink_count)
         if keep is Keep.qkv:
             _refuse_wavelets(options, projected)
+        elif sensitivity:
+            _refuse_sensitivity()
         network, tokenizer = load_model(model)
     common: dict[str, Any] = {"max_tokens": tokens, "queries": queries, "layers": kept_layers}
+    stored = {**common, "sensitivity": sensitivity}
     spectral: dict[str, Any] = {**common, "wavelet": options, "projected": projected}
     with stage("Capturing what each token contributes") as progress:
         captured: Sequence[Any]
@@ -109,13 +120,13 @@ def capture(
                 network, tokenizer, contents, **spectral, folder=output, progress=progress
             )
         elif several:
-            captured = analysis.capture_many(network, tokenizer, contents, **common, folder=output, progress=progress)
+            captured = analysis.capture_many(network, tokenizer, contents, **stored, folder=output, progress=progress)
         elif keep is Keep.spectrum:
             (text,) = contents.values()
             captured = [analysis.capture_spectrum(network, tokenizer, text, **spectral, progress=progress)]
         else:
             (text,) = contents.values()
-            captured = [analysis.capture(network, tokenizer, text, **common, progress=progress)]
+            captured = [analysis.capture(network, tokenizer, text, **stored, progress=progress)]
     if not several:
         with stage("Writing the file"):
             analysis.save(captured[0], output)
@@ -144,6 +155,12 @@ def _refuse_wavelets(options: WaveletOptions, projected: bool) -> None:
     given = [*options.changed, *(["projected"] if projected else [])]
     if given:
         raise TreeKVError(f"--{given[0].replace('_', '-')} needs --keep spectrum; a capture can be split later")
+
+
+def _refuse_sensitivity() -> None:
+    from treekv import TreeKVError
+
+    raise TreeKVError("--sensitivity is kept beside queries, keys and values; leave out --keep spectrum")
 
 
 def check_output(output: Path, force: bool) -> None:
@@ -187,6 +204,7 @@ def _facts(captured: Any) -> dict[str, Any]:
             "layers": captured.layers,
             "query_heads": captured.query_heads,
             "kv_heads": captured.kv_heads,
+            "sensitivity": captured.has_sensitivity,
         }
     return {
         "model": captured.attrs["model"],

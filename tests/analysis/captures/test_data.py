@@ -71,3 +71,31 @@ def test_what_is_not_in_the_capture_is_refused(captured):
             captured.contributions(0, position)
     with pytest.raises(TreeKVError, match="0 to 300"):
         captured.weights(0, [])
+
+
+def with_gradients(captured):
+    """The capture as if it had been made with its gradients: random ones, of a very different size in each layer."""
+    generator = torch.Generator().manual_seed(0)
+    g = [torch.randn(*x.shape[:2], v.shape[-1], generator=generator) for x, v in zip(captured.q, captured.v)]
+    return dataclasses.replace(captured, g=[x.half() for x in g], g_scale=[2.0**-30, 4.0])
+
+
+def test_gradients_are_kept_with_a_scale_of_their_own(captured, tmp_path):
+    run = with_gradients(captured)
+    again = analysis.open(run.save(tmp_path / "capture.nc"))
+    assert run.has_sensitivity and again.has_sensitivity
+    for layer in (0, 1):
+        assert run.gradient(layer).dtype == torch.float32 and run.gradient(layer).shape == (4, 301, 8)
+        assert torch.equal(again.gradient(layer), run.gradient(layer))
+    assert 0 < run.gradient(0).abs().max() < 1e-8, "too small for float16 without its scale"
+    assert "of the next-token losses" in run._repr_html_()
+    assert repr(run) == "Capture(llama, 301 tokens, 2 layers, 192.6 kB)"  # 2 layers of 4 heads more, in two bytes
+    with pytest.raises(TreeKVError, match="layer 2 was not captured"):
+        run.gradient(2)
+
+
+def test_a_capture_without_gradients_says_so(captured, tmp_path):
+    for run in (captured, analysis.open(captured.save(tmp_path / "capture.nc"))):
+        assert not run.has_sensitivity
+        with pytest.raises(TreeKVError, match="no gradients of the loss; capture the text with sensitivity=True"):
+            run.gradient(0)

@@ -130,3 +130,20 @@ def test_folders_without_captures_are_refused(tmp_path):
         analysis.open_captures(tmp_path / "absent")
     with pytest.raises(TreeKVError, match="contains no capture"):
         analysis.open_captures(tmp_path)
+
+
+def test_with_gradients(texts, tmp_path):
+    with torch.inference_mode(False):
+        model = tiny.llama()
+    seen = []
+    settings = dict(queries=3, sensitivity=True, folder=tmp_path)
+    captures = analysis.capture_many(model, None, texts, **settings, progress=lambda *call: seen.append(call))
+    assert seen == [(i, 12) for i in range(1, 13)]
+    for captured, text in zip(captures, texts.values(), strict=True):
+        alone = analysis.capture(model, None, text, queries=3, sensitivity=True)
+        torch.testing.assert_close(captured.gradient(1), alone.gradient(1))
+    seen.clear()
+    analysis.capture_many(model, None, texts, **settings, progress=lambda *call: seen.append(call))
+    assert seen == [(4, 12), (8, 12), (12, 12)]
+    with pytest.raises(TreeKVError, match=r"b\.nc' contains another text, model or other settings"):
+        analysis.capture_many(model, None, texts, queries=3, folder=tmp_path)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import analysis
 from tests import tiny
@@ -51,6 +52,15 @@ def test_several_texts_become_a_folder(captured: Path, tiny_model: Path) -> None
     assert (captured / "a.nc").stat().st_mtime_ns == before, "what is there is not captured again"
     assert [item["file"] for item in printed["captures"]] == ["captures/a.nc", "captures/b.nc"]
     assert [run.tokens for run in analysis.open_captures(captured)] == [150, 150]
+
+
+def test_a_capture_with_gradients(tiny_model: Path) -> None:
+    with torch.inference_mode(False):
+        result = invoke("capture", "a.txt", "--model", tiny_model, "--tokens", 60, "--sensitivity", "--json")
+        assert json.loads(result.stdout)["sensitivity"] is True
+    assert analysis.open("capture.nc").gradient(1).any()
+    words = refused("capture", "a.txt", "--model", tiny_model, "--sensitivity", "--keep", "spectrum", "--force")
+    assert "leave out --keep spectrum" in words
 
 
 def test_chosen_layers(tiny_model: Path) -> None:
