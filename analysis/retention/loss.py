@@ -1,8 +1,9 @@
-"""The loss from eviction: attention mass, and the change of the attention output, against the full cache.
+"""The loss from eviction: attention mass, change of the attention output, and damage, against the full cache.
 
     retention = analysis.simulate(captured, {"tree": config})
     lost = analysis.output_loss(captured, retention)
     lost["error"].mean("query")            # (policy, layer)
+    lost["damage"].sum(("layer", "kv_head"))   # (policy): extra loss in nats a token, to second order
 
 A query at position t sees the tokens that were kept when it was processed: p <= t and not evicted before t. (The
 token that is evicted at step t is still seen by the query of step t.)
@@ -21,6 +22,7 @@ from analysis import netcdf
 from analysis.captures.attention import output_weights
 from analysis.captures.data import Capture
 from analysis.progress import Progress
+from analysis.retention.damage import layer_damage
 from treekv.errors import TreeKVError
 
 FORMAT = "treekv-loss"
@@ -42,6 +44,10 @@ def output_loss(
         mass   = sum of a_j over H
         output = sum of a_j v_j over H, divided by mass     (softmax over the kept tokens)
         error  = |output - full output| / |full output|     (Euclidean norms over all heads and channels of a layer)
+        damage = 1/2 mean over the text of (sum over the heads of a group of g . (output - full output))^2
+
+    g is the gradient of the text's loss, of captures that have it. The damage of a group is what its evictions alone
+    would add to the loss, to second order; see `analysis.retention.damage`.
 
     Weights are those of the capture, at true positions; a real run also compresses the layers below and may
     renumber positions.
@@ -56,13 +62,14 @@ def output_loss(
 
     Returns:
         Dataset with `mass`, 0 to 1 (policy, layer, head, query; heads are query heads), and `error` (policy,
-        layer, query), float32; `query` is the position. The record's attrs configs, model and source are copied.
+        layer, query), float32; `query` is the position. With gradients also `damage` (policy, layer, kv_head), float32,
+        in nats a token, over all tokens of the text. The record's attrs configs, model and source are copied.
 
     Raises:
         TreeKVError: tokens, layers or heads of the record differ from those of the capture, a query is outside the
             text, or the model has no known output projection.
     """
-    _check(captured, retention)
+    captured.check_record(retention)
     if queries is None:
         count = min(DEFAULT_QUERIES, captured.tokens)
         queries = np.unique(np.linspace(captured.tokens // 2, captured.tokens - 1, count).astype(int)).tolist()
@@ -73,6 +80,7 @@ def output_loss(
     policies = evicted.shape[0]
     mass = np.empty((policies, len(layers), captured.query_heads, len(queries)), np.float32)
     error = np.empty((policies, len(layers), len(queries)), np.float32)
+    damage = np.empty((policies, len(layers), captured.kv_heads), np.float32)
     at_once = max(1, WEIGHTS_AT_ONCE // (captured.query_heads * captured.tokens))
     for row, layer in enumerate(layers):
         values = captured.v[captured.layers.index(layer)].float()
@@ -94,8 +102,14 @@ def output_loss(
                 moved = _output(masked, values, projection, kept) - full
                 mass[number, row, :, part] = kept.cpu().numpy()
                 error[number, row, part] = (moved.square().sum((0, 2)).sqrt() / size).cpu().numpy()
+        if captured.has_sensitivity:
+            damage[:, row] = layer_damage(captured, layer, evicted[:, row]).numpy()
         if progress is not None:
             progress(row + 1, len(layers))
+    measured = {}
+    if captured.has_sensitivity:
+        about = {"long_name": "extra loss to second order", "units": "nats a token"}
+        measured["damage"] = (("policy", "layer", "kv_head"), damage, about)
     copied = {name: retention.attrs[name] for name in ("model", "source", "configs") if name in retention.attrs}
     return xr.Dataset(
         {
@@ -105,12 +119,14 @@ def output_loss(
                 {"long_name": "attention mass retained", "units": "1"},
             ),
             "error": (("policy", "layer", "query"), error, {"long_name": "relative output error", "units": "1"}),
+            **measured,
         },
         coords={
             "policy": retention["policy"].values,
             "layer": np.asarray(layers, dtype=np.int32),
             "head": np.arange(captured.query_heads, dtype=np.int32),
             "query": np.asarray(queries, dtype=np.int32),
+            **({"kv_head": np.arange(captured.kv_heads, dtype=np.int32)} if measured else {}),
         },
         attrs={
             "format": FORMAT,
@@ -137,16 +153,3 @@ def _visible(evicted: Tensor, positions: Sequence[int]) -> Tensor:
     """bool [kv_heads, q, T] from eviction steps [kv_heads, T]; tokens after a query have zero weight anyway."""
     at = torch.tensor(list(positions), dtype=evicted.dtype, device=evicted.device)
     return evicted[:, None] >= at[:, None]
-
-
-def _check(captured: Capture, retention: xr.Dataset) -> None:
-    tokens = retention.sizes["position"]
-    if tokens != captured.tokens:
-        raise TreeKVError(
-            f"the record has {tokens} tokens, the capture {captured.tokens}; both must be of the same text"
-        )
-    if retention.sizes["head"] != captured.kv_heads:
-        raise TreeKVError(f"the record has {retention.sizes['head']} KV heads, the capture {captured.kv_heads}")
-    missing = [int(layer) for layer in retention["layer"].values if layer not in captured.layers]
-    if missing:
-        raise TreeKVError(f"layer {missing[0]} of the record was not captured; captured are {captured.layers}")
