@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from analysis.retention.record import density, kept_mask, merge_retention, retention_from_cache, retention_map
     from analysis.retention.simulate import simulate
     from analysis.retention.tree import eviction_tree
+    from analysis.wavelets.band_survival import survival
     from analysis.wavelets.capture_spectrum import capture_spectra, capture_spectrum
+    from analysis.wavelets.far_context import need, need_budgets
     from analysis.wavelets.growth import band_growth
     from analysis.wavelets.options import WaveletOptions
     from analysis.wavelets.pooled_spectrum import mean_spectrum
@@ -53,6 +55,8 @@ _DEFINED_IN = {
     "kept_mask": "retention.record",
     "mean_spectrum": "wavelets.pooled_spectrum",
     "merge_retention": "retention.record",
+    "need": "wavelets.far_context",
+    "need_budgets": "wavelets.far_context",
     "open": "result_files",
     "open_captures": "captures.many",
     "output_loss": "retention.loss",
@@ -63,6 +67,7 @@ _DEFINED_IN = {
     "save": "result_files",
     "simulate": "retention.simulate",
     "spectrum": "wavelets.spectrum",
+    "survival": "wavelets.band_survival",
     "trends": "wavelets.trends",
 }
 _SUBPACKAGES = ("captures", "evaluation", "paper", "plot", "recommendation", "retention", "wavelets")
@@ -88,6 +93,8 @@ __all__ = [
     "kept_mask",
     "mean_spectrum",
     "merge_retention",
+    "need",
+    "need_budgets",
     "open",
     "open_captures",
     "output_loss",
@@ -100,6 +107,7 @@ __all__ = [
     "save",
     "simulate",
     "spectrum",
+    "survival",
     "trends",
 ]
 

@@ -18,12 +18,12 @@ from analysis import netcdf
 from analysis.captures.data import Capture
 from treekv.errors import TreeKVError
 
-DatasetKind = Literal["spectrum", "figure2", "trends", "retention", "loss"]
+DatasetKind = Literal["spectrum", "figure2", "trends", "retention", "loss", "survival"]
 
 
 def save(result: Capture | xr.Dataset, path: str | os.PathLike[str]) -> Path:
-    """Write a capture, spectrum, result of `paper.figure2`, table of trends, retention record or table of losses and
-    return the path.
+    """Write a capture, spectrum, result of `paper.figure2`, table of trends, retention record, table of losses
+    or of survival, and return the path.
 
     The file appears under its name only when it is complete. Raises TreeKVError for a dataset that is none of these,
     and when the path cannot be written.
@@ -57,8 +57,8 @@ def open(
 
     Args:
         path: the file.
-        expected: "capture", "spectrum", "figure2", "trends", "retention" or "loss" to refuse any other kind; None
-            accepts all.
+        expected: "capture", "spectrum", "figure2", "trends", "retention", "loss" or "survival" to refuse any other
+            kind; None accepts all.
         device: device of a capture's tensors; they are read as float16.
 
     Raises:

@@ -24,11 +24,13 @@ from analysis.plot.eviction_maps_figure import eviction_map, eviction_maps
 from analysis.plot.growth import growth_grid
 from analysis.plot.lost import mass_retained, output_error
 from analysis.plot.memory_figure import memory
+from analysis.plot.need_figure import need_budgets
 from analysis.plot.paper_bands_figure import paper_bands
 from analysis.plot.recommendation_figure import recommendation
 from analysis.plot.retained_text import text_retention
 from analysis.plot.sinks_figure import sinks
 from analysis.plot.spectrum_figure import spectrum
+from analysis.plot.survival_figure import survival
 from analysis.plot.tree_figure import tree
 from analysis.plot.trends_figure import trends
 from analysis.plot.worked_example_figure import worked_example
@@ -44,12 +46,14 @@ __all__ = [
     "growth_grid",
     "mass_retained",
     "memory",
+    "need_budgets",
     "output_error",
     "paper_bands",
     "recommendation",
     "retention_difference",
     "sinks",
     "spectrum",
+    "survival",
     "text_retention",
     "tree",
     "trends",

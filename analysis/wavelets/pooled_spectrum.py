@@ -24,7 +24,7 @@ def mean_spectrum(spectra: Sequence[xr.Dataset]) -> xr.Dataset:
         raise TreeKVError("there is no spectrum to average; give at least one")
     first = spectra[0]
     for number, other in enumerate(spectra):
-        for name in ("model", "wavelet", "mode", "transform", "sinks", "sink_count", "projected"):
+        for name in ("model", "wavelet", "mode", "transform", "sinks", "sink_count", "projected", "weight"):
             if other.attrs.get(name) != first.attrs.get(name):
                 raise TreeKVError(
                     f"spectrum {number} has {name} {other.attrs.get(name)!r}, the first {first.attrs.get(name)!r}; "
@@ -48,7 +48,7 @@ def mean_spectrum(spectra: Sequence[xr.Dataset]) -> xr.Dataset:
     )  # fmt: skip
     pooled = stacked.mean("each_text", keep_attrs=True)
     pooled["text_std"] = stacked["amplitude"].std("each_text")
-    pooled["text_std"].attrs = {"long_name": "spread over texts", "units": UNITS}
+    pooled["text_std"].attrs = {"long_name": "spread over texts", "units": first["amplitude"].attrs.get("units", UNITS)}
     by_query = xr.concat([part["query_amplitude"] for part in parts], "query", coords="minimal", compat="override")
     owner = np.repeat(np.arange(len(parts)), [part.sizes["query"] for part in parts]).astype(np.int32)
     pooled["query_amplitude"] = by_query.assign_coords(text=("query", owner))

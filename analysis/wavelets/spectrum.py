@@ -21,11 +21,13 @@ from analysis.captures.attention import attention_weights, output_weights, weigh
 from analysis.captures.data import Capture
 from analysis.progress import Progress
 from analysis.wavelets.options import WaveletOptions
+from treekv.errors import TreeKVError
 
 FORMAT = "treekv-spectrum"
 
 _AT_ONCE = 1 << 19  # elements of the contributions that exist at a time, unless one head alone has more
 UNITS = "units of the values"
+LOSS_UNITS = "nats"  # along the gradient of the loss
 
 
 def spectrum(
@@ -34,6 +36,7 @@ def spectrum(
     level: int | None = None,
     *,
     model: nn.Module | None = None,
+    weight: str | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> xr.Dataset:
@@ -48,10 +51,13 @@ def spectrum(
         level: depth; by default 8 (packets: 3), or the deepest that the length allows.
         options: the other fields of `WaveletOptions` by name: mode, transform, sinks and sink_count.
         model: when given, contributions are taken after its output projection, channels of the residual stream.
+        weight: "loss" takes the contributions along the gradient of the text's loss, the scalar signal
+            s_j = a_t[j] (v_j . g_t) in nats: how much of the loss each token carries. Needs a capture with gradients;
+            the text's last token, which predicts nothing, is then no query. None is the paper's spectrum.
         progress: called with (done, layers) after each layer; one layer is in memory at a time.
 
     Returns:
-        Dataset, lowest band first, in the units of the values:
+        Dataset, lowest band first, in the units of the values, or in nats with weight="loss":
           amplitude       (layer, head, band, position)  mean over channels and queries of |component|
           query_std       (layer, head, band, position)  standard deviation of that over the queries
           coefficient     (layer, head, band, position)  mean |coefficient|, repeated over the positions it
@@ -67,17 +73,34 @@ def spectrum(
 
     Raises:
         TreeKVError: an unknown wavelet, mode or transform, a level that the length does not allow, too many
-            sinks, or a model without a known output projection.
+            sinks, or a model without a known output projection. With weight="loss" also a capture without gradients,
+            or one whose only query is the text's last token.
     """
+    queries = captured.query_positions if weight is None else queries_with_loss(captured, weight, model)
     builder = SpectrumBuilder(
-        captured.query_positions, WaveletOptions.of(wavelet, level, **options), projected=model is not None
+        queries, WaveletOptions.of(wavelet, level, **options), projected=model is not None, weight=weight
     )
     for index, layer in enumerate(captured.layers):
         output = None if model is None else output_weights(model, layer, captured.query_heads)
+        if weight is not None:
+            output = captured.gradient(layer)[:, queries, :, None]
         builder.add(layer, captured.q[index], captured.k[index], captured.v[index], captured.scaling[index], output)
         if progress is not None:
             progress(index + 1, len(captured.layers))
     return builder.dataset(captured.token_text, captured.model)
+
+
+def queries_with_loss(captured: Capture, weight: str, model: nn.Module | None) -> list[int]:
+    """The observed queries that predict a token of the text; TreeKVError where contributions have no gradient."""
+    if weight != "loss":
+        raise TreeKVError(f"weight is {weight!r}; give 'loss', or None for contributions without a weight")
+    captured.check_sensitivity()
+    if model is not None:
+        raise TreeKVError("gradients belong to outputs before the projection; leave out model, or weight='loss'")
+    queries = [t for t in captured.query_positions if t < captured.tokens - 1]
+    if not queries:
+        raise TreeKVError("the only observed query is the text's last token, which predicts nothing; observe 2 or more")
+    return queries
 
 
 class SpectrumBuilder:
@@ -87,13 +110,17 @@ class SpectrumBuilder:
     """
 
     def __init__(
-        self, query_positions: Sequence[int], options: WaveletOptions | None = None, projected: bool = False
+        self,
+        query_positions: Sequence[int],
+        options: WaveletOptions | None = None,
+        projected: bool = False,
+        weight: str | None = None,
     ) -> None:
         options = options or WaveletOptions()
         self.queries = list(query_positions)
         self.transform = options.transform_for(min(self.queries))
         self.sinks, self.sink_count, self.start = options.sinks, options.sink_count, options.start
-        self.projected = projected
+        self.projected, self.weight = projected, weight
         self.layers: list[int] = []
         self.parts: dict[str, list[np.ndarray]] = {
             name: [] for name in ("amplitude", "query_std", "coefficient", "energy", "sink_amplitude")
@@ -105,7 +132,8 @@ class SpectrumBuilder:
             self.seen[: t + 1 - self.sink_count] += 1
 
     def add(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scaling: float, output: Tensor | None = None) -> None:
-        """Add one layer: q [query_heads, T, head_dim], k and v [kv_heads, T, dim]; `output` as of `output_weights`."""
+        """Add one layer: q [query_heads, T, head_dim], k and v [kv_heads, T, dim]; `output` as of `output_weights`, or
+        [query_heads, queries, value_dim, channels] with one matrix a query."""
         heads, bands, length = q.shape[0], len(self.transform.names), len(self.seen)
         mean, squares, coefficient = (torch.zeros(heads, bands, length, device=q.device) for _ in range(3))
         energy = torch.zeros(heads, bands, device=q.device)
@@ -114,7 +142,8 @@ class SpectrumBuilder:
         weights = attention_weights(q[:, self.queries], k, scaling, self.queries)
         for number, t in enumerate(self.queries):
             inside = t + 1 - self.sink_count
-            one = self._statistics(weights[:, number, : t + 1], v[:, : t + 1], output)
+            matrix = output[:, number] if output is not None and output.ndim == 4 else output
+            one = self._statistics(weights[:, number, : t + 1], v[:, : t + 1], matrix)
             sink_amplitude += one["sink_amplitude"]
             energy += one["energy"]
             amplitude = one["amplitude"]
@@ -167,25 +196,26 @@ class SpectrumBuilder:
         """The spectrum of the layers added so far, as `spectrum` returns it."""
         arrays = {name: np.stack(parts) for name, parts in self.parts.items()}
         full, transform = ("layer", "head", "band", "position"), self.transform
+        units = UNITS if self.weight is None else LOSS_UNITS
         last = max(self.queries)
         by_query = self.by_query / len(self.layers)
         for row, t in zip(by_query, self.queries, strict=True):
             row[:, t + 1 - self.sink_count :] = np.nan
         return xr.Dataset(
             {
-                "amplitude": (full, arrays["amplitude"], {"long_name": "mean |component|", "units": UNITS}),
-                "query_std": (full, arrays["query_std"], {"long_name": "spread over queries", "units": UNITS}),
-                "coefficient": (full, arrays["coefficient"], {"long_name": "mean |coefficient|", "units": UNITS}),
-                "energy": (full[:3], arrays["energy"], {"long_name": "energy", "units": f"{UNITS}, squared"}),
+                "amplitude": (full, arrays["amplitude"], {"long_name": "mean |component|", "units": units}),
+                "query_std": (full, arrays["query_std"], {"long_name": "spread over queries", "units": units}),
+                "coefficient": (full, arrays["coefficient"], {"long_name": "mean |coefficient|", "units": units}),
+                "energy": (full[:3], arrays["energy"], {"long_name": "energy", "units": f"{units}, squared"}),
                 "query_amplitude": (
                     ("query", "band", "position"),
                     by_query.astype(np.float32),
-                    {"long_name": "mean |component| of one query", "units": UNITS},
+                    {"long_name": "mean |component| of one query", "units": units},
                 ),
                 "sink_amplitude": (
                     ("layer", "head", "sink"),
                     arrays["sink_amplitude"],
-                    {"long_name": "mean |contribution|", "units": UNITS},
+                    {"long_name": "mean |contribution|", "units": units},
                 ),
             },
             coords={
@@ -215,6 +245,7 @@ class SpectrumBuilder:
                 "projected": int(self.projected),
                 "tokens": len(token_text),
                 "texts": 1,
+                **({} if self.weight is None else {"weight": self.weight}),
                 **netcdf.versions(),
             },
         )

@@ -7,6 +7,7 @@ import torch
 import xarray as xr
 
 import analysis
+from tests.analysis.wavelets.sensitive import capture_with_gradients
 from tests.reference import wavelets as reference
 from treekv import TreeKVError
 
@@ -165,3 +166,34 @@ def test_coefficients_of_one_query(captured):
         np.testing.assert_allclose(found[band], values, atol=1e-5)
     mean = np.abs(found["D2"]).mean("channel").isel(index_D2=slice(0, 20))
     assert mean.shape == (4, 20)
+
+
+@pytest.mark.parametrize("transform", ["dwt", "swt", "packet"])
+def test_along_the_gradient_the_signal_is_one_channel(transform):
+    captured = capture_with_gradients(tokens=101)
+    found = analysis.spectrum(captured, weight="loss", level=3, transform=transform)
+    assert found["query"].values.tolist() == [96, 97, 98, 99], "the last token predicts nothing"
+    for layer, head in ((0, 1), (1, 3)):
+        rows = []
+        for t in (96, 97, 98, 99):
+            along = captured.contributions(layer, t)[head] @ captured.gradient(layer)[head, t]
+            row = reference.amplitude(along[4:, None].double().numpy(), "haar", 3, transform=transform)
+            rows.append(np.pad(row, [(0, 0), (0, 99 - t)], constant_values=np.nan))
+        ours = found["amplitude"].sel(layer=layer, head=head)
+        np.testing.assert_allclose(ours, np.nanmean(rows, axis=0), rtol=1e-3, atol=1e-7)
+    assert (found.attrs["weight"], found["amplitude"].attrs["units"]) == ("loss", "nats")
+    assert set(analysis.trends(found, resamples=99)["band"].values) == set(found["band"].values)
+    with pytest.raises(TreeKVError, match="spectrum 1 has weight None, the first 'loss'"):
+        analysis.mean_spectrum([found, analysis.spectrum(captured, level=3, transform=transform)])
+
+
+def test_what_has_no_loss_weighted_spectrum_is_refused(captured, sharp_llama):
+    with pytest.raises(TreeKVError, match="no gradients of the loss"):
+        analysis.spectrum(captured, weight="loss")
+    run = capture_with_gradients(tokens=101)
+    with pytest.raises(TreeKVError, match="weight is 'mass'; give 'loss'"):
+        analysis.spectrum(run, weight="mass")
+    with pytest.raises(TreeKVError, match="leave out model, or weight='loss'"):
+        analysis.spectrum(run, weight="loss", model=sharp_llama("treekv"))
+    with pytest.raises(TreeKVError, match="the only observed query is the text's last token"):
+        analysis.spectrum(capture_with_gradients(tokens=60, queries=1), weight="loss")
