@@ -37,6 +37,8 @@ def paper_bands(data: xr.Dataset) -> go.Figure:
         _alt(details, margin, where),
         height=520,
     )
+    # Lines break where the grey begins: beyond it amplitude jumps.
+    breaks = np.searchsorted(x, (margin - 0.5, length - margin - 0.5))
     colours = theme.ordered_colours(len(bands))
     for number in range(len(bands) - 1, -1, -1):  # the finest band heads the legend
         band, colour = bands[number], colours[number]
@@ -53,8 +55,8 @@ def paper_bands(data: xr.Dataset) -> go.Figure:
             )
         half = 2 ** (int(details["level"].values[number]) - 1)
         figure.add_scatter(
-            x=x,
-            y=line[number].astype(np.float32),
+            x=np.insert(x, breaks, np.nan),
+            y=np.insert(line[number].astype(np.float32), breaks, np.nan),
             mode="lines",
             name=f"{band}: {half} against {half}",
             legendgroup=band,
