@@ -1,0 +1,30 @@
+"""Runs a notebook and returns what it drew and printed."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).resolve().parents[2]
+TOKENS = 256
+
+
+def executed(name: str, report: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[int, dict]:
+    """How many figures the notebook drew, and what `report` printed as JSON at its end."""
+    monkeypatch.setenv("TREEKV_NOTEBOOK_TOKENS", str(TOKENS))
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells), "clear the outputs before committing"
+    notebook.cells.append(nbformat.v4.new_code_cell(f'import json\nprint("REPORT", json.dumps({report}))'))
+    client = NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
+    client.execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    figures = sum("application/vnd.plotly.v1+json" in output.get("data", {}) for output in outputs)
+    printed = "".join(output.get("text", "") for output in outputs)
+    return figures, json.loads(printed.split("REPORT ")[1])
