@@ -36,8 +36,8 @@ def cache_bytes(
 ) -> int:
     """Bytes of keys and values of a cache with these settings after `tokens` tokens.
 
-    Equals `TreeKVCache.nbytes` of a real run: every full-attention layer by its budget, whether it was captured or not,
-    and every layer with a sliding window by at most this window. For files from before captures recorded the layers of
+    Equals `TreeKVCache.nbytes` of a real run: every full-attention layer or head by its budget, whether it was captured
+    or not, and every layer with a sliding window by at most this window. For files from before captures recorded the layers of
     their model, only the captured layers are counted (`captured.model_layers` lists them).
 
     Args:
@@ -49,7 +49,7 @@ def cache_bytes(
         dtype: of keys and values: "float32", "bfloat16" or "float16".
 
     Raises:
-        TreeKVError: a number or type that is out of range, or budgets for another number of layers.
+        TreeKVError: a number or type that is out of range, or budgets for another number of layers or KV heads.
     """
     if tokens < 1 or batch < 1:
         raise TreeKVError(f"tokens and batch must be at least 1, got {tokens} and {batch}")
@@ -64,11 +64,12 @@ def cache_bytes(
     slots: dict[tuple[TreeKVConfig, int], int] = {}
     # A sliding layer keeps the tokens that the next token sees, without that token itself.
     total = sum(min(tokens, layer.window - 1) * layer.channels for layer in every if layer.window is not None)
-    for number, (own, layer) in enumerate(zip(config.per_layer(len(full)), full, strict=True)):
-        key = (own, number if by_layer else 0)
-        if key not in slots:
-            slots[key] = _slots(own, number, len(full), tokens, prompt)
-        total += slots[key] * layer.channels
+    for number, (heads, layer) in enumerate(zip(config.per_head(len(full), captured.kv_heads), full, strict=True)):
+        for own in heads:
+            key = (own, number if by_layer else 0)
+            if key not in slots:
+                slots[key] = _slots(own, number, len(full), tokens, prompt)
+            total += slots[key] * layer.channels // captured.kv_heads
     itemsize: int = getattr(torch, dtype).itemsize
     return total * batch * itemsize
 

@@ -1,4 +1,4 @@
-"""A capacity for each layer instead of the same for all, with the same total."""
+"""A capacity for each layer, or for each KV head of each layer, instead of the same for all, with the same total."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from treekv.errors import TreeKVError
 from treekv.policies.settings import Settings
 
 SHAPES: Final = ("rising", "falling")
+QUARTER: Final = "quarter"
+
+#: One number for each KV head of each compressed layer.
+Table = tuple[tuple[int, ...], ...]
 
 
-def checked_budgets(budgets: Any, policy: str, cache_size: int) -> tuple[int, ...] | str | None:
+def checked_budgets(budgets: Any, policy: str, cache_size: int) -> Table | tuple[int, ...] | str | None:
     """`budgets` as `TreeKVConfig` keeps them.
 
     Raises:
-        TreeKVError: the policy cannot use them, they are no list of whole numbers and no known shape, or they do not
-            add up to `cache_size` tokens a layer.
+        TreeKVError: the policy cannot use them, they are no list or table of whole numbers and no known shape, or they
+            do not add up to `cache_size` tokens a layer and head.
     """
     if budgets is None:
         return None
@@ -27,8 +31,25 @@ def checked_budgets(budgets: Any, policy: str, cache_size: int) -> tuple[int, ..
         if budgets not in SHAPES:
             raise TreeKVError(f"budgets must be a list of numbers, 'rising' or 'falling', got {budgets!r}")
         return budgets
+    if is_table(budgets):
+        table = checked_table(budgets, "budgets", 1)
+        if not chosen.budgets_per_head:
+            raise TreeKVError(
+                f"budgets cannot differ by head with policy {policy!r}, whose heads keep the same tokens; give one "
+                "number for each layer"
+            )
+        total, cells = sum(map(sum, table)), sum(map(len, table))
+        if total != cache_size * cells:
+            raise TreeKVError(
+                f"budgets must add up to cache_size times the number of KV heads ({cache_size} x {cells} = "
+                f"{cache_size * cells}), got a sum of {total}"
+            )
+        return table
     if not isinstance(budgets, (list, tuple)) or not budgets or not all(type(b) is int for b in budgets):
-        raise TreeKVError(f"budgets must be a list of whole numbers, 'rising' or 'falling', got {budgets!r}")
+        raise TreeKVError(
+            "budgets must be a list of whole numbers, a table with a row for each layer and a number for each KV head, "
+            f"'rising' or 'falling', got {shortened(budgets)}"
+        )
     if sum(budgets) != cache_size * len(budgets):
         raise TreeKVError(
             f"budgets must add up to cache_size times their number ({cache_size} x {len(budgets)} = "
@@ -37,11 +58,75 @@ def checked_budgets(budgets: Any, policy: str, cache_size: int) -> tuple[int, ..
     return tuple(budgets)
 
 
-def possible_sizes(settings: Settings) -> list[int]:
-    """Capacities that some layer may get, as far as they are known without the number of layers."""
-    if isinstance(settings.budgets, tuple):
-        return sorted(set(settings.budgets))
-    return [settings.cache_size] if settings.budgets is None else [settings.cache_size, settings.cache_size // 2]
+def is_table(value: Any) -> bool:
+    """Whether this is meant as one number for each KV head of each layer."""
+    return isinstance(value, (list, tuple)) and any(isinstance(row, (list, tuple)) for row in value)
+
+
+def checked_table(value: Any, field: str, least: int) -> Table:
+    """A table of whole numbers of at least `least`, with rows of equal length.
+
+    Raises:
+        TreeKVError: it is none.
+    """
+    for number, row in enumerate(value):
+        if not isinstance(row, (list, tuple)) or not row or len(row) != len(value[0]):
+            raise TreeKVError(
+                f"{field} must have one row for each layer, all with one number for each KV head, but row {number} is "
+                f"{shortened(row)}"
+            )
+        for cell in row:
+            if type(cell) is not int or cell < least:
+                raise TreeKVError(
+                    f"{field} must be made of whole numbers of at least {least}, but row {number} has {shortened(cell)}"
+                )
+    return tuple(tuple(row) for row in value)
+
+
+def shortened(value: Any) -> str:
+    """`repr`, cut where it is too long for a sentence."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def possible_sizes(settings: Settings) -> list[tuple[int, int]]:
+    """Capacities, each with its recent tokens, that some layer or head may get, as far as they are known without the
+    number of layers."""
+    budgets, recents = settings.budgets, settings.recent_budgets
+    if budgets is None:
+        return [(settings.cache_size, settings.recent_size)]
+    if is_table(budgets) and isinstance(recents, tuple):
+        pairs = {pair for row in zip(budgets, recents, strict=True) for pair in zip(*row, strict=True)}  # type: ignore[arg-type]
+        return sorted(pairs)
+    if is_table(budgets):
+        sizes = {size for row in budgets for size in row}  # type: ignore[union-attr]
+    elif isinstance(budgets, tuple):
+        sizes = set(budgets)  # type: ignore[arg-type]
+    else:
+        sizes = {settings.cache_size, settings.cache_size // 2}
+    return [(size, scaled_recent(settings, size)) for size in sorted(sizes)]
+
+
+def head_sizes(settings: Settings, layers: int, heads: int) -> list[list[tuple[int, int]]]:
+    """The capacity and the recent tokens of each KV head of each of `layers` compressed layers.
+
+    Raises:
+        TreeKVError: `settings.budgets` is for another number of layers or heads.
+    """
+    budgets, recents = settings.budgets, settings.recent_budgets
+    if not is_table(budgets):
+        sizes = layer_sizes(settings, layers)
+        return [[(size, scaled_recent(settings, size))] * heads for size in sizes]
+    assert isinstance(budgets, tuple)
+    shape = (len(budgets), len(budgets[0]))  # type: ignore[arg-type]
+    if shape != (layers, heads):
+        raise TreeKVError(
+            f"budgets must have one number for each of the model's {layers} compressed layers and {heads} KV heads, "
+            f"got {shape[0]} layers and {shape[1]} heads"
+        )
+    if not isinstance(recents, tuple):
+        return [[(size, scaled_recent(settings, size)) for size in row] for row in budgets]  # type: ignore[union-attr]
+    return [list(zip(*rows, strict=True)) for rows in zip(budgets, recents, strict=True)]  # type: ignore[arg-type]
 
 
 def layer_sizes(settings: Settings, layers: int) -> list[int]:
@@ -71,8 +156,16 @@ def layer_sizes(settings: Settings, layers: int) -> list[int]:
 
 
 def scaled_recent(settings: Settings, size: int) -> int:
-    """The recent tokens of a layer that keeps `size` tokens instead of `settings.cache_size`."""
+    """The recent tokens of a layer or head that keeps `size` tokens instead of `settings.cache_size`."""
+    if settings.recent_budgets == QUARTER:
+        return quarter(size, settings.sink_size)
     default = policies.get(settings.policy).defaults(settings.variant).recent_size
     if settings.recent_size == default(settings.cache_size, settings.sink_size):
         return default(size, settings.sink_size)
     return settings.recent_size * size // settings.cache_size
+
+
+def quarter(size: int, sink: int) -> int:
+    """The recent tokens of a head that keeps `size` tokens, as recent_size "quarter" says: a quarter, but no fewer than
+    16, or than what half of the cache leaves beside the sinks where that is less."""
+    return max(min(16, size // 2 - sink), size // 4, 0)

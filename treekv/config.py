@@ -41,7 +41,9 @@ class TreeKVConfig(Settings):
             ("h2o", "tova", "snapkv", "pyramidkv").
         recent_size: the last tokens, never evicted. Default: half of the cache, sinks included, which is the
             paper's setting (1,024 = 4 sinks + 508 recent + 512 tree); policy "streaming" keeps nothing but sinks and
-            recent tokens.
+            recent tokens. "quarter" means a quarter of each capacity, at least 16; a table like that of `budgets` gives
+            each KV head its own. Both are kept as `recent_budgets`, and `recent_size` is then what a head of
+            `cache_size` tokens gets.
         stride: how far the cursor moves at each eviction, 1 (the paper's prose) or 2; an option of "tree" and
             "tree_left".
         positions: "rank" renumbers kept tokens, so that positions stay within the capacity while decoding (in a block
@@ -62,7 +64,9 @@ class TreeKVConfig(Settings):
             the token's value); an option of "tree".
         budgets: a capacity for each layer instead of the same for all, with the same total: a list with one
             number per compressed layer, or "rising" (linear from half to one and a half of `cache_size`, first to
-            last layer) or "falling". `recent_size` is scaled in proportion.
+            last layer) or "falling"; or a capacity for each KV head, a table with one row per compressed layer. Heads
+            of equal capacity decode together, over all layers, so a few different capacities are faster than many.
+            `recent_size` is scaled in proportion.
         max_height: how often the oldest part of the tree region is thinned before it is left alone, at least 1; with
             more text than that has room for, only as often as the text doubles (see docs/method.md). None thins it
             for ever, as the paper does. An option of "tree" and "tree_left", with stride 1.
@@ -71,6 +75,7 @@ class TreeKVConfig(Settings):
         variant: which defaults a method has that is used with several: "published", its own, or for "h2o" and "tova"
             "paper", the sinks and recent tokens that the TreeKV paper compares them with, as "tree" has them; for
             "snapkv" and "pyramidkv" "longbench", see `SNAPKV_PRESETS`. Sizes that are given win.
+        recent_budgets: None, "quarter" or a table; see `recent_size`.
 
     Raises:
         TreeKVError: a value is impossible or does not fit the others.
@@ -107,9 +112,10 @@ class TreeKVConfig(Settings):
         for field, choices in CHOICES.items():
             self._require_choice(field, choices)
         self._check_options(policy)
+        self._set("budgets", budgets.checked_budgets(self.budgets, self.policy, self.cache_size))
+        self._take_recent_budgets()
         self._derive("recent_size", lambda: defaults.recent_size(self.cache_size, self.sink_size))
         self._require_int("recent_size", 0)
-        self._set("budgets", budgets.checked_budgets(self.budgets, self.policy, self.cache_size))
         policy.check(self)
         if policy.evicts_decoding and policy.has_contest:
             check_contest(policy.contest(self, self.cache_size), self.cache_size, self.policy)
@@ -121,6 +127,9 @@ class TreeKVConfig(Settings):
         self._require_int("window_size", 1)
         if self.prefill == "once":
             policy.check_blocks(self)
+        if budgets.is_table(self.budgets):
+            for size, recent in budgets.possible_sizes(self):
+                self._with_size(size, recent, "a head")
 
     @property
     def title(self) -> str:
@@ -151,6 +160,10 @@ class TreeKVConfig(Settings):
             "pooling": defaults.options.get("pooling", OPTIONS["pooling"]),
         }
         fields |= {field: DERIVED for field, value in usual.items() if fields[field] == value}
+        if self.recent_budgets is not None or "recent_budgets" in changes:
+            fields["recent_size"] = DERIVED
+        if "recent_size" in changes:
+            fields["recent_budgets"] = None
         if self.block_size == self._default_block_size():
             fields["block_size"] = DERIVED
         new = TreeKVConfig(**(fields | changes))
@@ -173,8 +186,11 @@ class TreeKVConfig(Settings):
             changes["variant"] = policies.PUBLISHED
         if not isinstance(other, type(current)):
             changes["recent_size"] = DERIVED
-        if not (other.evicts_prompt and other.budgets_per_layer):
+        fits = other.budgets_per_head if budgets.is_table(self.budgets) else other.budgets_per_layer
+        if not (other.evicts_prompt and fits):
             changes["budgets"] = None
+        if changes.get("recent_size") is DERIVED or (changes.get("budgets", True) is None and self.recent_budgets):
+            changes["recent_size"], changes["recent_budgets"] = DERIVED, None
         if not other.evicts_decoding:
             changes |= {"prefill": "once", "sink_size": DERIVED, "window_size": DERIVED}
         return self.replace(**changes)
@@ -183,24 +199,44 @@ class TreeKVConfig(Settings):
         """The settings of each of a model's `layers` compressed layers: all the same without `budgets`.
 
         Raises:
-            TreeKVError: `budgets` has another length, or a layer's share does not fit the other settings.
+            TreeKVError: `budgets` has another length or differs by head, or a layer's share does not fit the other
+                settings.
         """
         if self.budgets is None:
             return [self] * layers
+        if self.differs_by_head:
+            raise TreeKVError("budgets differ by KV head, so a layer has no settings of its own; use per_head")
         configs = []
         for layer, size in enumerate(budgets.layer_sizes(self, layers)):
-            recent = budgets.scaled_recent(self, size)
-            try:
-                configs.append(dataclasses.replace(self, cache_size=size, recent_size=recent, budgets=None))
-            except TreeKVError as error:
-                raise TreeKVError(f"budgets give layer {layer} {size} tokens: {error}") from error
+            configs.append(self._with_size(size, budgets.scaled_recent(self, size), f"layer {layer}"))
         return configs
+
+    def per_head(self, layers: int, heads: int) -> list[list[TreeKVConfig]]:
+        """The settings of each of the `heads` KV heads of each of a model's `layers` compressed layers.
+
+        Raises:
+            TreeKVError: `budgets` is for another number of layers or heads, or a share does not fit the other settings.
+        """
+        if not self.differs_by_head:
+            return [[config] * heads for config in self.per_layer(layers)]
+        made: dict[tuple[int, int], TreeKVConfig] = {}
+        for row in budgets.head_sizes(self, layers, heads):
+            for size, recent in row:
+                if (size, recent) not in made:
+                    made[size, recent] = self._with_size(size, recent, "a head")
+        return [[made[pair] for pair in row] for row in budgets.head_sizes(self, layers, heads)]
+
+    @property
+    def differs_by_head(self) -> bool:
+        """Whether `budgets` is a table, with a capacity for each KV head."""
+        return budgets.is_table(self.budgets)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values with the format's name and version, ready for JSON."""
         fields = dataclasses.asdict(self)
-        if isinstance(self.budgets, tuple):
-            fields["budgets"] = list(self.budgets)
+        for name in ("budgets", "recent_budgets"):
+            if isinstance(fields[name], tuple):
+                fields[name] = [list(row) if isinstance(row, tuple) else row for row in fields[name]]
         return {"format": FORMAT, "version": VERSION, **fields}
 
     @classmethod
@@ -260,6 +296,37 @@ class TreeKVConfig(Settings):
         if getattr(self, field) in (DERIVED, None):
             self._set(field, default())
 
+    def _take_recent_budgets(self) -> None:
+        """Keep a `recent_size` for several capacities as `recent_budgets`, and derive the number for `cache_size`."""
+        given = self.recent_size
+        if isinstance(given, (str, list, tuple)):
+            self._set("recent_budgets", given)
+            self._set("recent_size", DERIVED)
+        recents = self.recent_budgets
+        if recents is None:
+            return
+        if recents == budgets.QUARTER:
+            nominal = budgets.quarter(self.cache_size, self.sink_size)
+        elif budgets.is_table(recents):
+            table = budgets.checked_table(recents, "recent_size", 0)
+            shape = [(len(rows), len(rows[0])) for rows in (table, self.budgets) if budgets.is_table(rows)]
+            if shape != [shape[0]] * 2:
+                wanted = f"{shape[1][0]} layers and {shape[1][1]} heads" if len(shape) > 1 else "no table"
+                raise TreeKVError(
+                    f"a table of recent_size needs budgets of the same shape; it has {shape[0][0]} layers and "
+                    f"{shape[0][1]} heads, budgets have {wanted}"
+                )
+            self._set("recent_budgets", table)
+            nominal = round(sum(map(sum, table)) / sum(map(len, table)))
+        else:
+            raise TreeKVError(
+                "recent_size must be a whole number, 'quarter', or a table with a row for each layer and a number for "
+                f"each KV head, got {budgets.shortened(recents)}"
+            )
+        if self.recent_size not in (DERIVED, None, nominal):
+            raise TreeKVError(f"recent_size {self.recent_size!r} contradicts recent_budgets, which make it {nominal}")
+        self._set("recent_size", nominal)
+
     def _check_options(self, policy: policies.Policy) -> None:
         for option, default in OPTIONS.items():
             value = getattr(self, option)
@@ -296,26 +363,27 @@ class TreeKVConfig(Settings):
         return block
 
     def _can_use(self, block: int) -> bool:
-        """Whether blocks of this size divide the cache, of every layer, and suit the policy."""
+        """Whether blocks of this size divide the cache, of every layer and head, and suit the policy."""
         policy = policies.get(self.policy)
-        sizes = budgets.possible_sizes(self)
-        variants: list[Settings] = [self] if self.budgets is None else [self._resized(size) for size in sizes]
+        variants: list[Settings] = [self]
+        if self.budgets is not None:
+            variants = [self._resized(*pair) for pair in budgets.possible_sizes(self)]
         return all(c.cache_size % block == 0 and policy.fits_blocks(c, block) for c in variants)
 
-    def _resized(self, size: int) -> TreeKVConfig:
+    def _resized(self, size: int, recent: int) -> TreeKVConfig:
         """A copy with another capacity and one-token blocks, to ask a policy about."""
         window = self.window_size if isinstance(self.window_size, int) else 1
+        whose = "a head" if self.differs_by_head else "a layer"
+        return self._with_size(size, recent, whose, block_size=1, window_size=min(window or 1, max(size - 1, 1)))
+
+    def _with_size(self, size: int, recent: int, whose: str, **changes: Any) -> TreeKVConfig:
+        """A copy with the capacity of a layer or head."""
+        sizes = {"cache_size": size, "recent_size": recent, "budgets": None, "recent_budgets": None}
         try:
-            return dataclasses.replace(
-                self,
-                cache_size=size,
-                recent_size=budgets.scaled_recent(self, size),
-                block_size=1,
-                window_size=min(window or 1, max(size - 1, 1)),
-                budgets=None,
-            )
+            return dataclasses.replace(self, **(sizes | changes))
         except TreeKVError as error:
-            raise TreeKVError(f"budgets {self.budgets!r} give a layer {size} tokens: {error}") from error
+            given = budgets.shortened(self.budgets)
+            raise TreeKVError(f"budgets {given} give {whose} {size} tokens: {error}") from error
 
 
 def _check_fields(fields: dict[str, Any], source: str = "settings") -> None:

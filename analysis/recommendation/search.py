@@ -101,7 +101,7 @@ class Search:
             changes = {"recent_size": config.recent_size, "block_size": config.block_size} | changes
         try:
             changed = config.replace(**changes)
-            changed.per_layer(len(self.captured.full_layers))
+            changed.per_head(len(self.captured.full_layers), self.captured.kv_heads)
             return changed
         except TreeKVError:
             return None

@@ -30,6 +30,7 @@ class Rule(NamedTuple):
         contest: who competes, by which score, and where the next contest starts.
         capacity: tokens kept after a step.
         layer_index: the layer's place among the compressed layers of the model.
+        first_head: the number of the first KV head.
         block: up to `blocks_end`, evictions happen after every so many tokens, from there on after each; 1 if there is
             a prompt.
         blocks_end: the first position that is decoded one token at a time.
@@ -39,6 +40,7 @@ class Rule(NamedTuple):
     contest: Contest
     capacity: int
     layer_index: int
+    first_head: int
     block: int
     blocks_end: int
     since: int
@@ -200,7 +202,7 @@ def evict(
         for head in range(heads):
             if head == 0 or not contest.heads_together:  # in the first head none has lost a token yet
                 if contest.by == DRAW:
-                    drawn = draw(contest.seed, rule.layer_index, head, held, step)
+                    drawn = draw(contest.seed, rule.layer_index, rule.first_head + head, held, step)
                     loser, winner = left + drawn % (right - left), right - 1
                     if loser == winner:
                         winner -= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,33 +17,66 @@ from treekv.config import TreeKVConfig
 QUERIES_AT_ONCE = 16  # attention logits exist for this many queries at a time
 
 
+class Place(NamedTuple):
+    """What a row of a ledger is in a simulation: a layer, by the model's number, or one KV head of it."""
+
+    layer: int
+    head: int | None = None
+
+    @property
+    def heads(self) -> slice:
+        """The KV heads."""
+        return slice(None) if self.head is None else slice(self.head, self.head + 1)
+
+    def queries(self, captured: Capture) -> Tensor:
+        """[query_heads, T, head_dim]."""
+        queries = captured.q[captured.layers.index(self.layer)]
+        return queries if self.head is None else queries.unflatten(0, (captured.kv_heads, -1))[self.head]
+
+    def keys(self, captured: Capture) -> Tensor:
+        """[kv_heads, T, head_dim]."""
+        return captured.k[captured.layers.index(self.layer)][self.heads]
+
+    def scaling(self, captured: Capture) -> float:
+        """The factor of their products."""
+        return captured.scaling[captured.layers.index(self.layer)]
+
+    def value_norms(self, captured: Capture, config: TreeKVConfig) -> Tensor | None:
+        """float32 [kv_heads, T], the length of each value, if these settings weigh attention by it."""
+        if config.importance != "contribution":
+            return None
+        values = captured.v[captured.layers.index(self.layer)][self.heads]
+        return torch.linalg.vector_norm(values.float(), dim=-1)
+
+
 def simulate_with_ledger(
-    captured: Capture, ledger: Ledger, layers: list[int], prompt: int, progress: Callable[[int], object]
+    captured: Capture, ledger: Ledger, places: list[Place], prompt: int, progress: Callable[[int], object]
 ) -> None:
-    """Process the text with the policy's own code; the rows of the ledger are layers.
+    """Process the text with the policy's own code.
 
     Args:
         captured: the text.
         ledger: holds the prompt already, if there is one.
-        layers: the model's number of each row.
+        places: what its rows are.
         prompt: its length; up to there, or to the end of the text without one, tokens come in blocks.
-        progress: called with numbers of tokens, summed over the layers, as they are done.
+        progress: called with numbers of tokens, summed over the rows, as they are done.
     """
-    index = [captured.layers.index(layer) for layer in layers]
-    rows = slice(0, len(layers))
-    keys = torch.stack([captured.k[i] for i in index]).float() if ledger.policy.uses_attention else None
+    rows = slice(0, len(places))
+    keys = torch.stack([place.keys(captured) for place in places]).float() if ledger.policy.uses_attention else None
     config = ledger.config
-    each = [own for own in (value_norms(captured, config, i) for i in index) if own is not None]
+    each = [own for own in (place.value_norms(captured, config) for place in places) if own is not None]
     norms = torch.stack(each) if each else None
     block = config.block_size if config.prefill == "stream" else 1
     chunk = block * max(QUERIES_AT_ONCE // block, 1)
     blocks_end = prompt or captured.tokens
-    progress(ledger.seen[0] * len(layers))
+    progress(ledger.seen[0] * len(places))
     for start in range(ledger.seen[0], captured.tokens, chunk):
         stop = min(start + chunk, captured.tokens)
         logits = None
         if keys is not None:
-            queries = torch.stack([captured.q[i][:, start:stop].float() * captured.scaling[i] for i in index])
+            queries = torch.stack(
+                [place.queries(captured)[:, start:stop].float() * place.scaling(captured) for place in places]
+            )
             logits = _Logits(queries, keys, start, ledger)
         first = start
         while first < stop:
@@ -50,14 +84,14 @@ def simulate_with_ledger(
             plan = ledger.plan_slots(rows, last - first, distance=False)
             ledger.step(rows, plan, _observed(logits, norms, ledger, plan, first) if logits is not None else None)
             first = last
-        progress((stop - start) * len(layers))
+        progress((stop - start) * len(places))
 
 
 class _Logits:
     """Attention logits of some queries by slot of a ledger, where new tokens take the slots of evicted ones."""
 
     def __init__(self, queries: Tensor, keys: Tensor, first: int, ledger: Ledger) -> None:
-        """`queries` [layers, query_heads, q, head_dim] of the tokens from `first` on, `keys` [layers, kv_heads, T,
+        """`queries` [rows, query_heads, q, head_dim] of the tokens from `first` on, `keys` [rows, kv_heads, T,
         head_dim] of all."""
         count = queries.shape[2]
         grouped = queries.unflatten(1, (keys.shape[1], -1)).flatten(2, 3)
@@ -72,7 +106,7 @@ class _Logits:
         self._new += torch.full((count, count), float("-inf"), device=keys.device).triu(1)
 
     def of(self, plan: SlotPlan, first: int) -> Tensor:
-        """[layers, kv_heads, group, q, n], of the q new tokens from position `first` on, stored by `plan`."""
+        """[rows, kv_heads, group, q, n], of the q new tokens from position `first` on, stored by `plan`."""
         begin, q = first - self._first, plan.slots.shape[2]
         pending = self._all[..., begin:, :]
         index = plan.slots[:, :, None, None].expand(*pending.shape[:-1], -1)
@@ -87,7 +121,7 @@ class _Logits:
 
 def _observed(logits: _Logits, norms: Tensor | None, ledger: Ledger, plan: SlotPlan, first: int) -> Tensor:
     """Weights as `Ledger.step` takes them, of the new tokens from position `first` on, stored by `plan`; `norms`
-    [layers, kv_heads, T] of all tokens."""
+    [rows, kv_heads, T] of all tokens."""
     weights = logits.of(plan, first).softmax(-1).mean(2)
     observed = weights.sum(2) if ledger.policy.accumulates else weights[:, :, -1]
     if norms is None:
@@ -95,8 +129,3 @@ def _observed(logits: _Logits, norms: Tensor | None, ledger: Ledger, plan: SlotP
     new = first + torch.arange(plan.slots.shape[2], device=norms.device).expand(plan.slots.shape)
     position = ledger.position[..., : plan.used].scatter(2, plan.slots, new)
     return observed * norms.gather(2, position)
-
-
-def value_norms(captured: Capture, config: TreeKVConfig, i: int) -> Tensor | None:
-    """float32 [kv_heads, T], of the values of the i-th captured layer, if these settings weigh attention by them."""
-    return torch.linalg.vector_norm(captured.v[i].float(), dim=-1) if config.importance == "contribution" else None

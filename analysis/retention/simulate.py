@@ -13,7 +13,7 @@ from analysis import netcdf
 from analysis.captures.data import Capture
 from analysis.progress import Progress
 from analysis.retention.kernels import Rule
-from analysis.retention.ledger_simulation import simulate_with_ledger, value_norms
+from analysis.retention.ledger_simulation import Place, simulate_with_ledger
 from analysis.retention.record import FORMAT
 from analysis.retention.simulated_cache import SimulatedCache, advance_all
 from treekv import policies
@@ -39,7 +39,8 @@ def simulate(
     run every layer sees what the layer below made of a compressed one. And attention is computed at the true positions,
     also where the settings say positions="rank". Weights are taken over the tokens that the policy still holds, as in a
     real captured.
-    A layer gets what it would get in the model, whichever others were captured: its own share of `config.budgets`.
+    A layer or head gets what it would get in the model, whichever others were captured: its own share of
+    `config.budgets`.
 
     Args:
         captured: the captured text.
@@ -56,7 +57,7 @@ def simulate(
 
     Raises:
         TreeKVError: no settings, a layer that was not captured, a prompt longer than the text, or budgets for another
-            number of layers than the model has with full attention.
+            number of KV heads, or of layers than the model has with full attention.
     """
     if not configs:
         raise TreeKVError("no settings to simulate; pass a dictionary such as {'tree': TreeKVConfig()}")
@@ -69,31 +70,32 @@ def simulate(
 
     shape = (len(configs), len(layers), captured.kv_heads, captured.tokens)
     evicted_at, survivor = (np.full(shape, -1, dtype=np.int32) for _ in range(2))
-    done, total = 0, captured.tokens * len(layers) * len(configs)
+    done, total = 0.0, captured.tokens * len(layers) * len(configs)
 
-    def advance(tokens: int) -> None:
+    def advance(tokens: float) -> None:
         nonlocal done
         done += tokens
         if progress is not None:
-            progress(done, total)
+            progress(round(done), total)
 
     compiled: dict[int, list[SimulatedCache]] = {layer: [] for layer in layers}
     for number, config in enumerate(configs.values()):
-        for own, group in _groups(captured, config, layers):
-            ledger = _ledger(captured, own, group, 0 if own.prefill == "stream" else prompt)
+        for own, places in _groups(captured, config, layers):
+            ledger = _ledger(captured, own, places, 0 if own.prefill == "stream" else prompt)
             policy = ledger.policy
+            part = captured.kv_heads if places[0].head is not None else 1  # of a layer is a row
             if not policy.evicts_decoding:
-                advance(captured.tokens * len(group))
+                advance(captured.tokens * len(places) / part)
             elif not policy.has_contest:
-                simulate_with_ledger(captured, ledger, group, prompt, advance)
+                simulate_with_ledger(captured, ledger, places, prompt, lambda tokens, part=part: advance(tokens / part))
             assert ledger.trace is not None
             so_far = [found.cpu().numpy() for found in (ledger.trace.evicted_at, ledger.trace.survivor)]
-            for row, layer in enumerate(group):
-                written = [whole[number, layers.index(layer)] for whole in (evicted_at, survivor)]
+            for row, place in enumerate(places):
+                written = [whole[number, layers.index(place.layer), place.heads] for whole in (evicted_at, survivor)]
                 for target, found in zip(written, so_far, strict=True):
                     target[:, : found.shape[2]] = found[row]
                 if policy.evicts_decoding and policy.has_contest:
-                    compiled[layer].append(_simulated_cache(captured, ledger, row, layer, prompt, *written))
+                    compiled[place.layer].append(_simulated_cache(captured, ledger, row, place, prompt, *written))
     for layer in layers:
         if compiled[layer]:
             i = captured.layers.index(layer)
@@ -122,47 +124,54 @@ def simulate(
     )
 
 
-def _groups(captured: Capture, config: TreeKVConfig, layers: list[int]) -> list[tuple[TreeKVConfig, list[int]]]:
-    """Layers that can be the rows of one ledger: the same settings, and a policy that can take them together."""
-    by_layer = dict(zip(captured.full_layers, config.per_layer(len(captured.full_layers)), strict=True))
+def _groups(captured: Capture, config: TreeKVConfig, layers: list[int]) -> list[tuple[TreeKVConfig, list[Place]]]:
+    """Layers, or heads, that can be the rows of one ledger: the same settings, and a policy that can take them
+    together."""
+    every = captured.full_layers
+    if config.differs_by_head:
+        table = dict(zip(every, config.per_head(len(every), captured.kv_heads), strict=True))
+        places = [(own, Place(layer, head)) for layer in layers for head, own in enumerate(table[layer])]
+    else:
+        by_layer = dict(zip(every, config.per_layer(len(every)), strict=True))
+        places = [(by_layer[layer], Place(layer)) for layer in layers]
     policy = policies.get(config.policy)
-    if policy.depends_on_layer and not policy.takes_layers_together:
-        return [(by_layer[layer], [layer]) for layer in layers]
-    groups: dict[TreeKVConfig, list[int]] = {}
-    for layer in layers:
-        groups.setdefault(by_layer[layer], []).append(layer)
-    return list(groups.items())
+    groups: dict[tuple[TreeKVConfig, int], list[Place]] = {}
+    for own, place in places:
+        alone = policy.depends_on_layer and not policy.takes_layers_together
+        groups.setdefault((own, place.layer if alone else 0), []).append(place)
+    return [(own, group) for (own, _), group in groups.items()]
 
 
-def _ledger(captured: Capture, config: TreeKVConfig, layers: list[int], prompt: int) -> Ledger:
-    """The ledger of some layers, its rows, after a prompt."""
+def _ledger(captured: Capture, config: TreeKVConfig, places: list[Place], prompt: int) -> Ledger:
+    """The ledger of some layers or heads, its rows, after a prompt."""
     # The ledger counts as the cache does: among all the layers that the model has compressed.
     every = captured.full_layers
-    places = [every.index(layer) for layer in layers]
-    ledger = Ledger(
-        config.replace(trace=True), len(layers), captured.kv_heads, captured.k[0].device, places, len(every)
-    )
+    numbers = [every.index(place.layer) for place in places]
+    heads = [place.head for place in places if place.head is not None]
+    count = 1 if heads else captured.kv_heads
+    device = captured.k[0].device
+    ledger = Ledger(config.replace(trace=True), len(places), count, device, numbers, len(every), heads or None)
     if not prompt or ledger.keeps_everything:
         return ledger
     sums, counts, window = None, None, 0
     if ledger.policy.uses_attention:
-        # Layer by layer: a policy that looks at every query of a prompt needs room for no more.
+        # Row by row: a policy that looks at every query of a prompt needs room for no more.
         window = ledger.policy.scoring_queries(config, prompt)
         parts = []
-        for i in map(captured.layers.index, layers):
-            q, k = captured.q[i][None, :, :prompt].float(), captured.k[i][None, :, :prompt].float()
-            part, counts = softmax.window_scores(q, k, captured.scaling[i], window)
-            norms = value_norms(captured, config, i)
+        for place in places:
+            q, k = (each[None, :, :prompt].float() for each in (place.queries(captured), place.keys(captured)))
+            part, counts = softmax.window_scores(q, k, place.scaling(captured), window)
+            norms = place.value_norms(captured, config)
             parts.append(part if norms is None else part * norms[:, :prompt])
         sums = torch.cat(parts)
-    rows = slice(0, len(layers))
+    rows = slice(0, len(places))
     selection = ledger.choose_prompt(rows, prompt, sums, counts)
     ledger.admit_prompt(rows, prompt, selection, sums, window)
     return ledger
 
 
 def _simulated_cache(
-    captured: Capture, ledger: Ledger, row: int, layer: int, prompt: int, evicted_at: np.ndarray, survivor: np.ndarray
+    captured: Capture, ledger: Ledger, row: int, place: Place, prompt: int, evicted_at: np.ndarray, survivor: np.ndarray
 ) -> SimulatedCache:
     """Continues where a row of a ledger is after the prompt."""
     config, capacity, held = ledger.config, ledger.capacity[row], ledger.held[row]
@@ -170,13 +179,14 @@ def _simulated_cache(
     rule = Rule(
         contest=ledger.policy.contest(config, capacity),
         capacity=capacity,
-        layer_index=captured.full_layers.index(layer),
+        layer_index=captured.full_layers.index(place.layer),
+        first_head=place.head or 0,
         block=config.block_size if config.prefill == "stream" else 1,
         blocks_end=prompt or captured.tokens,
         since=ledger.first_query[row],
     )
     positions = ledger.positions(slice(row, row + 1))[0].cpu().numpy()
     sums = ledger.sums[row].gather(1, ledger.order[row][:, :held]).cpu().numpy()
-    norms = value_norms(captured, config, captured.layers.index(layer))
+    norms = place.value_norms(captured, config)
     known = positions, sums, None if norms is None else norms.cpu().numpy()
-    return SimulatedCache(rule, ledger.seen[row], *known, evicted_at, survivor)
+    return SimulatedCache(rule, ledger.seen[row], *known, evicted_at, survivor, place.heads)

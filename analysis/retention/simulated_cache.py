@@ -32,6 +32,12 @@ class SharedLogits(NamedTuple):
     column: np.ndarray
     new_column: int
 
+    def of(self, heads: slice) -> SharedLogits:
+        """The same of some KV heads."""
+        if heads == slice(None):
+            return self
+        return SharedLogits(self.logits[heads], self.weights[heads], self.column[heads], self.new_column)
+
 
 _EMPTY: Final = np.zeros((0, 0, 0, 0), np.float32)
 #: For rules that do not look at attention.
@@ -39,7 +45,7 @@ NO_LOGITS: Final = SharedLogits(_EMPTY, _EMPTY, np.zeros((0, 0), np.uint32), 0)
 
 
 class SimulatedCache:
-    """One setting in one layer.
+    """One setting in one layer, or in one KV head of it.
 
     Args:
         rule: the setting.
@@ -47,6 +53,7 @@ class SimulatedCache:
         positions, sums: [kv_heads, held] of what is kept of the prompt, oldest first.
         norms: float32 [kv_heads, T], factors of the weights by position, or None.
         evicted_at, survivor: int32 [kv_heads, T], written while tokens are processed.
+        of_layer: which KV heads of the layer these are.
     """
 
     def __init__(
@@ -58,8 +65,9 @@ class SimulatedCache:
         norms: np.ndarray | None,
         evicted_at: np.ndarray,
         survivor: np.ndarray,
+        of_layer: slice = slice(None),
     ) -> None:
-        self.rule, self.start = rule, start
+        self.rule, self.start, self.of_layer = rule, start, of_layer
         self.evicted_at, self.survivor = evicted_at, survivor
         heads, held = positions.shape
         room = min(max(held, rule.capacity) + rule.block, evicted_at.shape[1])
@@ -83,11 +91,11 @@ class SimulatedCache:
     def advance(self, first: int, last: int, shared: SharedLogits) -> None:
         """Process the next tokens, first ... last - 1."""
         state = (self._positions, self._columns, self._sums, self._norms, self._found, self._state)
-        kernels.advance(self.rule, first, last, *shared, *state, self.evicted_at, self.survivor)
+        kernels.advance(self.rule, first, last, *shared.of(self.of_layer), *state, self.evicted_at, self.survivor)
 
 
 def advance_all(
-    q: Tensor, k: Tensor, scaling: float, caches: list[SimulatedCache], progress: Callable[[int], object]
+    q: Tensor, k: Tensor, scaling: float, caches: list[SimulatedCache], progress: Callable[[float], object]
 ) -> None:
     """Process a whole text in all simulated caches of one layer.
 
@@ -96,13 +104,15 @@ def advance_all(
         k: [kv_heads, T, head_dim].
         scaling: factor of their products.
         caches: none has processed anything yet.
-        progress: called with numbers of tokens, summed over the caches, as they are done.
+        progress: called with numbers of tokens, summed over the caches, as they are done; one of a part of the heads
+            counts as this part.
     """
+    share = [cache.positions.shape[0] / len(k) for cache in caches]
     tokens = k.shape[1]
     starts = {cache.start for cache in caches}
     first = min(starts)
-    for cache in caches:
-        progress(cache.start)
+    for cache, part in zip(caches, share, strict=True):
+        progress(cache.start * part)
     while first < tokens:
         started = [cache for cache in caches if cache.start <= first]
         reading = [cache for cache in started if cache.uses_attention]
@@ -113,7 +123,7 @@ def advance_all(
         shared = compute_logits(q, k, scaling, reading, first, last) if reading else NO_LOGITS
         for cache in started:
             cache.advance(first, last, shared if cache.uses_attention else NO_LOGITS)
-        progress((last - first) * len(started))
+        progress((last - first) * sum(part for cache, part in zip(caches, share, strict=True) if cache in started))
         first = last
 
 
@@ -125,7 +135,7 @@ def compute_logits(
     queries_count = last - first
     held = np.zeros((heads, first), bool)
     for cache in caches:
-        np.put_along_axis(held, cache.positions, True, axis=1)
+        np.put_along_axis(held[cache.of_layer], cache.positions, True, axis=1)
     most = int(held.sum(1).max(initial=0))
     column = np.zeros((heads, first), np.uint32)
     index = np.zeros((heads, most), np.int64)  # heads that keep fewer read the first key again, to no effect

@@ -13,17 +13,36 @@ from treekv import policies
 
 
 class Layer:
-    """What one layer holds: a list of entries per KV head, and what happened to them."""
+    """What one layer holds: a list of entries per KV head, and what happened to them. Heads of equal capacity have one
+    rule; where capacities differ, each head has its own, and is the only one that it sees."""
 
-    def __init__(self, rule, heads: int) -> None:
-        self.rule = rule
-        self.heads: list[list[TokenEntry]] = [[] for _ in range(heads)]
-        self.evictions: list[list[Eviction]] = [[] for _ in range(heads)]
+    def __init__(self, configs, number: int) -> None:
+        self.number, self.configs = number, configs
+        self.heads: list[list[TokenEntry]] = [[] for _ in configs]
+        self.evictions: list[list[Eviction]] = [[] for _ in configs]
+        self.capacity = [own.cache_size if keeps_bound(own) else None for own in configs]
+        self.make_rules()
 
-    def shrink(self, capacity: int, step: int) -> None:
-        while len(self.heads[0]) > capacity:
-            for evictions, eviction in zip(self.evictions, self.rule.evict(self.heads, step)):
-                evictions.append(eviction)
+    def make_rules(self) -> None:
+        sets = [list(range(len(self.configs)))]
+        if any(own != self.configs[0] for own in self.configs):
+            sets = [[head] for head in sets[0]]
+        self.rules = [
+            (own, make_rule(self.configs[own[0]], self.capacity[own[0]], self.number, own))
+            for own in sets
+            if self.capacity[own[0]] is not None
+        ]
+
+    def grow(self, length: int) -> None:
+        self.capacity = [max(most, length) for most in self.capacity]
+        self.make_rules()
+
+    def shrink(self, step: int) -> None:
+        for own, rule in self.rules:
+            heads = [self.heads[head] for head in own]
+            while len(heads[0]) > self.capacity[own[0]]:
+                for head, eviction in zip(own, rule.evict(heads, step)):
+                    self.evictions[head].append(eviction)
 
 
 class TokenEntry(Entry):
@@ -42,12 +61,8 @@ class ReferenceLlama:
         self.dim = self.shape.head_dim
         self.seen = 0
         count = self.shape.num_hidden_layers
-        self.configs = config.per_layer(count)
-        self.capacity = [own.cache_size if keeps_bound(own) else None for own in self.configs]
-        self.layers = [
-            Layer(make_rule(own, layer=n) if keeps_bound(own) else None, self.shape.num_key_value_heads)
-            for n, own in enumerate(self.configs)
-        ]
+        self.configs = config.per_head(count, self.shape.num_key_value_heads)
+        self.layers = [Layer(own, n) for n, own in enumerate(self.configs)]
 
     # -- the model's arithmetic
 
@@ -86,7 +101,7 @@ class ReferenceLlama:
 
     def feed(self, tokens: list[int]) -> Tensor:
         """The next call with these tokens: a prompt if it is the first, else blocks of the decoding rule."""
-        config = self.configs[0]
+        config = self.configs[0][0]
         if self.seen == 0 and config.prefill != "stream":
             return self.prompt(tokens)
         size = config.block_size
@@ -96,7 +111,7 @@ class ReferenceLlama:
         length = len(tokens)
 
         def attend(number: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            layer, config = self.layers[number], self.configs[number]
+            layer, config = self.layers[number], self.configs[number][0]
             window = length if policies.get(config.policy).observes_whole_prompt else min(config.window_size, length)
             out = torch.empty(length, self.shape.num_attention_heads, self.dim)
             for h in range(len(layer.heads)):
@@ -109,22 +124,26 @@ class ReferenceLlama:
                         out[t, h * self.groups + g] = w @ values[: t + 1, h]
                         group.append(w)
                     self.observe(config, entries[: t + 1], torch.stack(group).mean(0), t >= length - window)
+            selected: dict[int, list[int]] = {}
             if config.policy != "full" and config.prefill == "once":
-                for h, kept in enumerate(select_prompt(config, layer.heads, number, len(self.layers))):
+                for own in self.configs[number]:  # what this head's settings choose for it, among all heads
+                    chosen = select_prompt(own, list(layer.heads), number, len(self.layers))
+                    kept_by_head = [kept if other == own else None for kept, other in zip(chosen, self.configs[number])]
+                    selected.update({h: kept for h, kept in enumerate(kept_by_head) if kept is not None})
+                for h, kept in selected.items():
                     layer.heads[h] = [layer.heads[h][p] for p in kept]
             return out
 
         logits = self.run(tokens, attend)
-        for number, config in enumerate(self.configs):
-            if config.prefill == "none" and keeps_bound(config):
-                self.capacity[number] = max(config.cache_size, length)
-                self.layers[number].rule = make_rule(config, self.capacity[number], number)
+        for layer in self.layers:
+            if layer.configs[0].prefill == "none" and keeps_bound(layer.configs[0]):
+                layer.grow(length)
         self.seen = length
         return logits
 
     def block(self, tokens: list[int]) -> Tensor:
         def attend(number: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            layer, config = self.layers[number], self.configs[number]
+            layer, config = self.layers[number], self.configs[number][0]
             original = config.positions == "original"
             out = torch.empty(len(tokens), self.shape.num_attention_heads, self.dim)
             for h, entries in enumerate(layer.heads):
@@ -138,8 +157,7 @@ class ReferenceLlama:
                         out[i, h * self.groups + g] = w @ torch.stack([e.value for e in entries])
                         group.append(w)
                     self.observe(config, entries, torch.stack(group).mean(0), True)
-            if self.capacity[number] is not None:
-                layer.shrink(self.capacity[number], self.seen + len(tokens) - 1)
+            layer.shrink(self.seen + len(tokens) - 1)
             return out
 
         logits = self.run(tokens, attend)

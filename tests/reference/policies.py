@@ -121,14 +121,14 @@ class TOVARule:
 class RandomRule:
     """Any token that is not protected, by a hash of seed, layer, head, number held and step."""
 
-    def __init__(self, sink: int, recent: int, seed: int, layer: int) -> None:
-        self.sink, self.recent, self.seed, self.layer = sink, recent, seed, layer
+    def __init__(self, sink: int, recent: int, seed: int, layer: int, numbers=None) -> None:
+        self.sink, self.recent, self.seed, self.layer, self.numbers = sink, recent, seed, layer, numbers
 
     def evict(self, heads: list[list], step: int) -> list[Eviction]:
         evictions = []
         for h, entries in enumerate(heads):
             candidates = len(entries) - self.sink - self.recent
-            draw = splitmix(self.seed, self.layer, h, len(entries), step)
+            draw = splitmix(self.seed, self.layer, h if self.numbers is None else self.numbers[h], len(entries), step)
             evictions.append(Eviction(entries.pop(self.sink + draw % candidates).position, None, step))
         return evictions
 
@@ -136,8 +136,8 @@ class RandomRule:
 class ContestRule:
     """A `treekv.Contest` as its docstring says it: compete, evict one, move the cursor."""
 
-    def __init__(self, contest, layer: int = 0) -> None:
-        self.contest, self.layer, self.cursor = contest, layer, 0
+    def __init__(self, contest, layer: int = 0, numbers=None) -> None:
+        self.contest, self.layer, self.numbers, self.cursor = contest, layer, numbers, 0
 
     def evict(self, heads: list[list], step: int) -> list[Eviction]:
         contest, held = self.contest, len(heads[0])
@@ -155,7 +155,8 @@ class ContestRule:
             scores = {rank: sum((self.score(heads[j][rank]) for j in judged), np.float32(0)) for rank in competing}
             loser = min(competing, key=lambda rank: (scores[rank], rank))
             if contest.by == DRAW:
-                hashed = splitmix(contest.seed, self.layer, 0 if contest.heads_together else h, held, step)
+                number = h if self.numbers is None else self.numbers[h]
+                hashed = splitmix(contest.seed, self.layer, 0 if contest.heads_together else number, held, step)
                 loser = competing[hashed % len(competing)]
             others = [rank for rank in competing if rank != loser]
             pairs.append((loser, max(others, key=lambda rank: (scores[rank], rank)) if contest.absorbs else None))
@@ -200,9 +201,9 @@ def usual_sizes(policy: str, variant: str, cache_size: int) -> tuple[int, int]:
     }[policy, variant]
 
 
-def make_rule(config, capacity: int | None = None, layer: int = 0):
+def make_rule(config, capacity: int | None = None, layer: int = 0, numbers=None):
     """The rule for a TreeKVConfig, literally from its paper where one is written above, else its contest; `capacity`
-    where it is not the cache size."""
+    where it is not the cache size, `numbers` of the heads that it sees where those are not all."""
     capacity = capacity or config.cache_size
     sink, recent = config.sink_size, config.recent_size
     if config.policy in ("tree", "tree_left"):
@@ -215,8 +216,8 @@ def make_rule(config, capacity: int | None = None, layer: int = 0):
     if config.policy == "tova":
         return TOVARule(sink, recent)
     if config.policy == "random":
-        return RandomRule(sink, recent, config.seed, layer)
-    return ContestRule(policies.get(config.policy).contest(config, capacity), layer)
+        return RandomRule(sink, recent, config.seed, layer, numbers)
+    return ContestRule(policies.get(config.policy).contest(config, capacity), layer, numbers)
 
 
 def select_prompt(config, heads: list[list[Entry]], layer: int = 0, layers: int = 1) -> list[list[int]]:

@@ -21,7 +21,8 @@ from treekv.attention import supported
 from treekv.attention.rotary import Rotary
 from treekv.cache.layer import TreeKVLayer
 from treekv.cache.layer_group import LayerGroup
-from treekv.cache.trace import LayerTrace
+from treekv.cache.split_layer import SplitLayer
+from treekv.cache.trace import JoinedTrace, LayerTrace
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
 
@@ -69,15 +70,37 @@ class TreeKVCache(Cache):
             rotary = Rotary.from_config(model_config)
         layers = DynamicCache(config=model_config).layers
         compressed = _full_layers(model_config, layers)
-        configs = config.per_layer(len(compressed))
-        made = [TreeKVLayer(rotary, number, len(compressed)) for number in range(len(compressed))]
-        for index, layer in zip(compressed, made, strict=True):
-            layers[index] = layer
+        if config.differs_by_head:
+            groups = self._split(layers, compressed, rotary, getattr(model_config, "num_key_value_heads", None))
+        else:
+            configs = config.per_layer(len(compressed))
+            made = [TreeKVLayer(rotary, number, len(compressed)) for number in range(len(compressed))]
+            for index, layer in zip(compressed, made, strict=True):
+                layers[index] = layer
+            # Successive layers with the same settings share a group.
+            together = itertools.groupby(zip(configs, made, strict=True), key=lambda pair: pair[0])
+            groups = [(own, [layer for _, layer in same]) for own, same in together]
         super().__init__(layers=layers)
         self._compressed = compressed
-        # Successive layers with the same settings share a group.
-        for own, same in itertools.groupby(zip(configs, made, strict=True), key=lambda pair: pair[0]):
-            LayerGroup(own, [layer for _, layer in same])
+        for own, members in groups:
+            LayerGroup(own, members)
+
+    def _split(
+        self, layers: list[Any], compressed: list[int], rotary: Rotary | None, heads: int | None
+    ) -> list[tuple[TreeKVConfig, list[TreeKVLayer]]]:
+        """Put layers in parts, by the capacity of their heads, in place of the compressed ones; the parts of all layers
+        with the same settings share a group."""
+        if not isinstance(heads, int):
+            raise TreeKVError("budgets differ by KV head, but the model's configuration has no num_key_value_heads")
+        groups: dict[TreeKVConfig, list[TreeKVLayer]] = {}
+        for number, own in enumerate(self.config.per_head(len(compressed), heads)):
+            parts = []
+            for config in dict.fromkeys(own):
+                numbers = [head for head, other in enumerate(own) if other == config]
+                parts.append(TreeKVLayer(rotary, number, len(compressed), numbers))
+                groups.setdefault(config, []).append(parts[-1])
+            layers[compressed[number]] = SplitLayer(parts)
+        return list(groups.items())
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -125,25 +148,24 @@ class TreeKVCache(Cache):
         """
         if type(repeats) is not int or repeats < 1:
             raise TreeKVError(f"repeats must be a whole number of at least 1, got {repeats!r}")
-        first = self._compressed_layer(self._compressed[0])
-        if first.is_initialized:
-            self._select(torch.arange(first.keys.shape[0]).repeat_interleave(repeats))
+        if self._batch():
+            self._select(torch.arange(self._batch()).repeat_interleave(repeats))
         super().batch_repeat_interleave(repeats)
 
     def _check_rows(self, index: Any, name: str) -> None:
         if not isinstance(index, Tensor) or index.ndim != 1 or index.dtype not in (torch.int64, torch.int32):
             got = f"{index.dtype} {list(index.shape)}" if isinstance(index, Tensor) else repr(index)
             raise TreeKVError(f"{name} must be a LongTensor [rows] of row numbers, got {got}")
-        first = self._compressed_layer(self._compressed[0])
-        if first.is_initialized:
-            rows, chosen = first.keys.shape[0], index.tolist()
+        rows = self._batch()
+        if rows:
+            chosen = index.tolist()
             wrong = next((row for row in chosen if not 0 <= row < rows), None)
             if wrong is not None or not chosen:
                 got = "none" if wrong is None else wrong
                 raise TreeKVError(f"{name} must hold row numbers between 0 and {rows - 1}, got {got}")
 
     def _select(self, rows: Tensor) -> None:
-        groups = [self._group(index) for index in self._compressed]
+        groups = [_group(part) for index in self._compressed for part in self._parts(index)]
         for group in {id(group): group for group in groups}.values():
             group.select(rows)
 
@@ -161,31 +183,25 @@ class TreeKVCache(Cache):
     @property
     def nbytes(self) -> int:
         """Bytes held by keys and values now, over all layers. The ledger takes 20 bytes a slot and head more."""
-        tensors = [
-            t
-            for layer in self.layers
-            if isinstance(layer, CacheLayerMixin)
-            for t in (layer.keys, layer.values)
-            if t is not None
-        ]
+        storages = [each for layer in self.layers for each in _storages(layer)]
+        tensors = [t for each in storages for t in (each.keys, each.values) if t is not None]
         return sum(t.numel() * t.element_size() for t in tensors)
 
     @property
     def full_nbytes(self) -> int:
         """Bytes that keys and values would take now in a cache that keeps every token seen, padding included."""
         total = self.nbytes
-        for index in self._compressed:
-            layer = self._compressed_layer(index)
-            if layer.is_initialized:
-                per_token = sum(t.shape[1] * t.shape[3] * t.element_size() for t in (layer.keys, layer.values))
-                total += layer.keys.shape[0] * (layer.tokens_seen - layer.keys.shape[2]) * per_token
+        for part in itertools.chain(*map(self._parts, self._compressed)):
+            if part.is_initialized:
+                per_token = sum(t.shape[1] * t.shape[3] * t.element_size() for t in (part.keys, part.values))
+                total += part.batch * (part.tokens_seen - part.slots) * per_token
         return total
 
     @property
     def kept_tokens(self) -> int:
-        """The most tokens that a row of any compressed layer keeps now."""
-        layers = [self._compressed_layer(index) for index in self._compressed]
-        return max((layer.owner.longest(layer) for layer in layers if layer.is_initialized), default=0)
+        """The most tokens that a row of any head of any compressed layer keeps now."""
+        parts = itertools.chain(*map(self._parts, self._compressed))
+        return max((part.owner.longest(part) for part in parts if part.is_initialized), default=0)
 
     @property
     def held_tokens(self) -> int:
@@ -196,21 +212,24 @@ class TreeKVCache(Cache):
     def kept_positions(self, layer: int) -> Tensor:
         """True positions of the tokens that `layer` keeps, LongTensor [batch, kv_heads, kept], ascending.
 
-        Positions count a row's real tokens from 0, padding excluded. Where rows keep different numbers of tokens
-        the shorter ones end with -1.
+        Positions count a row's real tokens from 0, padding excluded. Where rows or heads keep different numbers of
+        tokens the shorter ones end with -1.
 
         Raises:
             TreeKVError: there is no such layer, or it is not compressed.
         """
-        storage = self._compressed_layer(layer)
-        if not storage.is_initialized:
+        parts = self._parts(layer)
+        if not parts[0].is_initialized:
             return torch.empty((0, 0, 0), dtype=torch.long)
-        group = self._group(layer)
-        ledger = group.ledger
-        by_row = ledger.held[group.ledger_rows(storage)]
-        kept = torch.full((len(by_row), ledger.heads, max(by_row)), -1, device=ledger.device)
-        for row, held in enumerate(by_row):
-            kept[row, :, :held] = ledger.positions(group.ledger_rows(storage, slice(row, row + 1)))[0]
+        most = max(part.owner.longest(part) for part in parts)
+        heads = sum(part.keys.shape[1] * part.heads_as_rows for part in parts)
+        kept = torch.full((self._batch(), heads, most), -1, device=parts[0].keys.device)
+        for part in parts:
+            group, n = _group(part), part.heads_as_rows
+            own = slice(None) if part.head_numbers is None else part.head_numbers
+            for row in range(self._batch()):
+                positions = group.ledger.positions(group.ledger_rows(part, slice(row * n, (row + 1) * n)))
+                kept[row, own, : positions.shape[2]] = positions.flatten(0, 1)
         return kept
 
     def tokens_seen(self, layer: int, row: int = 0) -> int:
@@ -219,15 +238,15 @@ class TreeKVCache(Cache):
         Raises:
             TreeKVError: there is no such layer or row, or the layer is not compressed.
         """
-        storage = self._compressed_layer(layer)
-        rows = storage.batch if storage.is_initialized else 0
+        part = self._parts(layer)[0]
+        rows = self._batch()
         if not 0 <= row < rows:
             raise TreeKVError(f"row must be a whole number between 0 and {rows - 1}, got {row!r}")
-        group = self._group(layer)
-        return group.ledger.seen[group.ledger_rows(storage)][row]
+        group = _group(part)
+        return group.ledger.seen[group.ledger_rows(part)][row * part.heads_as_rows]
 
     @property
-    def trace(self) -> dict[int, LayerTrace]:
+    def trace(self) -> dict[int, LayerTrace | JoinedTrace]:
         """The evictions so far, by layer, if `config.trace` is true.
 
         Raises:
@@ -235,26 +254,46 @@ class TreeKVCache(Cache):
         """
         if not self.config.trace:
             raise TreeKVError("evictions were not recorded: trace is false, use TreeKVConfig(..., trace=True)")
-        traces = {}
+        traces: dict[int, LayerTrace | JoinedTrace] = {}
         for index in self._compressed:
-            layer, group = self._compressed_layer(index), self._group(index)
-            if layer.is_initialized and group.ledger.trace is not None:
-                traces[index] = group.ledger.trace.of(group.ledger_rows(layer))
+            found: list[tuple[list[int] | None, LayerTrace]] = []
+            for part in self._parts(index):
+                group = _group(part)
+                if part.is_initialized and group.ledger.trace is not None:
+                    found.append((part.head_numbers, group.ledger.trace.of(group.ledger_rows(part))))
+            if found:
+                traces[index] = found[0][1] if found[0][0] is None else JoinedTrace(found)
         return traces
 
-    def _compressed_layer(self, layer: int) -> TreeKVLayer:
+    def _parts(self, layer: int) -> list[TreeKVLayer]:
+        """A compressed layer: itself, or its parts."""
         if not hasattr(layer, "__index__") or not 0 <= layer < len(self.layers):  # numpy's whole numbers too
             raise TreeKVError(f"layer must be a whole number between 0 and {len(self.layers) - 1}, got {layer!r}")
         found = self.layers[layer]
+        if isinstance(found, SplitLayer):
+            return found.parts
         if not isinstance(found, TreeKVLayer):
             raise TreeKVError(f"layer {layer} has a sliding window of its own and is not compressed")
-        return found
+        return [found]
 
-    def _group(self, layer: int) -> LayerGroup:
-        """It may have been divided since the cache was made, by layers on several devices."""
-        owner = self._compressed_layer(layer).owner
-        assert isinstance(owner, LayerGroup)  # the only owner there is
-        return owner
+    def _batch(self) -> int:
+        """Rows of the batch; 0 before the first token."""
+        part = self._parts(self._compressed[0])[0]
+        return part.batch // part.heads_as_rows if part.is_initialized else 0
+
+
+def _storages(layer: Any) -> list[Any]:
+    """What has the keys and values of a layer."""
+    if isinstance(layer, SplitLayer):
+        return list(layer.parts)
+    return [layer] if isinstance(layer, CacheLayerMixin) else []
+
+
+def _group(part: TreeKVLayer) -> LayerGroup:
+    """It may have been divided since the cache was made, by layers on several devices."""
+    owner = part.owner
+    assert isinstance(owner, LayerGroup)  # the only owner there is
+    return owner
 
 
 def _full_layers(model_config: Any, layers: list[Any]) -> list[int]:

@@ -18,23 +18,18 @@ class LayerOwner(Protocol):
 
     def allocate(self, layer: TreeKVLayer, batch: int, heads: int, device: torch.device) -> None:
         """Called by each layer before its first token."""
-        ...
 
     def release(self) -> None:
         """Forget everything."""
-        ...
 
     def longest(self, layer: TreeKVLayer) -> int:
         """The most tokens that a row of the layer holds."""
-        ...
 
     def attend(self, layer: TreeKVLayer, call: AttentionCall) -> Tensor:
         """Attend to the kept tokens and to the new ones, then store and evict."""
-        ...
 
     def copy_tensors(self) -> None:
         """Replace tensors made under `torch.inference_mode` by copies."""
-        ...
 
 
 class TreeKVLayer(CacheLayerMixin):
@@ -46,7 +41,9 @@ class TreeKVLayer(CacheLayerMixin):
 
     Attributes:
         number, layers: the layer's place among the compressed layers of the model, and how many there are.
-        group_index: its place in its group.
+        head_numbers: of a part of a layer (see `SplitLayer`), the numbers of its heads, which are rows here: those of
+            the first row of the batch, then of the second. None for a whole layer.
+        group_index, group_offset: its place in its group, and the rows before it there for each row of the batch.
         tokens_seen: columns of the input, padding included, as transformers counts.
     """
 
@@ -54,11 +51,13 @@ class TreeKVLayer(CacheLayerMixin):
     values: Tensor
     owner: LayerOwner  # set by the owner, with group_index
 
-    def __init__(self, rotary: Rotary | None, number: int = 0, layers: int = 1) -> None:
+    def __init__(
+        self, rotary: Rotary | None, number: int = 0, layers: int = 1, head_numbers: list[int] | None = None
+    ) -> None:
         super().__init__()
         self.rotary = rotary
-        self.number, self.layers = number, layers
-        self.group_index = 0
+        self.number, self.layers, self.head_numbers = number, layers, head_numbers
+        self.group_index = self.group_offset = 0
         self.tokens_seen = 0
         self._awaiting_attention = False
 
@@ -66,6 +65,8 @@ class TreeKVLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         batch, heads = key_states.shape[:2]
+        if self.head_numbers is not None:
+            batch, heads = batch * len(self.head_numbers), 1
         self.dtype, self.device = key_states.dtype, key_states.device
         self.keys = key_states.new_empty((batch, heads, 0, key_states.shape[3]))
         self.values = value_states.new_empty((batch, heads, 0, value_states.shape[3]))
@@ -73,6 +74,15 @@ class TreeKVLayer(CacheLayerMixin):
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        self.expect(key_states, value_states)
+        return attach_handler(key_states, self), value_states
+
+    def expect(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Get ready for a call of `attend` with these new tokens of the whole layer [batch, all kv_heads, q, dim].
+
+        Raises:
+            TreeKVError: the last call is not finished, or the batch is another.
+        """
         if self._awaiting_attention:
             raise TreeKVError(
                 "the last forward pass did not finish, or the model does not use the attention implementation "
@@ -80,7 +90,7 @@ class TreeKVLayer(CacheLayerMixin):
             )
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        batch, expected = key_states.shape[0], self.batch
+        batch, expected = key_states.shape[0], self.batch // self.heads_as_rows
         if batch != expected:
             raise TreeKVError(
                 f"the cache holds {expected} rows, but the input has {batch}: call cache.reset() for a new batch, or "
@@ -92,7 +102,6 @@ class TreeKVLayer(CacheLayerMixin):
             self.keys, self.values = self.keys.clone(), self.values.clone()
             self.owner.copy_tensors()
         self._awaiting_attention = True
-        return attach_handler(key_states, self), value_states
 
     def attend(self, call: AttentionCall) -> Tensor:
         """See `treekv.attention.interface.AttentionHandler`."""
@@ -127,19 +136,30 @@ class TreeKVLayer(CacheLayerMixin):
 
     def batch_select_indices(self, indices: Tensor) -> None:
         if self.is_initialized:
-            indices = indices.to(self.device)
-            self.keys = self.keys.index_select(0, indices)
-            self.values = self.values.index_select(0, indices)
+            indices = self.rows_of(indices.to(self.device))
+            self.keys, self.values = (each.index_select(0, indices) for each in (self.keys, self.values))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         if self.is_initialized:
-            self.batch_select_indices(torch.arange(self.batch).repeat_interleave(repeats))
+            rows = torch.arange(self.batch // self.heads_as_rows)
+            self.batch_select_indices(rows.repeat_interleave(repeats))
 
     # ------------------------------------------------------------------ slots
 
     @property
     def batch(self) -> int:
+        """Rows: those of the batch, or heads of them."""
         return self.keys.shape[0]
+
+    @property
+    def heads_as_rows(self) -> int:
+        """Rows for each row of the batch."""
+        return 1 if self.head_numbers is None else len(self.head_numbers)
+
+    def rows_of(self, batch_rows: Tensor) -> Tensor:
+        """The rows, LongTensor, that belong to rows of the batch."""
+        n = self.heads_as_rows
+        return batch_rows if n == 1 else (batch_rows[:, None] * n + torch.arange(n, device=batch_rows.device)).flatten()
 
     @property
     def slots(self) -> int:
@@ -155,9 +175,7 @@ class TreeKVLayer(CacheLayerMixin):
         """Have at least so many slots."""
         more = slots - self.slots
         if more > 0:
-            pad = (0, 0, 0, more)
-            self.keys = nn.functional.pad(self.keys, pad)
-            self.values = nn.functional.pad(self.values, pad)
+            self.keys, self.values = (nn.functional.pad(each, (0, 0, 0, more)) for each in (self.keys, self.values))
 
     def write(self, rows: slice, slots: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Put q tokens of some rows at `slots` LongTensor [rows, kv_heads, q]; returns `view(rows)`."""
@@ -169,12 +187,13 @@ class TreeKVLayer(CacheLayerMixin):
 
     def fill(self, rows: slice, kept: Tensor, key: Tensor, value: Tensor) -> None:
         """Put the tokens at `kept` LongTensor [rows, kv_heads, k] of a prompt into the first k slots."""
-        index, k = kept[..., None], kept.shape[2]
-        self.keys[rows, :, :k] = key.detach().gather(2, index.expand(-1, -1, -1, key.shape[3]))
-        self.values[rows, :, :k] = value.detach().gather(2, index.expand(-1, -1, -1, value.shape[3]))
+        for stored, new in ((self.keys, key), (self.values, value)):
+            stored[rows, :, : kept.shape[2]] = _chosen(new.detach(), kept)
 
     def reorder_slots(self, old: Tensor) -> None:
         """Keep some slots: LongTensor [batch, kv_heads, fewer slots], the present number of each."""
-        index = old[..., None]
-        self.keys = self.keys.gather(2, index.expand(-1, -1, -1, self.keys.shape[3]))
-        self.values = self.values.gather(2, index.expand(-1, -1, -1, self.values.shape[3]))
+        self.keys, self.values = _chosen(self.keys, old), _chosen(self.values, old)
+
+
+def _chosen(tensor: Tensor, slots: Tensor) -> Tensor:
+    return tensor.gather(2, slots[..., None].expand(-1, -1, -1, tensor.shape[3]))

@@ -24,9 +24,9 @@ from treekv.errors import TreeKVError
 
 
 class LayerGroup:
-    """Successive layers with the same settings; they share a ledger as long as they are on one device.
+    """Layers, or parts of them, with the same settings; they share a ledger as long as they are on one device.
 
-    The rows of the ledger are those of the batch in the first layer, then in the second, and so on. A decoded token
+    The rows of the ledger are those of the first layer, then of the second, and so on. A decoded token
     falls straight through: plan its slots in all layers (`_plan_step`), attend in each layer, collect what the queries
     saw (`_collect`), and after the last layer evict in all of them at once (`Ledger.step`).
 
@@ -41,8 +41,10 @@ class LayerGroup:
         self._ledger: Ledger | None = None
         self._plan: SlotPlan | None = None  # of the step in progress
         self._observed: list[Tensor] = []  # of the layers that have attended in it
+        self._rows = 0  # of the ledger, for each row of the batch
         for index, layer in enumerate(layers):
-            layer.owner, layer.group_index = self, index
+            layer.owner, layer.group_index, layer.group_offset = self, index, self._rows
+            self._rows += layer.heads_as_rows
 
     @property
     def ledger(self) -> Ledger:
@@ -62,14 +64,18 @@ class LayerGroup:
     # ------------------------------------------------------------------ what layers and the cache call
 
     def allocate(self, layer: TreeKVLayer, batch: int, heads: int, device: torch.device) -> None:
+        rows = batch // layer.heads_as_rows
         if self._ledger is not None and (self._ledger.device, self._ledger.heads) != (device, heads):
             rest = self.layers[layer.group_index :]
             del self.layers[layer.group_index :]
-            self._ledger.select(torch.arange(len(self.layers) * batch))
+            self._rows = layer.group_offset
+            self._ledger.select(torch.arange(self._rows * rows))
             LayerGroup(self.config, rest).allocate(layer, batch, heads, device)
         elif self._ledger is None:
-            numbers = [each.number for each in self.layers for _ in range(batch)]
-            self._ledger = Ledger(self.config, len(numbers), heads, device, numbers, layer.layers)
+            numbers = [each.number for each in self.layers for _ in range(rows * each.heads_as_rows)]
+            parts = [each.head_numbers for each in self.layers if each.head_numbers is not None]
+            head = [number for part in parts for _ in range(rows) for number in part] or None
+            self._ledger = Ledger(self.config, len(numbers), heads, device, numbers, layer.layers, head)
 
     def release(self) -> None:
         self._ledger, self._plan, self._observed = None, None, []
@@ -77,9 +83,9 @@ class LayerGroup:
     def select(self, index: Tensor) -> None:
         """Keep, repeat or reorder batch rows."""
         if self._ledger is not None:
-            batch = len(self._ledger.held) // len(self.layers)
-            first = torch.arange(len(self.layers), device=index.device)[:, None] * batch
-            self._ledger.select((first + index).flatten())
+            batch = len(self._ledger.held) // self._rows
+            parts = [layer.group_offset * batch + layer.rows_of(index) for layer in self.layers]
+            self._ledger.select(torch.cat(parts))
 
     def copy_tensors(self) -> None:
         if self.ledger.order.is_inference():
@@ -89,8 +95,8 @@ class LayerGroup:
         return max(self.ledger.held[self.ledger_rows(layer)])
 
     def ledger_rows(self, layer: TreeKVLayer, rows: slice | None = None) -> slice:
-        """Rows of the batch in a layer, by default all, as rows of the ledger."""
-        first = layer.group_index * layer.batch
+        """Rows of a layer, by default all, as rows of the ledger."""
+        first = layer.group_offset * (layer.batch // layer.heads_as_rows)
         return slice(first, first + layer.batch) if rows is None else slice(first + rows.start, first + rows.stop)
 
     def attend(self, layer: TreeKVLayer, call: AttentionCall) -> Tensor:
@@ -269,8 +275,9 @@ class LayerGroup:
                 )
             return
         masked = call.padding[:, :-q].sum(1).tolist()
-        for row, (real, read) in enumerate(zip(masked, read_by_row, strict=True)):
+        for number, (real, read) in enumerate(zip(masked, read_by_row, strict=True)):
             if real != read:
+                row = number // layer.heads_as_rows
                 raise TreeKVError(
                     f"the attention mask says that {real} real tokens of row {row} came before the new ones, but the "
                     f"cache has read {read}: give only the new ids, padded on the left, with a mask that starts with "

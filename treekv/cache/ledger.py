@@ -40,7 +40,7 @@ class BlockSnapshot(NamedTuple):
 class Ledger:
     """Order and scores of rows of `heads` KV heads; every head of a row holds equally many tokens.
 
-    A row is a row of a batch in one layer. All rows have the same settings.
+    A row is a row of a batch in one layer, or one head of it (then `heads` is 1). All rows have the same settings.
 
     Args:
         config: the settings.
@@ -49,6 +49,7 @@ class Ledger:
         device: of the tensors.
         layer: the number of the rows' layer, or one number for each row.
         layers: how many layers the model has.
+        head: the number of each row's head, where a row is one head.
 
     Attributes:
         order: LongTensor [rows, heads, slots], a permutation: the slot at each rank, then the free ones.
@@ -67,6 +68,7 @@ class Ledger:
         device: torch.device | str = "cpu",
         layer: int | Sequence[int] = 0,
         layers: int = 1,
+        head: Sequence[int] | None = None,
     ) -> None:
         self.config = config
         self.policy = policies.get(config.policy)
@@ -79,6 +81,7 @@ class Ledger:
         self._counting = torch.arange(0, device=self.device)
         self._layer = RowValues(0, rows)
         self._layer[:] = [layer] * rows if isinstance(layer, int) else list(layer)
+        self._head = None if head is None else torch.tensor(head, device=self.device)[:, None]
         self.held, self.seen, self.first_query, self.cursor = (RowValues(0, rows) for _ in range(4))
         self.capacity: RowValues[int | None] = RowValues(
             config.cache_size if self.policy.evicts_decoding else None, rows
@@ -158,7 +161,9 @@ class Ledger:
         kept_whole = not self.policy.evicts_prompt or self.config.prefill == "none"
         if kept_whole or length <= self.config.cache_size:
             return None
-        prompt = Prompt(length, sums, counts, self.heads, self.layer_numbers(rows), self.layers, self.device)
+        prompt = Prompt(
+            length, sums, counts, self.head_numbers(rows), self.layer_numbers(rows), self.layers, self.device
+        )
         return self.policy.select_prompt(self.config, prompt)
 
     def admit_prompt(
@@ -273,6 +278,7 @@ class Ledger:
                 first_query=self.first_query.as_operand(rows, self.device),
                 seen=self.seen.as_operand(rows, self.device),
                 layer=self.layer_numbers(rows),
+                heads=self.head_numbers(rows),
                 traced=self.trace is not None,
             )
             losers, survivors, cursor = self.policy.evict(self.config, scores, excess)
@@ -291,6 +297,10 @@ class Ledger:
 
     def layer_numbers(self, rows: slice) -> int | tuple[int, ...]:
         return self._layer.first(rows) if self._layer.uniform(rows) else tuple(self._layer[rows])
+
+    def head_numbers(self, rows: slice) -> int | Tensor:
+        """How many heads a row has; LongTensor [rows, 1] where a row is one head."""
+        return self.heads if self._head is None else self.rows_view(self._head, rows)
 
     # ------------------------------------------------------------------ a block in several pieces
 
@@ -369,6 +379,8 @@ class Ledger:
         self.order, self.position, self.sums = (
             t.index_select(0, index) for t in (self.order, self.position, self.sums)
         )
+        if self._head is not None:
+            self._head = self._head.index_select(0, index)
         self._open = [self._open[row] for row in chosen]
         if self.trace is not None:
             self.trace.select(index)

@@ -19,6 +19,7 @@ class RankedScores:
         capacity: ranks at rest.
         cursor, first_query, seen: one number for all rows, or LongTensor [rows, 1, 1].
         layer: the number of the rows' layer, or of each row's.
+        heads: how many, or LongTensor [rows, 1], the number of each row's only head.
         traced: whether survivors are recorded.
     """
 
@@ -34,10 +35,11 @@ class RankedScores:
         first_query: int | Tensor,
         seen: int | Tensor,
         layer: int | tuple[int, ...],
+        heads: int | Tensor,
         traced: bool,
     ) -> None:
         self.held, self.capacity, self.cursor = held, capacity, cursor
-        self.layer, self.traced, self.device = layer, traced, order.device
+        self.layer, self.heads, self.traced, self.device = layer, heads, traced, order.device
         self.step = seen - 1
         self.order = order.narrow(2, 0, held)
         self.shape = (order.shape[0], order.shape[1])

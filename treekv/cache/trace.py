@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -153,6 +154,39 @@ class LayerTrace:
                 index = losers[row, :, : self._count[row]].long()
                 result[row].scatter_(1, index, value.expand_as(index))
         return result
+
+
+class JoinedTrace:
+    """The evictions of one layer whose KV heads have capacities of their own, from the traces of its parts.
+
+    Args:
+        parts: the numbers of a part's heads, and its trace, whose rows are these heads of each row of the batch.
+    """
+
+    def __init__(self, parts: Sequence[tuple[list[int] | None, LayerTrace]]) -> None:
+        self._parts = [(numbers or [], trace) for numbers, trace in parts]
+
+    @property
+    def evicted_at(self) -> Tensor:
+        """See `LayerTrace.evicted_at`."""
+        return self._join([trace.evicted_at for _, trace in self._parts])
+
+    @property
+    def survivor(self) -> Tensor:
+        """See `LayerTrace.survivor`."""
+        return self._join([trace.survivor for _, trace in self._parts])
+
+    @property
+    def nbytes(self) -> int:
+        """See `LayerTrace.nbytes`."""
+        return sum(trace.nbytes for _, trace in self._parts)
+
+    def _join(self, values: list[Tensor]) -> Tensor:
+        numbers = torch.tensor([number for own, _ in self._parts for number in own], device=values[0].device)
+        by_head = [
+            value.unflatten(0, (-1, len(own)))[:, :, 0] for (own, _), value in zip(self._parts, values, strict=True)
+        ]
+        return torch.cat(by_head, dim=1).index_select(1, numbers.argsort())
 
 
 class TraceCheckpoint(NamedTuple):

@@ -29,7 +29,8 @@ class Policy(ABC):
         by: what tokens are compared by: NOTHING, AVERAGE, SUM, LAST or DRAW.
         evicts_prompt: whether a prompt is reduced.
         evicts_decoding: whether the capacity also holds while decoding; if not, new tokens are all kept.
-        budgets_per_layer: whether `TreeKVConfig.budgets` may give each layer a capacity.
+        budgets_per_layer: whether `TreeKVConfig.budgets` may give each layer a capacity,
+        budgets_per_head: and each KV head.
         observes_whole_prompt: whether all queries of a prompt score it, or those of the observation window.
         depends_on_layer: whether layers are treated differently.
         takes_layers_together: whether rows of several layers may be given at once all the same.
@@ -43,6 +44,7 @@ class Policy(ABC):
     evicts_prompt: bool = True
     evicts_decoding: bool = True
     budgets_per_layer: bool = True
+    budgets_per_head: bool = True
     observes_whole_prompt: bool = False
     depends_on_layer: bool = False
     takes_layers_together: bool = False

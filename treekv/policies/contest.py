@@ -226,7 +226,7 @@ def _draw(contest: Contest, scores: Scores, left: int | Tensor, end: int) -> tup
         competing = (
             competing.clamp(max=contest.width) if isinstance(competing, Tensor) else min(competing, contest.width)
         )
-    heads = 1 if contest.heads_together else scores.shape[1]
+    heads = 1 if contest.heads_together else scores.heads
     # `held` distinguishes the evictions of one step: it falls by one with each.
     drawn = splitmix(contest.seed, scores.layer, heads, scores.step, scores.held, scores.device)
     losers = (drawn % competing + left).expand(*scores.shape, 1)

@@ -70,12 +70,12 @@ def splitmix(
     """Pseudo-random numbers from 0 to 2**31 - 1, LongTensor [1 or batch, heads, 1 or as many as `step` has].
 
     The finalizer of SplitMix64, once for each input; int64 arithmetic wraps around on every device. `heads` is how many
-    there are, or the numbers of some.
+    there are, or the numbers of some, LongTensor [heads] or [batch, heads].
     """
     numbers = torch.arange(heads, device=device) if isinstance(heads, int) else heads
-    value = torch.zeros((1, len(numbers), 1), dtype=torch.long, device=device)
+    value = torch.zeros((1, numbers.shape[-1], 1), dtype=torch.long, device=device)
     rows = layer if isinstance(layer, int) else torch.tensor(layer, device=device)[:, None, None]
-    for part in (seed, rows, numbers[None, :, None], held, step):
+    for part in (seed, rows, numbers[..., None], held, step):
         value = (value + part + 1) * -7046029254386353131
         value = (value ^ (value >> 30 & (1 << 34) - 1)) * -4658895280553007687
         value = (value ^ (value >> 27 & (1 << 37) - 1)) * -7723592293110705685

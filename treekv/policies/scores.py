@@ -21,9 +21,12 @@ class Scores(Protocol):
             layers, which a policy with `depends_on_layer` sees only if it `takes_layers_together`.
         traced: whether survivors are recorded; a policy may leave them out otherwise.
         shape: (batch, kv_heads).
+        heads: how many KV heads there are; or LongTensor [batch, 1], the number of each row's only head, where heads
+            of a layer have capacities of their own.
         device: where the tensors live.
     """
 
+    heads: int | Tensor
     traced: bool
     shape: tuple[int, int]
     device: torch.device
@@ -75,7 +78,7 @@ class Prompt(NamedTuple):
         sums: float32 [batch, kv_heads, T], weights summed over the observing queries; None for a policy that
             does not use attention.
         counts: float32 [1, 1, T], how many observing queries could see the token; None likewise.
-        heads: KV heads.
+        heads: KV heads, as in `Scores`.
         layer: the layer's number, as in `Scores`.
         layers: how many compressed layers the model has.
         device: where the tensors live.
@@ -84,7 +87,7 @@ class Prompt(NamedTuple):
     length: int
     sums: Tensor | None
     counts: Tensor | None
-    heads: int
+    heads: int | Tensor
     layer: int | tuple[int, ...]
     layers: int
     device: torch.device

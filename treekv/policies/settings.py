@@ -45,11 +45,12 @@ class Settings:
     seed: int = 0
     scope: int = OPTIONS["scope"]
     importance: str = OPTIONS["importance"]
-    budgets: tuple[int, ...] | str | None = None
+    budgets: tuple[tuple[int, ...], ...] | tuple[int, ...] | str | None = None
     kernel_size: int = DERIVED
     pooling: str = DERIVED
     max_height: int | None = OPTIONS["max_height"]
     variant: str = OPTIONS["variant"]
+    recent_budgets: tuple[tuple[int, ...], ...] | str | None = None
 
     @property
     def region_size(self) -> int:

@@ -26,6 +26,7 @@ class TOVA(Policy):
     options = ("variant",)
     variants: ClassVar = {"paper": PAPER_ALLOCATION}
     by = LAST
+    budgets_per_head = False  # all heads of a layer keep the same tokens
 
     def default_sink_size(self) -> int:
         return 0

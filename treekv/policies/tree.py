@@ -124,7 +124,7 @@ class _Blocks:
         self.cursor: int | Tensor = 0
         self.step: int | Tensor = count - 1
         self.traced = True
-        self.layer = prompt.layer
+        self.layer, self.heads = prompt.layer, prompt.heads
         self.shape = (self.averages.shape[0], self.averages.shape[1])
         self.device = prompt.device
 

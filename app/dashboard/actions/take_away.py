@@ -61,8 +61,9 @@ def simulated(run: RunFolder, config: TreeKVConfig) -> compare.Comparison:
 
 
 def check(run: RunFolder, config: TreeKVConfig) -> None:
-    """Raise the TreeKVError that would stop `report`: no capture, or budgets for another number of layers."""
-    config.per_layer(len(open_capture(run).full_layers))
+    """Raise the TreeKVError that would stop `report`: no capture, or budgets for another model."""
+    captured = open_capture(run)
+    config.per_head(len(captured.full_layers), captured.kv_heads)
 
 
 def report(run: RunFolder, config: TreeKVConfig) -> str:

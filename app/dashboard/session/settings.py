@@ -59,7 +59,9 @@ def decode(text: str) -> TreeKVConfig:
 def _word(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    if isinstance(value, tuple):  # a row of numbers, or rows of them
+        return ("_" if any(isinstance(cell, tuple) for cell in value) else "-").join(map(_word, value))
+    return str(value)
 
 
 def _value(word: str) -> Any:
@@ -67,8 +69,11 @@ def _value(word: str) -> Any:
         return word == "true"
     if word.isdecimal():
         return int(word)
-    numbers = word.split("-")
-    return tuple(map(int, numbers)) if all(number.isdecimal() for number in numbers) else word
+    rows = [row.split("-") for row in word.split("_")]
+    if not all(number.isdecimal() for row in rows for number in row):
+        return word
+    numbers = tuple(tuple(map(int, row)) for row in rows)
+    return numbers if len(numbers) > 1 else numbers[0]
 
 
 # ---------------------------------------------------------------------- the chosen setting

@@ -22,7 +22,15 @@ def captured(llama):
     return analysis.capture(llama, None, tiny.tokens(TOKENS)[0], max_tokens=TOKENS, queries=4)
 
 
-SETTINGS = [*settings_of("decoding"), dict(sink_size=1, recent_size=3, budgets=(10, 14))]
+HEADS = ((10, 16), (14, 8))
+SETTINGS = [
+    *settings_of("decoding"),
+    dict(sink_size=1, recent_size=3, budgets=(10, 14)),
+    dict(sink_size=1, recent_size=3, budgets=HEADS),
+    dict(sink_size=1, recent_size="quarter", budgets=HEADS, importance="contribution"),
+    dict(policy="random", sink_size=1, recent_size=3, budgets=HEADS),
+    dict(policy="h2o", budgets=HEADS),
+]
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
@@ -47,7 +55,7 @@ def test_first_layer_equals_a_real_trace(llama, captured, settings, prefill, pro
     got = torch.tensor(result["survivor"].sel(policy="it", layer=0).values)
     assert torch.equal(got, cache.trace[0].survivor[0])
     held = (torch.tensor(result["evicted_at"].values) < 0).sum(-1)
-    sizes = torch.tensor(settings.get("budgets", (12, 12)))[:, None]
+    sizes = torch.tensor(settings.get("budgets", (12, 12))).view(2, -1)
     assert (held == sizes.clamp(min=prompt if prefill == "none" else 0)).all()
 
 
@@ -122,12 +130,16 @@ class DecodeOnly(H2O):
     evicts_prompt = False
 
 
-@pytest.mark.parametrize("own", [Loose(), DecodeOnly(), Moody()], ids=lambda own: own.name)
-def test_a_policy_of_ones_own_is_simulated_as_it_runs(llama, captured, own):
+@pytest.mark.parametrize(
+    "own, budgets",
+    [(Loose(), None), (DecodeOnly(), None), (Moody(), None), (Moody(), ((12, 12), (8, 16)))],
+    ids=lambda own: getattr(own, "name", str(own)),
+)
+def test_a_policy_of_ones_own_is_simulated_as_it_runs(llama, captured, own, budgets):
     register_policy(own)
     try:
         configs = {
-            name: TreeKVConfig(policy=name, cache_size=12, positions="original", trace=True)
+            name: TreeKVConfig(policy=name, cache_size=12, positions="original", trace=True, budgets=budgets)
             for name in (own.name, "tree", "streaming")
         }
         result = simulate(captured, configs, prompt=61)

@@ -83,7 +83,7 @@ class OnLists:
 
 class Compiled:
     def __init__(self, contest: Contest, capacity: int) -> None:
-        self.rule = kernels.Rule(contest, capacity, 0, 1, 0, 0)
+        self.rule = kernels.Rule(contest, capacity, 0, 0, 1, 0, 0)
         self.positions = np.zeros((HEADS, TOKENS), np.int32)
         self.columns, self.sums = np.zeros((HEADS, TOKENS), np.uint32), np.zeros((HEADS, TOKENS), np.float32)
         self.evicted_at, self.survivor = (np.full((HEADS, TOKENS), -1, np.int32) for _ in range(2))

@@ -20,6 +20,7 @@ from treekv import TreeKVConfig, TreeKVError, policies
         TreeKVConfig(cache_size=128, prefill="stream", block_size=16, trace=True, scope=4),
         TreeKVConfig(cache_size=128, max_height=5),
         TreeKVConfig(cache_size=96, budgets=(64, 128), prefill="stream"),
+        TreeKVConfig(cache_size=96, budgets=((64, 128), (96, 96)), recent_size="quarter", prefill="stream"),
         TreeKVConfig(cache_size=128, budgets="rising"),
         TreeKVConfig(cache_size=64, sink_size=0, recent_size=10, block_size=1, window_size=9),
         TreeKVConfig(policy="snapkv", cache_size=64, window_size=8, kernel_size=7, pooling="max"),

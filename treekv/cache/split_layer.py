@@ -1,0 +1,130 @@
+"""A compressed layer whose KV heads have capacities of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import CacheLayerMixin
+
+from treekv.attention.interface import AttentionCall, attach_handler
+from treekv.cache.layer import TreeKVLayer
+from treekv.errors import TreeKVError
+
+
+class SplitLayer(CacheLayerMixin):
+    """One full-attention layer in parts, each of the KV heads of one capacity.
+
+    A head depends on no other, so the heads of a part are rows of a batch to it: everything that rows can do (states of
+    their own, padding, selection) heads can. Nothing is padded to the largest head.
+
+    Args:
+        parts: which together have every head once.
+    """
+
+    def __init__(self, parts: list[TreeKVLayer]) -> None:
+        super().__init__()
+        self.parts = parts
+        order = [number for part in parts for number in part.head_numbers or ()]
+        self._heads = len(order)
+        self._in_order = order == sorted(order)
+        self._order, self._inverse = torch.tensor(order), torch.tensor(order).argsort()
+
+    # ------------------------------------------------------------------ what transformers calls
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        for part in self.parts:
+            part.lazy_initialization(key_states, value_states)
+
+    @property
+    def is_initialized(self) -> bool:
+        return self.parts[0].is_initialized
+
+    @is_initialized.setter
+    def is_initialized(self, value: bool) -> None:
+        """transformers sets it; the parts know."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if key_states.shape[1] != self._heads:
+            raise TreeKVError(
+                f"budgets are for {self._heads} KV heads, but layer {self.parts[0].number} of the model has "
+                f"{key_states.shape[1]}"
+            )
+        for part in self.parts:
+            part.expect(key_states, value_states)
+        return attach_handler(key_states, self), value_states
+
+    def attend(self, call: AttentionCall) -> Tensor:
+        """See `treekv.attention.interface.AttentionHandler`."""
+        batch, heads = call.key.shape[:2]
+        query, key, value = call.query.unflatten(1, (heads, -1)), call.key, call.value
+        if not self._in_order:
+            order = self._on(key.device)[0]
+            query, key, value = (each.index_select(1, order) for each in (query, key, value))
+        outputs, first = [], 0
+        for part in self.parts:
+            n = part.heads_as_rows
+            own = slice(first, first + n)
+            padding = None if call.padding is None else call.padding.repeat_interleave(n, 0)
+            asked = AttentionCall(
+                query[:, own].flatten(0, 1),
+                key[:, own].flatten(0, 1)[:, None],
+                value[:, own].flatten(0, 1)[:, None],
+                padding,
+                call.scaling,
+                self._position_ids(call.position_ids, n),
+            )
+            outputs.append(part.attend(asked).unflatten(0, (batch, n)))
+            first += n
+        output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+        if not self._in_order:
+            output = output.index_select(1, self._on(key.device)[1])
+        return output.flatten(1, 2)
+
+    def get_seq_length(self) -> int:
+        return self.parts[0].get_seq_length()
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return max(part.get_mask_sizes(query_length) for part in self.parts)  # by the longest part
+
+    def get_max_length(self) -> int:
+        return -1
+
+    def reset(self) -> None:
+        """Forget everything and free the memory."""
+        for part in self.parts:
+            part.reset()
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        for part in self.parts:
+            part.reorder_cache(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        for part in self.parts:
+            part.batch_select_indices(indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        for part in self.parts:
+            part.batch_repeat_interleave(repeats)
+
+    def offload(self) -> None:
+        for part in self.parts:
+            part.offload()
+
+    def prefetch(self) -> None:
+        for part in self.parts:
+            part.prefetch()
+
+    # ------------------------------------------------------------------ details
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        if self._order.device != device:
+            self._order, self._inverse = self._order.to(device), self._inverse.to(device)
+        return self._order, self._inverse
+
+    def _position_ids(self, position_ids: Tensor | None, n: int) -> Tensor | None:
+        """Positions of `n` heads as rows."""
+        if position_ids is None or position_ids.shape[0] == 1:
+            return position_ids
+        return position_ids.repeat_interleave(n, 0)
