@@ -85,6 +85,16 @@ def main() -> None:
         add_row(table, f"{capacity}", alternate(traced, plain, 2 * steps))
     console.print(table)
 
+    table = new_table("TreeKV with three capacities for KV heads against one for all", "mean c")
+    for capacity in (128, 512):
+        for batch in (1, 8):
+            config = TreeKVConfig(cache_size=capacity, prefill="stream", block_size=1)
+            budgets = three_sizes(model.config.num_hidden_layers, model.config.num_key_value_heads, capacity)
+            split = treekv_step(model, forward, config.replace(budgets=budgets), capacity, batch)
+            plain = treekv_step(model, forward, config, capacity, batch)
+            add_row(table, f"{capacity}, batch {batch}", alternate(split, plain, 2 * steps))
+    console.print(table)
+
     if arguments.memory:
         table = Table("cache", "bytes it says, MB", "a step on top, peak MB", title="Memory", title_justify="left")
         cases = [("treekv", 512), *(("plain", held) for held in (512, 4096, 8192, 16384))]
@@ -112,16 +122,27 @@ def treekv_step(model: Any, forward: Any, config: TreeKVConfig, held: int, batch
 def fill(cache: TreeKVCache, model: Any, held: int, batch: int) -> None:
     """Fill a cache with `held` random keys and values, as a prompt of that length would, without running the model."""
     config = model.config
-    shape = (batch, config.num_key_value_heads, held, config.head_dim)
+    shape = (batch, config.num_key_value_heads, 1, config.head_dim)
     generator = torch.Generator(model.device).manual_seed(0)
     for layer in cache.layers:
-        key = torch.randn(shape, generator=generator, device=model.device, dtype=model.dtype)
-        layer.lazy_initialization(key, key)
-        layer.reserve(held + 1)
-        layer.keys[:, :, :held], layer.values[:, :, :held] = key, key
-        scores = torch.rand(*shape[:3], generator=generator, device=model.device)
-        layer.owner.ledger.admit_prompt(layer.owner.ledger_rows(layer), held, None, scores, 1)
-        layer.tokens_seen = held
+        layer.lazy_initialization(*[torch.empty(shape, device=model.device, dtype=model.dtype)] * 2)
+        for part in getattr(layer, "parts", [layer]):  # of heads with capacities of their own
+            ledger, rows = part.owner.ledger, part.owner.ledger_rows(part)
+            now = held if part is layer else ledger.capacity[0]
+            part.reserve(now + 1)
+            own = (*part.keys.shape[:2], now, config.head_dim)
+            part.keys[:, :, :now] = torch.randn(own, generator=generator, device=model.device, dtype=model.dtype)
+            part.values[:, :, :now] = part.keys[:, :, :now]
+            ledger.admit_prompt(rows, now, None, torch.rand(own[:3], generator=generator, device=model.device), 1)
+            part.tokens_seen = held
+
+
+def three_sizes(layers: int, heads: int, mean: int) -> list[list[int]]:
+    """Three capacities in a seeded order: a third of the heads half of the mean, a third the mean, a third the rest."""
+    sizes = [mean // 2, mean, 2 * mean - mean // 2] * (layers * heads // 3)
+    sizes += [mean] * (layers * heads - len(sizes))
+    order = torch.randperm(len(sizes), generator=torch.Generator().manual_seed(0)).tolist()
+    return [[sizes[order[layer * heads + head]] for head in range(heads)] for layer in range(layers)]
 
 
 def held_step(model: Any, forward: Any, length: int, batch: int) -> Step:

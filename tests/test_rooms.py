@@ -32,7 +32,7 @@ FLOORS: dict[str, list[tuple[str, ...]]] = {
     "treekv.cache": [
         ("__init__",),
         ("cache",),
-        ("layer_group",),
+        ("layer_group", "split_layer"),
         ("attend", "ledger"),
         ("layer", "padding", "slot_plan", "ranked_scores", "trace"),
         ("row_values",),

@@ -278,8 +278,8 @@ class Ledger:
                 first_query=self.first_query.as_operand(rows, self.device),
                 seen=self.seen.as_operand(rows, self.device),
                 layer=self.layer_numbers(rows),
-                heads=self.head_numbers(rows),
                 traced=self.trace is not None,
+                heads=self.head_numbers(rows),
             )
             losers, survivors, cursor = self.policy.evict(self.config, scores, excess)
             if isinstance(cursor, Tensor):

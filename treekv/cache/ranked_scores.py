@@ -19,8 +19,8 @@ class RankedScores:
         capacity: ranks at rest.
         cursor, first_query, seen: one number for all rows, or LongTensor [rows, 1, 1].
         layer: the number of the rows' layer, or of each row's.
-        heads: how many, or LongTensor [rows, 1], the number of each row's only head.
         traced: whether survivors are recorded.
+        heads: LongTensor [rows, 1], the number of each row's only head, where heads are rows.
     """
 
     def __init__(
@@ -35,14 +35,15 @@ class RankedScores:
         first_query: int | Tensor,
         seen: int | Tensor,
         layer: int | tuple[int, ...],
-        heads: int | Tensor,
         traced: bool,
+        heads: int | Tensor | None = None,
     ) -> None:
         self.held, self.capacity, self.cursor = held, capacity, cursor
-        self.layer, self.heads, self.traced, self.device = layer, heads, traced, order.device
+        self.layer, self.traced, self.device = layer, traced, order.device
         self.step = seen - 1
         self.order = order.narrow(2, 0, held)
         self.shape = (order.shape[0], order.shape[1])
+        self.heads = order.shape[1] if heads is None else heads
         self._position, self._sums, self._first_query, self._seen = position, sums, first_query, seen
 
     def average(self, ranks: slice | Tensor) -> Tensor:

@@ -27,7 +27,7 @@ SETTINGS = [
     *settings_of("decoding"),
     dict(sink_size=1, recent_size=3, budgets=(10, 14)),
     dict(sink_size=1, recent_size=3, budgets=HEADS),
-    dict(sink_size=1, recent_size="quarter", budgets=HEADS, importance="contribution"),
+    dict(sink_size=0, recent_size="quarter", budgets=((10, 14), (14, 10)), importance="contribution"),
     dict(policy="random", sink_size=1, recent_size=3, budgets=HEADS),
     dict(policy="h2o", budgets=HEADS),
 ]
