@@ -37,8 +37,8 @@ def cache_bytes(
     """Bytes of keys and values of a cache with these settings after `tokens` tokens.
 
     Equals `TreeKVCache.nbytes` of a real run: every full-attention layer or head by its budget, whether it was captured
-    or not, and every layer with a sliding window by at most this window. For files from before captures recorded the layers of
-    their model, only the captured layers are counted (`captured.model_layers` lists them).
+    or not, and every layer with a sliding window by at most this window. For files from before captures recorded the
+    layers of their model, only the captured layers are counted (`captured.model_layers` lists them).
 
     Args:
         captured: for the numbers of layers, heads and channels; its text does not matter.

@@ -63,6 +63,11 @@ def is_table(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and any(isinstance(row, (list, tuple)) for row in value)
 
 
+def table_of(value: Any) -> Table | None:
+    """The value, if it is a table."""
+    return value if is_table(value) else None
+
+
 def checked_table(value: Any, field: str, least: int) -> Table:
     """A table of whole numbers of at least `least`, with rows of equal length.
 
@@ -92,16 +97,15 @@ def shortened(value: Any) -> str:
 def possible_sizes(settings: Settings) -> list[tuple[int, int]]:
     """Capacities, each with its recent tokens, that some layer or head may get, as far as they are known without the
     number of layers."""
-    budgets, recents = settings.budgets, settings.recent_budgets
-    if budgets is None:
+    if settings.budgets is None:
         return [(settings.cache_size, settings.recent_size)]
-    if is_table(budgets) and isinstance(recents, tuple):
-        pairs = {pair for row in zip(budgets, recents, strict=True) for pair in zip(*row, strict=True)}  # type: ignore[arg-type]
-        return sorted(pairs)
-    if is_table(budgets):
-        sizes = {size for row in budgets for size in row}  # type: ignore[union-attr]
-    elif isinstance(budgets, tuple):
-        sizes = set(budgets)  # type: ignore[arg-type]
+    table, recents = table_of(settings.budgets), table_of(settings.recent_budgets)
+    if table and recents:
+        return sorted({pair for pairs in map(_pairs, table, recents) for pair in pairs})
+    if table:
+        sizes = {size for row in table for size in row}
+    elif isinstance(settings.budgets, tuple):
+        sizes = set(layer_sizes(settings, len(settings.budgets)))
     else:
         sizes = {settings.cache_size, settings.cache_size // 2}
     return [(size, scaled_recent(settings, size)) for size in sorted(sizes)]
@@ -113,20 +117,22 @@ def head_sizes(settings: Settings, layers: int, heads: int) -> list[list[tuple[i
     Raises:
         TreeKVError: `settings.budgets` is for another number of layers or heads.
     """
-    budgets, recents = settings.budgets, settings.recent_budgets
-    if not is_table(budgets):
+    table, recents = table_of(settings.budgets), table_of(settings.recent_budgets)
+    if not table:
         sizes = layer_sizes(settings, layers)
         return [[(size, scaled_recent(settings, size))] * heads for size in sizes]
-    assert isinstance(budgets, tuple)
-    shape = (len(budgets), len(budgets[0]))  # type: ignore[arg-type]
-    if shape != (layers, heads):
+    if (len(table), len(table[0])) != (layers, heads):
         raise TreeKVError(
             f"budgets must have one number for each of the model's {layers} compressed layers and {heads} KV heads, "
-            f"got {shape[0]} layers and {shape[1]} heads"
+            f"got {len(table)} layers and {len(table[0])} heads"
         )
-    if not isinstance(recents, tuple):
-        return [[(size, scaled_recent(settings, size)) for size in row] for row in budgets]  # type: ignore[union-attr]
-    return [list(zip(*rows, strict=True)) for rows in zip(budgets, recents, strict=True)]  # type: ignore[arg-type]
+    if not recents:
+        return [[(size, scaled_recent(settings, size)) for size in row] for row in table]
+    return list(map(_pairs, table, recents))
+
+
+def _pairs(sizes: tuple[int, ...], recents: tuple[int, ...]) -> list[tuple[int, int]]:
+    return list(zip(sizes, recents, strict=True))
 
 
 def layer_sizes(settings: Settings, layers: int) -> list[int]:
@@ -143,7 +149,7 @@ def layer_sizes(settings: Settings, layers: int) -> list[int]:
                 f"budgets must have one number for each of the model's {layers} compressed layers, "
                 f"got {len(settings.budgets)}"
             )
-        return list(settings.budgets)
+        return [size for size in settings.budgets if isinstance(size, int)]
     # Whole units, so that prompts divide into blocks; rounding the running total keeps the sum exact.
     unit = settings.block_size if settings.prefill == "once" else 1
     total = 0.0

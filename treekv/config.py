@@ -308,13 +308,12 @@ class TreeKVConfig(Settings):
         if recents == budgets.QUARTER:
             nominal = budgets.quarter(self.cache_size, self.sink_size)
         elif budgets.is_table(recents):
-            table = budgets.checked_table(recents, "recent_size", 0)
-            shape = [(len(rows), len(rows[0])) for rows in (table, self.budgets) if budgets.is_table(rows)]
-            if shape != [shape[0]] * 2:
-                wanted = f"{shape[1][0]} layers and {shape[1][1]} heads" if len(shape) > 1 else "no table"
+            table, sizes = budgets.checked_table(recents, "recent_size", 0), budgets.table_of(self.budgets)
+            if sizes is None or (len(sizes), len(sizes[0])) != (len(table), len(table[0])):
+                have = f"{len(sizes)} layers and {len(sizes[0])} heads" if sizes else "no table"
                 raise TreeKVError(
-                    f"a table of recent_size needs budgets of the same shape; it has {shape[0][0]} layers and "
-                    f"{shape[0][1]} heads, budgets have {wanted}"
+                    f"a table of recent_size needs budgets of the same shape; it has {len(table)} layers and "
+                    f"{len(table[0])} heads, budgets have {have}"
                 )
             self._set("recent_budgets", table)
             nominal = round(sum(map(sum, table)) / sum(map(len, table)))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -87,7 +88,7 @@ def simulate(
             if not policy.evicts_decoding:
                 advance(captured.tokens * len(places) / part)
             elif not policy.has_contest:
-                simulate_with_ledger(captured, ledger, places, prompt, lambda tokens, part=part: advance(tokens / part))
+                simulate_with_ledger(captured, ledger, places, prompt, partial(_advance_part, advance, part))
             assert ledger.trace is not None
             so_far = [found.cpu().numpy() for found in (ledger.trace.evicted_at, ledger.trace.survivor)]
             for row, place in enumerate(places):
@@ -122,6 +123,10 @@ def simulate(
             **netcdf.versions(),
         },
     )
+
+
+def _advance_part(advance: Callable[[float], None], part: int, tokens: int) -> None:
+    advance(tokens / part)
 
 
 def _groups(captured: Capture, config: TreeKVConfig, layers: list[int]) -> list[tuple[TreeKVConfig, list[Place]]]:
