@@ -139,7 +139,8 @@ def loss_by_length(cells: Sequence[Cell], baseline: str = "tree") -> go.Figure:
     figure.update_xaxes(type="log")
     figure.update_xaxes(title="length (tokens)", showticklabels=True, row=2, col=1)
     figure.update_yaxes(title="nats per token", matches=None)
-    return figure.update_layout(showlegend=True)
+    # Below: beside the panels it would take a third of a narrow page.
+    return figure.update_layout(showlegend=True, legend={"orientation": "h", "y": -0.12, "yanchor": "top", "x": 0})
 
 
 def _checked(cells: Sequence[Cell], baseline: str) -> tuple[dict[str, Losses], list[str], list[int]]:
