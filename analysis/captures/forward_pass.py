@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-from treekv.attention.interface import NAME, AttentionCall, attach_handler
+from treekv.attention.interface import AttentionCall, attach_handler
+from treekv.attention.supported import full_attention_layers
 from treekv.errors import TreeKVError
 
 # Takes the layer's number, q [query_heads, T, dim], k and v [kv_heads, T, dim], and the factor before the softmax; of
@@ -111,23 +112,6 @@ def _kept(number: int, layer: Any) -> CacheLayer | None:
 
 def _channels(key: Tensor, value: Tensor) -> int:
     return key.shape[1] * key.shape[3] + value.shape[1] * value.shape[3]
-
-
-def full_attention_layers(config: Any) -> list[int]:
-    """The model's numbers of the layers with full attention.
-
-    Sliding-window layers of a hybrid model run as usual and cannot be captured. Raises TreeKVError for a model
-    with another attention implementation than "treekv", or without any such layer.
-    """
-    if getattr(config, "_attn_implementation", None) != NAME:
-        raise TreeKVError(
-            f"the model's attention is {getattr(config, '_attn_implementation', None)!r}, not {NAME!r}; "
-            f"load it with treekv.load_model or call model.set_attn_implementation({NAME!r})"
-        )
-    numbers = [i for i, layer in enumerate(DynamicCache(config=config).layers) if type(layer) is DynamicLayer]
-    if not numbers:
-        raise TreeKVError("the model has no full-attention layer, so there is nothing to capture")
-    return numbers
 
 
 class RecordingLayer(DynamicLayer):

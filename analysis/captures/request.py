@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from analysis import netcdf
-from analysis.captures.forward_pass import full_attention_layers
 from analysis.model_identity import model_fingerprint, model_name
+from treekv.attention.supported import full_attention_layers
 from treekv.errors import TreeKVError
 
 LEAST_SEEN = 16  # tokens that an observed query sees at least; with fewer its spectrum means nothing

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from transformers import AutoModelForCausalLM
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from treekv.attention import interface
 from treekv.errors import TreeKVError
@@ -55,9 +56,36 @@ def check(config: Any) -> None:
             f"this {family!r} model attends in both directions, but a cache needs tokens that see only earlier ones "
             "(use_bidirectional_attention False)"
         )
+    _check_implementation(config)
+
+
+def full_attention_layers(config: Any) -> list[int]:
+    """The model's numbers of the layers with full attention, which are the ones to capture and to compress; in hybrid
+    models layers with a sliding window stay as transformers builds them.
+
+    Raises:
+        TreeKVError: another attention implementation than "treekv", a layer of another kind, or no such layer.
+    """
+    _check_implementation(config)
+    family, layers = getattr(config, "model_type", "?"), DynamicCache(config=config).layers
+    for layer in layers:
+        if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
+            raise TreeKVError(
+                f"the model family {family!r} has cache layers of type {type(layer).__name__}; TreeKV knows full and "
+                "sliding attention"
+            )
+    full = [number for number, layer in enumerate(layers) if type(layer) is DynamicLayer]
+    if not full:
+        raise TreeKVError(
+            f"every layer of this {family} model has a sliding window already; there is no full attention to compress"
+        )
+    return full
+
+
+def _check_implementation(config: Any) -> None:
     implementation = getattr(config, "_attn_implementation", None)
     if implementation != interface.NAME:
         raise TreeKVError(
-            f"the model's attention implementation is {implementation!r}, but a TreeKV cache needs 'treekv': "
-            "call model.set_attn_implementation('treekv') first"
+            f"the model's attention implementation is {implementation!r}, not {interface.NAME!r}: load it with "
+            f"treekv.load_model, or call model.set_attn_implementation({interface.NAME!r}) first"
         )

@@ -9,13 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
-from transformers.cache_utils import (
-    Cache,
-    CacheLayerMixin,
-    DynamicCache,
-    DynamicLayer,
-    DynamicSlidingWindowLayer,
-)
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
 from treekv.attention import supported
 from treekv.attention.rotary import Rotary
@@ -69,7 +63,7 @@ class TreeKVCache(Cache):
         if config.positions == "rank" and config.policy != "full":
             rotary = Rotary.from_config(model_config)
         layers = DynamicCache(config=model_config).layers
-        compressed = _full_layers(model_config, layers)
+        compressed = supported.full_attention_layers(model_config)
         if config.differs_by_head:
             groups = self._split(layers, compressed, rotary, getattr(model_config, "num_key_value_heads", None))
         else:
@@ -294,20 +288,3 @@ def _group(part: TreeKVLayer) -> LayerGroup:
     owner = part.owner
     assert isinstance(owner, LayerGroup)  # the only owner there is
     return owner
-
-
-def _full_layers(model_config: Any, layers: list[Any]) -> list[int]:
-    """The numbers of the layers with full attention; sliding ones stay as transformers builds them."""
-    for layer in layers:
-        if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
-            raise TreeKVError(
-                f"the model family {model_config.model_type!r} has cache layers of type {type(layer).__name__}; "
-                "TreeKV knows full and sliding attention"
-            )
-    full = [index for index, layer in enumerate(layers) if type(layer) is DynamicLayer]
-    if not full:
-        raise TreeKVError(
-            f"every layer of this {model_config.model_type!r} model has a sliding window already; there is no full "
-            "attention to compress"
-        )
-    return full
