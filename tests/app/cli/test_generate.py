@@ -1,4 +1,4 @@
-"""treekv generate and treekv models: comparisons, interruption, what is printed."""
+"""treekv generate: comparisons, interruption, what is printed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.cli import app
 from app.cli import generate as cli_generate
 from app.generation import generate, parting
 from tests import tiny
-from treekv import TreeKVConfig, TreeKVError, models
+from treekv import TreeKVConfig, TreeKVError
 
 
 class Words:
@@ -150,14 +150,6 @@ def test_a_second_run_that_is_stopped_does_not_part(llama, monkeypatch):
     assert re.search(r"full was stopped after [34] tokens, all equal to those of tree", shown.stderr)
     printed = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
     assert printed["equal_tokens"] is None and printed["compared"]["stopped"] is True
-
-
-def test_models_lists_every_alias():
-    result = CliRunner().invoke(app, ["models", "--json"])
-    assert result.exit_code == 0
-    listed = {row["name"]: row for row in json.loads(result.stdout)["models"]}
-    assert list(listed) == list(models.ALIASES)
-    assert listed["smollm2"]["installed"] is True
 
 
 def test_full_cache_and_settings_side_by_side(smollm2):
