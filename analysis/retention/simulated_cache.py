@@ -116,9 +116,11 @@ def advance_all(
     while first < tokens:
         started = [cache for cache in caches if cache.start <= first]
         reading = [cache for cache in started if cache.uses_attention]
-        held = sum(cache.positions.shape[1] for cache in reading)
-        numbers = len(q) * (min(held, first) + QUERIES_AT_ONCE)
-        last = min(first + max(min(QUERIES_AT_ONCE, NUMBERS_AT_ONCE // numbers), 1), tokens)
+        last = tokens
+        if reading:
+            held = sum(cache.positions.shape[1] for cache in reading)
+            numbers = len(q) * (min(held, first) + QUERIES_AT_ONCE)
+            last = min(first + max(min(QUERIES_AT_ONCE, NUMBERS_AT_ONCE // numbers), 1), tokens)
         last = min(start for start in {*starts, last} if start > first)
         shared = compute_logits(q, k, scaling, reading, first, last) if reading else NO_LOGITS
         for cache in started:
