@@ -100,3 +100,12 @@ WORKED_EXAMPLE: Final = (
     "mean attention that a word got from itself and the words after it; the crossed-out one goes. In the tree, a "
     "horizontal line leads from a word to the one that won against it; columns with a diamond are still cached."
 )
+PAPER_FIGURE_1: Final = (
+    "Each map is one policy: positions from the first token (left) to the last, one row for each layer, bright where "
+    "heads keep a token. H2O and TOVA pile up in regions and leave gaps in the paper; TreeKV is smooth."
+)
+PAPER_FIGURE_2: Final = (
+    "Each line is one frequency band, from neighbour against neighbour (D1) to 16 tokens against 16 (D5). Look at the "
+    "middle: between the grey margins all lines rise towards the end in the paper, D1 most. The margins are the first "
+    "and the last tokens, which a cache protects anyway."
+)

@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
 from app.dashboard.server.serve import LOOPBACK, own_names
-from tests.app.browsing import SECOND, Watched, drawn, handshake
+from tests.app.browsing import SECOND, Watched, drawn, handshake, served
 
 
 def test_the_dashboard_draws_its_pictures(dashboard: str, watched: Watched) -> None:
@@ -69,6 +69,36 @@ def test_every_cell_of_the_map_names_its_tokens_and_a_drag_over_it_zooms(dashboa
     page.mouse.up()
     page.wait_for_function("() => location.search.includes('positions=')", timeout=60 * SECOND)
     assert watched.complaints == []
+
+
+def test_a_visitor_sees_how_it_works_and_goes_through_it_by_arrow_keys(browser: Browser, tmp_path: Path) -> None:
+    watched = Watched(browser)
+    page = watched.page
+    title = page.locator(".js-plotly-plot .gtitle").first
+    with served(None, tmp_path) as address:
+        page.goto(address)
+        assert drawn(page, 1) == ["Step 9 of 17: \u201cbut\u201d arrives"]
+        page.get_by_role("link", name="How TreeKV works, in a minute").click()
+        page.get_by_role("heading", name="The paper", exact=True, level=1).wait_for()
+        for key, words in (
+            ("ArrowRight", "Step 10 of 17"),
+            ("ArrowLeft", "Step 9 of 17"),
+            ("ArrowLeft", "Step 8 of 17"),
+        ):
+            watched.settle()
+            page.keyboard.press(key)
+            expect(title).to_contain_text(words, timeout=60 * SECOND)
+        page.wait_for_function("() => location.search.includes('word=8')", timeout=60 * SECOND)
+        # In a text field an arrow key moves the caret.
+        sentence = page.get_by_label("Sentence", exact=True)
+        sentence.fill("one two three four five six seven eight")
+        sentence.press("ArrowLeft")
+        sentence.press("Enter")
+        expect(title).to_contain_text("Step 8 of 8", timeout=60 * SECOND)
+        watched.keep("the-paper-visitor")
+    assert watched.complaints == []
+    assert watched.hosts - {""} == {"127.0.0.1"}
+    watched.context.close()
 
 
 def test_a_strange_host_is_not_served(dashboard: str) -> None:

@@ -11,7 +11,9 @@ from analysis import plot
 from analysis.paper import figure3
 from app.dashboard.actions import worked_example
 from app.dashboard.actions.worked_example import DRAW, SENTENCE
-from tests.app.pages import alternatives, opened, page, said
+from app.dashboard.session import loaded_model
+from tests.app.pages import alternatives, ended, opened, page, said
+from treekv import TreeKVError
 
 
 @pytest.fixture
@@ -145,3 +147,35 @@ def test_a_user_with_a_run_has_a_link(small_run: Path, monkeypatch) -> None:
     test = opened(small_run, monkeypatch)
     assert not test.get("plotly_chart")
     assert "How TreeKV works, in a minute" in [link.proto.label for link in test.get("page_link")]
+
+
+@pytest.mark.parametrize("with_run", [False, True])
+def test_figures_1_and_2_are_measured_in_a_job(
+    tiny_model: None, small_run: Path, monkeypatch: pytest.MonkeyPatch, with_run: bool
+) -> None:
+    test = page("the_paper", small_run if with_run else None, monkeypatch)
+    assert len(alternatives(test)) == 1
+    test.number_input(key="paper-windows").set_value(2)
+    next(button for button in test.button if button.label == "Measure figures 1 and 2").click().run()
+    assert not test.error
+    test = ended(test, "paper-measuring")
+    assert not test.error
+    found = test.session_state["paper-measured"]
+    assert found.figure2.attrs["samples"] == 2
+    assert found.figure1.attrs["tokens"] == (320 if with_run else 512)
+    drawn = [plot.distribution_maps(found.figure1), plot.paper_bands(found.figure2)]
+    assert alternatives(test)[1:] == [figure.layout.meta["alt"] for figure in drawn]
+    whose = "the text of the open run" if with_run else "the sample text"
+    assert f"Figure 1 on {whose}" in said(test, "caption")
+
+
+def test_a_model_that_is_not_there_is_one_sentence(paper, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_model(name: str) -> tuple:
+        raise TreeKVError("there is no such model; a model is an alias")
+
+    monkeypatch.setattr(loaded_model, "get", load_model)
+    test = paper()
+    next(button for button in test.button if button.label == "Measure figures 1 and 2").click().run()
+    test = ended(test, "paper-measuring")
+    assert "there is no such model" in said(test)
+    assert len(alternatives(test)) == 1
