@@ -27,7 +27,12 @@ def request_form() -> Request | None:
     with st.form("paper-figures", border=False):
         left, right = st.columns([3, 1])
         model = left.selectbox(
-            "Model", names, format_func=make_run.model_title, accept_new_options=True, key="paper-model"
+            "Model",
+            names,
+            format_func=make_run.model_title,
+            accept_new_options=True,
+            key="paper-model",
+            persist_state="session",
         )
         windows = right.number_input(
             "Windows",
@@ -35,6 +40,7 @@ def request_form() -> Request | None:
             paper_figures.MOST_WINDOWS,
             paper_figures.WINDOWS,
             key="paper-windows",
+            persist_state="session",
             help="Of 512 tokens of the sample text, for figure 2; the paper has 2,000.",
         )
         pressed = st.form_submit_button("Measure figures 1 and 2", type="primary")
