@@ -38,7 +38,7 @@ KINDS = {  # by the attribute `format` of the file
     "treekv-capture": Kind("a capture", ("q", "k", "v", "scaling", "layer", "token", "token_id", "query_position")),
     "treekv-spectrum": Kind("a spectrum", ("amplitude", "coefficient", "sink_amplitude", "band", "level", "position")),
     "treekv-figure2": Kind("the paper's figure 2", ("amplitude", "query_amplitude", "band", "level", "position")),
-    "treekv-trends": Kind("a table of trends", ("growth", "slope", "rank_correlation", "p_value", "claim_i")),
+    "treekv-trends": Kind("a table of trends", ("growth", "rank_correlation", "p_value", "claim_i")),
     "treekv-retention": Kind("a retention record", ("evicted_at", "survivor", "policy", "layer", "head")),
     "treekv-survival": Kind("a table of survival", ("survival", "energy", "policy", "band", "distance")),
     "treekv-loss": Kind("a table of losses", ("mass", "error", "policy", "layer", "query")),

@@ -68,8 +68,10 @@ FLOORS: dict[str, list[tuple[str, ...]]] = {
     ],
     "analysis.wavelets": [
         ("__init__", "band_survival", "capture_spectrum", "far_context", "pooled_spectrum", "trends"),
-        ("spectrum", "trend_statistics"),
-        ("options", "growth"),
+        ("spectrum", "paper_protocol"),
+        ("options", "last_token", "middle", "middle_statistics"),
+        ("trend_statistics",),
+        ("growth",),
         ("bands",),
         ("haar",),
     ],

@@ -7,13 +7,15 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from analysis.plot import theme
+from analysis.wavelets.trends import PAPER, protocol_of
 
 # Variable, title, axis, no trend
-_PANELS = (
-    ("growth", "growth", "end over start (log scale)", 1.0),
-    ("slope", "Theil-Sen slope", "log per 1,000 tokens", 0.0),
-    ("rank_correlation", "rank correlation", "Spearman", 0.0),
-)
+_GROWTH = ("growth", "growth", "end over start (log scale)", 1.0)
+_RANK = ("rank_correlation", "rank correlation", "Spearman", 0.0)
+_PANELS = {
+    "paper": (("rise", "rise", "end less start", 0.0), _GROWTH, _RANK),
+    "to the last token": (_GROWTH, ("slope", "Theil-Sen slope", "log per 1,000 tokens", 0.0), _RANK),
+}
 _LOOKS = {
     "holds": {"symbol": "circle", "color": "#00224e"},
     "not decided": {"symbol": "circle-open", "color": theme.QUIET},
@@ -23,25 +25,32 @@ _NULL = "#c9ced6"
 
 
 def trends(data: xr.Dataset) -> go.Figure:
-    """Draw `analysis.trends`: growth, slope and rank correlation (x) of each band (y, finest at the top).
+    """Draw `analysis.trends`: three statistics (x) of each band (y, finest at the top).
 
-    Whiskers are 95 % bootstrap intervals; grey extends from no trend to the 95th percentile of shuffled orders. The
-    marker shows whether claim (i) holds in the band; the second line gives the verdict on both claims. The text
-    alternative is in `layout.meta["alt"]`.
+    They are rise, growth and rank correlation in the paper's protocol, and growth, slope and rank correlation to the
+    last token. Whiskers are 95 % intervals; grey extends from no trend to the 95th percentile of chance. The marker
+    shows whether claim (i) holds in the band; the second line gives the verdict on both claims. The text alternative is
+    in `layout.meta["alt"]`.
     """
     bands = [str(band) for band in data["band"].values]
     verdicts = data["claim_i"].values.tolist()
+    protocol = protocol_of(data)
+    panels = _PANELS[protocol]
     words = f"claim (i) {data.attrs['claim_i']}, claim (ii) {data.attrs['claim_ii']}"
+    if protocol == PAPER:
+        words += f" (rise: {data.attrs['claim_ii_absolute']}, growth: {data.attrs['claim_ii_ratio']})"
     figure = theme.grid(
-        "Does amplitude grow towards the end?",
+        "Does amplitude grow towards the end of the middle?"
+        if protocol == PAPER
+        else "Does amplitude grow to the last token?",
         f"{theme.source(data)} · {words}",
-        _alt(data, bands, verdicts, words),
-        [title for _, title, _, _ in _PANELS],
+        _alt(data, bands, verdicts, words, [title for _, title, _, _ in panels]),
+        [title for _, title, _, _ in panels],
         3,
         260 + 26 * len(bands),
         shared=False,
     )
-    for column, (name, title, axis, none) in enumerate(_PANELS, start=1):
+    for column, (name, title, axis, none) in enumerate(panels, start=1):
         value, low, high = (data[name + end].values for end in ("", "_low", "_high"))
         limit = data[name + "_null"].values
         figure.add_bar(
@@ -49,11 +58,11 @@ def trends(data: xr.Dataset) -> go.Figure:
             base=none,
             y=bands,
             orientation="h",
-            name="chance (95 % of shuffled orders)",
+            name="chance (95 %)",
             marker={"color": _NULL},
             width=0.66,
             customdata=limit,
-            hovertemplate="%{y}: 95 % of shuffled orders stay below %{customdata:.3~g}<extra></extra>",
+            hovertemplate="%{y}: 95 % of chance stays below %{customdata:.3~g}<extra></extra>",
             legendgroup="chance",
             showlegend=column == 1,
             row=1,
@@ -85,14 +94,15 @@ def trends(data: xr.Dataset) -> go.Figure:
             )
         figure.add_vline(x=none, line={"color": theme.QUIET, "width": 1}, row=1, col=column)
         figure.update_xaxes(title=axis, row=1, col=column)
-    figure.update_xaxes(type="log", dtick=1, row=1, col=1)
+    at = [name for name, _, _, _ in panels].index("growth") + 1
+    figure.update_xaxes(type="log", dtick=1 if protocol != PAPER else "D1", row=1, col=at)
     figure.update_xaxes(range=[-1.05, 1.05], row=1, col=3)
     figure.update_yaxes(type="category", categoryorder="array", categoryarray=bands, showgrid=False)
     figure.update_layout(legend={"orientation": "h", "x": 0, "y": -0.25, "yanchor": "top"}, bargap=0.3)
     return figure
 
 
-def _alt(data: xr.Dataset, bands: list[str], verdicts: list[str], words: str) -> str:
+def _alt(data: xr.Dataset, bands: list[str], verdicts: list[str], words: str, panels: list[str]) -> str:
     rows = []
     for i, (band, verdict) in enumerate(zip(bands, verdicts, strict=True)):
         value, low, high = (float(data["growth" + end].values[i]) for end in ("", "_low", "_high"))
@@ -100,6 +110,6 @@ def _alt(data: xr.Dataset, bands: list[str], verdicts: list[str], words: str) ->
         rank = float(data["rank_correlation"].values[i])
         rows.append(f"{band} grows by {value:.1f}{interval}, rank correlation {rank:+.2f}, {verdict}")
     return (
-        f"Three panels, growth, slope and rank correlation of {len(bands)} bands with 95 % intervals; {words}. Lowest "
-        f"band first: {'; '.join(rows)}."
+        f"Three panels, {panels[0]}, {panels[1]} and {panels[2]} of {len(bands)} bands with 95 % intervals; {words}. "
+        f"Lowest band first: {'; '.join(rows)}."
     )

@@ -68,7 +68,12 @@ def detail_reach(captured: Capture, sinks: int) -> int:
     The amplitude is that of D1 in `analysis.spectrum`, mean over layers and heads, without the first `sinks` tokens.
     """
     sinks = min(sinks, min(captured.query_positions) - 1)
-    amplitude = spectrum(captured, level=1, sink_count=sinks)["amplitude"].mean(("layer", "head")).sel(band="D1").values
+    amplitude = (
+        spectrum(captured, level=1, sinks="separate", sink_count=sinks)["amplitude"]
+        .mean(("layer", "head"))
+        .sel(band="D1")
+        .values
+    )
     from_end = np.cumsum(amplitude[::-1], dtype=np.float64)
     return int(np.searchsorted(from_end, REACHED * from_end[-1])) + 1
 

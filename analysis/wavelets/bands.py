@@ -1,6 +1,6 @@
 """Wavelet transforms of contributions: the amplitude of each band at each position, reduced over channels.
 
-    transform = transform_of(length=2044)                          # Haar, 8 levels, boundary "symmetric"
+    transform = transform_of(length=2048)                          # Haar, 5 levels, boundary "symmetric"
     amplitude, coefficient, energy = transform.statistics(contributions)   # contributions [..., n, channels]
 
 Three transforms, all lowest band first:
@@ -36,7 +36,7 @@ from analysis.wavelets.haar import (
 from treekv.errors import TreeKVError
 
 TRANSFORMS = ("dwt", "swt", "packet")
-DEFAULT_LEVEL = {"dwt": 8, "swt": 8, "packet": 3}
+DEFAULT_LEVEL = {"dwt": 5, "swt": 5, "packet": 3}  # 5 are the paper's
 _DEEPEST_PACKET = 6  # 64 bands: more cannot be read in a figure, and the arrays grow with their number
 
 
@@ -117,7 +117,7 @@ def transform_of(
 ) -> WaveletTransform:
     """A checked transform for signals of `length` samples or more.
 
-    `level` None is 8 (packets: 3), or the deepest that the length allows. Raises TreeKVError for a wavelet or
+    `level` None is 5 (packets: 3), or the deepest that the length allows. Raises TreeKVError for a wavelet or
     mode that PyWavelets does not have, an unknown transform, or a level out of range.
     """
     if transform not in TRANSFORMS:

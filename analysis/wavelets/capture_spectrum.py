@@ -116,4 +116,4 @@ def run_spectrum(
 
 
 def _fingerprint(options: WaveletOptions, projected: bool, request: CaptureRequest) -> str:
-    return request.fingerprint("spectrum", {**options.changed, **({"projected": True} if projected else {})})
+    return request.fingerprint("spectrum", {**options.recorded, **({"projected": True} if projected else {})})

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.wavelets.bands import WaveletTransform, transform_of
+from analysis.wavelets.bands import DEFAULT_LEVEL, WaveletTransform, transform_of
 from analysis.wavelets.haar import MODE
 from treekv.errors import TreeKVError
 
@@ -19,15 +19,15 @@ class WaveletOptions:
 
     Attributes:
         wavelet: any discrete wavelet of PyWavelets.
-        level: depth; None for 8 (packets: 3), or the deepest that the length allows.
+        level: depth; None for the paper's 5 (packets: 3), or the deepest that the length allows.
         mode: how the signal is extended beyond its ends: "symmetric", "zero", "periodization" or another of
             pywt.Modes.modes.
         transform: "dwt" (the paper's), "swt" (moves with the signal: for claims about location) or "packet"
             (bands of equal width: a finer split of the high ones).
-        sinks: the first `sink_count` tokens carry many times the amplitude of the rest. "separate" removes
-            them before the transform, so that they do not affect the bands. "include" leaves them in the transform,
-            where they leak into the low bands of the first quarter, and only drops their positions from the result;
-            the paper does not mention removing them.
+        sinks: the first `sink_count` tokens carry many times the amplitude of the rest. "include", as in the paper,
+            leaves them in the transform and only drops their positions from the result. There they leak into the
+            positions that share a coefficient with them: at 5 levels the first 32, which the paper leaves out of its
+            picture, at 8 the first 256. "separate" removes them before the transform, so that they affect no band.
         sink_count: how many first tokens count as sinks.
     """
 
@@ -35,7 +35,7 @@ class WaveletOptions:
     level: int | None = None
     mode: str = MODE
     transform: str = "dwt"
-    sinks: str = "separate"
+    sinks: str = "include"
     sink_count: int = 4
 
     @classmethod
@@ -58,6 +58,19 @@ class WaveletOptions:
             for field in dataclasses.fields(self)
             if (value := getattr(self, field.name)) != field.default
         }
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """The fields as a folder of spectra records them: those that differ from the defaults of the first version.
+
+        Its defaults were 8 levels and sinks="separate". They stay the base, so that a folder continues only with the
+        options that it was begun with.
+        """
+        fields = {**dataclasses.asdict(self), "level": self.level or f"{DEFAULT_LEVEL.get(self.transform)} or less"}
+        first = {**dataclasses.asdict(WaveletOptions(sinks="separate")), "level": "8 or less"}
+        if self.transform == "packet":
+            first["level"] = fields["level"] if self.level is None else None
+        return {name: value for name, value in fields.items() if value != first[name]}
 
     def transform_for(self, first_query: int) -> WaveletTransform:
         """The transform for the tokens that queries at position `first_query` or later see.

@@ -48,7 +48,7 @@ def spectrum(
     Args:
         captured: the captured text.
         wavelet: any discrete wavelet of PyWavelets, or complete `WaveletOptions`.
-        level: depth; by default 8 (packets: 3), or the deepest that the length allows.
+        level: depth; by default the paper's 5 (packets: 3), or the deepest that the length allows.
         options: the other fields of `WaveletOptions` by name: mode, transform, sinks and sink_count.
         model: when given, contributions are taken after its output projection, channels of the residual stream.
         weight: "loss" takes the contributions along the gradient of the text's loss, the scalar signal

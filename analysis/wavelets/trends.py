@@ -2,188 +2,112 @@
 
     result = trends(spectrum(captured))       # or trends(mean_spectrum([spectrum(captured) for captured in captures]))
     result.attrs["claim_i"]                   # "holds", "fails" or "not decided"
-    result["growth"].sel(band="D1")           # amplitude at the end over amplitude at the start
-    result.attrs["sinks"]                     # "separate" or "include": it can change the verdict
+    result["growth"].sel(band="D1")           # amplitude at the end of the middle over amplitude at its start
+    trends(spectrum(captured, level=8, sinks="separate"), protocol="to the last token")
 
-Source: He et al., TreeKV, arXiv 2501.04987; the decision rules are ours and stated in `RULES`. Estimates, intervals
-and tests are scipy's, in `analysis.wavelets.trend_statistics`.
+Source: He et al., TreeKV, arXiv 2501.04987; the decision rules are ours and stated with each result.
 """
 
 from __future__ import annotations
 
-import numpy as np
 import xarray as xr
 
 from analysis import netcdf
-from analysis.wavelets.growth import TAIL, Ends
-from analysis.wavelets.trend_statistics import (
-    MAX_RUNS,
-    Estimates,
-    Runs,
-    bootstrap,
-    permutation_null,
-    permutation_nulls,
-    spearman_batch,
-)
+from analysis.wavelets.last_token import last_token_trends
+from analysis.wavelets.paper_protocol import paper_trends
 from treekv.errors import TreeKVError
 
 FORMAT = "treekv-trends"
-LEAST_POSITIONS = 32
+PAPER = "paper"
+TO_THE_LAST_TOKEN = "to the last token"
+PROTOCOLS = (PAPER, TO_THE_LAST_TOKEN)
 
-_LEAST_RUNS = 6  # with fewer runs the 5 % level cannot be reached, or means nothing
-_LEAST_BANDS = 4
-_GREW = 1.1  # growth of up to a tenth counts as none
-_ALPHA = 0.05
-
-RULES = (
-    f"Amplitude is averaged over layers, query heads, queries and texts. Growth is the mean over the last {TAIL} "
-    "positions (the last quarter, if shorter) divided by the mean over the first quarter, sinks left out of both. "
-    f"For slope and rank correlation a band is averaged over runs of positions, at most {MAX_RUNS}, none shorter "
-    "than what one coefficient of the band reaches. Intervals are 95 % bootstrap intervals over texts and, within "
-    "them, queries. p-values are one-sided, for a rise, against runs of the same length in shuffled order. "
-    f"Claim (i) in a band: it grew if growth's interval lies above {_GREW}, it did not if the interval lies at or "
-    f"below {_GREW}; it rises if the Spearman correlation of amplitude and position is positive with p < {_ALPHA}. "
-    "The claim holds if the band grew and rises, fails if it did not grow and does not rise, and is else not "
-    f"decided, as it is with fewer than {_LEAST_RUNS} runs. Overall it holds if it holds in every band, fails if it "
-    "fails in any, else it is not decided. Claim (ii): one sign is that the band of largest growth is in the highest "
-    f"third and that this growth exceeds {_GREW}, the other that growth rises from the lowest band to the highest "
-    f"with a positive Spearman correlation, p < {_ALPHA}. It holds if both are so, fails if neither is, and is not "
-    f"decided if they disagree or there are fewer than {_LEAST_BANDS} bands."
-)
+_KEPT = ("model", "wavelet", "mode", "transform", "sinks", "sink_count", "projected", "tokens", "texts")
 
 
-def trends(spectrum: xr.Dataset, resamples: int = 299, seed: int = 0) -> xr.Dataset:
+def trends(
+    spectrum: xr.Dataset,
+    resamples: int = 299,
+    seed: int = 0,
+    *,
+    protocol: str = PAPER,
+    margins: tuple[int, int] | None = None,
+) -> xr.Dataset:
     """Test whether amplitude (i) grows towards the end in every band and (ii) most in the highest bands.
 
-    `spectrum` is of one text or of several (`mean_spectrum`). Returns a Dataset over band, lowest first, and (layer,
-    head, band):
-      growth            (band)  mean over the last 64 positions / mean over the first quarter
-      slope             (band)  Theil-Sen slope of log amplitude per 1,000 positions
-      rank_correlation  (band)  Spearman's, amplitude against position
-      *_low, *_high     (band)  95 % bootstrap interval of each of the three (scipy.stats.bootstrap over texts and
-                                queries); NaN with a single query
-      growth_p_value, slope_p_value, p_value  (band)  one-sided, of growth, slope and rank_correlation, against
-                                shuffled runs of positions (scipy.stats.permutation_test): no run is shorter than the
-                                support of a coefficient, since a Haar coefficient is constant on its support and
-                                would count more than once
-      *_null            (band)  of each of the three, the 95th percentile of the shuffled orders
-      runs              (band)  number of runs of positions behind slope and correlation
-      claim_i           (band)  "holds", "fails", "not decided"
-      growth_by_head    (layer, head, band)  the same growth without averaging
-      share_growing     (band)  share of heads whose growth exceeds 1.1
-    attrs: claim_i, claim_ii (the same three words), claim_ii_correlation with _low, _high and claim_ii_p_value,
-    claim_ii_top_band, `rules` (the exact decision rules in words), and how the sinks were treated: sinks, sink_count.
+    Args:
+        spectrum: of one text or of several (`mean_spectrum`), or the samples of `analysis.paper.figure2`.
+        resamples: number of bootstrap samples and of draws of chance, at least 99.
+        seed: of both.
+        protocol: "paper" compares the two ends of the middle of the text, as the paper's figure does: bands D1 ... D5
+            as the last query sees them, without the positions that a cache protects anyway. "to the last token"
+            compares the last 64 positions, those just read among them, with the first quarter, in every band.
+        margins: of "paper", the positions left out at the beginning and at the end; None for the paper's 32 and 32.
+            For a cache these are its settings: (config.sink_size, config.recent_size).
 
-    With one text the intervals measure how far its queries agree, and neighbouring queries see almost the same
-    tokens; only several texts show how far the numbers generalise. The sinks matter: left in the transform
-    (sinks="include") they raise the low bands of the first quarter, which lowers the growth of those bands. Compute
-    both spectra before believing claim (ii).
+    Returns:
+        Dataset over band, lowest first:
+          growth            the end divided by the start
+          rank_correlation  Spearman's, amplitude against position
+          *_low, *_high     95 % interval of each, NaN where there is none
+          *_null            the 95th percentile of what chance gives
+          growth_p_value, p_value   one-sided, of growth and of rank_correlation
+          claim_i           "holds", "fails", "not decided"
+          growth_by_head    (layer, head, band)  the same growth without averaging, if the spectrum has heads
+          share_growing     share of heads whose growth exceeds 1.1
+        "paper" has as well
+          first, last       mean amplitude over the two windows, and rise, last less first, with *_low, *_high,
+                            *_null and rise_p_value
+          curve             (band, run)  mean amplitude over runs of positions; coordinate run is their first position
+        and "to the last token"
+          slope             Theil-Sen slope of log amplitude per 1,000 positions, with *_low, *_high, *_null and
+                            slope_p_value
+          runs              number of runs of positions behind slope and correlation
+        attrs: protocol, claim_i, claim_ii, first_positions and last_positions (the lengths of the two windows), rules
+        (the exact decision rules in words), and how the sinks were treated: sinks, sink_count. "paper" has the two
+        readings of claim (ii) as claim_ii_absolute (the rise is largest) and claim_ii_ratio (the growth is), claim_ii
+        being "depends on the reading" if one of them holds; absolute_step and ratio_step, by how much rise grows and
+        by which factor growth does from one band to the next higher, each with _low, _high, _null and _p_value;
+        samples, middle_start, middle_stop (true positions) and run_positions. "to the last token" has
+        claim_ii_correlation, the rank correlation of growth and frequency, with _low, _high and claim_ii_p_value, and
+        claim_ii_top_band.
 
-    `resamples` is the number of bootstrap samples and of permutations, `seed` that of both. Raises TreeKVError
-    for a spectrum of fewer than 32 positions or without its queries, or fewer than 99 resamples.
+    Whether the sinks were in the transform makes no difference to the paper's middle, which their coefficients do not
+    reach; it changes which positions a coefficient of D3 ... D5 compares. It can change the other protocol's claim
+    (ii). With one text, intervals say how far this text's numbers could be chance; only several texts, at least 5,
+    show how far they generalise.
+
+    Raises:
+        TreeKVError: an unknown protocol, impossible margins, margins for "to the last token", a text too short for
+            the protocol, a spectrum without its queries, or fewer than 99 resamples.
     """
-    amplitude = spectrum["amplitude"]
-    length = amplitude.sizes["position"]
-    if length < LEAST_POSITIONS:
-        raise TreeKVError(
-            f"the spectrum has {length} positions; a trend needs at least {LEAST_POSITIONS}: use a longer text"
-        )
+    if protocol not in PROTOCOLS:
+        raise TreeKVError(f"protocol is {protocol!r}; give one of {', '.join(map(repr, PROTOCOLS))}")
     if resamples < 99:
         raise TreeKVError(f"resamples is {resamples}; fewer than 99 give no 95 % interval")
     if "query_amplitude" not in spectrum:
         raise TreeKVError(
             "the spectrum lacks 'query_amplitude', the amplitude of each query; compute the spectrum again"
         )
-    ends = Ends.of(length)
-    mean = amplitude.mean(("layer", "head")).values.astype(np.float64)
-    by_head = ends.growth(amplitude.values)
-    runs = [Runs.of(int(width), spectrum) for width in spectrum["support"].values]
-    generator = np.random.default_rng(seed)
-
-    found = Estimates.of(mean, runs, ends)
-    low, high = bootstrap(spectrum, lambda sample: Estimates.of(sample, runs, ends).flat(), resamples, generator)
-    against = [permutation_nulls(band, run, ends, resamples, generator) for band, run in zip(mean, runs, strict=True)]
-    p_values = {name: np.array([null[name].p_value for null in against]) for name in against[0]}
-    limits = {name: np.array([null[name].limit for null in against]) for name in against[0]}
-    count = np.array([len(run.starts) for run in runs], np.int32)
-    claim_i = [
-        _claim_i(*row)
-        for row in zip(
-            found.growth,
-            low.growth,
-            high.growth,
-            found.rank_correlation,
-            p_values["rank_correlation"],
-            count,
-            strict=True,
-        )
-    ]
-    claim_ii, order_p = _claim_ii(found.growth, found.order, resamples, generator)
-    bands = [str(band) for band in spectrum["band"].values]
-    numbers = {}
-    for name, unit in (("growth", "1"), ("slope", "natural logarithm per 1,000 positions"), ("rank_correlation", "1")):
-        for suffix, source in (("", found), ("_low", low), ("_high", high)):
-            numbers[name + suffix] = ("band", getattr(source, name), {"units": unit})
-        numbers[name + "_null"] = ("band", limits[name], {"units": unit})
-    kept = ("model", "wavelet", "mode", "transform", "sinks", "sink_count", "projected", "tokens", "texts")
-    return xr.Dataset(
+    if protocol == PAPER:
+        found = paper_trends(spectrum, margins, resamples, seed)
+    elif margins is not None:
+        raise TreeKVError(f"margins is {margins!r}, but protocol='{TO_THE_LAST_TOKEN}' leaves no positions out")
+    else:
+        found = last_token_trends(spectrum, resamples, seed)
+    return found.assign_attrs(
         {
-            **numbers,
-            "growth_p_value": ("band", p_values["growth"]),
-            "slope_p_value": ("band", p_values["slope"]),
-            "p_value": ("band", p_values["rank_correlation"]),
-            "runs": ("band", count),
-            "claim_i": ("band", np.asarray(claim_i)),
-            "growth_by_head": (("layer", "head", "band"), by_head.astype(np.float32)),
-            "share_growing": ("band", (by_head > _GREW).mean((0, 1))),
-        },
-        coords={name: spectrum.coords[name] for name in ("band", "level", "layer", "head")},
-        attrs={
-            **{name: spectrum.attrs[name] for name in kept if name in spectrum.attrs},
+            **{name: spectrum.attrs[name] for name in _KEPT if name in spectrum.attrs},
             "format": FORMAT,
             "format_version": netcdf.FORMAT_VERSION,
-            "claim_i": _overall(claim_i),
-            "claim_ii": claim_ii,
-            "claim_ii_correlation": found.order,
-            "claim_ii_correlation_low": low.order,
-            "claim_ii_correlation_high": high.order,
-            "claim_ii_p_value": order_p,
-            "claim_ii_top_band": bands[int(np.argmax(found.growth))],
-            "first_positions": ends.quarter,
-            "last_positions": ends.tail,
+            "protocol": protocol,
             "resamples": resamples,
             "seed": seed,
-            "rules": RULES,
             **netcdf.versions(),
-        },
+        }
     )
 
 
-def _claim_i(growth: float, low: float, high: float, correlation: float, p_value: float, runs: int) -> str:
-    if runs < _LEAST_RUNS or np.isnan(growth):
-        return "not decided"
-    low, high = (growth if np.isnan(end) else end for end in (low, high))
-    rises = correlation > 0 and p_value < _ALPHA
-    if low > _GREW and rises:
-        return "holds"
-    return "fails" if high <= _GREW and not rises else "not decided"
-
-
-def _overall(words: list[str]) -> str:
-    if "fails" in words:
-        return "fails"
-    return "not decided" if "not decided" in words else "holds"
-
-
-def _claim_ii(
-    growth: np.ndarray, correlation: float, resamples: int, generator: np.random.Generator
-) -> tuple[str, float]:
-    if len(growth) < _LEAST_BANDS or not np.isfinite(growth).all():
-        return "not decided", np.nan
-    p_value = permutation_null(growth, spearman_batch, resamples, generator).p_value
-    top = int(np.argmax(growth))
-    at_top = top >= len(growth) - len(growth) // 3 and growth[top] > _GREW
-    rises = correlation > 0 and p_value < _ALPHA
-    if at_top and rises:
-        return "holds", p_value
-    return ("not decided" if at_top or rises else "fails"), p_value
+def protocol_of(found: xr.Dataset) -> str:
+    """The protocol of a result, also of one from before there were two."""
+    return str(found.attrs.get("protocol", TO_THE_LAST_TOKEN))

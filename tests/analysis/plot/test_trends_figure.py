@@ -11,7 +11,9 @@ from analysis import plot
 
 @pytest.fixture
 def found(growing):
-    return analysis.trends(growing.assign_coords(support=("band", [16, 16, 8, 4, 2])), resamples=99)
+    return analysis.trends(
+        growing.assign_coords(support=("band", [16, 16, 8, 4, 2])), resamples=99, protocol="to the last token"
+    )
 
 
 def test_trends_are_drawn_with_interval_and_null(found):
@@ -37,5 +39,5 @@ def test_trends_are_drawn_with_interval_and_null(found):
 
 def test_trends_of_one_query_have_no_whiskers(growing):
     one = growing.assign_coords(support=("band", [16, 16, 8, 4, 2])).isel(query=[0])
-    figure = plot.trends(analysis.trends(one, resamples=99))
+    figure = plot.trends(analysis.trends(one, resamples=99, protocol="to the last token"))
     assert all((np.asarray(trace.error_x.array) == 0).all() for trace in figure.data if trace.type == "scatter")

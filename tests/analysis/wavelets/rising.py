@@ -1,4 +1,4 @@
-"""Made-up amplitudes with a known growth, for the tests of trends."""
+"""Made-up amplitudes with a known growth, for the tests of trends to the last token."""
 
 import numpy as np
 
@@ -16,4 +16,4 @@ def rising(rates):
 
 
 def trends_of(spectrum, resamples=99):
-    return analysis.trends(spectrum, resamples=resamples)
+    return analysis.trends(spectrum, resamples=resamples, protocol="to the last token")

@@ -113,7 +113,7 @@ def test_a_slow_wave_is_in_a_low_band_and_a_fast_one_in_the_highest():
     fast = (1.0 - 2.0 * (n % 2))[None, :, None]
     slow = (1.0 - 2.0 * ((n // 64) % 2))[None, :, None]
     for wave, band in ((fast, "D1"), (slow, "D7")):
-        transform = bands.transform_of(256)
+        transform = bands.transform_of(256, level=8)
         amplitude = transform.statistics(wave).amplitude
         loudest = transform.names[amplitude[0].mean(-1).argmax()]
         assert loudest == band

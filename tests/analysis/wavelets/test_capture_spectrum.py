@@ -56,7 +56,7 @@ def test_spectra_of_several_texts(llama, tmp_path):
 def test_a_folder_of_earlier_versions_is_resumed(llama, tmp_path):
     """The hashed content of a fingerprint is part of the file format."""
     ids = list(range(1, 61))
-    found = analysis.capture_spectrum(llama, None, ids, queries=3, level=2, projected=True)
+    found = analysis.capture_spectrum(llama, None, ids, queries=3, level=2, projected=True, sinks="separate")
     settings = [("level", 2), ("projected", True)]
     content = ["llama", ids, [57, 58, 59], [0, 1], "spectrum", settings]
     assert found.attrs["fingerprint"] == hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -23,5 +23,7 @@ def test_growth_divides_the_last_64_positions_by_the_first_quarter(spectrum):
         row = spectrum["amplitude"].sel(layer=layer, head=head, band=band).values.tolist()
         expected = (sum(row[-64:]) / 64) / (sum(row[:100]) / 100)
         assert float(growth.sel(layer=layer, head=head, band=band)) == pytest.approx(expected, rel=1e-6)
-    trends = analysis.trends(spectrum.assign_coords(support=("band", [16, 16, 8, 4, 2])), resamples=99)
+    trends = analysis.trends(
+        spectrum.assign_coords(support=("band", [16, 16, 8, 4, 2])), resamples=99, protocol="to the last token"
+    )
     np.testing.assert_allclose(growth, trends["growth_by_head"], rtol=1e-6)

@@ -23,8 +23,19 @@ def test_options_and_keywords_are_the_same(captured):
 
 def test_only_what_differs_from_the_defaults_is_listed():
     assert WaveletOptions().changed == {}
-    assert WaveletOptions(level=4, sinks="include").changed == {"level": 4, "sinks": "include"}
-    assert (WaveletOptions(sink_count=3).start, WaveletOptions(sink_count=3, sinks="include").start) == (3, 0)
+    assert WaveletOptions(level=4, sinks="separate").changed == {"level": 4, "sinks": "separate"}
+    assert (WaveletOptions(sink_count=3).start, WaveletOptions(sink_count=3, sinks="separate").start) == (0, 3)
+
+
+def test_a_folder_records_what_differs_from_the_first_version():
+    """Its defaults were 8 levels without the sinks: what is recorded for them stays nothing."""
+    assert WaveletOptions().recorded == {"level": "5 or less", "sinks": "include"}
+    assert WaveletOptions(sinks="separate").recorded == {"level": "5 or less"}
+    assert WaveletOptions(level=8, sinks="separate").recorded == {"level": 8}
+    assert WaveletOptions(transform="packet", sinks="separate").recorded == {"transform": "packet"}
+    assert WaveletOptions(transform="packet", level=2).recorded == {
+        "transform": "packet", "level": 2, "sinks": "include",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

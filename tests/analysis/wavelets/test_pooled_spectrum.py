@@ -36,8 +36,8 @@ def test_only_spectra_alike_are_averaged(texts, llama):
     each = [analysis.spectrum(text) for text in texts]
     with pytest.raises(TreeKVError, match="no spectrum"):
         analysis.mean_spectrum([])
-    with pytest.raises(TreeKVError, match="spectrum 1 has sinks 'include'"):
-        analysis.mean_spectrum([each[0], analysis.spectrum(texts[1], sinks="include")])
+    with pytest.raises(TreeKVError, match="spectrum 1 has sinks 'separate'"):
+        analysis.mean_spectrum([each[0], analysis.spectrum(texts[1], sinks="separate")])
     short = analysis.capture(llama, None, tiny.tokens(140)[0], queries=3)
     with pytest.raises(TreeKVError, match=r"spectrum 1 has other positions .*4 to 139, not 4 to 149"):
         analysis.mean_spectrum([each[0], analysis.spectrum(short)])

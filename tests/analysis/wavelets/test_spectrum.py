@@ -33,7 +33,7 @@ def slow_queries(captured, layer, head, wavelet, level, sinks, count, mode="symm
         ({"level": 7}, 4),
         ({"level": 3}, 0),
         ({"wavelet": "db2", "level": 4, "mode": "periodization"}, 5),
-        ({"level": 5, "sinks": "include"}, 4),
+        ({"level": 5, "sinks": "separate"}, 4),
         ({"level": 4, "mode": "zero", "sinks": "include"}, 3),
         ({"level": 3, "transform": "packet"}, 4),
         ({"level": 4, "transform": "swt"}, 4),
@@ -43,7 +43,7 @@ def test_amplitude_equals_its_definition(captured, settings, count):
     spectrum = analysis.spectrum(captured, **settings, sink_count=count)
     assert spectrum["amplitude"].dims == ("layer", "head", "band", "position")
     assert spectrum["position"].values.tolist() == list(range(count, 301))
-    arguments = {"wavelet": "haar", "sinks": "separate", **settings}
+    arguments = {"wavelet": "haar", "sinks": "include", **settings}
     expected = np.stack(
         [
             [slow_queries(captured, layer, head, count=count, **arguments) for head in range(4)]
@@ -57,7 +57,7 @@ def test_amplitude_equals_its_definition(captured, settings, count):
 
 @pytest.mark.parametrize("transform", ["dwt", "swt"])
 def test_energy_equals_its_definition(captured, transform):
-    spectrum = analysis.spectrum(captured, level=4, transform=transform)
+    spectrum = analysis.spectrum(captured, level=4, transform=transform, sinks="separate")
     for layer in captured.layers:
         each = [
             reference.energy(captured.contributions(layer, t)[2, 4:].double().numpy(), "haar", 4, transform=transform)
@@ -68,7 +68,7 @@ def test_energy_equals_its_definition(captured, transform):
 
 def test_after_the_output_projection(captured, sharp_llama):
     model = sharp_llama("treekv")
-    spectrum = analysis.spectrum(captured, level=3, model=model)
+    spectrum = analysis.spectrum(captured, level=3, model=model, sinks="separate")
     assert spectrum.attrs["projected"] == 1
     output = [block.self_attn.o_proj.weight.T.unflatten(0, (4, 8)) for block in model.model.layers]
     for layer, head in ((0, 1), (1, 3)):
@@ -86,16 +86,16 @@ def test_few_heads_at_a_time_change_nothing(captured, monkeypatch):
 
 def test_labels(captured):
     spectrum = analysis.spectrum(captured)
-    assert spectrum["band"].values.tolist() == ["A8", "D8", "D7", "D6", "D5", "D4", "D3", "D2", "D1"]
-    assert spectrum["level"].values.tolist() == [8, 8, 7, 6, 5, 4, 3, 2, 1]
+    assert spectrum["band"].values.tolist() == ["A5", "D5", "D4", "D3", "D2", "D1"]
+    assert spectrum["level"].values.tolist() == [5, 5, 4, 3, 2, 1]
     assert spectrum["position"].values.tolist() == list(range(4, 301))
     assert spectrum["token"].values.tolist() == captured.token_text[4:]
     assert spectrum["queries"].values.tolist() == [5] * 293 + [4, 3, 2, 1]
-    assert spectrum["support"].values.tolist() == [256, 256, 128, 64, 32, 16, 8, 4, 2]
+    assert spectrum["support"].values.tolist() == [32, 32, 16, 8, 4, 2]
     assert spectrum["high_frequency"].values.tolist()[-2:] == [0.25, 0.5]
     assert spectrum["query"].values.tolist() == captured.query_positions
     attrs = [spectrum.attrs[name] for name in ("sinks", "sink_count", "mode", "transform", "projected", "texts")]
-    assert attrs == ["separate", 4, "symmetric", "dwt", 0, 1]
+    assert attrs == ["include", 4, "symmetric", "dwt", 0, 1]
 
 
 def test_haar_amplitude_and_coefficient_differ_by_the_level(captured):
@@ -108,12 +108,12 @@ def test_sinks_are_reported_apart_and_do_not_leak(captured):
     expected = torch.stack([captured.contributions(1, t)[:, :4].abs().mean(-1) for t in captured.query_positions]).mean(
         0
     )
-    plain = analysis.spectrum(captured)
+    plain = analysis.spectrum(captured, sinks="separate")
     np.testing.assert_allclose(plain["sink_amplitude"].sel(layer=1), expected, rtol=1e-5)
     loud = analysis.Capture(**{**vars(captured), "v": [v.clone() for v in captured.v]})
     for v in loud.v:
         v[:, :4] *= 1000
-    louder = analysis.spectrum(loud)
+    louder = analysis.spectrum(loud, sinks="separate")
     np.testing.assert_array_equal(louder["amplitude"], plain["amplitude"])
     np.testing.assert_allclose(louder["sink_amplitude"], plain["sink_amplitude"] * 1000, rtol=1e-5)
     included = [analysis.spectrum(one, sinks="include")["amplitude"] for one in (captured, loud)]
@@ -123,8 +123,8 @@ def test_sinks_are_reported_apart_and_do_not_leak(captured):
 
 def test_level_is_as_deep_as_the_shortest_query_allows(captured, llama, token_ids):
     short = analysis.capture(llama, None, token_ids, max_tokens=40, queries=5)
-    assert analysis.spectrum(short).sizes["band"] == 6  # 32 positions: A5, D5 ... D1
-    assert analysis.spectrum(captured).sizes["band"] == 9
+    assert analysis.spectrum(short, sinks="separate", sink_count=10).sizes["band"] == 5  # 26 positions: A4, D4 ... D1
+    assert analysis.spectrum(captured).sizes["band"] == 6
 
 
 def test_progress_counts_layers(captured):
@@ -158,7 +158,7 @@ def test_saved_and_opened_again(captured, tmp_path):
 
 
 def test_coefficients_of_one_query(captured):
-    found = analysis.coefficients(captured, 1, 300, level=3)
+    found = analysis.coefficients(captured, 1, 300, level=3, sinks="separate")
     signal = captured.contributions(1, 300)[:, 4:].numpy()
     expected = pywt.wavedec(signal, "haar", mode="symmetric", level=3, axis=1)
     for band, values in zip(("A3", "D3", "D2", "D1"), expected):
