@@ -71,7 +71,7 @@ def capture(
     level: LevelOption = None,
     mode: ModeOption = "symmetric",
     transform: TransformOption = Transform.dwt,
-    sinks: SinksOption = Sinks.separate,
+    sinks: SinksOption = Sinks.include,
     sink_count: SinkCountOption = 4,
     projected: Annotated[
         bool,

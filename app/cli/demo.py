@@ -13,7 +13,7 @@ from rich.table import Table
 
 from app import DEFAULT_MODEL, DEFAULT_RUN
 from app.cli.console import one_sentence, out, print_json, stage
-from app.text.wording import SINKS_APART, band_width, number, size
+from app.text.wording import band_width, beyond_words, claim_words, number, protocol_words, size
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -44,19 +44,20 @@ def demo(
     content = _text(text)
     with stage(f"Loading {model}"):
         from app import demo as chain
-        from app.runs.pipeline import analyse, token_ids
+        from app.runs import pipeline
         from treekv import load_model
 
         network, tokenizer = load_model(model)
-    ids = token_ids(tokenizer, content, tokens)
+    more = pipeline.token_ids(tokenizer, content, max(tokens, pipeline.SAMPLES * pipeline.WINDOW))
+    ids = more[:tokens]
     configs = chain.settings(len(ids))
     quiet = as_json
     if not quiet:
         _introduce(network.config._name_or_path, title, len(ids), tokens)
 
-    artifacts = analyse(network, tokenizer, ids, configs, stage)
+    artifacts = pipeline.analyse(network, tokenizer, ids, configs, stage, more=more)
     if not quiet:
-        _show_claims(artifacts.trends)
+        _show_claims(artifacts.trends, artifacts.beyond)
     streamed = chain.stream(network, ids, configs, stage)
     generated = chain.generate(network, tokenizer, ids, configs, stage)
     results = chain.summary(title, artifacts, configs, streamed, generated)
@@ -89,30 +90,31 @@ def _introduce(model: str, title: str, tokens: int, wanted: int) -> None:
     out().print(grid)
 
 
-def _show_claims(trends: xr.Dataset) -> None:
-    first, last = trends.attrs["first_positions"], trends.attrs["last_positions"]
+def _show_claims(trends: xr.Dataset, beyond: xr.Dataset) -> None:
     table = Table(
-        title=f"Growth of the contributions: last {last} positions over the first {first}",
+        title=f"Growth of the contributions: {protocol_words(trends.attrs)}",
         title_justify="left",
     )
-    for name in ("band", "tokens per half wave", "growth", "rank correlation", "grows"):
+    for name in ("band", "tokens per half wave", "rise (1e-4)", "growth", "rank correlation", "grows"):
         table.add_column(name, justify="left" if name in ("band", "grows") else "right")
     for band in trends["band"].values:
         row = trends.sel(band=band)
-        level = int(row["level"])
         table.add_row(
             str(band),
-            band_width(str(band), level),
-            number(row["growth"].item(), ".1f"),
+            band_width(str(band), int(row["level"])),
+            number(1e4 * row["rise"].item(), "+.2f"),
+            number(row["growth"].item(), ".2f"),
             number(row["rank_correlation"].item(), "+.2f"),
             str(row["claim_i"].item()),
         )
     console = out()
     console.print()
     console.print(table)
-    console.print(f"Claim 1, amplitude grows towards the end in every band: [bold]{trends.attrs['claim_i']}[/]")
-    console.print(f"Claim 2, it grows most in the highest bands: [bold]{trends.attrs['claim_ii']}[/]")
-    console.print(f"[dim]{SINKS_APART.format(count=trends.attrs['sink_count'])}[/]")
+    first, second = claim_words(trends.attrs)
+    console.print("In the paper's comparison, without the ends of the text that a cache protects:")
+    console.print(f"Claim 1, amplitude grows towards the end in every band: [bold]{first}[/]")
+    console.print(f"Claim 2, it grows most in the highest bands: [bold]{second}[/]")
+    console.print(f"[dim]{escape(beyond_words(beyond.attrs))}[/]")
     console.print()
 
 

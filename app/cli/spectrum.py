@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,15 +26,16 @@ from app.cli.wavelet_options import (
     wavelet_options,
 )
 from app.text.json_values import without_nan
-from app.text.wording import number
+from app.text.wording import claim_words, number, protocol_words, verdict
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from analysis import WaveletOptions
 
-# Attributes of `analysis.trends` in the output of --json.
+# Attributes of `analysis.trends` in the output of --json, after which come the others with verdicts and numbers.
 _REPORTED = [
+    "protocol",
     "model",
     "wavelet",
     "mode",
@@ -44,16 +46,20 @@ _REPORTED = [
     "texts",
     "claim_i",
     "claim_ii",
-    "claim_ii_correlation",
-    "claim_ii_correlation_low",
-    "claim_ii_correlation_high",
-    "claim_ii_p_value",
-    "claim_ii_top_band",
     "first_positions",
     "last_positions",
     "resamples",
     "rules",
 ]
+
+_MORE = ("claim_", "absolute_", "ratio_", "middle_", "samples")
+
+
+class Protocol(str, Enum):
+    """Which comparison tests the claims."""
+
+    paper = "paper"
+    to_the_last_token = "to-the-last-token"
 
 
 @one_sentence
@@ -75,8 +81,21 @@ def spectrum(
     level: LevelOption = None,
     mode: ModeOption = "symmetric",
     transform: TransformOption = Transform.dwt,
-    sinks: SinksOption = Sinks.separate,
+    sinks: SinksOption = Sinks.include,
     sink_count: SinkCountOption = 4,
+    protocol: Annotated[
+        Protocol,
+        typer.Option(
+            help="The paper's comparison: bands D1 to D5, without the ends that a cache protects; or the last 64 "
+            "positions against the first quarter, in all bands."
+        ),
+    ] = Protocol.paper,
+    margins: Annotated[
+        tuple[int, int] | None,
+        typer.Option(
+            show_default="32 32", help="Of the paper's comparison: how many positions are left out at either end."
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the output files.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:
@@ -85,7 +104,7 @@ def spectrum(
     Several captures with the same number of tokens count as texts of one kind. Spectra that capture --keep spectrum
     wrote are used as they are.
 
-    Example: [bold]treekv spectrum captures --sinks include --figure bands.html[/]
+    Example: [bold]treekv spectrum captures --figure bands.html[/]
     """
     for file in (output, figure):
         if file is not None:
@@ -101,7 +120,7 @@ def spectrum(
             progress(done + 1, len(files))
         found = analysis.mean_spectrum(parts)
     with stage("Testing the claims"):
-        trends = analysis.trends(found)
+        trends = analysis.trends(found, protocol=protocol.value.replace("-", " "), margins=margins)
     if output is not None:
         analysis.save(found, output)
     if figure is not None:
@@ -156,7 +175,8 @@ def _summary(files: list[Path], trends: xr.Dataset) -> dict[str, Any]:
         bands.append({"band": str(band), "level": int(row["level"]), **values})
     summary = {
         "files": [str(file) for file in files],
-        **{name: trends.attrs[name] for name in _REPORTED},
+        **{name: trends.attrs[name] for name in _REPORTED if name in trends.attrs},
+        **{name: value for name, value in trends.attrs.items() if name.startswith(_MORE)},
         "bands": bands,
     }
     return without_nan(summary)
@@ -174,29 +194,39 @@ def _show(trends: xr.Dataset) -> None:
         ),
         soft_wrap=True,
     )
-    table = Table(
-        title=f"Growth: last {attrs['last_positions']} positions over the first {attrs['first_positions']}",
-        title_justify="left",
-    )
-    for name in ("band", "growth", "95 %", "slope", "order", "p", "grows"):
+    table = Table(title=f"Growth: {protocol_words(attrs)}", title_justify="left")
+    paper = attrs["protocol"] == "paper"
+    for name in ("band", *(["rise (1e-4)", "95 %"] if paper else []), "growth", "95 %", *([] if paper else ["slope"]),
+                 "order", "p", "grows"):  # fmt: skip
         table.add_column(name, justify="left" if name in ("band", "grows") else "right", no_wrap=True)
     for band in trends["band"].values:
         row = trends.sel(band=band)
-        low, high = (number(row[name].item(), ".1f") for name in ("growth_low", "growth_high"))
         table.add_row(
             str(band),
-            number(row["growth"].item(), ".1f"),
-            f"{low} to {high}",
-            number(row["slope"].item(), "+.2f"),
+            *([number(1e4 * row["rise"].item(), "+.2f"), _between(row, "rise", 1e4)] if paper else []),
+            number(row["growth"].item(), ".2f" if paper else ".1f"),
+            _between(row, "growth"),
+            *([] if paper else [number(row["slope"].item(), "+.2f")]),
             number(row["rank_correlation"].item(), "+.2f"),
             number(row["p_value"].item(), ".3f"),
             str(row["claim_i"].item()),
         )
     console.print(table)
-    console.print("slope: of log amplitude per 1,000 positions; order: Spearman's correlation with the position")
-    console.print(f"Claim 1, amplitude grows towards the end in every band: [bold]{attrs['claim_i']}[/]")
-    console.print(
-        f"Claim 2, it grows most in the highest bands: [bold]{attrs['claim_ii']}[/] "
-        f"(most in {attrs['claim_ii_top_band']}, correlation {number(attrs['claim_ii_correlation'], '+.2f')})",
-        soft_wrap=True,
-    )
+    slope = "" if paper else "slope: of log amplitude per 1,000 positions; "
+    console.print(f"{slope}order: Spearman's correlation with the position")
+    first, second = claim_words(attrs)
+    console.print(f"Claim 1, amplitude grows towards the end in every band: [bold]{first}[/]")
+    console.print(f"Claim 2, it grows most in the highest bands: [bold]{second}[/]", soft_wrap=True)
+    if paper:
+        console.print(verdict(attrs), soft_wrap=True)
+    else:
+        console.print(
+            f"Most growth in {attrs['claim_ii_top_band']}, correlation of growth with the order of the bands "
+            f"{number(attrs['claim_ii_correlation'], '+.2f')}",
+            soft_wrap=True,
+        )
+
+
+def _between(row: xr.Dataset, name: str, scale: float = 1) -> str:
+    low, high = (number(scale * row[f"{name}_{end}"].item(), ".2f" if scale > 1 else ".1f") for end in ("low", "high"))
+    return f"{low} to {high}"

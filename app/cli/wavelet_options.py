@@ -36,7 +36,7 @@ LevelOption = Annotated[
     typer.Option(
         min=1,
         show_default=False,
-        help="Depth; by default 8 (packet: 3), or less for a short text.",
+        help="Depth; by default 5, as in the paper (packet: 3), or less for a short text.",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -50,7 +50,9 @@ TransformOption = Annotated[
 ]
 SinksOption = Annotated[
     Sinks,
-    typer.Option(help="Remove the first tokens before the transform, or include them.", rich_help_panel=_PANEL),
+    typer.Option(
+        help="Include the first tokens in the transform, as the paper does, or separate them.", rich_help_panel=_PANEL
+    ),
 ]
 SinkCountOption = Annotated[
     int, typer.Option(min=0, help="How many first tokens count as sinks.", rich_help_panel=_PANEL)

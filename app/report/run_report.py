@@ -44,7 +44,9 @@ def write_report(
     page = render(
         "report.html",
         run=contents,
-        sinks_apart=wording.SINKS_APART.format(count=spectrum.attrs["sink_count"]),
+        claims=wording.claim_words(contents["claims"]),
+        compared=wording.protocol_words(contents["claims"]),
+        beyond=wording.beyond_words(contents["claims"]["beyond"]),
         settings=settings,
         pictures={name: picture(name, *drawn) for name, drawn in pictures.items()},
     )

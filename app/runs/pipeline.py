@@ -13,6 +13,8 @@ import xarray as xr
 
 import analysis
 from analysis.progress import Progress
+from analysis.wavelets.bands import max_level
+from analysis.wavelets.options import WaveletOptions
 from app.runs import folder as run_folder
 from app.text.json_values import without_nan
 from treekv import TreeKVConfig, TreeKVError
@@ -22,6 +24,9 @@ Stage = Callable[[str], contextlib.AbstractContextManager[Progress]]
 
 LEAST_TOKENS: Final = 256  # with fewer, a sixteenth leaves no tree region
 QUERIES: Final = 16
+WINDOW: Final = 512  # tokens of a sample of the paper's figure
+SAMPLES: Final = 16
+LEAST_SAMPLES: Final = 5
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,8 @@ class RunArtifacts:
 
     capture: analysis.Capture
     spectrum: xr.Dataset
-    trends: xr.Dataset
+    trends: xr.Dataset  # in the paper's protocol
+    beyond: xr.Dataset  # to the last token
     retention: xr.Dataset
 
 
@@ -54,19 +60,33 @@ def analyse(
     configs: Mapping[str, TreeKVConfig],
     stage: Stage,
     layers: Sequence[int] | None = None,
+    more: torch.Tensor | None = None,
 ) -> RunArtifacts:
-    """Capture the text (all layers or some), take its spectrum, test the two claims, simulate policies that evict."""
+    """Capture the text (all layers or some), take its spectrum, test the two claims, simulate policies that evict.
+
+    `more` are the tokens of the text, at least `ids`, from which the paper's samples are taken: `SAMPLES` windows of
+    512. A text too short for five of them is one sample itself.
+    """
     with stage("Capturing what each token contributes") as progress:
         captured = analysis.capture(
             model, tokenizer, ids, max_tokens=len(ids), queries=QUERIES, layers=layers, progress=progress
         )
     with stage("Splitting it into Haar wavelet bands") as progress:
         spectrum = analysis.spectrum(captured, progress=progress)
-        trends = analysis.trends(spectrum)
+    more = ids if more is None else more
+    with stage("Testing the paper's claims") as progress:
+        samples = min(len(more) // WINDOW, SAMPLES)
+        if samples >= LEAST_SAMPLES:
+            windows = analysis.paper.figure2(
+                model, None, [more], WINDOW, samples, layers=layers, batch=4, progress=progress
+            )
+        trends = analysis.trends(windows if samples >= LEAST_SAMPLES else spectrum)
+        apart = analysis.spectrum(captured, level=_deep_level(len(ids)), sinks="separate")
+        beyond = analysis.trends(apart, protocol="to the last token")
     with stage("Simulating what each policy keeps") as progress:
         evicting = {policy: config for policy, config in configs.items() if policy != "full"}
         retention = analysis.simulate(captured, evicting, progress=progress)
-    return RunArtifacts(captured, spectrum, trends, retention)
+    return RunArtifacts(captured, spectrum, trends, beyond, retention)
 
 
 def manifest_entries(title: str, artifacts: RunArtifacts) -> dict[str, Any]:
@@ -78,10 +98,8 @@ def manifest_entries(title: str, artifacts: RunArtifacts) -> dict[str, Any]:
         "claims": {
             "i": trends.attrs["claim_i"],
             "ii": trends.attrs["claim_ii"],
-            "first_positions": trends.attrs["first_positions"],
-            "last_positions": trends.attrs["last_positions"],
-            "rules": trends.attrs["rules"],
-            "bands": [_band(trends.sel(band=band)) for band in trends["band"].values],
+            **_claims(trends),
+            "beyond": _claims(artifacts.beyond),
         },
     }
 
@@ -91,12 +109,27 @@ def save(folder: Path, artifacts: RunArtifacts, config: TreeKVConfig) -> None:
     artifacts.capture.save(folder / run_folder.CAPTURE)
     analysis.save(artifacts.spectrum, folder / run_folder.SPECTRUM)
     analysis.save(artifacts.trends, folder / run_folder.TRENDS)
+    analysis.save(artifacts.beyond, folder / run_folder.BEYOND)
     analysis.save(artifacts.retention, folder / run_folder.RETENTION)
     config.save(folder / run_folder.SETTINGS)
 
 
+def _deep_level(tokens: int) -> int:
+    """8, or the deepest level that the first of the observed queries allows without the sinks."""
+    return min(8, max_level(tokens - QUERIES - WaveletOptions.sink_count + 1))
+
+
+def _claims(trends: xr.Dataset) -> dict[str, Any]:
+    """The attributes with verdicts, and the numbers of each band."""
+    left_out = ("format", "format_version", "model")
+    attrs = {
+        name: value for name, value in trends.attrs.items() if name not in left_out and not name.endswith("_version")
+    }
+    return {**without_nan(attrs), "bands": [_band(trends.sel(band=band)) for band in trends["band"].values]}
+
+
 def _band(trend: xr.Dataset) -> dict[str, Any]:
-    numbers = ("growth", "slope", "slope_low", "slope_high", "rank_correlation", "p_value", "share_growing")
+    numbers = [str(name) for name, value in trend.data_vars.items() if not value.ndim and name != "claim_i"]
     return {
         "band": str(trend["band"].item()),
         "level": int(trend["level"].item()),

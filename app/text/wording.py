@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 MODEL_HELP: Final = "An alias such as smollm2, a local folder, or a hub id."
 
+PAPER: Final = "paper"  # the protocol of `analysis.trends`
+FEW_SAMPLES: Final = "Amplitude varies so much along a text that fewer than 5 samples rarely decide anything."
 SINKS_APART: Final = (
     "The first {count} tokens were removed before the transform, since an attention sink leaks into the low bands. "
     "If they are left in, claim 2 can have another result; docs/wavelets.md shows both."
@@ -38,8 +40,37 @@ def titled(retention: xr.Dataset) -> xr.Dataset:
     return retention.assign_coords(policy=[policy_title(str(name)) for name in retention["policy"].values])
 
 
+def claim_words(claims: Mapping[str, Any]) -> tuple[str, str]:
+    """The verdicts on claims 1 and 2 from the attributes of `analysis.trends`; of 2 both readings, if they differ."""
+    first, second = str(claims["claim_i"]), str(claims["claim_ii"])
+    if claims.get("protocol") == PAPER and claims["claim_ii_absolute"] != claims["claim_ii_ratio"]:
+        second = f"{claims['claim_ii_absolute']} as a rise, {claims['claim_ii_ratio']} as a ratio"
+    return first, second
+
+
+def protocol_words(claims: Mapping[str, Any]) -> str:
+    """What was compared with what, from the attributes of `analysis.trends`."""
+    first, last = claims["first_positions"], claims["last_positions"]
+    if claims.get("protocol") != PAPER:
+        return f"the last {last} positions over the first {first}"
+    start, stop = claims["middle_start"], claims["middle_stop"]
+    samples = "1 sample" if claims["samples"] == 1 else f"{claims['samples']} samples"
+    return (
+        f"positions {stop - last:,} to {stop - 1:,} over {start} to {start + first - 1}, {samples} of "
+        f"{claims['tokens']:,} tokens"
+    )
+
+
 def verdict(claims: Mapping[str, Any]) -> str:
-    """The sentence under the two claims, from the attributes of `analysis.trends`."""
+    """The sentences under the two claims, from the attributes of `analysis.trends`."""
+    if claims.get("protocol") == PAPER:
+        return (
+            f"The paper's comparison: {protocol_words(claims)}. From one band to the next higher the rise grows by "
+            f"{number(claims['absolute_step'], '+.2g')} ({number(claims['absolute_step_low'], '+.2g')} to "
+            f"{number(claims['absolute_step_high'], '+.2g')}), and the ratio by the factor "
+            f"{number(claims['ratio_step'], '.3f')} ({number(claims['ratio_step_low'], '.3f')} to "
+            f"{number(claims['ratio_step_high'], '.3f')}; 95 % intervals). " + FEW_SAMPLES * (claims["samples"] < 5)
+        ).rstrip()
     low, high = claims.get("claim_ii_correlation_low"), claims.get("claim_ii_correlation_high")
     between = "" if low is None else f" (95 % interval {number(low, '+.2f')} to {number(high, '+.2f')})"
     return (
@@ -51,6 +82,16 @@ def verdict(claims: Mapping[str, Any]) -> str:
             if claims.get("sinks", "separate") == "separate"
             else f"The first {claims['sink_count']} tokens were left in the transform and leak into the low bands."
         )
+    )
+
+
+def beyond_words(claims: Mapping[str, Any]) -> str:
+    """What holds beyond the paper's comparison, from the attributes of `analysis.trends` to the last token."""
+    sinks = "without" if claims.get("sinks", "separate") == "separate" else "with"
+    return (
+        f"Beyond it, {protocol_words(claims)}, {sinks} the first {claims['sink_count']} tokens: claim 1 "
+        f"{claims['claim_i']}, claim 2 {claims['claim_ii']}, most growth in {claims['claim_ii_top_band']}. There the "
+        "tokens just read count, and the sinks can change claim 2; docs/wavelets.md shows both."
     )
 
 

@@ -75,7 +75,16 @@ def test_the_continuation_is_what_generate_gives_with_the_saved_settings(small_c
 
 
 def test_the_run_folder_holds_what_was_made(small_chain: dict, small_run: Path) -> None:
-    names = {"capture.nc", "spectrum.nc", "trends.nc", "retention.nc", "settings.json", "report.html", "run.json"}
+    names = {
+        "capture.nc",
+        "spectrum.nc",
+        "trends.nc",
+        "trends-to-the-last-token.nc",
+        "retention.nc",
+        "settings.json",
+        "report.html",
+        "run.json",
+    }
     assert {path.name for path in small_run.iterdir()} == names
     artifacts = small_chain["artifacts"]
     run = analysis.open(small_run / "capture.nc", "capture")
@@ -160,7 +169,8 @@ def test_the_report_shows_its_tables_without_scripts(page: Page, small_chain: di
         assert row[2] == f"{cache['perplexity_once_full']:.2f}"
     assert cells["TreeKV"][0] == "20"
     for band in summary["claims"]["bands"]:
-        assert cells[band["band"]][1] == f"{band['growth']:.1f}"
+        assert cells[band["band"]][1] == f"{1e4 * band['rise']:+.2f}"
+        assert cells[band["band"]][2] == f"{band['growth']:.2f}"
         assert cells[band["band"]][4] == band["claim_i"]
 
 

@@ -121,19 +121,21 @@ def make(request: RunRequest, root: Path, load_model: Callable[[str], tuple[Any,
         nonlocal number
         first = 100 * number
         number += 1
-        text = f"{title} ({number} of 5)"
-        job.step(first, 500, text)
-        yield lambda done, total: job.step(first + 100 * done // max(total, 1), 500, text)
+        text = f"{title} ({number} of 6)"
+        job.step(first, 600, text)
+        yield lambda done, total: job.step(first + 100 * done // max(total, 1), 600, text)
 
     with stage(f"Loading {request.model}"):
         model, tokenizer = load_model(request.model)
-    ids = pipeline.token_ids(tokenizer, request.text, request.tokens)
+    more = pipeline.token_ids(tokenizer, request.text, max(request.tokens, pipeline.SAMPLES * pipeline.WINDOW))
     settings = configs(request)
-    found = pipeline.analyse(model, tokenizer, ids, settings, stage, read_layers(request.layers))
+    found = pipeline.analyse(
+        model, tokenizer, more[: request.tokens], settings, stage, read_layers(request.layers), more
+    )
     with stage("Writing the run"), run_folder.new_run(run_folder.place_below(root, request.name)) as folder:
         pipeline.save(folder, found, next(iter(settings.values())))
         run_folder.write_manifest(folder, pipeline.manifest_entries(request.title, found) | {"load": request.model})
-        job.step(500, 500)
+        job.step(600, 600)
     return request.name
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Final
+from typing import Final, NamedTuple
 
 import pywt
 import streamlit as st
@@ -14,13 +14,14 @@ from analysis import WaveletOptions
 from app.dashboard.session import jobs
 from app.dashboard.session.jobs import Job
 from app.dashboard.session.messages import or_stop
-from app.dashboard.session.run import open_spectrum, open_trends
+from app.dashboard.session.run import open_beyond, open_spectrum, open_trends
 from app.dashboard.widgets.job_progress import show_job
 from app.runs import folder as run_folder
 from app.runs.folder import RunFolder
+from treekv import TreeKVError
 
 WAVELETS: Final = ("haar", "db2", "db4", "db8", "sym4", "sym8", "coif1", "coif3", "bior2.2", "bior4.4", "dmey")
-SINKS: Final = {"separate": "removed before the transform", "include": "left in the transform"}
+SINKS: Final = {"include": "left in the transform", "separate": "removed before the transform"}
 JOB: Final = "transforming"  # in the session: (what is computed, the job)
 
 
@@ -44,14 +45,27 @@ def choose_options() -> WaveletOptions:
     return WaveletOptions(wavelet=name, mode=boundary, sinks=treatment)
 
 
-def spectrum_and_trends(run: RunFolder, options: WaveletOptions) -> tuple[xr.Dataset, xr.Dataset]:
-    """Both for these options. While they are computed the page shows the job's progress, and ends there."""
+class Found(NamedTuple):
+    """What the page shows: a spectrum, and the tests of the claims in the paper's comparison and beyond it.
+
+    `trends` is None where the text is too short for the paper's comparison with this wavelet, and `reason` says so;
+    `beyond` is None in a run from before there were two comparisons, whose `trends` are to the last token.
+    """
+
+    spectrum: xr.Dataset
+    trends: xr.Dataset | None
+    beyond: xr.Dataset | None
+    reason: str = ""
+
+
+def spectrum_and_trends(run: RunFolder, options: WaveletOptions) -> Found:
+    """All for these options. While they are computed the page shows the job's progress, and ends there."""
     if options == WaveletOptions():
-        return open_spectrum(run), open_trends(run)
+        return Found(open_spectrum(run), open_trends(run), open_beyond(run))
     capture = or_stop(lambda: run.file(run_folder.CAPTURE))
     results = _results(str(capture), capture.stat().st_mtime_ns, options)
-    if "trends" in results:
-        return results["spectrum"], results["trends"]
+    if results:
+        return results[0]
     wanted = (str(capture), options)
     running: tuple[tuple[str, WaveletOptions], Job[None]] | None = st.session_state.get(JOB)
     if running is None or running[0] != wanted:
@@ -69,14 +83,19 @@ def spectrum_and_trends(run: RunFolder, options: WaveletOptions) -> tuple[xr.Dat
     st.stop()
 
 
-def _compute(job: Job[None], path: str, options: WaveletOptions, results: dict[str, xr.Dataset]) -> None:
+def _compute(job: Job[None], path: str, options: WaveletOptions, results: list[Found]) -> None:
     job.step(0, 1, "reading the capture")
     captured = analysis.open(path, "capture")
     spectrum = analysis.spectrum(
         captured, options, progress=lambda done, total: job.step(done, total + 1, f"layer {done} of {total}")
     )
     job.report(job.total - 1, job.total, "testing the claims")
-    results.update(spectrum=spectrum, trends=analysis.trends(spectrum))
+    beyond = analysis.trends(spectrum, protocol="to the last token")
+    try:
+        found = Found(spectrum, analysis.trends(spectrum), beyond)
+    except TreeKVError as error:  # a long wavelet has no coefficient that keeps away from both ends
+        found = Found(spectrum, None, beyond, str(error))
+    results.append(found)
 
 
 def _select(label: str, options: list[str], key: str, hint: str, titles: dict[str, str] | None = None) -> str:
@@ -93,6 +112,6 @@ def _select(label: str, options: list[str], key: str, hint: str, titles: dict[st
 
 
 @st.cache_resource(max_entries=3, show_spinner=False)
-def _results(path: str, changed: int, options: WaveletOptions) -> dict[str, xr.Dataset]:
+def _results(path: str, changed: int, options: WaveletOptions) -> list[Found]:
     """Where a job puts its results, for all sessions; the three last ones are kept."""
-    return {}
+    return []

@@ -110,6 +110,13 @@ def open_trends(run: RunFolder) -> xr.Dataset:
     return or_stop(lambda: _opened(*_version(run.file(run_folder.TRENDS)), "trends"))
 
 
+def open_beyond(run: RunFolder) -> xr.Dataset | None:
+    """The claims to the last token; None in a run from before there were two comparisons."""
+    if not run.has(run_folder.BEYOND):
+        return None
+    return or_stop(lambda: _opened(*_version(run.file(run_folder.BEYOND)), "trends"))
+
+
 def open_retention(run: RunFolder, stop: bool = True) -> xr.Dataset:
     """The run's retention record. If it cannot be read the page says so and ends, or TreeKVError if not `stop`."""
 

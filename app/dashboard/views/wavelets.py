@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import streamlit as st
 
 from analysis import plot
@@ -17,16 +19,22 @@ run = current_run()
 st.title("Wavelets")
 with st.expander("Wavelet and boundary", icon=":material/tune:"):
     options = transform.choose_options()
-data, found = transform.spectrum_and_trends(run, options)
+data, found, beyond, reason = transform.spectrum_and_trends(run, options)
 layer, head = selected_index("layer"), selected_index("head")
 tokens = int(data["position"].values[-1]) + 1
 start, stop = selected_stretch(tokens)
 
-st.markdown(
-    f"On this text, over all layers and heads: amplitude grows towards the end in every band: "
-    f"**{found.attrs['claim_i']}**; it grows most in the highest bands: **{found.attrs['claim_ii']}**."
-)
-st.caption(wording.verdict(found.attrs))
+if found is None:
+    st.markdown(plain(reason))
+else:
+    first, second = wording.claim_words(found.attrs)
+    st.markdown(
+        f"On this text, over all layers and heads: amplitude grows towards the end in every band: **{first}**; it "
+        f"grows most in the highest bands: **{second}**."
+    )
+    st.caption(plain(wording.verdict(found.attrs)))
+if beyond is not None:
+    st.caption(plain(wording.beyond_words(beyond.attrs)))
 
 draw_figure(
     lambda: plot.spectrum(data, layer=layer, head=head, start=start, stop=stop),
@@ -66,6 +74,9 @@ def heads() -> None:
 st.subheader("Head by head")
 heads()
 st.subheader("Evidence for the verdict")
-draw_figure(lambda: plot.trends(found), captions.TRENDS, key="trends")
+tested = [one for one in (found, beyond) if one is not None]
+for number, one in enumerate(tested):
+    draw_figure(partial(plot.trends, one), captions.TRENDS, key=f"trends-{number}")
 with st.expander("How it is tested"):
-    st.caption(plain(found.attrs["rules"]))
+    for one in tested:
+        st.caption(plain(one.attrs["rules"]))

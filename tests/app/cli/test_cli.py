@@ -18,6 +18,7 @@ import analysis
 from app import demo as chain
 from app.cli import app
 from app.runs import folder as run_folder
+from app.text.wording import claim_words
 from tests import tiny
 from tests.app.cli.commands import invoke
 from tests.app.conftest import words_tokenizer
@@ -168,14 +169,16 @@ def test_the_demo_prints_its_tables_and_shows_its_stages(
         assert f"{cache['title']} │ " in printed
         assert f"{cache['perplexity']:.2f} │ {cache['perplexity_once_full']:.2f}" in printed
     assert f"in every band: {manifest['claims']['i']}" in printed
-    assert f"in the highest bands: {manifest['claims']['ii']}" in printed
+    assert f"in the highest bands: {claim_words(manifest['claims'])[1]}" in printed
+    assert (manifest["claims"]["protocol"], manifest["claims"]["samples"]) == ("paper", 16)
+    assert "Beyond it, the last" in printed
     for continuation in manifest["generation"]["continuations"]:
         assert " ".join(continuation["text"].split())[:40] in printed
     assert f"treekv dashboard {folder}" in result.stdout
     stages = [line.split(":")[0] for line in result.stderr.splitlines()]
     assert stages[0] == "Loading smollm2"
     assert stages[-1] == "Writing the run folder"
-    assert len(stages) == 10
+    assert len(stages) == 11
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ def refused(*arguments: object) -> str:
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name, step in (("a", 1), ("b", 7)):
-        Path(f"{name}.txt").write_text(" ".join(f"w{number * step % 90 + 2}" for number in range(200)))
+        Path(f"{name}.txt").write_text(" ".join(f"w{number * step % 90 + 2}" for number in range(300)))
     return tmp_path
 
 
@@ -39,7 +39,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def captured(here: Path, tiny_model: Path) -> Path:
-    assert invoke("capture", "a.txt", "b.txt", "--model", tiny_model, "--tokens", 150, "--queries", 4).exit_code == 0
+    assert invoke("capture", "a.txt", "b.txt", "--model", tiny_model, "--tokens", 200, "--queries", 4).exit_code == 0
     return here / "captures"
 
 
@@ -47,11 +47,11 @@ def test_several_texts_become_a_folder(captured: Path, tiny_model: Path) -> None
     assert sorted(path.name for path in captured.iterdir()) == ["a.nc", "b.nc"]
     before = (captured / "a.nc").stat().st_mtime_ns
     (captured / "b.nc").unlink()
-    arguments = ("capture", "a.txt", "b.txt", "--model", tiny_model, "--tokens", 150, "--queries", 4, "--json")
+    arguments = ("capture", "a.txt", "b.txt", "--model", tiny_model, "--tokens", 200, "--queries", 4, "--json")
     printed = json.loads(invoke(*arguments).stdout)
     assert (captured / "a.nc").stat().st_mtime_ns == before, "what is there is not captured again"
     assert [item["file"] for item in printed["captures"]] == ["captures/a.nc", "captures/b.nc"]
-    assert [run.tokens for run in analysis.open_captures(captured)] == [150, 150]
+    assert [run.tokens for run in analysis.open_captures(captured)] == [200, 200]
 
 
 def test_a_capture_with_gradients(tiny_model: Path) -> None:
@@ -75,13 +75,13 @@ def test_chosen_layers(tiny_model: Path) -> None:
 
 
 def test_the_spectrum_with_its_own_options(tiny_model: Path) -> None:
-    model, common = tiny.llama(), ("capture", "a.txt", "--model", tiny_model, "--tokens", 150, "--queries", 4)
+    model, common = tiny.llama(), ("capture", "a.txt", "--model", tiny_model, "--tokens", 200, "--queries", 4)
     assert "--sink-count needs --keep spectrum" in refused(*common, "--sink-count", 2)
     options = ("--wavelet", "db2", "--level", 2, "--mode", "zero", "--transform", "packet", "--sinks", "include")
     result = invoke(*common, "--keep", "spectrum", *options, "--sink-count", 2, "--projected", "--output", "lean.nc")
     assert result.exit_code == 0, result.output
     found = analysis.open("lean.nc")
-    run = analysis.capture(model, words_tokenizer(), Path("a.txt").read_text(), max_tokens=150, queries=4)
+    run = analysis.capture(model, words_tokenizer(), Path("a.txt").read_text(), max_tokens=200, queries=4)
     expected = analysis.spectrum(
         run, "db2", 2, mode="zero", transform="packet", sinks="include", sink_count=2, model=model
     )
@@ -94,32 +94,32 @@ def test_the_spectrum_with_its_own_options(tiny_model: Path) -> None:
 
 @pytest.mark.slow
 def test_only_the_spectrum(tiny_model: Path, captured: Path) -> None:
-    arguments = ("capture", "a.txt", "--model", tiny_model, "--tokens", 150, "--queries", 4, "--keep", "spectrum")
+    arguments = ("capture", "a.txt", "--model", tiny_model, "--tokens", 200, "--queries", 4, "--keep", "spectrum")
     printed = json.loads(invoke(*arguments, "--json").stdout)
-    assert (printed["file"], printed["tokens"], printed["query_heads"]) == ("spectrum.nc", 150, 4)
+    assert (printed["file"], printed["tokens"], printed["query_heads"]) == ("spectrum.nc", 200, 4)
     lean = json.loads(invoke("spectrum", "spectrum.nc", "--json").stdout)
     usual = json.loads(invoke("spectrum", captured / "a.nc", "--json").stdout)
     assert [band["band"] for band in lean["bands"]] == [band["band"] for band in usual["bands"]]
     for one, other in zip(lean["bands"], usual["bands"]):
         assert one["growth"] == pytest.approx(other["growth"], rel=1e-2)  # the capture's file is half precision
-    assert "is a spectrum with sinks 'separate', not 'include'" in refused(
-        "spectrum", "spectrum.nc", "--sinks", "include"
+    assert "is a spectrum with sinks 'include', not 'separate'" in refused(
+        "spectrum", "spectrum.nc", "--sinks", "separate"
     )
 
 
 @pytest.mark.slow
 def test_numbers_are_those_of_the_analysis(captured: Path) -> None:
-    result = invoke("spectrum", captured, "--sinks", "include", "--level", 3, "--json", "--output", "all.nc")
+    result = invoke("spectrum", captured, "--sinks", "separate", "--level", 3, "--json", "--output", "all.nc")
     printed = json.loads(result.stdout)
-    spectra = [analysis.spectrum(run, level=3, sinks="include") for run in analysis.open_captures(captured)]
+    spectra = [analysis.spectrum(run, level=3, sinks="separate") for run in analysis.open_captures(captured)]
     pooled = analysis.mean_spectrum(spectra)
     assert analysis.open("all.nc").identical(pooled)
     trends = analysis.trends(pooled)
-    assert (printed["sinks"], printed["texts"]) == ("include", 2)
-    for name in ("claim_i", "claim_ii"):
+    assert (printed["sinks"], printed["texts"]) == ("separate", 2)
+    for name in ("protocol", "claim_i", "claim_ii", "claim_ii_ratio", "middle_stop"):
         assert printed[name] == trends.attrs[name]
     for band in printed["bands"]:
-        for name in ("growth", "growth_low", "slope_high", "rank_correlation", "p_value"):
+        for name in ("growth", "growth_low", "rise_high", "rank_correlation", "p_value"):
             assert band[name] == pytest.approx(trends[name].sel(band=band["band"]).item())
 
 
@@ -127,8 +127,8 @@ def test_numbers_are_those_of_the_analysis(captured: Path) -> None:
 def test_table_and_figure(captured: Path) -> None:
     result = invoke("spectrum", captured / "a.nc", "--transform", "packet", "--level", 2, "--figure", "bands.html")
     assert result.exit_code == 0
-    assert "first 4 tokens removed before the transform" in result.stdout
-    for word in ("│ aa ", "│ da ", "Claim 1", "Claim 2"):
+    assert "first 4 tokens left in the transform" in result.stdout
+    for word in ("│ ad ", "│ da ", "Claim 1", "Claim 2"):
         assert word in result.stdout
     page = Path("bands.html").read_text(encoding="utf-8")
     assert "Token contributions by frequency band" in page

@@ -61,7 +61,8 @@ def test_a_run_is_made_opened_and_drawn(tiny_model: None, tmp_path: Path, monkey
     assert test.run().success[0].value == "The run was made and is open."  # a run of the page that follows keeps it
     assert test.query_params["run"] in ("new", ["new"])
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
-        "capture.nc", "retention.nc", "run.json", "settings.json", "spectrum.nc", "trends.nc",
+        "capture.nc", "retention.nc", "run.json", "settings.json", "spectrum.nc", "trends-to-the-last-token.nc",
+        "trends.nc",
     ]  # fmt: skip
     run = analysis.open(tmp_path / "new" / "capture.nc")
     assert run.tokens == 300

@@ -9,22 +9,24 @@ import pytest
 
 import analysis
 from app.dashboard.session.messages import plain
-from app.text.wording import titled
+from app.text.wording import claim_words, titled
 from tests.app.pages import EVICTION_MAP, WAVELETS, alternatives, figures, opened
 
 
 def test_the_wavelets_page_draws_its_pictures(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     test = opened(small_run, monkeypatch, WAVELETS)
     spectrum, trends = analysis.open(small_run / "spectrum.nc"), analysis.open(small_run / "trends.nc")
+    beyond = analysis.open(small_run / "trends-to-the-last-token.nc")
     plot = analysis.plot
     drawn = (plot.spectrum, plot.coefficients, plot.sinks, plot.growth_grid)
-    expected = [*(make(spectrum) for make in drawn), plot.trends(trends)]
+    expected = [*(make(spectrum) for make in drawn), plot.trends(trends), plot.trends(beyond)]
     assert alternatives(test) == [figure.layout.meta["alt"] for figure in expected]
     assert f"in every band: **{trends.attrs['claim_i']}**" in test.markdown[0].value
-    assert f"in the highest bands: **{trends.attrs['claim_ii']}**" in test.markdown[0].value
+    assert f"in the highest bands: **{claim_words(trends.attrs)[1]}**" in test.markdown[0].value
     captions = [caption.value for caption in test.main.get("caption")]
-    assert f"interval {trends.attrs['claim_ii_correlation_low']:+.2f} to" in captions[0]
-    assert len([caption for caption in captions if caption.startswith("Each ")]) == 5
+    assert f"the factor {trends.attrs['ratio_step']:.3f}" in captions[0]
+    assert f"claim 2 {beyond.attrs['claim_ii']}, most growth in {beyond.attrs['claim_ii_top_band']}" in captions[1]
+    assert len([caption for caption in captions if caption.startswith("Each ")]) == 6
 
 
 def test_the_choice_of_layer_and_head_is_drawn(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
