@@ -41,9 +41,13 @@ def test_it_runs_and_shows_what_the_analysis_says(smollm2, monkeypatch) -> None:
     model, tokenizer = smollm2
     captured = analysis.capture(model, tokenizer, sample_text()[:20_000], max_tokens=TOKENS)
     assert report["layers"] == captured.layers
-    for sinks in ("separate", "include"):
-        found = analysis.trends(analysis.spectrum(captured, sinks=sinks))
-        claim_i, claim_ii, growth = report[sinks]
+    expected = {
+        sinks: analysis.trends(analysis.spectrum(captured, sinks=sinks), protocol="to the last token")
+        for sinks in ("separate", "include")
+    }
+    expected["paper"] = analysis.trends(analysis.paper.figure2(model, tokenizer, sample_text(), samples=8))
+    for name, found in expected.items():
+        claim_i, claim_ii, growth = report[name]
         assert [claim_i, claim_ii] == [found.attrs["claim_i"], found.attrs["claim_ii"]]
         assert growth == pytest.approx(found["growth"].values.tolist(), rel=1e-3)
-        assert f"sinks {sinks}: claim (i) {claim_i}, claim (ii) {claim_ii}" in printed
+        assert f"{name}: claim (i) {claim_i}, claim (ii) {claim_ii}" in printed
