@@ -32,9 +32,9 @@ else:
         f"On this text, over all layers and heads: amplitude grows towards the end in every band: **{first}**; it "
         f"grows most in the highest bands: **{second}**."
     )
-    st.caption(plain(wording.verdict(found.attrs)))
+    st.caption(wording.verdict(found.attrs))
 if beyond is not None:
-    st.caption(plain(wording.beyond_words(beyond.attrs)))
+    st.caption(wording.beyond_words(beyond.attrs))
 
 draw_figure(
     lambda: plot.spectrum(data, layer=layer, head=head, start=start, stop=stop),

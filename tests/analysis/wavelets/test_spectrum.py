@@ -171,7 +171,7 @@ def test_coefficients_of_one_query(captured):
 @pytest.mark.parametrize("transform", ["dwt", "swt", "packet"])
 def test_along_the_gradient_the_signal_is_one_channel(transform):
     captured = capture_with_gradients(tokens=101)
-    found = analysis.spectrum(captured, weight="loss", level=3, transform=transform)
+    found = analysis.spectrum(captured, weight="loss", level=3, transform=transform, sinks="separate")
     assert found["query"].values.tolist() == [96, 97, 98, 99], "the last token predicts nothing"
     for layer, head in ((0, 1), (1, 3)):
         rows = []
@@ -182,9 +182,10 @@ def test_along_the_gradient_the_signal_is_one_channel(transform):
         ours = found["amplitude"].sel(layer=layer, head=head)
         np.testing.assert_allclose(ours, np.nanmean(rows, axis=0), rtol=1e-3, atol=1e-7)
     assert (found.attrs["weight"], found["amplitude"].attrs["units"]) == ("loss", "nats")
-    assert set(analysis.trends(found, resamples=99)["band"].values) == set(found["band"].values)
+    trends = analysis.trends(found, resamples=99, protocol="to the last token")
+    assert set(trends["band"].values) == set(found["band"].values)
     with pytest.raises(TreeKVError, match="spectrum 1 has weight None, the first 'loss'"):
-        analysis.mean_spectrum([found, analysis.spectrum(captured, level=3, transform=transform)])
+        analysis.mean_spectrum([found, analysis.spectrum(captured, level=3, transform=transform, sinks="separate")])
 
 
 def test_what_has_no_loss_weighted_spectrum_is_refused(captured, sharp_llama):

@@ -149,3 +149,14 @@ def test_what_cannot_be_taken_is_refused(captured: Path, here: Path) -> None:
 
 def test_help_shows_a_real_example() -> None:
     assert "Example: treekv spectrum captures " in " ".join(invoke("spectrum", "--help").stdout.split())
+
+
+@pytest.mark.slow
+def test_the_comparison_to_the_last_token(captured: Path) -> None:
+    arguments = ("spectrum", captured / "a.nc", "--sinks", "separate", "--protocol", "to-the-last-token", "--json")
+    printed = json.loads(invoke(*arguments).stdout)
+    spectrum = analysis.spectrum(analysis.open(captured / "a.nc", "capture"), sinks="separate")
+    found = analysis.trends(spectrum, protocol="to the last token")
+    assert (printed["protocol"], printed["claim_ii"]) == ("to the last token", found.attrs["claim_ii"])
+    assert [band["growth"] for band in printed["bands"]] == pytest.approx(found["growth"].values.tolist())
+    assert "margins is (4, 60)" in refused(*arguments, "--margins", 4, 60)
