@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from analysis.captures.many import open_captures
     from analysis.keep_argument import capture, capture_many
     from analysis.memory_size import cache_bytes, cache_bytes_by_context
+    from analysis.prediction.loss_table import extra_loss
+    from analysis.prediction.measure import measure
+    from analysis.prediction.replay import replay
     from analysis.recommendation.recommend import Recommendation, recommend
     from analysis.result_files import open, save
     from analysis.retention.agreement import agreement
@@ -52,8 +55,10 @@ _DEFINED_IN = {
     "contributions": "captures.contributions",
     "density": "retention.record",
     "eviction_tree": "retention.tree",
+    "extra_loss": "prediction.loss_table",
     "kept_mask": "retention.record",
     "mean_spectrum": "wavelets.pooled_spectrum",
+    "measure": "prediction.measure",
     "merge_retention": "retention.record",
     "need": "wavelets.far_context",
     "need_budgets": "wavelets.far_context",
@@ -62,6 +67,7 @@ _DEFINED_IN = {
     "output_loss": "retention.loss",
     "recency_bias": "retention.bias",
     "recommend": "recommendation.recommend",
+    "replay": "prediction.replay",
     "retention_from_cache": "retention.record",
     "retention_map": "retention.record",
     "save": "result_files",
@@ -70,7 +76,7 @@ _DEFINED_IN = {
     "survival": "wavelets.band_survival",
     "trends": "wavelets.trends",
 }
-_SUBPACKAGES = ("captures", "evaluation", "paper", "plot", "recommendation", "retention", "wavelets")
+_SUBPACKAGES = ("captures", "evaluation", "paper", "plot", "prediction", "recommendation", "retention", "wavelets")
 
 __all__ = [
     "Capture",
@@ -90,8 +96,10 @@ __all__ = [
     "density",
     "evaluation",
     "eviction_tree",
+    "extra_loss",
     "kept_mask",
     "mean_spectrum",
+    "measure",
     "merge_retention",
     "need",
     "need_budgets",
@@ -102,6 +110,7 @@ __all__ = [
     "plot",
     "recency_bias",
     "recommend",
+    "replay",
     "retention_from_cache",
     "retention_map",
     "save",

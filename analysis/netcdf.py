@@ -41,6 +41,7 @@ KINDS = {  # by the attribute `format` of the file
     "treekv-trends": Kind("a table of trends", ("growth", "rank_correlation", "p_value", "claim_i")),
     "treekv-retention": Kind("a retention record", ("evicted_at", "survivor", "policy", "layer", "head")),
     "treekv-survival": Kind("a table of survival", ("survival", "energy", "policy", "band", "distance")),
+    "treekv-token-loss": Kind("a table of losses by token", ("loss", "policy", "position")),
     "treekv-loss": Kind("a table of losses", ("mass", "error", "policy", "layer", "query")),
 }
 

@@ -18,7 +18,7 @@ from analysis import netcdf
 from analysis.captures.data import Capture
 from treekv.errors import TreeKVError
 
-DatasetKind = Literal["spectrum", "figure2", "trends", "retention", "loss", "survival"]
+DatasetKind = Literal["spectrum", "figure2", "trends", "retention", "loss", "survival", "token-loss"]
 
 
 def save(result: Capture | xr.Dataset, path: str | os.PathLike[str]) -> Path:
@@ -57,8 +57,8 @@ def open(
 
     Args:
         path: the file.
-        expected: "capture", "spectrum", "figure2", "trends", "retention", "loss" or "survival" to refuse any other
-            kind; None accepts all.
+        expected: "capture", "spectrum", "figure2", "trends", "retention", "loss", "survival" or "token-loss" to
+            refuse any other kind; None accepts all.
         device: device of a capture's tensors; they are read as float16.
 
     Raises:

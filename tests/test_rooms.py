@@ -50,7 +50,9 @@ FLOORS: dict[str, list[tuple[str, ...]]] = {
     "analysis": [
         ("__init__",),
         ("deprecated", "keep_argument"),
-        ("recommendation", "evaluation"),
+        ("recommendation",),
+        ("prediction",),
+        ("evaluation",),
         ("plot",),
         ("paper",),
         ("retention", "wavelets"),
@@ -83,6 +85,12 @@ FLOORS: dict[str, list[tuple[str, ...]]] = {
         ("__init__",),
     ],
     "analysis.paper": [("__init__",), ("figure_2",), ("figure_1", "figure_3", "windows")],
+    "analysis.prediction": [
+        ("replay", "measure"),
+        ("masked_pass", "loss_table", "row_caches"),
+        ("held_attention", "computing"),
+        ("__init__",),
+    ],
     "analysis.evaluation": [("__init__",), ("report",), ("sweep",), ("tasks",), ("stream",)],
     "app": [
         ("cli",),
