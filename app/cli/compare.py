@@ -1,7 +1,8 @@
-"""treekv compare: what several settings would keep of a captured text, and what they would lose."""
+"""treekv compare: what several settings would cost on a captured text, in loss, and what they would keep of it."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,6 +49,22 @@ def compare(
     prompt: Annotated[
         int, typer.Option(min=0, help="How many tokens to treat as a prompt; 0 streams the whole text.")
     ] = 0,
+    model: Annotated[
+        str | None, typer.Option(help="The captured model, if the capture does not say where it is.")
+    ] = None,
+    loss: Annotated[
+        bool, typer.Option("--loss/--no-loss", help="Run the model to predict the loss, a second or more per setting.")
+    ] = True,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure the loss too, by streaming the text through a real cache.")
+    ] = False,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="What the model computes in: float32, bfloat16 or float16; by default bfloat16 where the CPU has "
+            "instructions for it."
+        ),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Write the retention record to this file.")] = None,
     figure: Annotated[
         Path | None,
@@ -56,7 +73,9 @@ def compare(
     force: Annotated[bool, typer.Option("--force", help="Replace the output files.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
 ) -> None:
-    """Simulate several settings on a captured text: tokens kept, attention retained, output error and bias.
+    """Compare settings on a captured text: the loss each would cost, and what it would keep.
+
+    The predicted loss ranks settings; attention retained and output error show what is kept, and do not.
 
     Example: [bold]treekv compare capture.nc --policy tree --policy h2o --cache-size 128[/]
     """
@@ -73,6 +92,10 @@ def compare(
     with stage("Measuring what each setting loses") as progress:
         lost = analysis.output_loss(captured, retention, progress=progress)
         rows = _rows(analysis.compare(captured, configs, retention=retention, lost=lost))
+    found = Losses(captured, configs, prompt, dtype)
+    if loss or measure:
+        found.find(model, measure)
+    rows = found.added_to(rows)
     if output is not None:
         with stage("Writing the record"):
             analysis.save(retention, output)
@@ -90,10 +113,17 @@ def compare(
     if as_json:
         written = None if output is None else str(output)
         print_json(
-            {"model": captured.model, "tokens": captured.tokens, "prompt": prompt, "settings": rows, "file": written}
+            {
+                "model": captured.model,
+                "tokens": captured.tokens,
+                "prompt": prompt,
+                "loss": {"note": found.note, "dtype": found.dtype, "full": found.full},
+                "settings": rows,
+                "file": written,
+            }
         )
         return
-    _show(captured, rows)
+    _show(captured, rows, found)
     if output is not None:
         out().print(escape(f"written to {output}"), soft_wrap=True)
 
@@ -133,22 +163,93 @@ def _rows(table: xr.Dataset) -> list[dict[str, Any]]:
     return rows
 
 
-def _show(captured: Any, rows: list[dict[str, Any]]) -> None:
+class Losses:
+    """What the settings cost, predicted and measured, as far as the model can be had.
+
+    Attributes:
+        note: one sentence on why there is no loss; empty if there is.
+        dtype: what the model computed in.
+        full: the loss of the full cache, nats a token.
+    """
+
+    def __init__(self, captured: Capture, configs: dict[str, TreeKVConfig], prompt: int, dtype: str | None) -> None:
+        self.captured, self.configs, self.prompt, self.dtype = captured, configs, prompt, dtype
+        self.note = ""
+        self.full: float | None = None
+        self._tables: dict[str, xr.Dataset] = {}
+
+    def find(self, model: str | None, measure: bool) -> None:
+        """Run the model, unless it cannot be loaded, which `note` then says."""
+        import analysis
+        from app.runs.captured_model import load_captured
+        from treekv import TreeKVError
+
+        try:
+            with stage("Loading the model"):
+                loaded = load_captured(self.captured.model, model)
+        except TreeKVError as error:
+            if measure or model is not None:
+                raise
+            self.note = f"There is no predicted loss: {error}."
+            return
+        given = loaded, self.captured, self.configs
+        with stage("Predicting the loss of each setting") as progress:
+            self._tables["predicted"] = analysis.replay(*given, prompt=self.prompt, dtype=self.dtype, progress=progress)
+        if measure:
+            with stage("Measuring the loss of each setting") as progress:
+                self._tables["measured"] = analysis.measure(
+                    *given, prompt=self.prompt, dtype=self.dtype, progress=progress
+                )
+        self.dtype = str(self._tables["predicted"].attrs["dtype"])
+        self.full = float(self._tables["predicted"]["loss"].sel(policy="full").mean())
+
+    def added_to(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The rows with `predicted` and `measured`, nats a token above the full cache, and `perplexity`, that of the
+        measured loss if there is one; None where unknown. The least predicted loss comes first."""
+        added = []
+        for row in rows:
+            extra: dict[str, float | None] = {"predicted": None, "measured": None}
+            perplexity = None
+            for kind, table in self._tables.items():
+                if row["name"] in table["policy"].values:  # an interrupted table lacks some
+                    mean = table["loss"].mean("position").astype(float)
+                    extra[kind] = float(mean.sel(policy=row["name"]) - mean.sel(policy="full"))
+                    perplexity = math.exp(float(mean.sel(policy=row["name"])))
+            added.append({"name": row["name"], **extra, "perplexity": perplexity, **row})
+        return sorted(added, key=lambda row: math.inf if row["predicted"] is None else row["predicted"])
+
+
+def _show(captured: Any, rows: list[dict[str, Any]], found: Losses) -> None:
     table = Table(
         title=escape(f"{captured.tokens:,} tokens of {captured.model}, means over layers and heads"),
         title_justify="left",
     )
     table.add_column("settings")
-    for name in ("tokens kept", "attention retained", "output error", "from the tree's ideal", "unevenness (Gini)"):
+    shown = [kind for kind in ("predicted", "measured") if any(row[kind] is not None for row in rows)]
+    losses = [*(f"{kind} loss" for kind in shown), "perplexity"] if shown else []
+    # With the losses a terminal of 80 columns has no room for the numbers of bias; --json has both.
+    bias = [] if shown else ["from the tree's ideal", "unevenness (Gini)"]
+    for name in (*losses, "tokens kept", "attention retained", "output error", *bias):
         table.add_column(name, justify="right")
     for row in rows:
         distance = row["distance"]
+        uneven = (number(distance, ",.0f") + ("" if distance is None else " tokens"), f"{row['gini']:.2f}")
         table.add_row(
             escape(row["name"]),
+            *(number(row[kind], "+.3f") for kind in shown),
+            *([number(row["perplexity"], ".2f")] if shown else []),
             f"{row['kept']:,.0f}",
             f"{100 * row['mass']:.1f} %",
             f"{100 * row['error']:.1f} %",
-            number(distance, ",.0f") + ("" if distance is None else " tokens"),
-            f"{row['gini']:.2f}",
+            *(() if shown else uneven),
         )
     out().print(table)
+    if shown:
+        out().print(
+            f"Loss above the full cache in nats a token, computed in {found.dtype}; the full cache has "
+            f"{found.full:.3f}, perplexity {math.exp(found.full or 0):.2f}. Attention retained and output error show "
+            "what is kept; they do not rank settings.",
+            soft_wrap=True,
+        )
+    if found.note:
+        out().print(escape(found.note), soft_wrap=True)

@@ -10,9 +10,10 @@ import plotly.graph_objects as go
 
 from analysis import plot
 from app.dashboard.actions import compare
-from app.dashboard.session.run import model_to_load, open_capture, open_spectrum
+from app.dashboard.session.run import open_capture, open_spectrum
 from app.report.one_page import one_page
 from app.runs import folder as run_folder
+from app.runs.captured_model import model_to_load
 from app.runs.folder import RunFolder
 from app.text import captions, wording
 from treekv import TreeKVConfig

@@ -17,10 +17,10 @@ from app.dashboard.pages import RUN_VARIABLE, runs_root
 from app.dashboard.session.keys import RUN_ERROR, SETTINGS, VIEW
 from app.dashboard.session.messages import below_root, or_stop, plain
 from app.runs import folder as run_folder
+from app.runs.captured_model import model_to_load
 from app.runs.folder import RunFolder
 from app.text import wording
 from treekv import TreeKVError
-from treekv.models import ALIASES
 
 
 def find_run() -> RunFolder | None:
@@ -150,11 +150,6 @@ def policy_label(name: str) -> str:
 def tokens_of(data: xr.Dataset) -> int:
     """The length of a record's text in tokens."""
     return int(data["position"].values[-1]) + 1
-
-
-def model_to_load(name: str) -> str:
-    """What `treekv.load_model` takes for a model's name in a run: its alias where it has one."""
-    return next((alias for alias, entry in ALIASES.items() if entry.title == name), name)
 
 
 def default_model(run: RunFolder | None) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 import analysis
+import treekv
+from tests import tiny
 from tests.app.cli.commands import invoke
 from treekv import TreeKVConfig
 
@@ -34,12 +37,54 @@ def test_compare_prints_the_numbers_of_the_analysis(capture_file: Path) -> None:
     assert analysis.open("kept.nc").equals(retention)
     lost, bias = analysis.output_loss(run, retention), analysis.recency_bias(retention)
     for row, kept in zip(printed["settings"], (32, 24)):
+        assert row["predicted"] is row["measured"] is row["perplexity"] is None
         one = {"policy": row["name"]}
         assert row["kept"] == kept
         assert row["mass"] == pytest.approx(float(lost["mass"].sel(one).mean()))
         assert row["error"] == pytest.approx(float(lost["error"].sel(one).mean()))
         assert row["distance"] == pytest.approx(float(bias["distance"].sel(one).mean()))
     assert [row["name"] for row in printed["settings"]] == ["mine", "streaming"]
+    assert printed["loss"]["note"].startswith("There is no predicted loss: the capture does not say where its model")
+
+
+@pytest.fixture
+def loadable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any name of a model is that of the captured one."""
+    monkeypatch.setattr(treekv, "load_model", lambda name: (tiny.llama(), None))
+
+
+def test_compare_leads_with_the_loss_and_sorts_by_it(capture_file: Path, loadable: None) -> None:
+    asked = ("--cache-size", 24, "--model", "here", "--dtype", "float32", "--measure")
+    printed = json.loads(invoke("compare", capture_file, *asked, "--json").stdout)
+    captured = analysis.open(capture_file)
+    configs = {
+        name: TreeKVConfig(policy=name, cache_size=24, prefill="stream")
+        for name in ("tree", "streaming", "h2o", "tova")
+    }
+    predicted, measured = (
+        find(tiny.llama(), captured, configs, dtype="float32") for find in (analysis.replay, analysis.measure)
+    )
+    order = analysis.extra_loss(predicted).sortby(analysis.extra_loss(predicted))["policy"].values.tolist()
+    assert [row["name"] for row in printed["settings"]] == order
+    for row in printed["settings"]:
+        of = {"policy": row["name"]}
+        assert row["predicted"] == pytest.approx(float(analysis.extra_loss(predicted).sel(of)), abs=1e-4)
+        assert row["measured"] == pytest.approx(float(analysis.extra_loss(measured).sel(of)), abs=1e-4)
+        assert row["perplexity"] == pytest.approx(math.exp(float(measured["loss"].sel(of).mean())), rel=1e-4)
+    assert printed["loss"]["dtype"] == "float32" and printed["loss"]["note"] == ""
+    assert printed["loss"]["full"] == pytest.approx(float(predicted["loss"].sel(policy="full").mean()), abs=1e-4)
+
+
+def test_compare_says_what_ranks_settings(capture_file: Path, loadable: None) -> None:
+    shown = invoke("compare", capture_file, "--policy", "tree", "--model", "here").stdout
+    assert "they do not rank settings" in shown and "perplexity" in shown
+    without = invoke("compare", capture_file, "--policy", "tree", "--no-loss").stdout
+    assert "rank" not in without and "perplexity" not in without and "no predicted loss" not in without
+
+
+def test_a_model_that_was_named_must_load(capture_file: Path) -> None:
+    result = invoke("compare", capture_file, "--model", "./none")
+    assert result.exit_code == 2 and "there is no file or folder './none'" in result.stderr
 
 
 def test_compare_prints_a_table_of_the_policies(capture_file: Path) -> None:

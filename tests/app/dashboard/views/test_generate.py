@@ -12,9 +12,9 @@ import analysis
 from app.dashboard.actions import generate as actions
 from app.dashboard.actions.generate import FULL, OURS
 from app.dashboard.session import loaded_model
-from app.dashboard.session.run import model_to_load
 from app.dashboard.session.settings import CHOSEN, encode
 from app.generation import generate
+from app.runs.captured_model import model_to_load
 from app.text import wording
 from app.text.wording import titled
 from tests import tiny
