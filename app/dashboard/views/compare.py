@@ -5,16 +5,17 @@ from __future__ import annotations
 import streamlit as st
 
 from analysis.memory_size import DTYPES
-from app.dashboard.actions import compare, recommend
+from app.dashboard.actions import compare, losses, recommend
 from app.dashboard.actions.compare import PICTURES, Comparison, View
 from app.dashboard.session.messages import or_stop
 from app.dashboard.session.run import current_run, open_capture
 from app.dashboard.session.settings import compared_settings, current_settings
 from app.dashboard.session.view import kv_head_of, selected_index, selected_stretch
 from app.dashboard.widgets.figure import draw_figure
+from app.dashboard.widgets.job_progress import show_job
 from app.dashboard.widgets.settings_editor import TAKEN, edit_settings
 from app.text import captions
-from treekv import TreeKVConfig
+from treekv import TreeKVConfig, TreeKVError
 
 MEMORY = "Memory"  # computed from sizes alone, the other figures from a simulation
 CONTEXTS = [2**power for power in range(9, 21)]
@@ -22,6 +23,7 @@ BATCHES = [2**power for power in range(8)]
 # Keys in the session, the first two also in the address.
 LAYERS, PROMPT = "compare_layers", "compare_prompt"
 PROMPT_GIVEN = "prompt-given"  # the user chose the prompt's length; until then it follows the settings
+LOSS_JOB = "loss-job"  # what it was asked for, and the job
 LAYERS_SHOWN = "layers_shown"  # layers of this run were selected once, so an empty selection is the user's
 
 run = current_run()
@@ -30,8 +32,8 @@ current_settings(run)
 
 st.title("Compare")
 st.markdown(
-    "The same text under several settings: what each would keep and lose, simulated with the cache's own eviction "
-    "rules on the queries and keys of the captured model."
+    "The same text under several settings: the loss that each would cost, predicted by the model under what each would "
+    "keep, simulated with the cache's own eviction rules on the queries and keys of the captured model."
 )
 
 
@@ -147,14 +149,56 @@ def current_view() -> View:
     return View(selected_index("layer"), head, start, stop)
 
 
+def find_losses(configs: dict[str, TreeKVConfig], prompt: int) -> None:
+    """Predict the losses that are not known yet, in the background; measure them when asked."""
+    reason = losses.why_not(run, captured, prompt)
+    if reason:
+        st.caption(reason)
+        return
+    predicted, measured = (losses.Question(run, prompt, kind) for kind in ("predicted", "measured"))
+    asked = st.session_state.get(LOSS_JOB)
+    key = (str(run.path), prompt, *map(str, configs.values()))
+    if (asked is None or asked[0] != key) and {*configs} - {*predicted.known(configs)}:
+        if asked is not None:
+            asked[1].stop()
+        try:
+            asked = st.session_state[LOSS_JOB] = (key, losses.ask(predicted, configs))
+        except TreeKVError as error:  # too many jobs
+            st.caption(str(error))
+            return
+    running = asked is not None and not asked[1].ended
+    if {*configs} - {*measured.known(configs)} and st.button(
+        "Measure the loss", disabled=running, help="Streams the text through a real cache of each setting."
+    ):
+        asked = st.session_state[LOSS_JOB] = (key, losses.ask(measured, configs))
+    if asked is not None and asked[0] == key:
+        show_job(asked[1])
+
+
 def draw_table(found: Comparison, prompt: int, length: int, batch: int, dtype: str) -> None:
     percent = st.column_config.NumberColumn(format="%.1f %%")
+    nats = st.column_config.NumberColumn(format="%+.3f")
+    kinds: list[losses.Kind] = ["predicted", "measured"]
+    known = {kind: losses.Question(run, prompt, kind).known(found.configs) for kind in kinds}
+    known = {kind: entries for kind, entries in known.items() if {*entries} & {*found.configs}}
     st.dataframe(
-        compare.rows(captured, found, length, batch, dtype),
+        losses.with_losses(compare.rows(captured, found, length, batch, dtype), known),
         hide_index=True,
         width="stretch",
-        column_config={"attention retained": percent, "output error": percent},
+        column_config={
+            "attention retained": percent,
+            "output error": percent,
+            "perplexity": st.column_config.NumberColumn(format="%.2f"),
+            **{f"loss above full, {kind}": nats for kind in kinds},
+        },
     )
+    find_losses(found.configs, prompt)
+    if known:
+        entry = next(iter(known.values()))[losses.FULL]
+        st.caption(
+            f"Loss in nats a token, computed in {entry.dtype}; the full cache has {entry.loss:.3f}. It ranks settings; "
+            "attention retained and output error show what is kept, and do not."
+        )
     for name in compare.without_eviction(found.configs, prompt):
         st.warning(f"{name} only reduces prompts, and {compare.describe_prompt(prompt)}: it keeps everything.")
     st.caption(

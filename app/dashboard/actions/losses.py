@@ -1,0 +1,120 @@
+"""The loss of the settings on the page Compare: predicted in the background, measured on request, cached by setting."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Final, Literal, NamedTuple
+
+import numpy as np
+import streamlit as st
+
+import analysis
+from app.dashboard.session import jobs, loaded_model
+from app.dashboard.session.run import default_model, open_capture
+from app.runs import folder as run_folder
+from app.runs.captured_model import check_known
+from app.runs.folder import RunFolder
+from treekv import TreeKVConfig, TreeKVError
+
+FULL: Final = "full"
+Kind = Literal["predicted", "measured"]
+
+
+class Entry(NamedTuple):
+    """The mean loss of one setting, nats a token, and what the model computed in."""
+
+    loss: float
+    dtype: str
+
+
+class Question(NamedTuple):
+    """Which losses are asked for: of a run's text, after a prompt of so many tokens."""
+
+    run: RunFolder
+    prompt: int
+    kind: Kind
+
+    def entry(self, config: TreeKVConfig) -> dict[str, Entry]:
+        """The place of one setting's loss, shared by all sessions: empty until it is known."""
+        file = self.run.file(run_folder.CAPTURE)
+        return _entry(str(file), file.stat().st_mtime_ns, self.prompt, self.kind, json.dumps(config.to_dict()))
+
+    def known(self, configs: Mapping[str, TreeKVConfig]) -> dict[str, Entry]:
+        """The losses that are known, by name, that of the full cache under "full"."""
+        every = {FULL: TreeKVConfig(policy=FULL), **configs}
+        return {name: found[FULL] for name, config in every.items() if (found := self.entry(config))}
+
+
+@st.cache_resource(max_entries=256, show_spinner=False)
+def _entry(path: str, changed: int, prompt: int, kind: str, settings: str) -> dict[str, Entry]:
+    return {}
+
+
+def why_not(run: RunFolder, captured: analysis.Capture, prompt: int) -> str:
+    """One sentence on why the loss of this text cannot be had; empty if it can, as far as is known before the model is
+    loaded."""
+    try:
+        check_known(default_model(run), captured.model)
+    except TreeKVError:
+        return f"There is no predicted loss: the run does not say where its model {captured.model!r} is."
+    if prompt > captured.tokens - 2:
+        return "There is no predicted loss: nothing follows the prompt."
+    return ""
+
+
+def with_losses(rows: list[dict[str, Any]], known: Mapping[Kind, Mapping[str, Entry]]) -> list[dict[str, Any]]:
+    """Rows of the table with the losses that are known, after the settings' names: nats a token above the full cache,
+    and as perplexity, by what was measured where it was. The least predicted loss comes first."""
+    added = []
+    for row in rows:
+        name = row["settings"]
+        extra: dict[str, float | None] = {}
+        perplexity = None
+        for kind, found in known.items():
+            there = name in found and FULL in found
+            extra[f"loss above full, {kind}"] = found[name].loss - found[FULL].loss if there else None
+            perplexity = math.exp(found[name].loss) if there else perplexity
+        columns = {"perplexity": perplexity} if extra else {}
+        added.append({"settings": name, **extra, **columns, **row})
+    first = "loss above full, predicted"
+    return sorted(added, key=lambda row: math.inf if row.get(first) is None else row[first])
+
+
+def ask(question: Question, configs: Mapping[str, TreeKVConfig]) -> jobs.Job[None]:
+    """Start a job that finds the losses that are not known yet; each is there as soon as it is found."""
+    known = question.known(configs)
+    missing = {name: config for name, config in configs.items() if name not in known}
+    title = "Predicting the loss" if question.kind == "predicted" else "Measuring the loss"
+    return jobs.submit(jobs.owner(), title, partial(_work, question=question, missing=missing))
+
+
+def _work(job: jobs.Job[None], question: Question, missing: Mapping[str, TreeKVConfig]) -> None:
+    job.report(0, 0, "loading the model")
+    model, _ = loaded_model.get(default_model(question.run))
+    captured = open_capture(question.run)
+    if question.kind == "measured":
+        _keep(question, missing, analysis.measure(model, captured, missing, prompt=question.prompt, progress=job.step))
+        return
+    for number, (name, config) in enumerate(missing.items()):
+        text = f"{name}, {number + 1} of {len(missing)}"
+        # One after another, so that what is finished when the job is stopped is not lost.
+        first = not question.known({})
+        table = analysis.replay(
+            model,
+            captured,
+            {name: config},
+            full=first,
+            prompt=question.prompt,
+            progress=partial(job.step, text=text),
+        )
+        _keep(question, {name: config}, table)
+
+
+def _keep(question: Question, configs: Mapping[str, TreeKVConfig], table: Any) -> None:
+    every = {FULL: TreeKVConfig(policy=FULL), **configs}
+    for name in table["policy"].values.tolist():
+        loss = float(table["loss"].sel(policy=name).values.astype(np.float64).mean())
+        question.entry(every[name])[FULL] = Entry(loss, str(table.attrs["dtype"]))

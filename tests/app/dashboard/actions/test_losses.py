@@ -1,0 +1,80 @@
+"""The losses on the page Compare: found by a job, kept by setting, sorted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import analysis
+from app.dashboard.actions import losses
+from app.dashboard.session import loaded_model
+from app.dashboard.session.jobs import Job, Queue, Stopped
+from app.dashboard.session.run import open_capture
+from app.runs.folder import RunFolder, open_run
+from tests import tiny
+from treekv import TreeKVConfig
+
+TREE = TreeKVConfig(cache_size=64, prefill="stream")
+CONFIGS = {"a": TREE, "b": TREE.replace(policy="streaming")}
+
+
+@pytest.fixture
+def run(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    losses._entry.clear()
+    monkeypatch.setattr(loaded_model, "get", lambda name: (tiny.llama(), None))
+    return open_run(small_run)
+
+
+def done(question: losses.Question, missing: dict[str, TreeKVConfig]) -> Job[None]:
+    job: Job[None] = Job("", "losses", lambda job: None, Queue())
+    losses._work(job, question, missing)
+    return job
+
+
+@pytest.mark.parametrize("kind", ["predicted", "measured"])
+def test_they_are_those_of_the_analysis(run: RunFolder, kind: losses.Kind) -> None:
+    question = losses.Question(run, 40, kind)
+    assert question.known(CONFIGS) == {}
+    done(question, CONFIGS)
+    find = analysis.replay if kind == "predicted" else analysis.measure
+    expected = find(tiny.llama(), open_capture(run), CONFIGS, prompt=40)
+    known = question.known(CONFIGS)
+    assert list(known) == ["full", "a", "b"]
+    for name, entry in known.items():
+        assert entry.loss == pytest.approx(float(expected["loss"].sel(policy=name).mean()), abs=1e-3)
+        assert entry.dtype == expected.attrs["dtype"]
+    assert losses.Question(run, 0, kind).known(CONFIGS) == {}
+    assert list(question.known({"other name": TREE})) == ["full", "other name"]
+
+
+def test_a_stopped_job_keeps_what_it_has_found(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    question = losses.Question(run, 40, "predicted")
+    real, calls = analysis.replay, []
+
+    def replay(model, captured, configs, **options):
+        calls.append((list(configs), options["full"]))
+        if len(calls) == 2:
+            raise Stopped
+        return real(model, captured, configs, **options)
+
+    monkeypatch.setattr(analysis, "replay", replay)
+    with pytest.raises(Stopped):
+        done(question, CONFIGS)
+    assert list(question.known(CONFIGS)) == ["full", "a"]
+    assert calls == [(["a"], True), (["b"], False)]
+
+
+def test_the_least_loss_comes_first() -> None:
+    rows = [{"settings": name, "tokens kept": 64} for name in "abc"]
+    entries = {name: losses.Entry(loss, "float32") for name, loss in (("full", 2.0), ("a", 2.5), ("b", 2.25))}
+    found = losses.with_losses(rows, {"predicted": entries})
+    assert [row["settings"] for row in found] == ["b", "a", "c"]
+    assert [row["loss above full, predicted"] for row in found] == [0.25, 0.5, None]
+    assert list(found[0]) == ["settings", "loss above full, predicted", "perplexity", "tokens kept"]
+    assert losses.with_losses(rows, {}) == rows
+
+
+def test_a_run_whose_model_is_nowhere_says_so(run: RunFolder) -> None:
+    captured = open_capture(run)
+    assert "does not say where its model 'llama' is" in losses.why_not(run, captured, 0)
