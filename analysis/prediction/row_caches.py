@@ -12,6 +12,7 @@ from analysis.captures.forward_pass import full_attention_layers
 from treekv import TreeKVCache
 from treekv.attention.interface import AttentionCall, attach_handler, handler_of
 from treekv.cache.layer import TreeKVLayer
+from treekv.cache.split_layer import SplitLayer
 
 
 class RowCaches(Cache):
@@ -28,7 +29,7 @@ class RowCaches(Cache):
 
 
 class _RowsLayer(CacheLayerMixin):
-    def __init__(self, layers: list[TreeKVLayer]) -> None:
+    def __init__(self, layers: list[TreeKVLayer | SplitLayer]) -> None:
         super().__init__()
         self.layers = layers
 

@@ -74,7 +74,7 @@ def test_every_option_is_predicted(llama, ids, options):
 @pytest.mark.parametrize("prefill", ["once", "stream", "none"])
 def test_after_a_prompt(llama, ids, prefill):
     configs = {
-        policy: TreeKVConfig(policy, 24, prefill=prefill, block_size=8, positions="original")
+        policy: TreeKVConfig(policy, 32, prefill=prefill, block_size=4, positions="original")
         for policy in ("tree", "h2o", "streaming")
     }
     predicted, measured = (
@@ -91,8 +91,9 @@ def test_layers_with_a_sliding_window_run_as_usual(hybrid, ids):
         np.testing.assert_allclose(predicted.sel(policy=policy), streamed(hybrid, ids, config, 8), atol=1e-3)
 
 
-def test_budgets_by_layer(llama, ids):
-    config = settings("tree", 4).replace(budgets=(16, 32))
+@pytest.mark.parametrize("budgets", [(16, 32), ((16, 32), (28, 20))], ids=["layer", "head"])
+def test_budgets_by_layer_or_head(llama, ids, budgets):
+    config = settings("tree", 4).replace(budgets=budgets)
     predicted = replay(llama, ids, {"it": config})["loss"].sel(policy="it")
     np.testing.assert_allclose(predicted, streamed(llama, ids, config, 4), atol=1e-3)
 

@@ -13,8 +13,8 @@ def test_replay_equals_a_real_run(smollm2):
     from pydoc_data.topics import topics
 
     model, tokenizer = smollm2
-    ids = torch.tensor(tokenizer(topics["assignment"], verbose=False)["input_ids"][:320])
-    base = TreeKVConfig(cache_size=48, prefill="stream", block_size=16, positions="original")
+    ids = torch.tensor(tokenizer(topics["assignment"], verbose=False)["input_ids"][:224])
+    base = TreeKVConfig(cache_size=32, prefill="stream", block_size=16, positions="original")
     configs = {policy: base.replace(policy=policy) for policy in ("streaming", "tree_left", "random", "tree", "tova")}
     predicted, measured = (
         find(model, ids, configs, dtype="float32")["loss"] for find in (analysis.replay, analysis.measure)
