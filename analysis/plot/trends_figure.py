@@ -47,7 +47,7 @@ def trends(data: xr.Dataset) -> go.Figure:
         _alt(data, bands, verdicts, words, [title for _, title, _, _ in panels]),
         [title for _, title, _, _ in panels],
         3,
-        260 + 26 * len(bands),
+        300 + 26 * len(bands),
         shared=False,
     )
     for column, (name, title, axis, none) in enumerate(panels, start=1):
@@ -98,7 +98,12 @@ def trends(data: xr.Dataset) -> go.Figure:
     figure.update_xaxes(type="log", dtick=1 if protocol != PAPER else "D1", row=1, col=at)
     figure.update_xaxes(range=[-1.05, 1.05], row=1, col=3)
     figure.update_yaxes(type="category", categoryorder="array", categoryarray=bands, showgrid=False)
-    figure.update_layout(legend={"orientation": "h", "x": 0, "y": -0.25, "yanchor": "top"}, bargap=0.3)
+    # Below the titles of the axes, however high the figure is drawn.
+    figure.update_layout(
+        legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"},
+        margin={"b": 100},
+        bargap=0.3,
+    )
     return figure
 
 
