@@ -51,8 +51,7 @@ def growth_grid(data: xr.Dataset, *, band: str | None = None) -> go.Figure:
         z=logarithm.astype(np.float32),
         zmin=-limit,
         zmax=limit,
-        # A sequential scale such as cividis has no middle; blue and yellow are distinguishable for all readers.
-        colorscale=[[0.0, "#00224e"], [0.25, "#5b6d9a"], [0.5, "#e3e4e8"], [0.75, "#e0b93c"], [1.0, "#a06500"]],
+        colorscale=theme.DIVERGING,
         customdata=values,
         text=[[_written(value) for value in row] for row in values] if len(heads) <= _MAX_ANNOTATED else None,
         texttemplate="%{text}" if len(heads) <= _MAX_ANNOTATED else None,

@@ -41,7 +41,7 @@ def need_budgets(data: xr.DataArray) -> go.Figure:
         z=ratio.astype(np.float32),
         zmin=-limit,
         zmax=limit,
-        colorscale=[[0.0, "#00224e"], [0.25, "#5b6d9a"], [0.5, "#e3e4e8"], [0.75, "#e0b93c"], [1.0, "#a06500"]],
+        colorscale=theme.DIVERGING,
         customdata=np.stack((budgets, data["need"].transpose("layer", "head").values), axis=-1),
         text=[[f"{value:,}" for value in row] for row in budgets.tolist()] if annotated else None,
         texttemplate="%{text}" if annotated else None,

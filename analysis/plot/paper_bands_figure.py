@@ -43,16 +43,8 @@ def paper_bands(data: xr.Dataset) -> go.Figure:
     for number in range(len(bands) - 1, -1, -1):  # the finest band heads the legend
         band, colour = bands[number], colours[number]
         if samples > 1:
-            figure.add_scatter(
-                x=np.concatenate((x, x[::-1])),
-                y=np.concatenate((high[number], low[number][::-1])).astype(np.float32),
-                mode="none",
-                fill="toself",
-                fillcolor=colour.replace("rgb(", "rgba(").replace(")", ", 0.18)"),
-                hoverinfo="skip",
-                legendgroup=band,
-                showlegend=False,
-            )
+            below, above = (end[number].astype(np.float32) for end in (low, high))
+            theme.shade(figure, x, below, above, colour, band)
         half = 2 ** (int(details["level"].values[number]) - 1)
         figure.add_scatter(
             x=np.insert(x, breaks, np.nan),

@@ -82,17 +82,10 @@ def _shade(figure: go.Figure, x: np.ndarray, line: np.ndarray, deviation: np.nda
         return
     low = np.where(deviation < line, line - deviation, line / 10)
     seen = line > 0
-    outline = np.concatenate(((line + deviation)[seen], low[seen][::-1]))
-    figure.add_scatter(
-        x=np.concatenate((x[seen], x[seen][::-1])).astype(np.float32),
-        y=np.maximum(outline, line[seen].min() / 100).astype(np.float32),
-        mode="none",
-        fill="toself",
-        fillcolor=colour.replace("rgb(", "rgba(").replace(")", ", 0.18)"),
-        hoverinfo="skip",
-        legendgroup=band,
-        showlegend=False,
-    )
+    x, line, deviation, low = x[seen].astype(np.float32), line[seen], deviation[seen], low[seen]
+    least = line.min() / 100
+    low, high = (np.maximum(end, least).astype(np.float32) for end in (low, line + deviation))
+    theme.shade(figure, x, low, high, colour, band)
 
 
 def _labels(dataset: xr.Dataset) -> tuple[list[str], str]:

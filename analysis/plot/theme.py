@@ -24,6 +24,9 @@ _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif"
 INK, QUIET, GRID = "#1f2430", "#5b6372", "#e6e8ec"  # of text, of secondary text and lines, of grid lines
 
+# From less to more than the middle: a sequential scale has no middle, and all readers tell blue from yellow.
+DIVERGING = [[0.0, "#00224e"], [0.25, "#5b6d9a"], [0.5, "#e3e4e8"], [0.75, "#e0b93c"], [1.0, "#a06500"]]
+
 
 def figure(title: str, subtitle: str, alt: str, height: int = 480) -> go.Figure:
     """An empty figure with title and subtitle, and its text alternative `alt` in layout.meta."""
@@ -184,3 +187,23 @@ def chosen(dataset: xr.Dataset, layer: int | None, head: int | None) -> tuple[xr
         dataset = dataset.sel({name: [value]})
         words.append(f"{name} {value}")
     return dataset, ", ".join(words)
+
+
+def shade(
+    figure: go.Figure, x: np.ndarray, low: np.ndarray, high: np.ndarray, colour: str, group: str, **place: int
+) -> None:
+    """Shade from `low` to `high` in a line's colour; it comes and goes with the legend's entry `group`.
+
+    `place` is the row and column in a grid.
+    """
+    figure.add_scatter(
+        x=np.concatenate((x, x[::-1])),
+        y=np.concatenate((high, low[::-1])),
+        mode="none",
+        fill="toself",
+        fillcolor=colour.replace("rgb(", "rgba(").replace(")", ", 0.18)"),
+        hoverinfo="skip",
+        legendgroup=group,
+        showlegend=False,
+        **place,
+    )

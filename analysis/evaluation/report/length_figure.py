@@ -112,18 +112,7 @@ def loss_by_length(cells: Sequence[Cell], baseline: str = "tree") -> go.Figure:
         for row, field in enumerate(("loss", "difference"), start=1):
             if field == "difference" and documents > 1 and str(found["settings"].values[number]) != baseline:
                 low, high = part["difference_low"].values[number], part["difference_high"].values[number]
-                figure.add_scatter(
-                    x=np.concatenate((x, x[::-1])),
-                    y=np.concatenate((high, low[::-1])),
-                    mode="none",
-                    fill="toself",
-                    fillcolor=colour.replace("rgb(", "rgba(").replace(")", ", 0.15)"),
-                    hoverinfo="skip",
-                    legendgroup=name,
-                    showlegend=False,
-                    row=row,
-                    col=1,
-                )
+                theme.shade(figure, x, low, high, colour, name, row=row, col=1)
             figure.add_scatter(
                 x=x,
                 y=part[field].values[number],
