@@ -29,6 +29,7 @@ SETTINGS = [
     dict(sink_size=1, recent_size=3, budgets=HEADS),
     dict(sink_size=0, recent_size="quarter", budgets=((10, 14), (14, 10)), importance="contribution"),
     dict(policy="random", sink_size=1, recent_size=3, budgets=HEADS),
+    dict(sink_size=0, recent_size=1, max_height=2, budgets=HEADS),
     dict(policy="h2o", budgets=HEADS),
 ]
 
