@@ -22,6 +22,7 @@ VERSION: Final = 2  # version 1 says prefill "tree" for "once", and has options 
 CHOICES: Final = {
     "positions": ("rank", "original"),
     "prefill": ("once", "stream", "none"),
+    "scope_end": ("inside", "clipped"),
     "importance": ("attention", "contribution"),
     "pooling": ("average", "max"),
 }
@@ -60,6 +61,9 @@ class TreeKVConfig(Settings):
         trace: record every eviction (see `TreeKVCache.trace`).
         seed: of whatever is drawn at random: evictions by policy "random", and tokens where generation samples.
         scope: how many neighbours compete; 2 is the paper's. An option of "tree".
+        scope_end: where the cursor turns back if more than two compete. "inside": where fewer than `scope` neighbours
+            are left in the tree region; "clipped": at the end of the region, where those that are left compete, at
+            least two. An option of "tree".
         importance: what is compared: "attention" (the paper's weights) or "contribution" (weight times the norm of
             the token's value); an option of "tree".
         budgets: a capacity for each layer instead of the same for all, with the same total: a list with one

@@ -48,25 +48,27 @@ def frozen(evicted: int, height: int, ranks: int) -> tuple[int, int]:
 class TreeRule:
     """Section 2: compare `scope` neighbours at the cursor (the paper: two), evict one, advance."""
 
-    def __init__(self, capacity, sink, recent, stride=1, scope=2, left=False, height=None) -> None:
-        self.sink, self.stride, self.scope, self.left, self.height = sink, stride, scope, left, height
-        self.region = capacity - sink - recent
+    def __init__(self, capacity, sink, recent, stride=1, scope=2, left=False, height=None, clipped=False) -> None:
+        self.sink, self.recent, self.stride, self.scope, self.left = sink, recent, stride, scope, left
+        self.height = height
+        # With two neighbours the cursor runs over the whole region; with more it stops where the last fit, or runs on
+        # and fewer compete.
+        self.ranks = capacity - sink - recent - (0 if clipped else scope - 2)
         self.cursor = 0
 
     def evict(self, heads: list[list], step: int) -> list[Eviction]:
         if self.height and self.cursor == 0:
-            evicted, ranks = step + 1 - len(heads[0]), self.region - (self.scope - 2)
-            count, level = frozen(evicted, self.height, ranks)
-            if frozen(evicted + ranks, self.height, ranks)[1] == level:
+            evicted = step + 1 - len(heads[0])
+            count, level = frozen(evicted, self.height, self.ranks)
+            if frozen(evicted + self.ranks, self.height, self.ranks)[1] == level:
                 self.cursor = count
         evictions = [self.evict_from(entries, step) for entries in heads]
-        # With two neighbours the cursor runs over the whole region; with more it stops where the last fit.
-        self.cursor = (self.cursor + self.stride) % (self.region - (self.scope - 2))
+        self.cursor = (self.cursor + self.stride) % self.ranks
         return evictions
 
     def evict_from(self, entries: list, step: int) -> Eviction:
         first = self.sink + self.cursor
-        ranks = list(range(first, first + self.scope))
+        ranks = list(range(first, min(first + self.scope, len(entries) - self.recent)))
         loser = first
         if not self.left:
             for rank in ranks:
@@ -207,8 +209,8 @@ def make_rule(config, capacity: int | None = None, layer: int = 0, numbers=None)
     capacity = capacity or config.cache_size
     sink, recent = config.sink_size, config.recent_size
     if config.policy in ("tree", "tree_left"):
-        left = config.policy == "tree_left"
-        return TreeRule(capacity, sink, recent, config.stride, config.scope, left, config.max_height)
+        left, clipped = config.policy == "tree_left", config.scope_end == "clipped"
+        return TreeRule(capacity, sink, recent, config.stride, config.scope, left, config.max_height, clipped)
     if config.policy == "streaming":
         return StreamingRule(sink)
     if config.policy == "h2o":
@@ -269,6 +271,7 @@ def select_prompt(config, heads: list[list[Entry]], layer: int = 0, layers: int 
         config.scope,
         left=config.policy == "tree_left",
         height=config.max_height,
+        clipped=config.scope_end == "clipped",
     )
     cache: list[list[Entry]] = [[] for _ in heads]
     for number, block in enumerate(blocks):

@@ -146,6 +146,7 @@ def test_a_settings_file_of_the_first_version(tmp_path, prefill):
     [
         ("stride", 2),
         ("scope", 3),
+        ("scope_end", "clipped"),
         ("importance", "contribution"),
         ("kernel_size", 7),
         ("pooling", "max"),

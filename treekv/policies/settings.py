@@ -20,6 +20,7 @@ DERIVED: Final[Any] = _Derived()
 OPTIONS: Final[dict[str, Any]] = {
     "stride": 1,
     "scope": 2,
+    "scope_end": "inside",
     "importance": "attention",
     "kernel_size": 5,
     "pooling": "average",
@@ -51,6 +52,7 @@ class Settings:
     max_height: int | None = OPTIONS["max_height"]
     variant: str = OPTIONS["variant"]
     recent_budgets: tuple[tuple[int, ...], ...] | str | None = None
+    scope_end: str = OPTIONS["scope_end"]
 
     @property
     def region_size(self) -> int:

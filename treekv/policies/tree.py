@@ -19,13 +19,14 @@ class Tree(Policy):
     Paper: He et al., "TreeKV: Smooth Key-Value Cache Compression with Tree Structures", IJCAI 2025
     (arXiv 2501.04987). Acts in both stages: token by token while decoding, block by block on a prompt. Where
     the paper can be read in two ways the cursor moves by `stride` 1; see docs/method.md. Beyond the paper, `scope`
-    neighbours instead of 2 may compete, `importance` "contribution" weighs attention by the value's norm, and
-    `max_height`, the authors' idea for later, limits how often the far past is thinned.
+    neighbours instead of 2 may compete, up to the end of the region with `scope_end` "clipped"; `importance`
+    "contribution" weighs attention by the value's norm; and `max_height`, the authors' idea for later, limits how
+    often the far past is thinned.
     """
 
     name = "tree"
     title = "TreeKV"
-    options: tuple[str, ...] = ("stride", "scope", "importance", "max_height")
+    options: tuple[str, ...] = ("stride", "scope", "scope_end", "importance", "max_height")
     by = AVERAGE
 
     def check(self, settings: Settings) -> None:
@@ -68,8 +69,9 @@ class Tree(Policy):
         return self._sweep(settings, settings.sink_size, region, settings.recent_size)
 
     def _sweep(self, settings: Settings, sink: int, region: int, recent: int) -> Contest:
-        """Neighbours compete at the cursor, which runs over the region for as long as `scope` of them are left."""
-        wrap = region + 2 - settings.scope
+        """Neighbours compete at the cursor, which runs over the region for as long as `scope` of them are left, or two
+        where windows are clipped."""
+        wrap = region if settings.scope_end == "clipped" else region + 2 - settings.scope
         return Contest(
             self.by,
             first=sink,
@@ -86,14 +88,15 @@ class Tree(Policy):
         if prompt.sums is not None and prompt.counts is not None:
             averages = prompt.sums / prompt.counts
         blocks = _Blocks(averages, settings, prompt)
-        kept = torch.arange(blocks.held, device=prompt.device).expand(*blocks.shape, -1)
+        kept = torch.arange(blocks.count, device=prompt.device).expand(*blocks.shape, -1)
         survivor_of = torch.full_like(kept, -1)
         region = _region_blocks(settings, settings.block_size, prompt.length)
         sink = -(-settings.sink_size // settings.block_size)
         sweep = self._sweep(settings, sink, region, blocks.capacity - sink - region)
         while blocks.held > blocks.capacity:
             # Scores are fixed, so inserting every block first and evicting afterwards makes the same comparisons
-            # as inserting them one by one: the competitors are left of all blocks still to come.
+            # as inserting them one by one: the competitors are left of all blocks still to come. But where windows are
+            # clipped, the others must be out of sight.
             losers, survivors, cursor = run_contest(sweep, blocks, blocks.held - blocks.capacity)
             assert survivors is not None and cursor is not None  # the contest absorbs and its cursor moves
             blocks.cursor = cursor
@@ -120,9 +123,10 @@ class _Blocks:
             self.averages = padded.unflatten(2, (count, size)).sum(-1) / size
         if length % size:
             self.averages[..., -1] = torch.inf
-        self.capacity = settings.cache_size // size
+        self.count, self.capacity = count, settings.cache_size // size
+        clips = settings.scope_end == "clipped" and settings.scope > 2
+        self._waiting = max(count - self.capacity - 1, 0) if clips else 0  # blocks still to come, out of sight
         self.cursor: int | Tensor = 0
-        self.step: int | Tensor = count - 1
         self.traced = True
         self.layer, self.heads = prompt.layer, prompt.heads
         self.shape = (self.averages.shape[0], self.averages.shape[1])
@@ -130,7 +134,11 @@ class _Blocks:
 
     @property
     def held(self) -> int:
-        return self.averages.shape[2]
+        return self.averages.shape[2] - self._waiting
+
+    @property
+    def step(self) -> int | Tensor:
+        return self.count - 1 - self._waiting
 
     def average(self, ranks: slice | Tensor) -> Tensor:
         if isinstance(ranks, slice):
@@ -141,6 +149,7 @@ class _Blocks:
 
     def remove(self, ranks: Tensor) -> None:
         self.averages = without(self.averages, ranks)
+        self._waiting = max(self._waiting - ranks.shape[2], 0)
 
 
 def _tokens_of_blocks(kept: Tensor, survivor_of: Tensor, size: int, length: int) -> Selection:

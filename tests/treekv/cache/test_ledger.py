@@ -93,6 +93,7 @@ def settings_and_calls(draw):
         sizes["recent_size"] = draw(st.integers(0, cache_size - sink - 2))
     if policy == "tree":
         sizes["scope"] = draw(st.integers(2, min(5, cache_size - sink - sizes["recent_size"])))
+        sizes["scope_end"] = draw(st.sampled_from(["inside", "clipped"]))
     if policy in ("tree", "tree_left"):
         sizes["stride"] = draw(st.sampled_from([1, 2]))
         sizes["max_height"] = draw(st.sampled_from([None, 1, 2, 3])) if sizes["stride"] == 1 else None
@@ -123,6 +124,7 @@ def test_prompt_selection_equals_the_rule_on_lists(policy, block, blocks, data):
     if policy == "tree":
         region = blocks - -(-sink // block) - -(-sizes["recent_size"] // block)
         sizes["scope"] = data.draw(st.integers(2, min(region, 4)))
+        sizes["scope_end"] = data.draw(st.sampled_from(["inside", "clipped"]))
     if policy in ("tree", "tree_left"):
         sizes["stride"] = data.draw(st.sampled_from([1, 2]))
         sizes["max_height"] = data.draw(st.sampled_from([None, 1, 2, 3])) if sizes["stride"] == 1 else None

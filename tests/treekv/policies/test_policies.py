@@ -55,6 +55,7 @@ def test_a_policy_of_ones_own():
     [
         (dict(policy="h2o", scope=4), ["scope", "'tree'", "'h2o'", "4"]),
         (dict(policy="tova", importance="contribution"), ["importance", "'tova'"]),
+        (dict(scope_end="open"), ["scope_end", "'inside', 'clipped'", "'open'"]),
         (dict(importance="size"), ["importance", "'size'", "'contribution'"]),
         (dict(cache_size=16, sink_size=2, recent_size=10, scope=5), ["scope", "4 ranks", "5"]),
         (dict(cache_size=16, sink_size=4, recent_size=12, policy="h2o"), ["16", "4", "12", "'h2o'", "at least 1"]),
@@ -195,3 +196,10 @@ class Nameless(policies.Policy):
 
 def test_the_docs_list_the_policies_as_they_are():
     assert policies_page.PAGE.read_text(encoding="utf-8") == policies_page.page(), "run python -m tests.policies_page"
+
+
+def test_two_neighbours_reach_the_end_of_the_region_either_way():
+    tree, config = policies.get("tree"), TreeKVConfig(cache_size=32)
+    assert tree.contest(config, 32) == tree.contest(config.replace(scope_end="clipped"), 32)
+    inside, clipped = (tree.contest(config.replace(scope=8, scope_end=end), 32) for end in ("inside", "clipped"))
+    assert (inside.wrap, clipped.wrap) == (config.region_size - 6, config.region_size)
