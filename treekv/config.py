@@ -8,7 +8,6 @@ import operator
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from treekv import budgets, files, policies
@@ -280,18 +279,7 @@ class TreeKVConfig(Settings):
         Raises:
             TreeKVError: no such file, not JSON, or anything that `from_dict` refuses.
         """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            raise TreeKVError(f"cannot read settings from {str(path)!r}: {reason}") from error
-        try:
-            settings = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise TreeKVError(
-                f"{str(path)!r} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
-            ) from error
-        return cls.from_dict(settings, source=repr(str(path)))
+        return cls.from_dict(files.read_json(path, "settings"), source=repr(str(path)))
 
     def _set(self, field: str, value: Any) -> None:
         object.__setattr__(self, field, value)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from treekv.errors import TreeKVError
 
@@ -46,6 +48,25 @@ def read_text(path: str | os.PathLike[str]) -> str:
         raise TreeKVError(f"{name} is a folder; give a text file") from error
     except OSError as error:
         raise TreeKVError(f"{name} cannot be read: {error.strerror or error}") from error
+
+
+def read_json(path: str | os.PathLike[str], what: str) -> Any:
+    """What a JSON file holds; `what` names its content in error messages.
+
+    Raises:
+        TreeKVError: no such file, unreadable, not UTF-8, or not JSON.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise TreeKVError(f"cannot read {what} from {str(path)!r}: {reason}") from error
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise TreeKVError(
+            f"{str(path)!r} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        ) from error
 
 
 def decoded(content: bytes, name: str) -> str:
