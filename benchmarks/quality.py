@@ -34,7 +34,9 @@ POLICIES: dict[str, dict[str, Any]] = {
 OPTIONS: dict[str, dict[str, Any]] = {
     "scope 4": {"scope": 4},
     "scope 8": {"scope": 8},
+    "scope 8, clipped": {"scope": 8, "scope_end": "clipped"},
     "importance contribution": {"importance": "contribution"},
+    "importance late": {"importance": "late"},
     "budgets rising": {"budgets": "rising"},
     "budgets falling": {"budgets": "falling"},
     "budgets rising, scope 8": {"budgets": "rising", "scope": 8},

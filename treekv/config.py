@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from treekv import budgets, files, policies
 from treekv.errors import TreeKVError
-from treekv.policies.contest import MOST_HEIGHT, check_contest
+from treekv.policies.contest import AVERAGE, MOST_HEIGHT, check_contest
 from treekv.policies.settings import DERIVED, OPTIONS, Settings
 
 FORMAT: Final = "treekv-settings"
@@ -22,7 +22,7 @@ CHOICES: Final = {
     "positions": ("rank", "original"),
     "prefill": ("once", "stream", "none"),
     "scope_end": ("inside", "clipped"),
-    "importance": ("attention", "contribution"),
+    "importance": ("attention", "contribution", "late"),
     "pooling": ("average", "max"),
 }
 LARGEST_DEFAULT_BLOCK: Final = 64
@@ -63,8 +63,9 @@ class TreeKVConfig(Settings):
         scope_end: where the cursor turns back if more than two compete. "inside": where fewer than `scope` neighbours
             are left in the tree region; "clipped": at the end of the region, where those that are left compete, at
             least two. An option of "tree".
-        importance: what is compared: "attention" (the paper's weights) or "contribution" (weight times the norm of
-            the token's value); an option of "tree".
+        importance: what is compared: "attention" (the paper's weights), "contribution" (weight times the norm of
+            the token's value) or "late" (the weights of queries at least min(32, half of the recent tokens) after the
+            token); an option of "tree".
         budgets: a capacity for each layer instead of the same for all, with the same total: a list with one
             number per compressed layer, or "rising" (linear from half to one and a half of `cache_size`, first to
             last layer) or "falling"; or a capacity for each KV head, a table with one row per compressed layer. Heads
@@ -328,6 +329,8 @@ class TreeKVConfig(Settings):
                 f"{option} is an option of polic{'ies' if len(users) > 1 else 'y'} {', '.join(users)} and must be "
                 f"{default!r} for policy {policy.name!r}, got {value!r}"
             )
+        if self.importance == "late" and policy.by != AVERAGE:
+            raise TreeKVError(f"importance 'late' is an average, which policy {policy.name!r} does not compare by")
 
     def _require_int(self, field: str, least: int, most: int | None = None) -> None:
         value = getattr(self, field)

@@ -35,6 +35,7 @@ class Rule(NamedTuple):
             a prompt.
         blocks_end: the first position that is decoded one token at a time.
         since: the position of the first query whose weights count.
+        delay: how many tokens after a token a query must come to count for it.
     """
 
     contest: Contest
@@ -44,6 +45,7 @@ class Rule(NamedTuple):
     block: int
     blocks_end: int
     since: int
+    delay: int = 0
 
 
 def compiled(**options: Any) -> Callable[[Callable], Callable]:
@@ -67,9 +69,11 @@ def observe(
     found: np.ndarray,
     positions: np.ndarray,
     sums: np.ndarray,
+    counted: int,
     exact_smallest: bool,
 ) -> None:
-    """Add to `sums` [n] the mean, over the queries of a KV head, of their softmax over the n tokens that are kept.
+    """Add to the first `counted` of `sums` [n] the mean, over the queries of a KV head, of their softmax over the n
+    tokens that are kept.
 
     Args:
         weights, logits: [group, columns], of each query of the head.
@@ -78,6 +82,7 @@ def observe(
         found: [n or more], scratch space.
         positions: [n].
         sums: [n], changed.
+        counted: at most n; newer tokens do not count the query.
         exact_smallest: whether the smallest weights are compared with one another.
     """
     n, group = len(sums), np.float32(len(weights))
@@ -101,10 +106,10 @@ def observe(
                 total += found[j]
         share = np.float32(1) / (total * group)
         if len(norms):
-            for j in range(n):
+            for j in range(counted):
                 sums[j] += found[j] * share * norms[positions[j]]
         else:
-            for j in range(n):
+            for j in range(counted):
                 sums[j] += found[j] * share
 
 
@@ -117,7 +122,7 @@ def remove_at(values: np.ndarray, rank: int, n: int) -> None:
 
 @compiled()
 def compare(
-    averages: bool, sums: np.ndarray, positions: np.ndarray, left: int, right: int, since: int, seen: int
+    averages: bool, sums: np.ndarray, positions: np.ndarray, left: int, right: int, since: int, seen: int, delay: int
 ) -> tuple[int, int]:
     """The loser and the survivor among the ranks left ... right - 1, by their total over the rows of `sums`,
     `positions` [heads, n]: the oldest of the lowest, and the newest of the highest of the others."""
@@ -127,7 +132,8 @@ def compare(
         total = np.float32(0)
         for head in range(len(sums)):
             if averages:
-                total += sums[head, rank] / np.float32(seen - max(positions[head, rank], since))
+                count = seen - max(positions[head, rank] + delay, since)
+                total += sums[head, rank] / np.float32(count) if count > 0 else np.float32(np.inf)
             else:
                 total += sums[head, rank]
         if rank == left:
@@ -143,12 +149,12 @@ def compare(
 
 @compiled()
 def lowest(
-    averages: bool, sums: np.ndarray, positions: np.ndarray, left: int, right: int, since: int, seen: int
+    averages: bool, sums: np.ndarray, positions: np.ndarray, left: int, right: int, since: int, seen: int, delay: int
 ) -> int:
     """The oldest of the lowest among the ranks left ... right - 1, by their total over the rows of `sums`, `positions`
     [heads, n]."""
     if averages:
-        return compare(True, sums, positions, left, right, since, seen)[0]
+        return compare(True, sums, positions, left, right, since, seen, delay)[0]
     loser, least = left, np.float32(np.inf)
     for rank in range(left, right):
         total = np.float32(0)
@@ -208,7 +214,7 @@ def evict(
                         winner -= 1
                 elif scored:
                     first, last = (0, heads) if contest.heads_together else (head, head + 1)
-                    judged = sums[first:last], positions[first:last], left, right, rule.since, step + 1
+                    judged = sums[first:last], positions[first:last], left, right, rule.since, step + 1, rule.delay
                     if contest.absorbs:
                         loser, winner = compare(contest.by == AVERAGE, *judged)
                     else:
@@ -275,9 +281,12 @@ def advance(
         if looks:
             for head in range(heads):
                 rows = weights[head, step - first], logits[head, step - first]
-                observe(
-                    *rows, columns[head], norms[head], found, positions[head], sums[head, :held], contest.by == LAST
-                )
+                counted = held
+                if rule.delay > 0:
+                    while counted > 0 and positions[head, counted - 1] > step - rule.delay:
+                        counted -= 1
+                kept = columns[head], norms[head], found, positions[head], sums[head, :held]
+                observe(*rows, *kept, counted, contest.by == LAST)
         if evicts:
             held, cursor = evict(rule, step, held, cursor, positions, columns, sums, evicted_at, survivor)
     state[0], state[1] = held, cursor

@@ -165,7 +165,7 @@ def _ledger(captured: Capture, config: TreeKVConfig, places: list[Place], prompt
         parts = []
         for place in places:
             q, k = (each[None, :, :prompt].float() for each in (place.queries(captured), place.keys(captured)))
-            part, counts = softmax.window_scores(q, k, place.scaling(captured), window)
+            part, counts = softmax.window_scores(q, k, place.scaling(captured), window, config.delay)
             norms = place.value_norms(captured, config)
             parts.append(part if norms is None else part * norms[:, :prompt])
         sums = torch.cat(parts)
@@ -189,6 +189,7 @@ def _simulated_cache(
         block=config.block_size if config.prefill == "stream" else 1,
         blocks_end=prompt or captured.tokens,
         since=ledger.first_query[row],
+        delay=config.delay,
     )
     positions = ledger.positions(slice(row, row + 1))[0].cpu().numpy()
     sums = ledger.sums[row].gather(1, ledger.order[row][:, :held]).cpu().numpy()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tests.reference.policies import Entry, Eviction, make_rule, select_prompt
+from tests.reference.policies import Entry, Eviction, late_delay, make_rule, select_prompt
 from treekv import policies
 
 
@@ -123,7 +123,8 @@ class ReferenceLlama:
                         w = self.weights(q, t, [e.key for e in entries[: t + 1]], list(range(t + 1)))
                         out[t, h * self.groups + g] = w @ values[: t + 1, h]
                         group.append(w)
-                    self.observe(config, entries[: t + 1], torch.stack(group).mean(0), t >= length - window)
+                    own = self.configs[number][h]
+                    self.observe(own, entries[: t + 1], torch.stack(group).mean(0), t >= length - window)
             selected: dict[int, list[int]] = {}
             if config.policy != "full" and config.prefill == "once":
                 for own in self.configs[number]:  # what this head's settings choose for it, among all heads
@@ -156,7 +157,7 @@ class ReferenceLlama:
                         w = self.weights(q, places[-1], [e.key for e in entries], places)
                         out[i, h * self.groups + g] = w @ torch.stack([e.value for e in entries])
                         group.append(w)
-                    self.observe(config, entries, torch.stack(group).mean(0), True)
+                    self.observe(self.configs[number][h], entries, torch.stack(group).mean(0), True)
             layer.shrink(self.seen + len(tokens) - 1)
             return out
 
@@ -168,10 +169,8 @@ class ReferenceLlama:
         for entry, weight in zip(entries, weights.tolist()):
             if config.importance == "contribution":
                 weight *= entry.value.norm().item()
-            entry.last = weight
             if counts:
-                entry.total += weight
-                entry.count += 1
+                entry.see(weight, entries[-1].position, late_delay(config))
 
     def kept(self, layer: int) -> list[list[int]]:
         return [[entry.position for entry in entries] for entries in self.layers[layer].heads]

@@ -26,7 +26,19 @@ class Entry:
 
     @property
     def average(self) -> float:
-        return self.total / self.count
+        return self.total / self.count if self.count else float("inf")  # no query has counted yet
+
+    def see(self, weight: float, query: int, delay: int = 0) -> None:
+        """What the query at a position gives; it counts if it comes at least `delay` tokens later."""
+        self.last = weight
+        if query - self.position >= delay:
+            self.total += weight
+            self.count += 1
+
+
+def late_delay(config) -> int:
+    """Importance "late": only queries at least this many tokens later count."""
+    return min(32, config.recent_size // 2) if config.importance == "late" else 0
 
 
 @dataclass
@@ -174,7 +186,7 @@ class ContestRule:
     def score(self, entry: Entry) -> np.float32:
         """In float32, so that sums over heads round as they do in the cache."""
         if self.contest.by == AVERAGE:
-            return np.float32(entry.total) / np.float32(entry.count)
+            return np.float32(entry.total) / np.float32(entry.count) if entry.count else np.float32(np.inf)
         return np.float32({SUM: entry.total, LAST: entry.last}.get(self.contest.by, 0))
 
 

@@ -92,11 +92,11 @@ def attention_weights(query: Tensor, key: Tensor, scaling: float, visible: Tenso
     return logits.softmax(-1, dtype=torch.float32)
 
 
-def window_scores(query: Tensor, key: Tensor, scaling: float, window: int) -> tuple[Tensor, Tensor]:
-    """What the last `window` queries of a prompt saw of each token.
+def window_scores(query: Tensor, key: Tensor, scaling: float, window: int, delay: int = 0) -> tuple[Tensor, Tensor]:
+    """What the last `window` queries of a prompt saw of each token, as far as they come at least `delay` tokens later.
 
     Returns the weights summed over the window and averaged over the query heads of a group, float32 [batch,
-    kv_heads, T], and how many of the window's queries could see the token, float32 [1, 1, T].
+    kv_heads, T], and over how many of the window's queries, float32 [1, 1, T].
     """
     length = key.shape[2]
     window = min(window, length)
@@ -105,7 +105,9 @@ def window_scores(query: Tensor, key: Tensor, scaling: float, window: int) -> tu
         last = min(first + QUERIES_AT_ONCE, length)
         visible = causal_mask(last - first, last, key.device)
         weights = attention_weights(query[:, :, first:last], key[:, :, :last], scaling, visible)
+        if delay:
+            weights = weights.unflatten(2, (-1, last - first)).sum(2) * visible.tril(first - delay)
         sums[..., :last] += weights.sum(2) * (key.shape[1] / query.shape[1])
     position = torch.arange(length, device=key.device)
-    counts = torch.minimum(length - position, torch.tensor(window, device=key.device)).float()
+    counts = (length - delay - position).clamp(0, window).float()
     return sums, counts[None, None]

@@ -33,11 +33,13 @@ class NewTokens(NamedTuple):
 
 
 class Observation(NamedTuple):
-    """What is recorded of attention weights: their sum over queries or only the last query's, and whether they are
-    multiplied by the norm of the token's value."""
+    """What is recorded of attention weights: their sum over queries or only the last query's, whether they are
+    multiplied by the norm of the token's value, and how many tokens after a token a query must come to count; with such
+    a delay those of a block are recorded query by query, since the ledger knows how old tokens are."""
 
     accumulates: bool
     times_value_norm: bool
+    delay: int = 0
 
 
 def attend_all(layer: TreeKVLayer, rows: slice, new: NewTokens, held: list[int], slots: int) -> Tensor:
@@ -66,7 +68,7 @@ def attend_prompt(new: NewTokens) -> Tensor:
 
 def prompt_scores(new: NewTokens, window: int, observation: Observation) -> tuple[Tensor, Tensor]:
     """Sums and counts of the last `window` queries of a prompt; see `softmax.window_scores`."""
-    sums, counts = softmax.window_scores(new.query.detach(), new.key.detach(), new.scaling, window)
+    sums, counts = softmax.window_scores(new.query.detach(), new.key.detach(), new.scaling, window, observation.delay)
     return (sums * value_norms(new.value.detach()) if observation.times_value_norm else sums), counts
 
 
@@ -99,7 +101,7 @@ def attend_block(
 
     Returns:
         The output [rows, query_heads, q, dim], and what the queries saw by slot, float32 [rows, kv_heads, plan.used],
-        summed over the query heads of each KV head.
+        summed over the query heads of each KV head; [rows, kv_heads, q, plan.used] of several tokens with a delay.
     """
     q, query, key, rotary = new.key.shape[2], new.query, new.key, layer.rotary
     layer.reserve(plan.padded_capacity)
@@ -123,11 +125,14 @@ def value_norms(values: Tensor) -> Tensor:
 
 
 def _observed(weights: Tensor, values: Tensor, q: int, observation: Observation) -> Tensor:
-    """From `weights` [rows, kv_heads, group * q, n] to what is recorded [rows, kv_heads, n]."""
+    """From `weights` [rows, kv_heads, group * q, n] to what is recorded [rows, kv_heads, n] or, of each query, [rows,
+    kv_heads, q, n]."""
     if weights.requires_grad:
         weights, values = weights.detach(), values.detach()
     if q > 1:
         by_query = weights.unflatten(2, (-1, q))
+        if observation.delay:
+            return by_query.sum(2)
         weights = by_query.sum(3) if observation.accumulates else by_query[:, :, :, -1]
     observed = weights.sum(2)
     return observed * value_norms(values) if observation.times_value_norm else observed

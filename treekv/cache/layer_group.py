@@ -233,7 +233,8 @@ class LayerGroup:
     # ------------------------------------------------------------------ details
 
     def _weighting(self) -> Observation:
-        return Observation(self.ledger.policy.accumulates, self.config.importance == "contribution")
+        contribution = self.config.importance == "contribution"
+        return Observation(self.ledger.policy.accumulates, contribution, self.ledger.delay)
 
     def _observation(self) -> Observation | None:
         """What the ledger needs of attention weights while decoding."""

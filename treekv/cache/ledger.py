@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from treekv import policies
-from treekv.cache.ranked_scores import RankedScores, observations
+from treekv.cache.ranked_scores import RankedScores, late_sum, observations
 from treekv.cache.row_values import RowValues, same
 from treekv.cache.slot_plan import SlotPlan
 from treekv.cache.trace import LayerTrace, TraceCheckpoint
@@ -72,6 +72,7 @@ class Ledger:
     ) -> None:
         self.config = config
         self.policy = policies.get(config.policy)
+        self.delay = config.delay
         self.layers = layers
         self.heads = heads
         self.device = torch.device(device)
@@ -146,7 +147,7 @@ class Ledger:
     def counts(self, rows: slice) -> Tensor:
         """LongTensor [rows, heads, slots]: how many queries have observed the token in each slot."""
         since, seen = self.first_query.as_operand(rows, self.device), self.seen.as_operand(rows, self.device)
-        return observations(self.rows_view(self.position, rows), since, seen)
+        return observations(self.rows_view(self.position, rows), since, seen, self.delay)
 
     def _count(self, n: int) -> Tensor:
         """LongTensor 0 ... n-1."""
@@ -171,7 +172,7 @@ class Ledger:
     ) -> Tensor:
         """Fill empty rows with (the selected part of) a prompt; returns the kept positions [rows, heads, k].
 
-        `sums` [rows, heads, length] are the weights that the last `observers` tokens gave to each.
+        `sums` [rows, heads, length] are the weights that the last `observers` tokens gave to each, late enough.
         """
         batch = len(self.held[rows])
         shape = (batch, self.heads, -1)
@@ -237,7 +238,8 @@ class Ledger:
             rows: they `can_step_together`.
             plan: from `plan_slots`.
             observed: float32 [rows, heads, plan.used], attention weights by slot, summed over the queries of the q new
-                tokens (of the last one, for a policy that does not accumulate); None for a policy without attention.
+                tokens (of the last one, for a policy that does not accumulate), or with a delay and q > 1 [rows, heads,
+                q, plan.used] of each of them; None for a policy without attention.
             unfinished: the new tokens are part of a block that may continue; then `roll_back` can undo the evictions.
         """
         q = plan.slots.shape[2]
@@ -249,6 +251,8 @@ class Ledger:
             position.scatter_(2, plan.slots, (self._count(q) + start).expand(plan.slots.shape))
         if observed is not None:
             sums = self.rows_view(self.sums, rows).narrow(2, 0, plan.used)
+            if self.delay:
+                observed = late_sum(observed, position.narrow(2, 0, plan.used), start, self.delay)
             if self.policy.accumulates:
                 sums.scatter_(2, plan.slots, 0.0)
                 sums.add_(observed)
@@ -280,6 +284,7 @@ class Ledger:
                 layer=self.layer_numbers(rows),
                 traced=self.trace is not None,
                 heads=self.head_numbers(rows),
+                delay=self.delay,
             )
             losers, survivors, cursor = self.policy.evict(self.config, scores, excess)
             if isinstance(cursor, Tensor):

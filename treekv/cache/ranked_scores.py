@@ -20,6 +20,7 @@ class RankedScores:
         cursor, first_query, seen: one number for all rows, or LongTensor [rows, 1, 1].
         layer: the number of the rows' layer, or of each row's.
         traced: whether survivors are recorded.
+        delay: how many tokens after a token a query must come to count.
         heads: LongTensor [rows, 1], the number of each row's only head, where heads are rows.
     """
 
@@ -37,6 +38,7 @@ class RankedScores:
         layer: int | tuple[int, ...],
         traced: bool,
         heads: int | Tensor | None = None,
+        delay: int = 0,
     ) -> None:
         self.held, self.capacity, self.cursor = held, capacity, cursor
         self.layer, self.traced, self.device = layer, traced, order.device
@@ -45,12 +47,15 @@ class RankedScores:
         self.shape = (order.shape[0], order.shape[1])
         self.heads = order.shape[1] if heads is None else heads
         self._position, self._sums, self._first_query, self._seen = position, sums, first_query, seen
+        self._delay = delay
 
     def average(self, ranks: slice | Tensor) -> Tensor:
         slots = self._slots(ranks)
-        return self._sums.gather(2, slots) / observations(
-            self._position.gather(2, slots), self._first_query, self._seen
-        )
+        position = self._position.gather(2, slots)
+        counts = observations(position, self._first_query, self._seen, self._delay)
+        averages = self._sums.gather(2, slots) / counts
+        # Not observed yet is not lost yet.
+        return averages.masked_fill(counts == 0, torch.inf) if self._delay else averages
 
     def total(self, ranks: slice | Tensor) -> Tensor:
         return self._sums.gather(2, self._slots(ranks))
@@ -72,10 +77,31 @@ class RankedScores:
         self.order.narrow(2, last, 1).copy_(moved)
 
 
-def observations(position: Tensor, first_query: int | Tensor, seen: int | Tensor) -> Tensor:
-    """How many of the queries `first_query` ... `seen` - 1 have observed the tokens at `position` [rows, heads, n]."""
+def observations(position: Tensor, first_query: int | Tensor, seen: int | Tensor, delay: int = 0) -> Tensor:
+    """How many of the queries `first_query` ... `seen` - 1 have observed the tokens at `position` [rows, heads, n], if
+    a query has to come `delay` tokens after one."""
+    if delay:
+        return observations(position + delay, first_query, seen).clamp(min=0)
     if isinstance(first_query, Tensor):
         position = position.maximum(first_query)
     elif first_query:
         position = position.clamp(min=first_query)
     return seen - position
+
+
+def late_sum(observed: Tensor, position: Tensor, start: int | Tensor, delay: int) -> Tensor:
+    """What queries saw of tokens, of each token only those that come at least `delay` tokens after it.
+
+    Args:
+        observed: float32 [rows, heads, q, n] of the queries from position `start` on, or [rows, heads, n] of one.
+        position: LongTensor [rows, heads, n] of the tokens.
+        start: one number for all rows, or LongTensor [rows, 1, 1] for single queries.
+        delay: in tokens.
+
+    Returns:
+        float32 [rows, heads, n], summed over the queries.
+    """
+    if observed.ndim == 3:
+        return observed * (position <= start - delay)
+    queries = start + torch.arange(observed.shape[2], device=position.device)
+    return (observed * (position[:, :, None] <= queries[:, None] - delay)).sum(2)

@@ -47,7 +47,8 @@ class Scores(Protocol):
     def layer(self) -> int | tuple[int, ...]: ...
 
     def average(self, ranks: slice | Tensor) -> Tensor:
-        """Average observed weight, float32 [batch, kv_heads, m], of the m ranks asked for."""
+        """Average observed weight, float32 [batch, kv_heads, m], of the m ranks asked for; infinite where no query has
+        counted yet."""
         ...
 
     def total(self, ranks: slice | Tensor) -> Tensor:
@@ -77,7 +78,7 @@ class Prompt(NamedTuple):
         length: T, its tokens.
         sums: float32 [batch, kv_heads, T], weights summed over the observing queries; None for a policy that
             does not use attention.
-        counts: float32 [1, 1, T], how many observing queries could see the token; None likewise.
+        counts: float32 [1, 1, T], how many observing queries could see the token and count; None likewise.
         heads: KV heads, as in `Scores`.
         layer: the layer's number, as in `Scores`.
         layers: how many compressed layers the model has.

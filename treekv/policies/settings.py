@@ -29,6 +29,10 @@ OPTIONS: Final[dict[str, Any]] = {
 }
 
 
+#: The longest `Settings.delay`.
+MOST_DELAY: Final = 32
+
+
 @dataclass(frozen=True)
 class Settings:
     """Plain values without checks; see `treekv.TreeKVConfig` for what each means."""
@@ -58,3 +62,9 @@ class Settings:
     def region_size(self) -> int:
         """Ranks between the sinks and the recent tokens when the cache is full: where evictions happen."""
         return self.cache_size - self.sink_size - self.recent_size
+
+    @property
+    def delay(self) -> int:
+        """How many tokens after a token a query must come for its weight to count: 0, itself, but with importance
+        "late". Every token that is not recent has such a query, since this is at most half of the recent tokens."""
+        return min(MOST_DELAY, self.recent_size // 2) if self.importance == "late" else 0

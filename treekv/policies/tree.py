@@ -20,8 +20,8 @@ class Tree(Policy):
     (arXiv 2501.04987). Acts in both stages: token by token while decoding, block by block on a prompt. Where
     the paper can be read in two ways the cursor moves by `stride` 1; see docs/method.md. Beyond the paper, `scope`
     neighbours instead of 2 may compete, up to the end of the region with `scope_end` "clipped"; `importance`
-    "contribution" weighs attention by the value's norm; and `max_height`, the authors' idea for later, limits how
-    often the far past is thinned.
+    "contribution" weighs attention by the value's norm, "late" leaves out that of the queries right after a token; and
+    `max_height`, the authors' idea for later, limits how often the far past is thinned.
     """
 
     name = "tree"
@@ -87,6 +87,8 @@ class Tree(Policy):
         averages = None
         if prompt.sums is not None and prompt.counts is not None:
             averages = prompt.sums / prompt.counts
+            if settings.delay:
+                averages = averages.masked_fill(prompt.counts == 0, torch.inf)
         blocks = _Blocks(averages, settings, prompt)
         kept = torch.arange(blocks.count, device=prompt.device).expand(*blocks.shape, -1)
         survivor_of = torch.full_like(kept, -1)

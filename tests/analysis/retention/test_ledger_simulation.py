@@ -12,6 +12,12 @@ from treekv.policies.h2o import H2O
 from treekv.policies.tree import Tree
 
 
+class Late(Tree):
+    """A tree whose queries have to come late."""
+
+    name = "tree"
+
+
 def with_own_code(base: type) -> object:
     """The same rule, but through evict(), so that simulations cannot know that it is a contest."""
 
@@ -21,7 +27,7 @@ def with_own_code(base: type) -> object:
     return type("Own", (base,), {"name": "own code", "evict": evict})()
 
 
-@pytest.mark.parametrize("base", [Tree, H2O])
+@pytest.mark.parametrize("base", [Tree, Late, H2O])
 @pytest.mark.parametrize("prefill, prompt, block", [("once", 0, 1), ("stream", 0, 4), ("once", 30, 2)])
 def test_own_code_and_its_contest_keep_the_same(llama, base, prefill, prompt, block):
     captured = analysis.capture(llama, None, tiny.tokens(70)[0], queries=2)
@@ -30,6 +36,7 @@ def test_own_code_and_its_contest_keep_the_same(llama, base, prefill, prompt, bl
     register_policy(policy)
     try:
         sizes = dict(cache_size=12, sink_size=2, recent_size=4, prefill=prefill, block_size=block)
+        sizes |= dict(importance="late") if base is Late else {}
         configs = {name: TreeKVConfig(policy=name, **sizes) for name in ("own code", base.name)}
         done = []
         found = analysis.simulate(captured, configs, prompt=prompt, progress=lambda *now: done.append(now))

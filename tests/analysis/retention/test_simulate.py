@@ -28,6 +28,7 @@ SETTINGS = [
     dict(sink_size=1, recent_size=3, budgets=(10, 14)),
     dict(sink_size=1, recent_size=3, budgets=HEADS),
     dict(sink_size=0, recent_size="quarter", budgets=((10, 14), (14, 10)), importance="contribution"),
+    dict(sink_size=1, recent_size=((2, 9), (5, 1)), budgets=HEADS, importance="late"),
     dict(policy="random", sink_size=1, recent_size=3, budgets=HEADS),
     dict(sink_size=0, recent_size=1, max_height=2, budgets=HEADS),
     dict(policy="h2o", budgets=HEADS),

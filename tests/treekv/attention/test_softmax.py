@@ -45,12 +45,14 @@ def test_observed_attention_returns_float32_weights_of_the_group(dtype):
     assert torch.allclose(output.float(), expected @ value.float().repeat_interleave(2, 1), atol=2 * tolerance)
 
 
+@pytest.mark.parametrize("delay", [0, 1, 3])
 @pytest.mark.parametrize("window", [1, 4, 9, 20])
-def test_window_scores_are_sums_of_the_last_rows_of_attention(window, monkeypatch):
+def test_window_scores_are_sums_of_the_last_rows_of_attention(window, delay, monkeypatch):
     monkeypatch.setattr(softmax, "QUERIES_AT_ONCE", 2)
     query, key, _ = states(9, 9)
     weights = definition(query, key, torch.ones(9, 9, dtype=torch.bool).tril())
-    sums, counts = softmax.window_scores(query, key, SCALING, window)
+    sums, counts = softmax.window_scores(query, key, SCALING, window, delay)
+    weights = weights.tril(-delay)  # of later queries only
     last = weights.unflatten(1, (2, 2)).mean(2)[:, :, -window:]
     assert torch.allclose(sums, last.sum(2), atol=1e-6)
     assert counts[0, 0].tolist() == (weights[0, 0, -window:] > 0).sum(0).tolist()

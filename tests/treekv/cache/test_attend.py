@@ -81,6 +81,16 @@ def test_a_block_attends_to_the_cache_and_causally_to_itself(accumulates, times_
         ledger.commit() if step else ledger.count(row, q)  # nothing is evicted before the comparison
 
 
+def test_with_a_delay_a_block_is_observed_query_by_query():
+    ledger, layer, row = Ledger(TreeKVConfig(cache_size=9, recent_size=2), 1, HEADS), storage(1), slice(0, 1)
+    for q in (3, 1):
+        new, plan = new_tokens(q), ledger.plan_slots(row, q)
+        _, summed = attend_block(layer, row, new, plan, Observation(True, False), ledger.slots)
+        _, each = attend_block(layer, row, new, plan, Observation(True, False, delay=2), ledger.slots)
+        assert each.shape == ((1, HEADS, 3, 3) if q == 3 else summed.shape)
+        assert torch.allclose(each.sum(2) if q == 3 else each, summed)
+
+
 def test_without_observation_nothing_is_returned():
     ledger, layer, row = Ledger(TreeKVConfig(policy="streaming", cache_size=8), 1, HEADS), storage(1), slice(0, 1)
     new = new_tokens(1)

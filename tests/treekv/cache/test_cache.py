@@ -111,6 +111,8 @@ PADDED = [
     dict(cache_size=16, sink_size=2, recent_size=4, prefill="stream", block_size=4),
     dict(cache_size=16, sink_size=2, recent_size=4, prefill="none", block_size=4),
     dict(cache_size=64, sink_size=2, recent_size=20, importance="contribution"),
+    dict(cache_size=16, sink_size=2, recent_size=6, importance="late", block_size=2),
+    dict(cache_size=16, sink_size=2, recent_size=6, importance="late", prefill="stream", block_size=4),
     dict(cache_size=48, policy="h2o"),
     dict(cache_size=48, policy="tova", positions="original"),
     dict(cache_size=16, policy="snapkv", window_size=4),
@@ -159,11 +161,13 @@ def test_left_padded_rows_get_what_they_get_alone(llama, settings):
             assert torch.equal(scores[0][1], scores[1][1])
 
 
-@pytest.mark.parametrize("policy", BOUNDED)
+@pytest.mark.parametrize(
+    "own", [*({"policy": policy} for policy in BOUNDED), dict(sink_size=1, recent_size=5, importance="late")], ids=str
+)
 @pytest.mark.parametrize("chunk", [3, 4, 7, 20, 49])
-def test_stream_in_chunks_equals_one_pass(llama, chunk, policy):
+def test_stream_in_chunks_equals_one_pass(llama, chunk, own):
     """A block that a chunk ends in goes on with the next chunk; in between the cache is within its size."""
-    config = TreeKVConfig(policy=policy, cache_size=12, prefill="stream", block_size=4, trace=True)
+    config = TreeKVConfig(cache_size=12, prefill="stream", block_size=4, trace=True, **own)
     ids = tiny.tokens(51)
     once, chunked = TreeKVCache(config, llama.config), TreeKVCache(config, llama.config)
     expected = llama.generate(ids, past_key_values=once, max_new_tokens=10, do_sample=False)
@@ -239,9 +243,11 @@ def test_a_call_of_one_token_is_a_decoding_step(llama):
     assert chunked.layers[0].owner.ledger.open_tokens(slice(0, 1)) == 0
 
 
-def test_beams_carry_the_books_along(llama):
+@pytest.mark.parametrize("importance", ["attention", "late"])
+def test_beams_carry_the_books_along(llama, importance):
     """A beam's cache is the cache that its own tokens would have made."""
-    config = TreeKVConfig(cache_size=12, sink_size=2, recent_size=4, prefill="stream", block_size=1)
+    sizes = dict(cache_size=12, sink_size=2, recent_size=4, prefill="stream", block_size=1)
+    config = TreeKVConfig(importance=importance, **sizes)
     ids = tiny.tokens(20)
     cache = TreeKVCache(config, llama.config)
     out = llama.generate(
@@ -255,10 +261,11 @@ def test_beams_carry_the_books_along(llama):
     assert any(torch.equal(rows, alone.kept_positions(1)[0]) for rows in kept)
 
 
+@pytest.mark.parametrize("importance", ["attention", "late"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_keeps_float32_scores(dtype):
+def test_half_precision_keeps_float32_scores(dtype, importance):
     model = tiny.llama().to(dtype)
-    config = TreeKVConfig(cache_size=12, sink_size=2, recent_size=4, block_size=2)
+    config = TreeKVConfig(cache_size=12, sink_size=2, recent_size=4, block_size=2, importance=importance)
     cache = TreeKVCache(config, model.config)
     ids = tiny.tokens(40)
     model(ids[:, :30], past_key_values=cache)

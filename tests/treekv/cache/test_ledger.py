@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.policies_table import BOUNDED
-from tests.reference.policies import Entry, make_rule, select_prompt
+from tests.reference.policies import Entry, late_delay, make_rule, select_prompt
 from treekv import TreeKVConfig
 from treekv.cache.ledger import Ledger
 from treekv.policies import Prompt, get
@@ -39,9 +39,7 @@ def run_both(config: TreeKVConfig, calls: list[int], seed: int, ties: bool) -> N
             entries.extend(Entry(seen + i) for i in range(q))
             for i in range(q):
                 for rank in range(held + i + 1):
-                    entries[rank].last = by_rank[h, i, rank].item()
-                    entries[rank].total += entries[rank].last
-                    entries[rank].count += 1
+                    entries[rank].see(by_rank[h, i, rank].item(), seen + i, late_delay(config))
         while len(heads[0]) > config.cache_size:
             for past, eviction in zip(evictions, rule.evict(heads, seen + q - 1)):
                 past.append(eviction)
@@ -51,8 +49,10 @@ def run_both(config: TreeKVConfig, calls: list[int], seed: int, ties: bool) -> N
         observed = None
         if ledger.policy.uses_attention:
             ranks = (held + q - 1 - plan.distance).clamp(max=held + q - 1)
-            observed = by_rank.sum(1) if ledger.policy.accumulates else by_rank[:, -1]
-            observed = observed[None].gather(2, ranks).masked_fill(~used, 0.0)
+            by_slot = by_rank[None].gather(3, ranks[:, :, None].expand(-1, -1, q, -1)).masked_fill(~used[:, :, None], 0)
+            observed = by_slot.sum(2) if ledger.policy.accumulates else by_slot[:, :, -1]
+            if late_delay(config) and q > 1:
+                observed = by_slot
         ledger.step(row, plan, observed)
         seen += q
         check_invariants(ledger, config, seen)
@@ -94,6 +94,7 @@ def settings_and_calls(draw):
     if policy == "tree":
         sizes["scope"] = draw(st.integers(2, min(5, cache_size - sink - sizes["recent_size"])))
         sizes["scope_end"] = draw(st.sampled_from(["inside", "clipped"]))
+        sizes["importance"] = draw(st.sampled_from(["attention", "late"]))
     if policy in ("tree", "tree_left"):
         sizes["stride"] = draw(st.sampled_from([1, 2]))
         sizes["max_height"] = draw(st.sampled_from([None, 1, 2, 3])) if sizes["stride"] == 1 else None

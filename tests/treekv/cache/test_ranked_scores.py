@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from treekv.cache.ranked_scores import RankedScores, observations
+from treekv.cache.ranked_scores import RankedScores, late_sum, observations
 
 HEADS = 2
 
@@ -59,3 +59,30 @@ def test_observations_count_from_the_first_query():
     position = torch.tensor([[[0, 5, 9]]])
     assert observations(position, 0, 10).tolist() == [[[10, 5, 1]]]
     assert observations(position, 6, 10).tolist() == [[[4, 4, 1]]]
+    assert observations(position, 0, 10, delay=2).tolist() == [[[8, 3, 0]]]
+    assert observations(position, torch.tensor([[[6]]]), 10, delay=2).tolist() == [[[4, 3, 0]]]
+
+
+def test_only_late_queries_are_summed():
+    generator = torch.Generator().manual_seed(0)
+    observed = torch.rand(2, HEADS, 3, 5, generator=generator)
+    position = torch.randint(0, 12, (2, HEADS, 5), generator=generator)
+    for delay in (1, 4):
+        summed = late_sum(observed, position, 9, delay)
+        for (row, head, token), where in zip(
+            torch.cartesian_prod(*map(torch.arange, (2, HEADS, 5))), position.flatten()
+        ):
+            counted = [observed[row, head, i, token] for i in range(3) if 9 + i - where >= delay]
+            assert torch.isclose(summed[row, head, token], torch.tensor(counted).sum())
+        starts = torch.tensor([9, 3]).view(2, 1, 1)
+        each = late_sum(observed[:, :, 0], position, starts, delay)
+        assert torch.equal(each, observed[:, :, 0] * (starts - position >= delay))
+
+
+def test_a_token_that_no_query_has_counted_for_is_protected():
+    scores, position, sums = ranked(1, 3, 3, seen=10)
+    position[:], sums[:] = 0, 1.0
+    scores.order[:] = torch.arange(3)
+    position[..., 1], sums[..., 1] = 9, 0.0
+    scores._delay = 2
+    assert scores.average(slice(0, 3))[0, 0].tolist() == [0.125, float("inf"), 0.125]

@@ -17,6 +17,7 @@ DECODING = [
     dict(sink_size=1, recent_size=3, stride=2),
     dict(sink_size=1, recent_size="quarter", scope=3, scope_end="clipped"),
     dict(sink_size=1, recent_size=((2, 5), (7, 1)), importance="contribution"),
+    dict(sink_size=1, recent_size=((2, 5), (7, 1)), importance="late"),
     dict(sink_size=0, recent_size=1, max_height=2),
     dict(policy="tree_left", sink_size=1, recent_size=3),
     dict(policy="streaming", sink_size=2),
@@ -43,7 +44,8 @@ def test_blocks_follow_the_rule_in_each_head(llama, own):
 @pytest.mark.parametrize("length", [7, 12, 37])
 @pytest.mark.parametrize("prefill", ["once", "none"])
 def test_prompts_follow_the_rule_in_each_head(llama, prefill, length):
-    for own in (dict(sink_size=1, recent_size=3), dict(policy="random", seed=3), dict(policy="h2o")):
+    late = dict(sink_size=0, recent_size=((2, 5), (7, 3)), importance="late")
+    for own in (late, dict(sink_size=1, recent_size=3), dict(policy="random", seed=3), dict(policy="h2o")):
         config = TreeKVConfig(cache_size=12, budgets=TABLE, prefill=prefill, block_size=2, window_size=4, **own)
         compare(llama, config, [length] + [1] * 12)
 

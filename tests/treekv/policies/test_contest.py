@@ -26,6 +26,8 @@ class ByNumbers(Policy):
 
     name = "by numbers"
 
+    options = ("importance",)
+
     def __init__(self, contest: Contest) -> None:
         self.by, self._contest = contest.by, contest
 
@@ -37,8 +39,8 @@ class ByNumbers(Policy):
 
 
 @st.composite
-def contests(draw) -> tuple[Contest, int]:
-    """A contest and a capacity in which it can be held."""
+def contests(draw) -> tuple[Contest, int, int]:
+    """A contest, a capacity in which it can be held, and how late a query must come to count for a token."""
     by = draw(st.sampled_from([NOTHING, AVERAGE, SUM, LAST, DRAW]))
     capacity, absorbs = draw(st.integers(4, 12)), draw(st.booleans())
     needed = 2 if absorbs else 1
@@ -49,12 +51,13 @@ def contests(draw) -> tuple[Contest, int]:
     wrap = draw(st.integers(1, capacity + 2 - needed - first - recent))
     seed = draw(st.sampled_from([0, 7, 2**63 - 1]))
     height = draw(st.sampled_from([0, 1, 2, 3, 62])) if stride == 1 else 0
-    return Contest(by, first, width, recent, stride, wrap, absorbs, draw(st.booleans()), seed, height), capacity
+    delay = draw(st.integers(0, (capacity - 1) // 2)) if by == AVERAGE else 0
+    return Contest(by, first, width, recent, stride, wrap, absorbs, draw(st.booleans()), seed, height), capacity, delay
 
 
 class OnLists:
-    def __init__(self, contest: Contest, capacity: int) -> None:
-        self.rule, self.capacity = ContestRule(contest), capacity
+    def __init__(self, contest: Contest, capacity: int, delay: int) -> None:
+        self.rule, self.capacity, self.delay = ContestRule(contest), capacity, delay
         self.heads: list[list[Entry]] = [[] for _ in range(HEADS)]
         self.evicted_at, self.survivor = (np.full((HEADS, TOKENS), -1) for _ in range(2))
         self.seen = 0
@@ -70,9 +73,7 @@ class OnLists:
             entries.extend(Entry(self.seen + i) for i in range(q))
             for i in range(q):
                 for entry, weight in zip(entries[: len(entries) - q + i + 1], of_head[i]):
-                    entry.last = weight
-                    entry.total += weight
-                    entry.count += 1
+                    entry.see(weight, self.seen + i, self.delay)
         self.seen += q
         while self.held > self.capacity:
             for h, eviction in enumerate(self.rule.evict(self.heads, self.seen - 1)):
@@ -82,8 +83,8 @@ class OnLists:
 
 
 class Compiled:
-    def __init__(self, contest: Contest, capacity: int) -> None:
-        self.rule = kernels.Rule(contest, capacity, 0, 0, 1, 0, 0)
+    def __init__(self, contest: Contest, capacity: int, delay: int) -> None:
+        self.rule = kernels.Rule(contest, capacity, 0, 0, 1, 0, 0, delay)
         self.positions = np.zeros((HEADS, TOKENS), np.int32)
         self.columns, self.sums = np.zeros((HEADS, TOKENS), np.uint32), np.zeros((HEADS, TOKENS), np.float32)
         self.evicted_at, self.survivor = (np.full((HEADS, TOKENS), -1, np.int32) for _ in range(2))
@@ -97,7 +98,9 @@ class Compiled:
         if self.rule.contest.by == LAST:
             self.sums[:, : self.held] = weights[:, -1].numpy()
         else:
-            self.sums[:, : self.held] += weights.sum(1).numpy()
+            query = np.arange(self.seen - q, self.seen)[:, None]
+            counts = self.positions[:, None, : self.held] <= query - self.rule.delay
+            self.sums[:, : self.held] += (weights.numpy() * counts).sum(1)
         arrays = self.positions, self.columns, self.sums, self.evicted_at, self.survivor
         self.held, self.cursor = kernels.evict(self.rule, self.seen - 1, self.held, self.cursor, *arrays)
 
@@ -113,18 +116,22 @@ def step_ledger(ledger: Ledger, rows: slice, weights: torch.Tensor) -> None:
     q = weights.shape[2]
     plan = ledger.plan_slots(rows, q)
     ranks = weights.shape[3] - 1 - plan.distance
-    observed = weights.sum(2) if ledger.policy.accumulates else weights[:, :, -1]
-    used = plan.distance >= 0
-    observed = observed.gather(2, ranks.clamp(0, weights.shape[3] - 1)).masked_fill(~used, 0.0)
+    index = ranks.clamp(0, weights.shape[3] - 1)[:, :, None].expand(-1, -1, q, -1)
+    observed = weights.gather(3, index).masked_fill(plan.distance[:, :, None] < 0, 0.0)
+    if not (ledger.delay and q > 1):
+        observed = observed.sum(2) if ledger.policy.accumulates else observed[:, :, -1]
     ledger.step(rows, plan, observed if ledger.policy.uses_attention else None)
 
 
 @contextlib.contextmanager
-def ledger_of(contest: Contest, capacity: int, rows: int) -> Iterator[Ledger]:
+def ledger_of(contest: Contest, capacity: int, delay: int, rows: int) -> Iterator[Ledger]:
     register_policy(ByNumbers(contest), replace=True)
     try:
-        sizes = dict(cache_size=capacity, sink_size=0, recent_size=0, block_size=1)
-        yield Ledger(TreeKVConfig(policy="by numbers", trace=True, **sizes), rows, HEADS)
+        sizes = dict(cache_size=capacity, sink_size=0, recent_size=2 * delay, block_size=1)
+        importance = "late" if delay else "attention"
+        config = TreeKVConfig(policy="by numbers", trace=True, importance=importance, **sizes)
+        assert config.delay == delay
+        yield Ledger(config, rows, HEADS)
     finally:
         unregister_policy("by numbers")
 

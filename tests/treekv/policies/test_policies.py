@@ -12,6 +12,7 @@ from tests import policies_page, tiny
 from tests.policies_table import TABLE
 from treekv import SNAPKV_PRESETS, TreeKVCache, TreeKVConfig, TreeKVError, policies
 from treekv.policies.streaming import Streaming
+from treekv.policies.tree import Tree
 
 
 def test_the_table_of_tests_has_a_row_for_each_policy():
@@ -55,6 +56,7 @@ def test_a_policy_of_ones_own():
     [
         (dict(policy="h2o", scope=4), ["scope", "'tree'", "'h2o'", "4"]),
         (dict(policy="tova", importance="contribution"), ["importance", "'tova'"]),
+        (dict(policy="tova", importance="late"), ["importance", "'tova'"]),
         (dict(scope_end="open"), ["scope_end", "'inside', 'clipped'", "'open'"]),
         (dict(importance="size"), ["importance", "'size'", "'contribution'"]),
         (dict(cache_size=16, sink_size=2, recent_size=10, scope=5), ["scope", "4 ranks", "5"]),
@@ -196,6 +198,26 @@ class Nameless(policies.Policy):
 
 def test_the_docs_list_the_policies_as_they_are():
     assert policies_page.PAGE.read_text(encoding="utf-8") == policies_page.page(), "run python -m tests.policies_page"
+
+
+def test_late_is_at_most_half_of_the_recent_tokens():
+    tree = TreeKVConfig(cache_size=256, importance="late")
+    delays = [tree.replace(recent_size=recent).delay for recent in (0, 1, 2, 3, 63, 64, 100)]
+    assert delays == [0, 0, 1, 1, 31, 32, 32] and TreeKVConfig(cache_size=256).delay == 0
+    heads = TreeKVConfig(cache_size=32, budgets=[[24, 40]], recent_size=[[7, 20]], importance="late").per_head(1, 2)
+    assert [own.delay for own in heads[0]] == [3, 10]
+
+
+def test_late_is_an_average():
+    class Summing(Tree):
+        name, by = "summing", policies.SUM
+
+    treekv.register_policy(Summing())
+    try:
+        with pytest.raises(TreeKVError, match="'late' is an average, which policy 'summing' does not compare by"):
+            TreeKVConfig(policy="summing", importance="late")
+    finally:
+        treekv.unregister_policy("summing")
 
 
 def test_two_neighbours_reach_the_end_of_the_region_either_way():
