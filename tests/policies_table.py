@@ -82,6 +82,12 @@ TABLE: dict[str, Row] = {
             dict(sink_size=1, recent_size=4, block_size=2, budgets="rising"),
             dict(sink_size=2, recent_size=2, block_size=2, max_height=1),
             dict(sink_size=2, recent_size=4, prefill="none", block_size=4, max_height=2),
+            dict(sink_size=2, recent_size=4, prompt_score="future", block_size=2, window_size=5),
+            dict(sink_size=0, recent_size=3, prompt_score="future", future_window=1, kernel_size=2, window_share=0.5),
+            dict(sink_size=1, recent_size=0, prompt_score="future", prompt_scope=2, stride=2, positions="original"),
+            dict(sink_size=2, recent_size=2, prompt_score="future", prompt_scope=4, window_share=0, max_height=1),
+            dict(sink_size=2, recent_size="eighth", prompt_score="future", importance="contribution", seed=7),
+            dict(sink_size=1, recent_size=3, prompt_score="future", budgets="falling", pooling="max", kernel_size=3),
         ],
     ),
     "tree_left": Row(

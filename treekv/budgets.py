@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from treekv import policies
@@ -10,6 +11,8 @@ from treekv.policies.settings import Settings
 
 SHAPES: Final = ("rising", "falling")
 QUARTER: Final = "quarter"
+EIGHTH: Final = "eighth"
+MOST_OF_AN_EIGHTH: Final = 32  # tokens: more than a sentence or two of a prompt's end need no protection
 
 #: One number for each KV head of each compressed layer.
 Table = tuple[tuple[int, ...], ...]
@@ -163,8 +166,8 @@ def layer_sizes(settings: Settings, layers: int) -> list[int]:
 
 def scaled_recent(settings: Settings, size: int) -> int:
     """The recent tokens of a layer or head that keeps `size` tokens instead of `settings.cache_size`."""
-    if settings.recent_budgets == QUARTER:
-        return quarter(size, settings.sink_size)
+    if isinstance(settings.recent_budgets, str):
+        return RECENT_SHARES[settings.recent_budgets](size, settings.sink_size)
     default = policies.get(settings.policy).defaults(settings.variant).recent_size
     if settings.recent_size == default(settings.cache_size, settings.sink_size):
         return default(size, settings.sink_size)
@@ -175,3 +178,13 @@ def quarter(size: int, sink: int) -> int:
     """The recent tokens of a head that keeps `size` tokens, as recent_size "quarter" says: a quarter, but no fewer than
     16, or than what half of the cache leaves beside the sinks where that is less."""
     return max(min(16, size // 2 - sink), size // 4, 0)
+
+
+def eighth(size: int, sink: int) -> int:
+    """The recent tokens of a head that keeps `size` tokens, as recent_size "eighth" says: an eighth, but no fewer than
+    16, or than what half of the cache leaves beside the sinks where that is less, and no more than 32."""
+    return min(max(min(16, size // 2 - sink), size // 8, 0), MOST_OF_AN_EIGHTH)
+
+
+#: Values of `recent_size` by name: (capacity, sinks) -> recent tokens.
+RECENT_SHARES: Final[dict[str, Callable[[int, int], int]]] = {QUARTER: quarter, EIGHTH: eighth}

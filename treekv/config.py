@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from treekv import budgets, files, policies
+from treekv import budgets, files, options, policies
 from treekv.errors import TreeKVError
-from treekv.policies.contest import AVERAGE, MOST_HEIGHT, check_contest
+from treekv.policies.contest import MOST_HEIGHT, check_contest
 from treekv.policies.settings import DERIVED, OPTIONS, Settings
 
 FORMAT: Final = "treekv-settings"
@@ -23,7 +23,8 @@ CHOICES: Final = {
     "prefill": ("once", "stream", "none"),
     "scope_end": ("inside", "clipped"),
     "importance": ("attention", "contribution", "late"),
-    "pooling": ("average", "max"),
+    "pooling": ("average", "max", "forward"),
+    "prompt_score": ("window", "future"),
 }
 LARGEST_DEFAULT_BLOCK: Final = 64
 
@@ -41,9 +42,9 @@ class TreeKVConfig(Settings):
             ("h2o", "tova", "snapkv", "pyramidkv").
         recent_size: the last tokens, never evicted. Default: half of the cache, sinks included, which is the
             paper's setting (1,024 = 4 sinks + 508 recent + 512 tree); policy "streaming" keeps nothing but sinks and
-            recent tokens. "quarter" means a quarter of each capacity, at least 16; a table like that of `budgets` gives
-            each KV head its own. Both are kept as `recent_budgets`, and `recent_size` is then what a head of
-            `cache_size` tokens gets.
+            recent tokens. "quarter" means a quarter of each capacity, at least 16, "eighth" an eighth, 16 to 32; a
+            table like that of `budgets` gives each KV head its own. These are kept as `recent_budgets`, and
+            `recent_size` is then what a head of `cache_size` tokens gets.
         stride: how far the cursor moves at each eviction, 1 (the paper's prose) or 2; an option of "tree" and
             "tree_left".
         positions: "rank" renumbers kept tokens, so that positions stay within the capacity while decoding (in a block
@@ -56,9 +57,11 @@ class TreeKVConfig(Settings):
         block_size: tokens of a prompt that are treated together. Default: the largest power of two up to 64
             that divides `cache_size` and leaves a tree region of at least two blocks.
         window_size: the last tokens of a prompt, whose attention scores it. Default: `block_size` (the published
-            32 for "snapkv" and "pyramidkv"); "h2o" always uses the whole prompt, "tova" its last token.
+            32 for "snapkv" and "pyramidkv", and with prompt_score "future"); "h2o" always uses the whole prompt, "tova"
+            its last token.
         trace: record every eviction (see `TreeKVCache.trace`).
-        seed: of whatever is drawn at random: evictions by policy "random", and tokens where generation samples.
+        seed: of whatever is drawn at random: evictions by policy "random", places by prompt_score "future", and tokens
+            where generation samples.
         scope: how many neighbours compete; 2 is the paper's. An option of "tree".
         scope_end: where the cursor turns back if more than two compete. "inside": where fewer than `scope` neighbours
             are left in the tree region; "clipped": at the end of the region, where those that are left compete, at
@@ -74,12 +77,21 @@ class TreeKVConfig(Settings):
         max_height: how often the oldest part of the tree region is thinned before it is left alone, at least 1; with
             more text than that has room for, only as often as the text doubles (see docs/method.md). None thins it
             for ever, as the paper does. An option of "tree" and "tree_left", with stride 1.
-        kernel_size, pooling: how scores are smoothed, over an odd number of positions by "average" or "max"; options of
-            "snapkv" and "pyramidkv". Default: 5 and "average".
+        kernel_size, pooling: how scores are smoothed, over an odd number of positions by "average" or "max", or by
+            "forward", over any number of positions up to a token's own; options of "snapkv", "pyramidkv" and of "tree"
+            with prompt_score "future". Default: 5 and "average", 12 for "forward", the default with "future".
         variant: which defaults a method has that is used with several: "published", its own, or for "h2o" and "tova"
             "paper", the sinks and recent tokens that the TreeKV paper compares them with, as "tree" has them; for
             "snapkv" and "pyramidkv" "longbench", see `SNAPKV_PRESETS`. Sizes that are given win.
-        recent_budgets: None, "quarter" or a table; see `recent_size`.
+        recent_budgets: None, "quarter", "eighth" or a table; see `recent_size`.
+        prompt_score: how a prompt is reduced by policy "tree" with prefill "once": "window", block by block as in the
+            paper, or "future", token by token: a share of the slots by the observation window, the rest by the tree
+            over what queries from after the prompt would see (see docs/prompts.md). The next four are used with
+            "future" only.
+        prompt_scope: how many neighbours compete there.
+        future_window: how far after the prompt those queries are, at most.
+        window_share: the share of the slots between sinks and recent tokens that goes by the observation window, from 0
+            to less than 1.
 
     Raises:
         TreeKVError: a value is impossible or does not fit the others.
@@ -103,19 +115,18 @@ class TreeKVConfig(Settings):
         self._require_int("stride", 1, 2)
         self._require_int("seed", 0, 2**63 - 1)
         self._require_int("scope", 2)
-        for option, default in (OPTIONS | dict(defaults.options)).items():
+        for option, default in options.defaults_of(self).items():
             if getattr(self, option) is DERIVED:
                 self._set(option, default)
-        self._require_int("kernel_size", 1)
+        for option, least in (("kernel_size", 1), ("prompt_scope", 2), ("future_window", 1)):
+            self._require_int(option, least)
         if self.max_height is not None:
             self._require_int("max_height", 1, MOST_HEIGHT)
-        if self.kernel_size % 2 == 0:
-            raise TreeKVError(f"kernel_size must be odd, so that pooling is centred, got {self.kernel_size}")
         if not isinstance(self.trace, bool):
             raise TreeKVError(f"trace must be true or false, got {self.trace!r}")
         for field, choices in CHOICES.items():
             self._require_choice(field, choices)
-        self._check_options(policy)
+        options.check_options(self)
         self._set("budgets", budgets.checked_budgets(self.budgets, self.policy, self.cache_size))
         self._take_recent_budgets()
         self._derive("recent_size", lambda: defaults.recent_size(self.cache_size, self.sink_size))
@@ -127,7 +138,7 @@ class TreeKVConfig(Settings):
         self._require_int("block_size", 1)
         if self.block_size > self.cache_size and policy.evicts_prompt:
             raise TreeKVError(f"block_size must be at most cache_size ({self.cache_size}), got {self.block_size}")
-        self._derive("window_size", lambda: defaults.window_size(self.block_size))
+        self._derive("window_size", lambda: options.default_window(self))
         self._require_int("window_size", 1)
         if self.prefill == "once":
             policy.check_blocks(self)
@@ -159,9 +170,8 @@ class TreeKVConfig(Settings):
         usual: dict[str, Any] = {
             "sink_size": defaults.sink_size(),
             "recent_size": defaults.recent_size(self.cache_size, self.sink_size),
-            "window_size": defaults.window_size(self.block_size),
-            "kernel_size": defaults.options.get("kernel_size", OPTIONS["kernel_size"]),
-            "pooling": defaults.options.get("pooling", OPTIONS["pooling"]),
+            "window_size": options.default_window(self),
+            **{name: options.defaults_of(self)[name] for name in ("kernel_size", "pooling")},
         }
         fields |= {field: DERIVED for field, value in usual.items() if fields[field] == value}
         if self.recent_budgets is not None or "recent_budgets" in changes:
@@ -185,7 +195,8 @@ class TreeKVConfig(Settings):
             return self
         current, other = policies.get(self.policy), policies.get(policy)
         changes: dict[str, Any] = {"policy": policy}
-        changes |= {option: default for option, default in OPTIONS.items() if option not in other.options}
+        heeded = other.heeded(self)
+        changes |= {option: default for option, default in OPTIONS.items() if option not in heeded}
         if self.variant not in other.variants:
             changes["variant"] = policies.PUBLISHED
         if not isinstance(other, type(current)):
@@ -264,7 +275,7 @@ class TreeKVConfig(Settings):
         _check_fields(fields, source)
         if version == 1:
             # Options that its policy ignored were kept in the file and had no effect.
-            used = policies.get(fields.get("policy", cls.policy)).options
+            used = policies.get(fields.get("policy", cls.policy)).heeded(Settings())
             fields = {key: value for key, value in fields.items() if key not in OPTIONS or key in used}
         return cls(**fields)
 
@@ -298,8 +309,8 @@ class TreeKVConfig(Settings):
         recents = self.recent_budgets
         if recents is None:
             return
-        if recents == budgets.QUARTER:
-            nominal = budgets.quarter(self.cache_size, self.sink_size)
+        if isinstance(recents, str) and recents in budgets.RECENT_SHARES:
+            nominal = budgets.RECENT_SHARES[recents](self.cache_size, self.sink_size)
         elif budgets.is_table(recents):
             table, sizes = budgets.checked_table(recents, "recent_size", 0), budgets.table_of(self.budgets)
             if sizes is None or (len(sizes), len(sizes[0])) != (len(table), len(table[0])):
@@ -312,25 +323,12 @@ class TreeKVConfig(Settings):
             nominal = round(sum(map(sum, table)) / sum(map(len, table)))
         else:
             raise TreeKVError(
-                "recent_size must be a whole number, 'quarter', or a table with a row for each layer and a number for "
-                f"each KV head, got {budgets.shortened(recents)}"
+                "recent_size must be a whole number, 'quarter', 'eighth', or a table with a row for each layer and a "
+                f"number for each KV head, got {budgets.shortened(recents)}"
             )
         if self.recent_size not in (DERIVED, None, nominal):
             raise TreeKVError(f"recent_size {self.recent_size!r} contradicts recent_budgets, which make it {nominal}")
         self._set("recent_size", nominal)
-
-    def _check_options(self, policy: policies.Policy) -> None:
-        for option, default in OPTIONS.items():
-            value = getattr(self, option)
-            if value == default or option in policy.options:
-                continue
-            users = [repr(name) for name in policies.names() if option in policies.get(name).options]
-            raise TreeKVError(
-                f"{option} is an option of polic{'ies' if len(users) > 1 else 'y'} {', '.join(users)} and must be "
-                f"{default!r} for policy {policy.name!r}, got {value!r}"
-            )
-        if self.importance == "late" and policy.by != AVERAGE:
-            raise TreeKVError(f"importance 'late' is an average, which policy {policy.name!r} does not compare by")
 
     def _require_int(self, field: str, least: int, most: int | None = None) -> None:
         value = getattr(self, field)

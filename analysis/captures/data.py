@@ -25,7 +25,9 @@ from torch import Tensor, nn
 from analysis import netcdf
 from analysis.captures.attention import attention_weights, output_weights, weighted_values
 from analysis.captures.forward_pass import CacheLayer
+from analysis.captures.rotary_record import recorded_rotary
 from analysis.units import count, format_bytes
+from treekv.attention.rotary import Rotary
 from treekv.errors import TreeKVError
 
 FORMAT = "treekv-capture"
@@ -82,6 +84,14 @@ class Capture:
         """The numbers of the model's full-attention layers, which a `TreeKVCache` compresses and which `budgets` refer
         to; like `model_layers` only the captured ones for old files."""
         return [layer.number for layer in self.model_layers if layer.window is None]
+
+    @property
+    def rotary(self) -> Rotary | None:
+        """The model's rotary embedding, which moves queries; None for a model without one.
+
+        Raises TreeKVError where the capture does not record it.
+        """
+        return recorded_rotary(self.attrs, self.k[0].shape[2])
 
     def weights(self, layer: int, query_positions: Sequence[int]) -> Tensor:
         """Softmax weights of these queries, float32 [query_heads, queries, T], zero after each query.

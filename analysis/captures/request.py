@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from analysis import netcdf
+from analysis.captures.rotary_record import rotary_attrs
 from analysis.model_identity import model_fingerprint, model_name
 from treekv.attention.supported import full_attention_layers
 from treekv.errors import TreeKVError
@@ -31,7 +32,7 @@ class CaptureRequest:
         queries: positions of the observed queries, ascending.
         layers: the model's numbers of the layers to capture, ascending.
         model: the model's name.
-        attrs: attributes for the result: max_tokens, queries, model_fingerprint and library versions.
+        attrs: attributes for the result: max_tokens, queries, model_fingerprint, rotary frequencies, library versions.
         sensitivity: whether the gradients of the loss are captured too.
     """
 
@@ -77,6 +78,7 @@ class CaptureRequest:
             "max_tokens": max_tokens,
             "queries": queries,
             "model_fingerprint": model_fingerprint(model),
+            **rotary_attrs(model.config),
             **netcdf.versions(),
         }
         observed = list(range(len(ids) - queries, len(ids)))

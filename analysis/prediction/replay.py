@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from analysis.captures.data import Capture
 from analysis.captures.forward_pass import full_attention_layers
+from analysis.captures.rotary_record import rotary_attrs
 from analysis.prediction.computing import computing_in
 from analysis.prediction.loss_table import FULL, Text, check_configs, checked_text, loss_table
 from analysis.prediction.masked_pass import Held, masked_losses
@@ -90,7 +91,7 @@ def replay(
                     progress(done, total)
 
             if retention is None:
-                held = _decided(ids, layers, [rows[name] for name in part], prompt)
+                held = _decided(ids, layers, [rows[name] for name in part], prompt, rotary_attrs(model.config))
             else:
                 held = _recorded(retention, [None if name == FULL else name for name in part])
             try:
@@ -106,16 +107,17 @@ def replay(
     return loss_table(losses, rows, text, model, prompt, source=source, dtype=computed, interrupted=interrupted)
 
 
-def _decided(ids: Tensor, layers: list[int], configs: list[TreeKVConfig], prompt: int) -> Held:
+def _decided(ids: Tensor, layers: list[int], configs: list[TreeKVConfig], prompt: int, rotary: dict[str, str]) -> Held:
     """Each row's policy decides from the queries and keys of the pass."""
     sizes = json.dumps([(number, 1, None) for number in layers])  # which layers there are; the sizes do not matter
+    attrs = {"model_layers": sizes, **rotary}
     words = [""] * len(ids)
 
     def held(layer: int, row: int, q: Tensor, k: Tensor, v: Tensor, scaling: float) -> np.ndarray | None:
         config = configs[row]
         if config.policy == FULL:
             return None
-        one = Capture([q], [k], [v], [scaling], [layer], ids, words, [], "", {"model_layers": sizes})
+        one = Capture([q], [k], [v], [scaling], [layer], ids, words, [], "", attrs)
         return simulate(one, {"": config}, prompt=prompt)["evicted_at"].values[0, 0]
 
     return held

@@ -19,6 +19,7 @@ from analysis.retention.record import FORMAT
 from analysis.retention.simulated_cache import SimulatedCache, advance_all
 from treekv import policies
 from treekv.attention import softmax
+from treekv.cache.future import future_scores
 from treekv.cache.ledger import Ledger
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
@@ -158,19 +159,25 @@ def _ledger(captured: Capture, config: TreeKVConfig, places: list[Place], prompt
     ledger = Ledger(config.replace(trace=True), len(places), count, device, numbers, len(every), heads or None)
     if not prompt or ledger.keeps_everything:
         return ledger
-    sums, counts, window = None, None, 0
+    sums, counts, future, window = None, None, None, 0
     if ledger.policy.uses_attention:
         # Row by row: a policy that looks at every query of a prompt needs room for no more.
         window = ledger.policy.scoring_queries(config, prompt)
-        parts = []
+        ahead = ledger.reduces_prompt(prompt) and ledger.policy.scores_future(config)
+        parts, parts_ahead = [], []
         for place in places:
             q, k = (each[None, :, :prompt].float() for each in (place.queries(captured), place.keys(captured)))
-            part, counts = softmax.window_scores(q, k, place.scaling(captured), window, config.delay)
-            norms = place.value_norms(captured, config)
-            parts.append(part if norms is None else part * norms[:, :prompt])
-        sums = torch.cat(parts)
+            scaling, norms = place.scaling(captured), place.value_norms(captured, config)
+            weighting = 1.0 if norms is None else norms[:, :prompt]
+            part, counts = softmax.window_scores(q, k, scaling, window, config.delay)
+            parts.append(part * weighting)
+            if ahead:
+                position = torch.arange(prompt, device=device)[None]
+                moved = future_scores(q, k, scaling, position, captured.rotary, config.future_window, config.seed)
+                parts_ahead.append(moved * weighting)
+        sums, future = torch.cat(parts), torch.cat(parts_ahead) if ahead else None
     rows = slice(0, len(places))
-    selection = ledger.choose_prompt(rows, prompt, sums, counts)
+    selection = ledger.choose_prompt(rows, prompt, sums, counts, future)
     ledger.admit_prompt(rows, prompt, selection, sums, window)
     return ledger
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tests.reference import prompts
 from tests.reference.policies import Entry, Eviction, late_delay, make_rule, select_prompt
 from treekv import policies
 
@@ -125,6 +126,8 @@ class ReferenceLlama:
                         group.append(w)
                     own = self.configs[number][h]
                     self.observe(own, entries[: t + 1], torch.stack(group).mean(0), t >= length - window)
+                if config.prompt_score == "future":
+                    self.look_ahead(config, entries, queries[:, h * self.groups : (h + 1) * self.groups])
             selected: dict[int, list[int]] = {}
             if config.policy != "full" and config.prefill == "once":
                 for own in self.configs[number]:  # what this head's settings choose for it, among all heads
@@ -171,6 +174,16 @@ class ReferenceLlama:
                 weight *= entry.value.norm().item()
             if counts:
                 entry.see(weight, entries[-1].position, late_delay(config))
+
+    def look_ahead(self, config, entries: list, queries: Tensor) -> None:
+        """Every 8th query, from a place after the prompt, sees all of its tokens; `queries` [tokens, group, dim]."""
+        length, keys = len(entries), [entry.key for entry in entries]
+        for i in range(0, length, 8):
+            there = prompts.place(i, length, config.future_window, config.seed)
+            for query in queries[i]:
+                for entry, weight in zip(entries, self.weights(query, there, keys, list(range(length))).tolist()):
+                    norm = entry.value.norm().item() if config.importance == "contribution" else 1.0
+                    entry.future += weight * norm
 
     def kept(self, layer: int) -> list[list[int]]:
         return [[entry.position for entry in entries] for entries in self.layers[layer].heads]

@@ -11,18 +11,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from tests.policies_table import TABLE
+from tests.reference import prompts
+from tests.reference.draws import splitmix
 from treekv import policies
 from treekv.policies import AVERAGE, DRAW, LAST, SUM
 
 
 @dataclass
 class Entry:
-    """One cached token (or block) of one head. `last` is the weight that the latest query gave it."""
+    """One cached token (or block) of one head. `last` is the weight that the latest query gave it, `future` what moved
+    queries of the prompt gave it."""
 
     position: int
     total: float = 0.0
     count: int = 0
     last: float = 0.0
+    future: float = 0.0
 
     @property
     def average(self) -> float:
@@ -190,18 +194,6 @@ class ContestRule:
         return np.float32({SUM: entry.total, LAST: entry.last}.get(self.contest.by, 0))
 
 
-def splitmix(*parts: int) -> int:
-    """SplitMix64's finalizer over the parts, in arithmetic modulo 2**64; the upper 31 bits."""
-    mask = 2**64 - 1
-    value = 0
-    for part in parts:
-        value = (value + part + 1) * 0x9E3779B97F4A7C15 & mask
-        value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 & mask
-        value = (value ^ value >> 27) * 0x94D049BB133111EB & mask
-        value = value ^ value >> 31
-    return value >> 33
-
-
 def usual_sizes(policy: str, variant: str, cache_size: int) -> tuple[int, int]:
     """Sinks and recent tokens of a method that evicts while decoding, as its paper or the one that compares it says."""
     half = cache_size // 2
@@ -271,6 +263,10 @@ def select_prompt(config, heads: list[list[Entry]], layer: int = 0, layers: int 
             kept.append(top(scores.__getitem__, min(budget, prefix), range(prefix)) + window)
         return kept
 
+    if config.policy == "tree" and config.prompt_score == "future":
+        smoothed = [pooled([e.total for e in entries], config.kernel_size, config.pooling) for entries in heads]
+        return [prompts.choose(config, f, [e.future for e in entries])[0] for f, entries in zip(smoothed, heads)]
+
     if config.policy in TABLE and TABLE[config.policy].keeps:
         return TABLE[config.policy].keeps(config, heads)
 
@@ -298,7 +294,9 @@ def select_prompt(config, heads: list[list[Entry]], layer: int = 0, layers: int 
 
 
 def pooled(scores: list[float], kernel: int, kind: str) -> list[float]:
-    """Average (padding counts as zero) or maximum over `kernel` neighbours."""
+    """Average (padding counts as zero) or maximum over `kernel` neighbours, or average over those before."""
+    if kind == "forward":
+        return prompts.pooled_forward(scores, kernel)
     half = kernel // 2
     result = []
     for i in range(len(scores)):

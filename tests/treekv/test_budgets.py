@@ -72,6 +72,12 @@ def test_a_quarter_is_recent(size, recent):
     assert budgets.quarter(size, 4) == recent
 
 
+@pytest.mark.parametrize("size, recent", [(5, 0), (20, 6), (40, 16), (128, 16), (200, 25), (256, 32), (900, 32)])
+def test_an_eighth_is_recent(size, recent):
+    assert budgets.eighth(size, 4) == recent
+    assert TreeKVConfig(cache_size=max(size, 8), recent_size="eighth").recent_size == budgets.eighth(max(size, 8), 4)
+
+
 def test_heads_have_recent_sizes_of_their_own():
     config = TreeKVConfig(cache_size=128, budgets=[[52, 128], [128, 204]], recent_size="quarter")
     assert config.recent_size == 32 and config.recent_budgets == "quarter" and config.block_size == 4
@@ -91,7 +97,7 @@ def test_heads_have_recent_sizes_of_their_own():
 @pytest.mark.parametrize(
     "given, words",
     [
-        (dict(recent_size="third"), "'quarter', or a table.*got 'third'"),
+        (dict(recent_size="third"), "'quarter', 'eighth', or a table.*got 'third'"),
         (dict(recent_size=[[1, 2]]), "1 layers and 2 heads, budgets have no table"),
         (dict(recent_size=[[1, 2]], budgets=[[128] * 3]), "1 layers and 2 heads, budgets have 1 layers and 3 heads"),
         (dict(recent_size=[[1, -2]], budgets=[[128] * 2]), "recent_size must be made of.*at least 0.*-2"),

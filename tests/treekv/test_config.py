@@ -155,7 +155,7 @@ def test_a_settings_file_of_the_first_version(tmp_path, prefill):
 )
 def test_options_of_other_policies_are_refused(policy, option, value):
     settings = {"policy": policy, "cache_size": 128, option: value}
-    if option in policies.get(policy).options:
+    if option in policies.get(policy).heeded(TreeKVConfig(policy=policy)):
         assert getattr(TreeKVConfig(**settings), option) == value
         return
     with pytest.raises(TreeKVError, match=rf"{option} is an option of polic.* for policy '{policy}', got {value!r}"):

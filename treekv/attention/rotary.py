@@ -125,6 +125,11 @@ class Rotary:
         """Stored form of `x` [batch, heads, n, head_dim], which the model rotated to `positions` [1 or batch, n]."""
         return self.rotate(x, _polar(-self._angles(positions[:, None])))
 
+    def moved(self, x: Tensor, by: Tensor) -> Tensor:
+        """Stored form of `x` [batch, heads, n, head_dim], which the model rotated, rotated on by `by` [1 or batch, n]
+        positions."""
+        return self.rotate(x, _polar(self._angles(by[:, None])))
+
     def at_distance(self, stored: Tensor, distance: Tensor, limit: int) -> Tensor:
         """Stored keys [batch, heads, n, head_dim], each `distance` [batch, heads, n] ranks before the last new token,
         0 or more and below `limit`."""
@@ -172,6 +177,15 @@ class Rotary:
             table = _polar(-self._angles(distances)).flatten(-2)
             self._tables[device] = table
         return table
+
+
+def model_rotary(config: Any) -> Rotary | None:
+    """The rotary embedding of a model, by which queries can be moved; None for a model without one.
+
+    Raises:
+        TreeKVError: it has one that is not known here.
+    """
+    return Rotary.from_config(config) if hasattr(config, "rope_parameters") else None
 
 
 def rotate_interleaved(x: Tensor, phases: Tensor) -> Tensor:

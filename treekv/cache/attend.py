@@ -9,6 +9,7 @@ from torch import Tensor
 
 from treekv.attention import softmax
 from treekv.attention.rotary import Rotary
+from treekv.cache.future import future_scores
 from treekv.cache.layer import TreeKVLayer
 from treekv.cache.padding import TokenPositions
 from treekv.cache.slot_plan import SlotPlan
@@ -70,6 +71,13 @@ def prompt_scores(new: NewTokens, window: int, observation: Observation) -> tupl
     """Sums and counts of the last `window` queries of a prompt; see `softmax.window_scores`."""
     sums, counts = softmax.window_scores(new.query.detach(), new.key.detach(), new.scaling, window, observation.delay)
     return (sums * value_norms(new.value.detach()) if observation.times_value_norm else sums), counts
+
+
+def prompt_future(rotary: Rotary | None, new: NewTokens, window: int, seed: int, observation: Observation) -> Tensor:
+    """What queries of a prompt would see from after it; see `future_scores`."""
+    query, key = new.query.detach(), new.key.detach()
+    scores = future_scores(query, key, new.scaling, new.positions.true(key.shape[2]), rotary, window, seed)
+    return scores * value_norms(new.value.detach()) if observation.times_value_norm else scores
 
 
 def store_prompt(layer: TreeKVLayer, rows: slice, new: NewTokens, kept: Tensor, slots: int) -> None:

@@ -11,8 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
+from treekv import policies
 from treekv.attention import supported
-from treekv.attention.rotary import Rotary
+from treekv.attention.rotary import Rotary, model_rotary
 from treekv.cache.layer import TreeKVLayer
 from treekv.cache.layer_group import LayerGroup
 from treekv.cache.split_layer import SplitLayer
@@ -76,8 +77,11 @@ class TreeKVCache(Cache):
             groups = [(own, [layer for _, layer in same]) for own, same in together]
         super().__init__(layers=layers)
         self._compressed = compressed
+        future = _future_rotary(config, model_config)
         for own, members in groups:
             LayerGroup(own, members)
+            for member in members:
+                member.future_rotary = future
 
     def _split(
         self, layers: list[Any], compressed: list[int], rotary: Rotary | None, heads: int | None
@@ -274,6 +278,19 @@ class TreeKVCache(Cache):
         """Rows of the batch; 0 before the first token."""
         part = self._parts(self._compressed[0])[0]
         return part.batch // part.heads_as_rows if part.is_initialized else 0
+
+
+def _future_rotary(config: TreeKVConfig, model_config: Any) -> Rotary | None:
+    """The rotary embedding by which a prompt's queries are moved, if they are and the model has one."""
+    if not policies.get(config.policy).scores_future(config):
+        return None
+    try:
+        return model_rotary(model_config)
+    except TreeKVError as error:
+        raise TreeKVError(
+            "prompt_score 'future' moves queries to other positions, which is not possible with the rotary embedding "
+            f"of this {getattr(model_config, 'model_type', '?')!r} model; use prompt_score 'window'"
+        ) from error
 
 
 def _storages(layer: Any) -> list[Any]:

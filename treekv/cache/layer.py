@@ -40,6 +40,8 @@ class TreeKVLayer(CacheLayerMixin):
     freed, and nothing else moves.
 
     Attributes:
+        rotary: of the model, if keys are stored unrotated.
+        future_rotary: of the model, if prompts are scored by queries that are moved and the model has one.
         number, layers: the layer's place among the compressed layers of the model, and how many there are.
         head_numbers: of a part of a layer (see `SplitLayer`), the numbers of its heads, which are rows here: those of
             the first row of the batch, then of the second. None for a whole layer.
@@ -56,6 +58,7 @@ class TreeKVLayer(CacheLayerMixin):
     ) -> None:
         super().__init__()
         self.rotary = rotary
+        self.future_rotary: Rotary | None = None
         self.number, self.layers, self.head_numbers = number, layers, head_numbers
         self.group_index = self.group_offset = 0
         self.tokens_seen = 0

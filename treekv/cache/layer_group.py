@@ -12,6 +12,7 @@ from treekv.cache.attend import (
     attend_all,
     attend_block,
     attend_prompt,
+    prompt_future,
     prompt_scores,
     store_prompt,
 )
@@ -219,11 +220,13 @@ class LayerGroup:
         """Attend to a whole prompt, then keep a part of it."""
         ledger, own, length = self.ledger, self.ledger_rows(layer, rows), new.key.shape[2]
         output = attend_prompt(new)
-        sums, counts, window = None, None, 0
+        config, sums, counts, future, window = self.config, None, None, None, 0
         if ledger.policy.uses_attention:
-            window = ledger.policy.scoring_queries(self.config, length)
+            window = ledger.policy.scoring_queries(config, length)
             sums, counts = prompt_scores(new, window, self._weighting())
-        selection = ledger.choose_prompt(own, length, sums, counts)
+        if ledger.reduces_prompt(length) and ledger.policy.scores_future(config):
+            future = prompt_future(layer.future_rotary, new, config.future_window, config.seed, self._weighting())
+        selection = ledger.choose_prompt(own, length, sums, counts, future)
         kept = ledger.admit_prompt(own, length, selection, sums, window)
         held, capacity = kept.shape[2], ledger.capacity[own][0]
         slots = padded_capacity(held, None) if capacity is None else padded_capacity(held + 1, capacity + 1)

@@ -157,14 +157,19 @@ class Ledger:
 
     # ------------------------------------------------------------------ a prompt
 
-    def choose_prompt(self, rows: slice, length: int, sums: Tensor | None, counts: Tensor | None) -> Selection | None:
-        """Which tokens of a prompt are kept; None for all. `sums` [rows, heads, length], `counts` [1, 1, length]."""
-        kept_whole = not self.policy.evicts_prompt or self.config.prefill == "none"
-        if kept_whole or length <= self.config.cache_size:
+    def reduces_prompt(self, length: int) -> bool:
+        """Whether a prompt of so many tokens is not kept whole."""
+        return self.policy.evicts_prompt and self.config.prefill != "none" and length > self.config.cache_size
+
+    def choose_prompt(
+        self, rows: slice, length: int, sums: Tensor | None, counts: Tensor | None, future: Tensor | None = None
+    ) -> Selection | None:
+        """Which tokens of a prompt are kept; None for all. `sums` and `future` [rows, heads, length], `counts` [1, 1,
+        length], as in `Prompt`."""
+        if not self.reduces_prompt(length):
             return None
-        prompt = Prompt(
-            length, sums, counts, self.head_numbers(rows), self.layer_numbers(rows), self.layers, self.device
-        )
+        heads, layer, traced = self.head_numbers(rows), self.layer_numbers(rows), self.trace is not None
+        prompt = Prompt(length, sums, counts, heads, layer, self.layers, self.device, future, traced)
         return self.policy.select_prompt(self.config, prompt)
 
     def admit_prompt(

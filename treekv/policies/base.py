@@ -64,6 +64,14 @@ class Policy(ABC):
         """Whether `contest` says everything about evictions while decoding: `evict` is not overridden."""
         return type(self).evict is Policy.evict
 
+    def heeded(self, settings: Settings) -> tuple[str, ...]:
+        """Those of `options` that make a difference beside the other settings; the rest must keep their defaults."""
+        return self.options
+
+    def scores_future(self, settings: Settings) -> bool:
+        """Whether a prompt that is reduced is also scored by queries from the places that follow it."""
+        return False
+
     def default_sink_size(self) -> int:
         """The paper's 4."""
         return 4

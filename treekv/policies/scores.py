@@ -83,6 +83,9 @@ class Prompt(NamedTuple):
         layer: the layer's number, as in `Scores`.
         layers: how many compressed layers the model has.
         device: where the tensors live.
+        future: float32 [batch, kv_heads, T], what queries moved to places after the prompt see, for a policy that
+            `scores_future`; else None.
+        traced: whether survivors are recorded; a policy may leave them out otherwise.
     """
 
     length: int
@@ -92,6 +95,8 @@ class Prompt(NamedTuple):
     layer: int | tuple[int, ...]
     layers: int
     device: torch.device
+    future: Tensor | None = None
+    traced: bool = True
 
 
 class Selection(NamedTuple):

@@ -22,10 +22,14 @@ OPTIONS: Final[dict[str, Any]] = {
     "scope": 2,
     "scope_end": "inside",
     "importance": "attention",
-    "kernel_size": 5,
     "pooling": "average",
+    "kernel_size": 5,
     "max_height": None,
     "variant": "published",
+    "prompt_score": "window",
+    "prompt_scope": 32,
+    "future_window": 256,
+    "window_share": 0.25,
 }
 
 
@@ -57,6 +61,10 @@ class Settings:
     variant: str = OPTIONS["variant"]
     recent_budgets: tuple[tuple[int, ...], ...] | str | None = None
     scope_end: str = OPTIONS["scope_end"]
+    prompt_score: str = OPTIONS["prompt_score"]
+    prompt_scope: int = OPTIONS["prompt_scope"]
+    future_window: int = OPTIONS["future_window"]
+    window_share: float = OPTIONS["window_share"]
 
     @property
     def region_size(self) -> int:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Final
 
-from torch import Tensor
-from torch.nn.functional import avg_pool1d, max_pool1d
-
 from treekv.errors import TreeKVError
 from treekv.policies.base import Policy
 from treekv.policies.contest import SUM
+from treekv.policies.pooling import smooth
 from treekv.policies.ranking import highest, with_protected
 from treekv.policies.scores import Prompt, Selection
 from treekv.policies.settings import Settings
@@ -85,9 +83,3 @@ class SnapKV(Policy):
         pooled = smooth(prompt.sums[..., :prefix], settings.kernel_size, settings.pooling)
         budget = min(self.prefix_budget(settings, prompt.layer, prompt.layers), prefix)
         return Selection(with_protected(highest(pooled, budget), 0, prefix, prompt.length), None)
-
-
-def smooth(values: Tensor, kernel: int, kind: str) -> Tensor:
-    """One-dimensional pooling over positions, stride 1, same length (an average counts the padding as zeros)."""
-    pooling = avg_pool1d if kind == "average" else max_pool1d
-    return pooling(values, kernel, stride=1, padding=kernel // 2)

@@ -8,9 +8,14 @@ from torch import Tensor
 from treekv.errors import TreeKVError
 from treekv.policies.base import Policy
 from treekv.policies.contest import AVERAGE, Contest, run_contest
+from treekv.policies.prompt_choice import choose_tokens
 from treekv.policies.ranking import without
 from treekv.policies.scores import Prompt, Selection
 from treekv.policies.settings import Settings
+
+#: The value of `prompt_score` that chooses tokens instead of blocks, and the options that only it heeds.
+FUTURE = "future"
+FUTURE_OPTIONS = ("prompt_scope", "future_window", "window_share", "kernel_size", "pooling")
 
 
 class Tree(Policy):
@@ -21,13 +26,25 @@ class Tree(Policy):
     the paper can be read in two ways the cursor moves by `stride` 1; see docs/method.md. Beyond the paper, `scope`
     neighbours instead of 2 may compete, up to the end of the region with `scope_end` "clipped"; `importance`
     "contribution" weighs attention by the value's norm, "late" leaves out that of the queries right after a token; and
-    `max_height`, the authors' idea for later, limits how often the far past is thinned.
+    `max_height`, the authors' idea for later, limits how often the far past is thinned. `prompt_score` "future" reduces
+    a prompt token by token, by what coming queries would see of it; see docs/prompts.md.
     """
 
     name = "tree"
     title = "TreeKV"
-    options: tuple[str, ...] = ("stride", "scope", "scope_end", "importance", "max_height")
+    options: tuple[str, ...] = (
+        *("stride", "scope", "scope_end", "importance", "max_height", "prompt_score"),
+        *FUTURE_OPTIONS,
+    )
     by = AVERAGE
+
+    def heeded(self, settings: Settings) -> tuple[str, ...]:
+        if self.scores_future(settings):
+            return self.options
+        return tuple(option for option in self.options if option not in FUTURE_OPTIONS)
+
+    def scores_future(self, settings: Settings) -> bool:
+        return "prompt_score" in self.options and settings.prompt_score == FUTURE
 
     def check(self, settings: Settings) -> None:
         if settings.region_size < 2:
@@ -51,6 +68,8 @@ class Tree(Policy):
         return _region_blocks(settings, block_size) >= max(2, settings.scope)
 
     def check_blocks(self, settings: Settings) -> None:
+        if self.scores_future(settings):
+            return
         if settings.cache_size % settings.block_size:
             raise TreeKVError(
                 f"block_size must divide cache_size ({settings.cache_size}) for prefill 'once', got "
@@ -84,6 +103,8 @@ class Tree(Policy):
         )
 
     def select_prompt(self, settings: Settings, prompt: Prompt) -> Selection:
+        if self.scores_future(settings):
+            return choose_tokens(settings, prompt)
         averages = None
         if prompt.sums is not None and prompt.counts is not None:
             averages = prompt.sums / prompt.counts

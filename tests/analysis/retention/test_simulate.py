@@ -32,6 +32,8 @@ SETTINGS = [
     dict(policy="random", sink_size=1, recent_size=3, budgets=HEADS),
     dict(sink_size=0, recent_size=1, max_height=2, budgets=HEADS),
     dict(policy="h2o", budgets=HEADS),
+    dict(sink_size=1, recent_size=3, prompt_score="future"),
+    dict(sink_size=1, recent_size="eighth", prompt_score="future", importance="contribution", budgets=HEADS),
 ]
 
 

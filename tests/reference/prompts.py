@@ -1,0 +1,92 @@
+"""How policy "tree" reduces a prompt with prompt_score "future", on Python lists, one token at a time."""
+
+from __future__ import annotations
+
+import math
+
+from tests.reference.draws import splitmix
+
+
+def rotated(vector: list[float], position: int, frequencies: list[float]) -> list[float]:
+    """The first half of the rotary dimensions against the second half; the rest stays."""
+    half = len(frequencies)
+    turned = list(vector)
+    for i, frequency in enumerate(frequencies):
+        angle = position * frequency
+        first, second = vector[i], vector[half + i]
+        turned[i] = first * math.cos(angle) - second * math.sin(angle)
+        turned[half + i] = second * math.cos(angle) + first * math.sin(angle)
+    return turned
+
+
+def place(number: int, length: int, window: int, seed: int) -> int:
+    """Where query `number` of a prompt is moved to: one of the `window` positions after its last."""
+    return length + splitmix(seed, 0, 0, length, number) % window
+
+
+def future(queries: list[list[list[float]]], keys: list[list[float]], scaling: float, frequencies, window, seed):
+    """F of one KV head. `queries` has one list of T unrotated queries for each query head of its group, `keys` T
+    unrotated keys; `frequencies` is empty for a model without rotary positions."""
+    length = len(keys)
+    turned = [rotated(key, j, frequencies) for j, key in enumerate(keys)]
+    scores = [0.0] * length
+    for own in queries:
+        for i in range(0, length, 8):
+            query = rotated(own[i], place(i, length, window, seed), frequencies)
+            logits = [scaling * sum(a * b for a, b in zip(query, key)) for key in turned]
+            top = max(logits)
+            powers = [math.exp(logit - top) for logit in logits]
+            for j in range(length):
+                scores[j] += powers[j] / sum(powers)
+    return scores
+
+
+def pooled_forward(scores: list[float], kernel: int) -> list[float]:
+    """The mean over a token and those before it; before the first there are zeros."""
+    return [sum(scores[max(j - kernel + 1, 0) : j + 1]) / kernel for j in range(len(scores))]
+
+
+def choose(config, pooled: list[float], scores: list[float]) -> tuple[list[int], dict[int, int]]:
+    """Which positions of a prompt one head keeps, and who beat each of the others: `pooled` are the smoothed scores of
+    the observation window, `scores` the future-shifted ones."""
+    length, size = len(scores), config.cache_size
+    sinks = list(range(config.sink_size))
+    recents = list(range(length - config.recent_size, length))
+    middle = list(range(config.sink_size, length - config.recent_size))
+    free = size - len(sinks) - len(recents)
+    share = math.floor(config.window_share * free)
+    taken = sorted(middle, key=lambda j: (pooled[j], j))[len(middle) - share :]
+    slots = free - share
+    held: list[int] = []
+    won_by = {}
+    cursor = evicted = 0
+    for token in middle:
+        if token in taken:
+            continue
+        held.append(token)
+        if len(held) <= slots:
+            continue
+        if config.max_height and cursor == 0:
+            cursor = start_of_sweep(evicted, config.max_height, slots)
+        competing = held[cursor : min(cursor + config.prompt_scope, slots + 1)]
+        loser = min(competing, key=lambda j: (scores[j], j))
+        winner = max((j for j in competing if j != loser), key=lambda j: (scores[j], j))
+        won_by[loser] = winner
+        held.remove(loser)
+        evicted += 1
+        cursor = (cursor + config.stride) % slots
+    return sorted(sinks + taken + held + recents), won_by
+
+
+def start_of_sweep(evicted: int, height: int, ranks: int) -> int:
+    """docs/method.md, tree height."""
+
+    def level(n: int) -> int:
+        found = height
+        while max(n - (height - 1) * ranks, 0) >> found > ranks >> 1:
+            found += 1
+        return found
+
+    if level(evicted + ranks) > level(evicted):
+        return 0
+    return max(evicted - (height - 1) * ranks, 0) >> level(evicted)

@@ -1,0 +1,70 @@
+"""What moved queries see of a prompt, against explicit loops."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.reference import prompts
+from treekv.attention.rotary import Rotary
+from treekv.cache import future
+from treekv.cache.future import future_scores, places_ahead
+
+DIM = 8
+FREQUENCIES = torch.tensor([1.0, 0.3, 0.05, 0.01])
+
+
+def model_order(x: torch.Tensor, positions: list[int], frequencies: torch.Tensor) -> torch.Tensor:
+    """`x` [heads, n, dim] as a model would rotate it."""
+    rotated = [
+        [prompts.rotated(v.tolist(), p, frequencies.tolist()) for v, p in zip(head, positions)] for head in x.double()
+    ]
+    return torch.tensor(rotated)
+
+
+def expected(query, key, scaling, frequencies, window, seed) -> torch.Tensor:
+    """The transcription for unrotated `query` [heads, T, dim] and `key` [kv_heads, T, dim]."""
+    groups = query.unflatten(0, (key.shape[0], -1)).tolist()
+    return torch.tensor(
+        [
+            prompts.future(own, keys, scaling, frequencies.tolist(), window, seed)
+            for own, keys in zip(groups, key.tolist())
+        ]
+    )
+
+
+@pytest.mark.parametrize("length", [1, 2, 8, 9, 31])
+@pytest.mark.parametrize("heads, kv_heads", [(4, 2), (3, 3), (4, 1)])
+@pytest.mark.parametrize("rotated", [4, 2, 0], ids=["all", "part", "none"])
+def test_scores_are_those_of_queries_after_the_prompt(monkeypatch, length, heads, kv_heads, rotated):
+    monkeypatch.setattr(future, "NUMBERS_AT_ONCE", 3 * kv_heads * length)  # three queries at a time
+    torch.manual_seed(length)
+    query, key = torch.randn(heads, length, DIM), torch.randn(kv_heads, length, DIM)
+    frequencies, places = FREQUENCIES[:rotated], list(range(5, 5 + length))
+    turned = [model_order(x, places, frequencies).float()[None] for x in (query, key)]
+    rotary = Rotary(frequencies, DIM) if rotated else None
+    got = future_scores(*turned, 0.7, torch.tensor([places]), rotary, 16, 3)
+    assert got.shape == (1, kv_heads, length) and got.dtype == torch.float32
+    assert torch.allclose(got[0], expected(query, key, 0.7, frequencies, 16, 3), atol=1e-4)
+    assert got.sum(-1).allclose(torch.tensor(heads // kv_heads * len(range(0, length, 8)), dtype=torch.float32))
+
+
+def test_rows_of_other_positions_and_half_precision():
+    torch.manual_seed(0)
+    query, key = torch.randn(4, 40, DIM), torch.randn(2, 40, DIM)
+    places = [list(range(40)), list(range(7, 47))]
+    turned = [torch.stack([model_order(x, own, FREQUENCIES) for own in places]) for x in (query, key)]
+    wanted = expected(query, key, 0.3, FREQUENCIES, 256, 0)
+    for dtype, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 0.05)):
+        own = [x.to(dtype) for x in turned]
+        got = future_scores(*own, 0.3, torch.tensor(places), Rotary(FREQUENCIES, DIM), 256, 0)
+        assert got.dtype == torch.float32
+        assert torch.allclose(got, wanted.expand_as(got), atol=tolerance)
+
+
+def test_places_are_drawn_from_the_window_and_repeat():
+    ahead = places_ahead(4000, 256, 5)
+    assert len(ahead) == 500 and ahead.min() >= 1 and ahead.max() <= 256 and len(set(ahead.tolist())) > 150
+    assert torch.equal(ahead, places_ahead(4000, 256, 5)) and not torch.equal(ahead, places_ahead(4000, 256, 6))
+    assert places_ahead(9, 1, 0).tolist() == [1, 1]
+    assert [9 - 1 + step for step in places_ahead(9, 50, 2).tolist()] == [prompts.place(i, 9, 50, 2) for i in (0, 8)]

@@ -1,0 +1,61 @@
+"""Options that only some policies heed: their defaults, and refusals where they would do nothing."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from treekv import policies
+from treekv.errors import TreeKVError
+from treekv.policies.contest import AVERAGE
+from treekv.policies.pooling import FORWARD, FORWARD_KERNEL
+from treekv.policies.settings import DERIVED, OPTIONS, Settings
+
+FUTURE_OBSERVATION: Final = 32  # tokens at the end of a prompt that is also scored by its future, as SnapKV has it
+
+
+def defaults_of(settings: Settings) -> dict[str, Any]:
+    """The default of each option, by its name."""
+    policy = policies.get(settings.policy)
+    defaults = OPTIONS | dict(policy.defaults(settings.variant).options)
+    if policy.scores_future(settings):
+        defaults["pooling"] = FORWARD
+    if (defaults["pooling"] if settings.pooling is DERIVED else settings.pooling) == FORWARD:
+        defaults["kernel_size"] = FORWARD_KERNEL
+    return defaults
+
+
+def default_window(settings: Settings) -> int:
+    """The default of `window_size`, once `block_size` is known."""
+    policy = policies.get(settings.policy)
+    if policy.scores_future(settings):
+        return FUTURE_OBSERVATION
+    return policy.defaults(settings.variant).window_size(settings.block_size)
+
+
+def check_options(settings: Settings) -> None:
+    """Raise a `TreeKVError` for an option that the policy would ignore, or an impossible share or kernel."""
+    if settings.kernel_size % 2 == 0 and settings.pooling != FORWARD:
+        raise TreeKVError(f"kernel_size must be odd, so that pooling is centred, got {settings.kernel_size}")
+    policy = policies.get(settings.policy)
+    for option, default in OPTIONS.items():
+        value = getattr(settings, option)
+        if value == default or option in policy.heeded(settings):
+            continue
+        users = [_user(other, option) for other in map(policies.get, policies.names()) if option in other.options]
+        raise TreeKVError(
+            f"{option} is an option of polic{'ies' if len(users) > 1 else 'y'} {', '.join(users)} and must be "
+            f"{default!r} for policy {policy.name!r}, got {value!r}"
+        )
+    if settings.importance == "late" and policy.by != AVERAGE:
+        raise TreeKVError(f"importance 'late' is an average, which policy {policy.name!r} does not compare by")
+    share = settings.window_share
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < 1:
+        raise TreeKVError(
+            f"window_share must be a number of at least 0 and below 1, so that slots are left to the tree, got "
+            f"{share!r}"
+        )
+
+
+def _user(policy: policies.Policy, option: str) -> str:
+    """A policy with this option, and when it heeds it."""
+    return repr(policy.name) + ("" if option in policy.heeded(Settings()) else " with prompt_score 'future'")
