@@ -264,7 +264,8 @@ def select_prompt(config, heads: list[list[Entry]], layer: int = 0, layers: int 
         return kept
 
     if config.policy == "tree" and config.prompt_score == "future":
-        smoothed = [pooled([e.total for e in entries], config.kernel_size, config.pooling) for entries in heads]
+        window = [[entries[p].total for p in middle] for entries in heads]
+        smoothed = [pooled(weights, config.kernel_size, config.pooling) for weights in window]
         return [prompts.choose(config, f, [e.future for e in entries])[0] for f, entries in zip(smoothed, heads)]
 
     if config.policy in TABLE and TABLE[config.policy].keeps:

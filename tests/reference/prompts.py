@@ -48,14 +48,14 @@ def pooled_forward(scores: list[float], kernel: int) -> list[float]:
 
 def choose(config, pooled: list[float], scores: list[float]) -> tuple[list[int], dict[int, int]]:
     """Which positions of a prompt one head keeps, and who beat each of the others: `pooled` are the smoothed scores of
-    the observation window, `scores` the future-shifted ones."""
+    the observation window for what is neither sink nor recent, `scores` the future-shifted ones of all tokens."""
     length, size = len(scores), config.cache_size
     sinks = list(range(config.sink_size))
     recents = list(range(length - config.recent_size, length))
     middle = list(range(config.sink_size, length - config.recent_size))
     free = size - len(sinks) - len(recents)
     share = math.floor(config.window_share * free)
-    taken = sorted(middle, key=lambda j: (pooled[j], j))[len(middle) - share :]
+    taken = sorted(middle, key=lambda j: (pooled[j - len(sinks)], j))[len(middle) - share :]
     slots = free - share
     held: list[int] = []
     won_by = {}

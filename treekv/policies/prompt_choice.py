@@ -26,12 +26,14 @@ class _Swept(NamedTuple):
 def choose_tokens(settings: Settings, prompt: Prompt) -> Selection:
     """The tokens of a prompt that each head keeps, as many as its capacity.
 
-    Sinks and recent tokens stay. Of the slots between, a share goes to the tokens with the highest pooled score of the
-    observation window; the others go through the tree rule from left to right, compared by `prompt.future`.
+    Sinks and recent tokens stay. Of the slots between, a share goes to the tokens with the highest score of the
+    observation window, pooled over the tokens between; the others go through the tree rule from left to right, compared
+    by `prompt.future`.
     """
     assert prompt.sums is not None and prompt.future is not None  # the policy uses attention and scores the future
     first, last = settings.sink_size, prompt.length - settings.recent_size
-    pooled = smooth(prompt.sums, settings.kernel_size, settings.pooling)[..., first:last]
+    # Without the sinks: they are kept anyway, and their large weights would lift nothing but the tokens after them.
+    pooled = smooth(prompt.sums[..., first:last], settings.kernel_size, settings.pooling)
     taken = highest(pooled, window_slots(settings))
     positions = torch.arange(last - first, device=prompt.device).expand_as(pooled)
     others = without(positions, taken)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any, Final
 
 import streamlit as st
@@ -69,6 +70,8 @@ def _value(word: str) -> Any:
         return word == "true"
     if word.isdecimal():
         return int(word)
+    if re.fullmatch(r"\d+(\.\d+)?(e[-+]\d+)?", word):
+        return float(word)
     rows = [row.split("-") for row in word.split("_")]
     if not all(number.isdecimal() for row in rows for number in row):
         return word

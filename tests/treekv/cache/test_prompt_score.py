@@ -191,7 +191,8 @@ def test_the_real_model_chooses_by_the_transcription(smollm2):
     window = captured.weights(0, list(range(125, 157))).unflatten(0, (3, 3)).mean(1).sum(1)
     for head in range(3):
         scores = prompts.future(q[3 * head : 3 * head + 3], k[head], captured.scaling[0], frequencies, 256, 0)
-        kept, won_by = prompts.choose(config, pooled(window[head].tolist(), 12, "forward"), scores)
+        seen = pooled(window[head, config.sink_size : 157 - config.recent_size].tolist(), 12, "forward")
+        kept, won_by = prompts.choose(config, seen, scores)
         assert cache.kept_positions(0)[0, head].tolist() == kept
         assert (simulated[head] < 0).nonzero()[0].tolist() == kept
         assert cache.trace[0].survivor[0, head].tolist() == [won_by.get(j, -1) for j in range(157)]

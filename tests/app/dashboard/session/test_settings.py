@@ -24,6 +24,8 @@ from treekv import TreeKVConfig, TreeKVError, policies
         TreeKVConfig(cache_size=128, budgets="rising"),
         TreeKVConfig(cache_size=64, sink_size=0, recent_size=10, block_size=1, window_size=9),
         TreeKVConfig(policy="snapkv", cache_size=64, window_size=8, kernel_size=7, pooling="max"),
+        TreeKVConfig(cache_size=130, prompt_score="future", window_share=1e-05, recent_size="eighth"),
+        TreeKVConfig(cache_size=131, prompt_score="future", window_share=0.4, future_window=9, seed=2),
     ],
     ids=lambda c: f"{c.policy}-{c.cache_size}-{c.budgets}",
 )
