@@ -77,6 +77,8 @@ def test_after_a_prompt(llama, ids, prefill):
         policy: TreeKVConfig(policy, 32, prefill=prefill, block_size=4, positions="original")
         for policy in ("tree", "h2o", "streaming")
     }
+    ahead = configs["tree"].replace(prompt_score="future", window_size=8)
+    configs |= {"ahead": ahead, "ahead by head": ahead.replace(budgets=((24, 40), (36, 28)), recent_size="eighth")}
     predicted, measured = (
         find(llama, ids, configs, prompt=60, dtype="float32")["loss"] for find in (analysis.replay, analysis.measure)
     )
