@@ -88,6 +88,7 @@ TABLE: dict[str, Row] = {
             dict(sink_size=2, recent_size=2, prompt_score="future", prompt_scope=4, window_share=0, max_height=1),
             dict(sink_size=2, recent_size="eighth", prompt_score="future", importance="contribution", seed=7),
             dict(sink_size=1, recent_size=3, prompt_score="future", budgets="falling", pooling="max", kernel_size=3),
+            dict(sink_size=2, recent_size=4, prompt_score="future", importance="late", scope=3, scope_end="clipped"),
         ],
     ),
     "tree_left": Row(
