@@ -37,7 +37,7 @@ FLOORS: dict[str, list[tuple[str, ...]]] = {
         ("layer", "padding", "slot_plan", "ranked_scores", "trace", "future"),
         ("row_values",),
     ],
-    "treekv.attention": [("supported", "rotary", "softmax"), ("interface",), ("__init__",)],
+    "treekv.attention": [("supported", "rotary", "seen_distance", "softmax"), ("interface",), ("__init__",)],
     "treekv.policies": [
         ("__init__",),
         ("registry", "pyramidkv", "tree_left"),

@@ -19,7 +19,7 @@ FORMAT: Final = "treekv-settings"
 VERSION: Final = 2  # version 1 says prefill "tree" for "once", and has options that its policy ignores
 
 CHOICES: Final = {
-    "positions": ("rank", "original"),
+    "positions": ("rank", "original", "compressed"),
     "prefill": ("once", "stream", "none"),
     "scope_end": ("inside", "clipped"),
     "importance": ("attention", "contribution", "late"),
@@ -48,7 +48,8 @@ class TreeKVConfig(Settings):
         stride: how far the cursor moves at each eviction, 1 (the paper's prose) or 2; an option of "tree" and
             "tree_left".
         positions: "rank" renumbers kept tokens, so that positions stay within the capacity while decoding (in a block
-            of b tokens up to b - 1 beyond it); "original" keeps the true positions, for use inside the model's window.
+            of b tokens up to b - 1 beyond it); "original" keeps the true positions, for use inside the model's window;
+            "compressed" keeps true distances up to 128 tokens, and beyond lets them grow with the logarithm only.
         prefill: what happens to a prompt. "once": attended in full, then reduced once by the scores of its
             observation window (for policy "tree" block by block, as in the paper); "stream": processed in blocks of
             `block_size`, evicting after each, with bounded memory; "none": kept whole, each new token then evicts one.

@@ -46,7 +46,8 @@ def replay(
 
     Each policy decides in the pass itself, from the queries and keys that its own evictions in the layers below have
     led to. So this is a real run computed layer by layer: equal to streaming with positions="original", up to
-    rounding. With positions="rank" a real run also renumbers what is kept, which is left out here, as in `simulate`.
+    rounding. With positions="rank" a real run also renumbers what is kept, and with "compressed" it sees far tokens
+    nearer, which is left out here, as in `simulate`.
 
     Args:
         model: the model that was captured; its attention must be "treekv" (as `load_model` returns it).

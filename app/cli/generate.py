@@ -43,6 +43,13 @@ def generate(
         str | None,
         typer.Option(help="When the prompt is reduced: once (at its end), stream (block by block) or none (never)."),
     ] = None,
+    positions: Annotated[
+        str | None,
+        typer.Option(
+            help="Where kept tokens are seen: rank (renumbered), original (where they were) or compressed (far "
+            "distances by their logarithm)."
+        ),
+    ] = None,
     model: Annotated[str, typer.Option(help="An alias, a model folder, a .gguf file or a hub id.")] = DEFAULT_MODEL,
     tokens: Annotated[int, typer.Option(min=1, help="Generate at most this many tokens.")] = 64,
     chat: Annotated[bool, typer.Option("--chat", help="Give the prompt to the model as a user message.")] = False,
@@ -69,6 +76,7 @@ def generate(
         recent_size=recent_size,
         max_height=max_height,
         prefill=prefill,
+        positions=positions,
     )
     other = None if compare is None else config.for_policy(compare)
     _check_temperature(temperature)

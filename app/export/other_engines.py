@@ -43,7 +43,7 @@ def openvino(config: TreeKVConfig, block: int = OPENVINO_BLOCK) -> Translation:
     """
     start, recent, most = openvino_sizes(config, block)
     mode = "SUM" if config.policy == "h2o" else "NORM_SUM"
-    rotation = config.positions == "rank"
+    rotation = config.positions != "original"
     code = f"""\
 from openvino_genai import AggregationMode, CacheEvictionConfig
 
@@ -63,6 +63,8 @@ eviction = CacheEvictionConfig(
             f"and {exact[2]:,} tokens in total become {start}, {recent:,} and {most:,}."
         )
     notes.append(_scoring(config))
+    if config.positions == "compressed":
+        notes.append("It cannot compress positions; with apply_rotation what is kept is renumbered instead.")
     notes.append(
         "It evicts whole blocks, while TreeKV evicts single tokens for each KV head separately, so it keeps different "
         "tokens."

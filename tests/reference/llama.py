@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tests.reference import prompts
 from tests.reference.policies import Entry, Eviction, late_delay, make_rule, select_prompt
+from tests.reference.positions import places
 from treekv import policies
 
 
@@ -148,16 +149,16 @@ class ReferenceLlama:
     def block(self, tokens: list[int]) -> Tensor:
         def attend(number: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
             layer, config = self.layers[number], self.configs[number][0]
-            original = config.positions == "original"
+            rule = "original" if config.policy == "full" else config.positions
             out = torch.empty(len(tokens), self.shape.num_attention_heads, self.dim)
             for h, entries in enumerate(layer.heads):
                 for i in range(len(tokens)):
                     entries.append(TokenEntry(self.seen + i, keys[i, h], values[i, h]))
-                    places = [e.position for e in entries] if original else list(range(len(entries)))
+                    at = places([e.position for e in entries], self.seen, rule)
                     group = []
                     for g in range(self.groups):
                         q = queries[i, h * self.groups + g]
-                        w = self.weights(q, places[-1], [e.key for e in entries], places)
+                        w = self.weights(q, at[-1], [e.key for e in entries], at)
                         out[i, h * self.groups + g] = w @ torch.stack([e.value for e in entries])
                         group.append(w)
                     self.observe(self.configs[number][h], entries, torch.stack(group).mean(0), True)

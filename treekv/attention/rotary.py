@@ -1,9 +1,9 @@
 """Moving keys and queries from one rotary position to another.
 
-A key arrives rotated by the angle of its true position. Renumbering needs it at its rank, which changes while it
-is cached, so the key is stored unrotated and rotated whenever it is used: one rotation, never a chain of them, so
-nothing drifts. Products see differences of angles only, so ranks are counted back from the newest token: a single new
-token's query then only needs the model's own rotation undone.
+A key arrives rotated by the angle of its true position. Renumbering needs it at its rank, and compressed positions
+at a distance of their own; both change while it is cached, so the key is stored unrotated and rotated whenever it is
+used: one rotation, never a chain of them, so nothing drifts. Products see differences of angles only, so positions are
+counted back from the newest token: a single new token's query then only needs the model's own rotation undone.
 
 Rotation is a product of complex numbers. Models keep the two parts of a number far apart in a head (dimension i and
 i + rotary_dim / 2); stored keys have them side by side, so that rotating all of them is one multiplication. The
@@ -69,8 +69,8 @@ class Rotary:
         self._answers: dict[tuple[Any, ...], Shift] = {}
 
     @classmethod
-    def from_config(cls, config: Any, layer_type: str = "full_attention") -> Rotary:
-        """Read the frequencies that transformers computes for this model.
+    def from_config(cls, config: Any, layer_type: str = "full_attention", positions: str = "rank") -> Rotary:
+        """Read the frequencies that transformers computes for this model; `positions` is the setting that needs them.
 
         Raises:
             TreeKVError: the model has no rotary embedding that can be renumbered exactly.
@@ -78,8 +78,8 @@ class Rotary:
         family = getattr(config, "model_type", "?")
         if family not in HALF_ROTATION:
             raise TreeKVError(
-                f"positions='rank' is not supported for the model family {family!r}: its rotary embedding is not "
-                f"known here; use positions='original', or one of {', '.join(sorted(HALF_ROTATION))}"
+                f"positions={positions!r} is not supported for the model family {family!r}: its rotary embedding is "
+                f"not known here; use positions='original', or one of {', '.join(sorted(HALF_ROTATION))}"
             )
         parameters = getattr(config, "rope_parameters", None) or {}
         nested = isinstance(parameters.get(layer_type), dict)
@@ -88,7 +88,7 @@ class Rotary:
         kind = parameters.get("rope_type", "default")
         if kind not in FIXED_SCALINGS:
             raise TreeKVError(
-                f"positions='rank' is not supported for rotary scaling {kind!r}, whose angles change with the "
+                f"positions={positions!r} is not supported for rotary scaling {kind!r}, whose angles change with the "
                 f"length of the input; use positions='original' or a model with one of "
                 f"{', '.join(sorted(FIXED_SCALINGS))}"
             )
@@ -131,8 +131,8 @@ class Rotary:
         return self.rotate(x, _polar(self._angles(by[:, None])))
 
     def at_distance(self, stored: Tensor, distance: Tensor, limit: int) -> Tensor:
-        """Stored keys [batch, heads, n, head_dim], each `distance` [batch, heads, n] ranks before the last new token,
-        0 or more and below `limit`."""
+        """Stored keys [batch, heads, n, head_dim], each `distance` [batch, heads, n] positions before the last new
+        token, 0 or more and below `limit`."""
         table = self._table(limit, stored.device)
         phases = table.index_select(0, distance.reshape(-1))
         phases = phases.view(*stored.shape[:-1], stored.shape[-1] // 2, 2)

@@ -61,8 +61,8 @@ class TreeKVCache(Cache):
         supported.check(model_config)
         self.config = config
         rotary = None
-        if config.positions == "rank" and config.policy != "full":
-            rotary = Rotary.from_config(model_config)
+        if config.positions != "original" and config.policy != "full":
+            rotary = Rotary.from_config(model_config, positions=config.positions)
         layers = DynamicCache(config=model_config).layers
         compressed = supported.full_attention_layers(model_config)
         if config.differs_by_head:

@@ -35,9 +35,8 @@ class LayerOwner(Protocol):
 class TreeKVLayer(CacheLayerMixin):
     """One full-attention layer: a fixed number of slots of keys and values.
 
-    Keys are stored as they arrive (positions="original") or unrotated (positions="rank"), [batch, kv_heads,
-    slots, head_dim]. A new token is written to a free slot and attended to there with all others; then a slot is
-    freed, and nothing else moves.
+    Keys are stored as they arrive (positions="original") or unrotated, [batch, kv_heads, slots, head_dim]. A new token
+    is written to a free slot and attended to there with all others; then a slot is freed, and nothing else moves.
 
     Attributes:
         rotary: of the model, if keys are stored unrotated.

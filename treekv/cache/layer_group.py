@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from treekv.attention import seen_distance
 from treekv.attention.interface import AttentionCall
 from treekv.cache.attend import (
     NewTokens,
@@ -113,7 +114,7 @@ class LayerGroup:
             if plan is not None:
                 every = slice(0, batch)
                 output, observed = attend_block(
-                    layer, every, self._new_tokens(layer, call, every), plan, self._observation(), ledger.slots
+                    layer, every, self._new_tokens(layer, call, every), plan, self._observation(), self._table_size
                 )
                 self._collect(layer, observed, call.query.shape[1] // call.key.shape[1])
                 return self._checked(layer, output, 1)
@@ -133,7 +134,7 @@ class LayerGroup:
             able = ledger.policy.takes_layers_together or not ledger.policy.depends_on_layer
             if known and able and ledger.can_step_together(every, 1):
                 self._shrink()
-                self._plan = ledger.plan_slots(every, 1, distance=any(each.rotary is not None for each in self.layers))
+                self._plan = self._plan_slots(every, 1, distance=any(each.rotary is not None for each in self.layers))
         return None if self._plan is None else self._plan.of(self.ledger_rows(layer))
 
     def _collect(self, layer: TreeKVLayer, observed: Tensor | None, queries: int) -> None:
@@ -198,19 +199,24 @@ class LayerGroup:
         outputs, first, size = [], 0, self.config.block_size
         ledger.roll_back(own)
         while first < q:
-            last = min(first + size - ledger.open_tokens(own), q)
-            unfinished = ledger.open_tokens(own) + last - first < size
+            opened = ledger.open_tokens(own)
+            last = min(first + size - opened, q)
+            unfinished = opened + last - first < size
             if unfinished:  # the slots of what it evicts must remain, so none can be freed afterwards
                 self._compact(layer)
-            outputs.append(self._attend_block(layer, rows, new.part(first, last), unfinished=unfinished))
+            part = new.part(first, last)
+            outputs.append(self._attend_block(layer, rows, part, opened=opened, unfinished=unfinished))
             first = last
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
 
-    def _attend_block(self, layer: TreeKVLayer, rows: slice, new: NewTokens, *, unfinished: bool = False) -> Tensor:
-        """Attend to the cache and causally to q new tokens, then evict down to the capacity."""
+    def _attend_block(
+        self, layer: TreeKVLayer, rows: slice, new: NewTokens, *, opened: int = 0, unfinished: bool = False
+    ) -> Tensor:
+        """Attend to the cache and causally to q new tokens, then evict down to the capacity; `opened` tokens of their
+        block came in earlier calls."""
         ledger, own, q = self.ledger, self.ledger_rows(layer, rows), new.key.shape[2]
-        plan = ledger.plan_slots(own, q, distance=q > 1 or layer.rotary is not None)
-        output, observed = attend_block(layer, rows, new, plan, self._observation(), ledger.slots)
+        plan = self._plan_slots(own, q, distance=q > 1 or layer.rotary is not None, opened=opened)
+        output, observed = attend_block(layer, rows, new, plan, self._observation(), self._table_size)
         if observed is not None:
             observed = observed / (new.query.shape[1] // new.key.shape[1])
         ledger.step(own, plan, observed, unfinished=unfinished)
@@ -234,6 +240,24 @@ class LayerGroup:
         return output
 
     # ------------------------------------------------------------------ details
+
+    def _plan_slots(self, rows: slice, q: int, *, distance: bool, opened: int = 0) -> SlotPlan:
+        """The ledger's plan, with the distances at which tokens are seen; the block starts `opened` tokens earlier."""
+        ledger = self.ledger
+        plan = ledger.plan_slots(rows, q, distance=distance)
+        if plan.distance is None or self.config.positions != "compressed":
+            return plan
+        # Counted from the block's first token, so that its tokens and queries have their true distances.
+        start = ledger.seen.as_operand(rows, ledger.device) - opened
+        position = ledger.rows_view(ledger.position, rows).narrow(2, 0, plan.used)
+        seen = seen_distance.compressed(start - position) + (opened + q - 1)
+        return plan._replace(distance=torch.where(plan.distance < q, plan.distance, seen))
+
+    @property
+    def _table_size(self) -> int:
+        """No distance of a plan reaches it."""
+        slots = self.ledger.slots
+        return slots + seen_distance.FARTHEST if self.config.positions == "compressed" else slots
 
     def _weighting(self) -> Observation:
         contribution = self.config.importance == "contribution"

@@ -13,8 +13,9 @@ class SlotPlan(NamedTuple):
     Attributes:
         slots: LongTensor [rows, heads, q], one for each new token.
         used: how many slots have been used, these included.
-        distance: LongTensor [rows, heads, used], of each of these slots, ranks before the last new token; negative
-            where a slot is free. None if it is not needed.
+        distance: LongTensor [rows, heads, used], of each of these slots, ranks before the last new token, or with
+            compressed positions the distance at which it is seen from there; negative where a slot is free. None if it
+            is not needed.
         all_used: whether none of the `used` slots is free.
         padded_capacity: how many slots to allocate, `used` or more.
     """

@@ -103,11 +103,11 @@ def _check_window(model: Any, config: TreeKVConfig, length: int, tokens: int) ->
     positions = context_window(model)
     if positions is None or length + tokens <= positions:
         return
-    if config.policy != "full" and config.prefill == "stream" and config.positions == "rank":
+    if config.policy != "full" and config.prefill == "stream" and config.positions != "original":
         return
     raise TreeKVError(
         f"a prompt of {length} tokens and {tokens} more do not fit the model's window of {positions}; only prefill "
-        "'stream' with positions 'rank' goes beyond it"
+        "'stream' with positions 'rank' or 'compressed' goes beyond it"
     )
 
 

@@ -128,6 +128,13 @@ def test_the_height_of_the_tree_is_a_setting():
     assert cli_generate._config(None, max_height=3, sink_size=None) == TreeKVConfig(max_height=3)
 
 
+def test_positions_are_a_setting():
+    result = CliRunner().invoke(app, ["generate", "a", "--model", "none", "--positions", "true"])
+    assert result.exit_code == 2
+    assert "positions must be one of 'rank', 'original', 'compressed', got 'true'" in result.stderr
+    assert cli_generate._config(None, positions="compressed") == TreeKVConfig(positions="compressed")
+
+
 def test_a_second_run_that_is_stopped_does_not_part(llama, monkeypatch):
     """What Ctrl-C left of it is all that can be compared."""
     monkeypatch.setattr("treekv.load_model", lambda name: (llama, Words()))

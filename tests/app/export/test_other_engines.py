@@ -33,6 +33,11 @@ def test_sizes_that_fit_are_not_said_to_be_rounded() -> None:
     assert not any("multiples of" in note for note in found.notes)
 
 
+def test_what_stands_for_compressed_positions_is_said() -> None:
+    found = openvino(TreeKVConfig(cache_size=1024, positions="compressed"))
+    assert "apply_rotation=True" in found.code and any("cannot compress positions" in note for note in found.notes)
+
+
 @given(
     policy=st.sampled_from(POLICIES),
     cache=st.integers(40, 5000),

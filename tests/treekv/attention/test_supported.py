@@ -16,9 +16,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto import modeling_auto
 
 from tests import tiny
+from tests.reference import positions
 from treekv import TreeKVCache, TreeKVConfig, TreeKVError
 from treekv.attention import interface as attention
-from treekv.attention import supported
+from treekv.attention import seen_distance, supported
 
 ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
@@ -96,6 +97,24 @@ def test_rank_positions_are_those_of_the_kept_tokens_alone(name):
             assert torch.allclose(logits, expected, atol=2e-4), (policy, step)
             before = cache.kept_positions(0)[0, 0].tolist()
         assert len(before) == 12 and before != list(range(12))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_compressed_positions_are_the_models_own(name, monkeypatch):
+    """The plain model takes the positions of the rule as its own."""
+    monkeypatch.setattr(seen_distance, "NEAR", 6)
+    monkeypatch.setattr(positions, "NEAR", 6)
+    model, plain = make(name), make(name, attention="eager")
+    ids = tiny.tokens(60)
+    config = TreeKVConfig(policy="streaming", cache_size=12, prefill="stream", block_size=12, positions="compressed")
+    cache = TreeKVCache(config, model.config)
+    model(ids[:, :56], past_key_values=cache)
+    for step in range(56, 60):
+        held = [*cache.kept_positions(0)[0, 0].tolist(), step]
+        at = 64 + torch.tensor([positions.places(held, step, "compressed")])
+        logits = model(ids[:, step : step + 1], past_key_values=cache).logits[0, -1]
+        expected = plain(ids[:, held], position_ids=at).logits[0, -1]
+        assert torch.allclose(logits, expected, atol=2e-4), step
 
 
 @pytest.mark.parametrize("name", FAMILIES)

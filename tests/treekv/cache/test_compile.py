@@ -11,6 +11,7 @@ from tests import tiny
 from tests.needs import lacking
 from tests.tiny import same_state
 from treekv import TreeKVCache, TreeKVConfig
+from treekv.attention import seen_distance
 
 SMALL = TreeKVConfig(cache_size=12, sink_size=2, recent_size=4, block_size=2)
 
@@ -40,12 +41,16 @@ def test_a_compiled_decode_step_gives_the_same_tokens_from_one_graph():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("policy", ["tree", "tova", "streaming"])
-def test_compiled_and_plain_steps_may_follow_each_other(policy):
+@pytest.mark.parametrize(
+    "policy, positions",
+    [("tree", "original"), ("tova", "original"), ("streaming", "original"), ("tree", "compressed")],
+)
+def test_compiled_and_plain_steps_may_follow_each_other(policy, positions, monkeypatch):
     """What a plain step keeps for the next one shares memory with the ledger."""
+    monkeypatch.setattr(seen_distance, "NEAR", 6)
     model = tiny.llama()
     ids = tiny.tokens(30)
-    config = TreeKVConfig(policy=policy, cache_size=12, sink_size=1, positions="original", prefill="none")
+    config = TreeKVConfig(policy=policy, cache_size=12, sink_size=1, positions=positions, prefill="none")
     torch._dynamo.reset()
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
 

@@ -74,7 +74,9 @@ def test_what_does_not_fit_the_window_is_refused_before_any_work():
     for config in (None, CONFIG, CONFIG.replace(prefill="stream", positions="original")):
         with pytest.raises(TreeKVError, match="a prompt of 40 tokens and 5 more do not fit the model's window of 32"):
             generate_answer(model, Numbers(), config, ids[:30], ids[30:], 5)
-    assert generate_answer(model, Numbers(), CONFIG.replace(prefill="stream"), ids[:30], ids[30:], 5).tokens == 5
+    for positions in ("rank", "compressed"):
+        config = CONFIG.replace(prefill="stream", positions=positions)
+        assert generate_answer(model, Numbers(), config, ids[:30], ids[30:], 5).tokens == 5
 
 
 def test_a_run_is_scored_in_percent(llama, monkeypatch):

@@ -37,7 +37,7 @@ def test_settings_come_back_from_an_address(config: TreeKVConfig) -> None:
     policy=st.sampled_from(policies.names()),
     cache=st.integers(80, 3000),
     seed=st.integers(0, 2**63 - 1),
-    positions=st.sampled_from(["rank", "original"]),
+    positions=st.sampled_from(["rank", "original", "compressed"]),
 )
 def test_any_settings_come_back(policy: str, cache: int, seed: int, positions: str) -> None:
     config = TreeKVConfig(policy=policy, cache_size=cache, seed=seed, positions=positions)
