@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from analysis.prediction.loss_table import extra_loss
     from analysis.prediction.measure import measure
     from analysis.prediction.replay import replay
+    from analysis.recommendation.classes import budget_classes
     from analysis.recommendation.recommend import Recommendation, recommend
     from analysis.result_files import open, save
     from analysis.retention.agreement import agreement
@@ -44,6 +45,7 @@ _DEFINED_IN = {
     "WaveletOptions": "wavelets.options",
     "agreement": "retention.agreement",
     "band_growth": "wavelets.growth",
+    "budget_classes": "recommendation.classes",
     "cache_bytes": "memory_size",
     "cache_bytes_by_context": "memory_size",
     "capture": "keep_argument",
@@ -84,6 +86,7 @@ __all__ = [
     "WaveletOptions",
     "agreement",
     "band_growth",
+    "budget_classes",
     "cache_bytes",
     "cache_bytes_by_context",
     "capture",

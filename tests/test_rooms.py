@@ -26,7 +26,7 @@ FLOORS: dict[str, list[tuple[str, ...]]] = {
         ("cache", "models"),
         ("config",),
         ("budgets", "options"),
-        ("policies", "attention", "files"),
+        ("policies", "attention", "files", "shipped"),
         ("errors",),
     ],
     "treekv.cache": [

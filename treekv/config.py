@@ -6,11 +6,11 @@ import dataclasses
 import json
 import operator
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from treekv import budgets, files, options, policies
+from treekv import budgets, files, options, policies, shipped
 from treekv.errors import TreeKVError
 from treekv.policies.contest import MOST_HEIGHT, check_contest
 from treekv.policies.settings import DERIVED, OPTIONS, Settings
@@ -272,7 +272,7 @@ class TreeKVConfig(Settings):
                 f"{source} was written by a newer TreeKV (settings version {version}, this one reads up to "
                 f"{VERSION}); update TreeKV to read it"
             )
-        fields = {key: value for key, value in settings.items() if key not in ("format", "version")}
+        fields = {key: value for key, value in settings.items() if key not in ("format", "version", "provenance")}
         _check_fields(fields, source)
         if version == 1:
             # Options that its policy ignored were kept in the file and had no effect.
@@ -280,19 +280,21 @@ class TreeKVConfig(Settings):
             fields = {key: value for key, value in fields.items() if key not in OPTIONS or key in used}
         return cls(**fields)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write JSON; the file appears whole or not at all."""
+    def save(self, path: str | os.PathLike[str], provenance: Mapping[str, Any] | None = None) -> None:
+        """Write JSON; the file appears whole or not at all. `provenance`, how the settings were found, is kept in the
+        file for readers, under that key, and ignored by `load`."""
+        content = self.to_dict() | ({} if provenance is None else {"provenance": dict(provenance)})
         with files.atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> TreeKVConfig:
-        """Read what `save` wrote.
+        """Read what `save` wrote, or shipped settings by their name, such as "smollm2-128".
 
         Raises:
-            TreeKVError: no such file, not JSON, or anything that `from_dict` refuses.
+            TreeKVError: no such file or shipped settings, not JSON, or anything that `from_dict` refuses.
         """
-        return cls.from_dict(files.read_json(path, "settings"), source=repr(str(path)))
+        return cls.from_dict(files.read_json(shipped.find(path), "settings"), source=repr(str(path)))
 
     def _set(self, field: str, value: Any) -> None:
         object.__setattr__(self, field, value)

@@ -26,7 +26,6 @@ from analysis.plot.lost import mass_retained, output_error
 from analysis.plot.memory_figure import memory
 from analysis.plot.need_figure import need_budgets
 from analysis.plot.paper_bands_figure import paper_bands
-from analysis.plot.recommendation_figure import recommendation
 from analysis.plot.retained_text import text_retention
 from analysis.plot.sinks_figure import sinks
 from analysis.plot.spectrum_figure import spectrum
@@ -49,7 +48,6 @@ __all__ = [
     "need_budgets",
     "output_error",
     "paper_bands",
-    "recommendation",
     "retention_difference",
     "sinks",
     "spectrum",

@@ -1,14 +1,15 @@
-"""Recommend settings for a budget or a target from a capture, with the numbers behind each decision.
+"""Recommend settings for a budget or a target, decided by the loss that they cost.
 
-    choice = recommend(captured, budget=256)              # tokens per layer and KV head
-    choice = recommend(captured, max_bytes=8_000_000)     # keys and values of all layers of the model together
-    choice = recommend(captured, target={"mass": 0.9})    # the smallest cache that keeps 90 % of the attention
-    choice.config.save("settings.json"); choice.reasons; choice.figure
+    captured = analysis.capture(model, tokenizer, text, sensitivity=True)
+    choice = recommend(captured, budget=128, model=model)           # tokens per layer and KV head, on average
+    choice = recommend(captured, max_bytes=8_000_000)               # keys and values of all layers together
+    choice = recommend(captured, target={"loss": 0.02}, model=model)    # the smallest cache that costs no more
+    choice.config.save("settings.json"); choice.sentences; choice.figure
 
-Every candidate is simulated on the captured text and judged by the mean relative error of the attention output
-(`analysis.output_loss`). A candidate replaces the best so far only if it lowers that error by at least a twentieth. In
-real runs lower simulated errors did not mean lower perplexity (docs/recommend.md), so by default the paper's sinks,
-recent tokens and tree stay as they are; `questions` lets the simulation decide more.
+Every KV head gets as many tokens as it needs: by the energy of the finest wavelet band along the gradient of the loss
+(`analysis.need`), or, more thoroughly, by the simulated damage of several capacities. With the model at hand the
+proposal is replayed beside the paper's defaults and other policies with as many bytes; see docs/recommend.md for what
+this is worth on texts that were not captured.
 """
 
 from __future__ import annotations
@@ -16,23 +17,37 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
 import plotly.graph_objects as go
 import torch
 import xarray as xr
 from torch import nn
 
+from analysis import netcdf
 from analysis.captures.data import Capture
 from analysis.memory_size import cache_bytes
+from analysis.prediction.loss_table import extra_loss
+from analysis.prediction.replay import replay
 from analysis.progress import Progress
-from analysis.recommendation.decisions import DECISIONS, DEFAULT_QUESTIONS, QUESTIONS, choose_block, sink_mass
-from analysis.recommendation.search import Search
+from analysis.recommendation.classes import CLASSES, budget_classes
+from analysis.recommendation.curves import damage_curves, least_damage
+from analysis.units import count
+from analysis.wavelets.far_context import need, need_budgets
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
 
-SMALLEST = 16  # tokens; less has no room for sinks, recent tokens and a tree
-_MANY = 2**30  # tokens of a text that fills every cache
+SMALLEST: Final = 16  # tokens; less has no room for sinks, recent tokens and a tree
+#: What differs from the paper's defaults besides budgets; chosen on development texts (docs/recommend.md).
+RECIPE: Final[dict[str, Any]] = {"scope": 4, "recent_size": "quarter"}
+PROPOSED, DEFAULTS = "recommended", "paper's defaults"
+OTHERS: Final = {
+    "StreamingLLM": {"policy": "streaming"},
+    "H2O": {"policy": "h2o", "variant": "paper"},
+    "TOVA": {"policy": "tova", "variant": "paper"},
+}
+_MANY: Final = 2**30  # tokens of a text that fills every cache
 
 
 @dataclass(frozen=True)
@@ -41,106 +56,222 @@ class Recommendation:
 
     Attributes:
         config: the settings.
-        reasons: Dataset over `candidate`, in the order tried: `question` ("baseline", "size", "sinks", "recent",
-            "scope", "layers", "block"), `setting` in words, `cache_size`, simulated `error` (mean relative error
-            of the attention output) and `mass` (mean share of attention retained), `chosen`; and `sink_mass`
-            (first), the mean share of attention of each of the first tokens. attrs["bytes"] is the size of a cache
-            with the proposed settings while it decodes, counted as for `recommend(max_bytes=...)`, attrs["tokens"] the
-            length of the text.
-        sentences: the reasons in words, one per decision.
+        budgets: int64 (layer, head), tokens of each KV head; coordinate `need` is what decided.
+        losses: float64 (policy), the extra loss of the proposal, of the paper's defaults and of other policies with as
+            many bytes, nats a token above the full cache, replayed on the captured texts; None without a model.
+        nbytes: the size of a cache with these settings while it decodes, for one row.
+        sentences: the reasons in words.
+        provenance: what the settings were made from, for `TreeKVConfig.save`.
     """
 
     config: TreeKVConfig
-    reasons: xr.Dataset
+    budgets: xr.DataArray
+    losses: xr.DataArray | None
+    nbytes: int
     sentences: tuple[str, ...]
+    provenance: dict[str, Any]
 
     @cached_property
     def figure(self) -> go.Figure:
-        """The candidates of each question by simulated error."""
-        from analysis.plot.recommendation_figure import recommendation
+        """Tokens of each head, layer against head."""
+        from analysis.plot.need_figure import need_budgets as draw
 
-        return recommendation(self.reasons)
+        return draw(self.budgets)
 
 
 def recommend(
-    captured: Capture,
+    captured: Capture | Sequence[Capture],
     budget: int | None = None,
     *,
     max_bytes: int | None = None,
     target: Mapping[str, float] | None = None,
-    questions: Sequence[str] = DEFAULT_QUESTIONS,
+    model: nn.Module | None = None,
+    thorough: bool = False,
+    classes: int = CLASSES,
     prefill: str = "once",
     itemsize: int | None = None,
-    model: nn.Module | None = None,
+    dtype: str | None = None,
     progress: Progress | None = None,
 ) -> Recommendation:
     """Propose settings of policy "tree" for the kind of text that was captured.
 
     Args:
-        captured: a capture of text like the one to expect, at least twice as long as the cache.
-        budget: tokens per layer and KV head.
+        captured: text like the one to expect, at least twice as long as the cache, captured with gradients in all
+            full-attention layers; two or more unlike texts are better than one.
+        budget: tokens per layer and KV head, on average.
         max_bytes: or bytes of keys and values, for one row of a batch, that a cache with the proposed settings may take
-            while it decodes: over all layers of the model, captured or not, with whole sliding windows and room for
-            the token being read. (Older capture files do not record the layers of their model: then only captured
-            layers are counted.)
-        target: or {"mass": share of attention to retain} or {"error": relative output error allowed}, both means
-            over layers and queries of the simulation; the smallest cache that reaches it is proposed.
-        questions: what may differ from the paper's defaults, among "sinks" (as many as the attention to the first
-            tokens suggests), "recent" (the split between recent tokens and tree: fixed shares, and as far back as the
-            highest band of the spectrum reaches), "scope" (neighbours that compete), "layers" (budgets that differ by
-            layer, same total; skipped if only some layers were captured) and "block" (of the prompt).
+            while it decodes: over all layers of the model, with whole sliding windows and room for the token being
+            read.
+        target: or {"loss": nats a token above the full cache}; the smallest cache whose replayed loss is not more is
+            proposed. Needs the model.
+        model: the captured model; with it, losses are predicted by `analysis.replay`.
+        thorough: find budgets by simulating every head at nine capacities instead of by `analysis.need`.
+        classes: how many different capacities there may be.
         prefill: how the proposed settings handle a prompt, "once" or "stream".
         itemsize: bytes per number in the cache, for `max_bytes`; by default that of the captured tensors (a capture
             read from a file has 2).
-        model: the captured model; if given, errors are those of the attention output after its output projection,
-            which is what reaches the residual stream.
-        progress: called as progress(questions done, questions).
+        dtype: of the replay, as there.
+        progress: called with (done, total) of each step in turn: needs or curves, replays.
 
     Raises:
-        TreeKVError: not exactly one of budget, bytes and target; one that cannot be met; a text that is too short.
+        TreeKVError: not exactly one of budget, bytes and target; one that cannot be met; a target without a model; a
+            capture without gradients or without some layers, or captures of several models; a text that is too short.
     """
+    texts = [captured] if isinstance(captured, Capture) else list(captured)
     prefill = "once" if prefill == "tree" else prefill  # its former name
-    _check(captured, budget, max_bytes, target, questions, prefill)
-    itemsize = captured.k[0].element_size() if itemsize is None else itemsize
-    search = Search(captured, model)
-    steps = [question for question in QUESTIONS if question in questions]
-
+    _check(texts, budget, max_bytes, target, model, prefill)
+    first = texts[0]
+    itemsize = first.k[0].element_size() if itemsize is None else itemsize
+    search = _Search(texts, thorough, classes, model, dtype, progress)
     if target is not None:
-        size = _smallest(search, dict(target))
+        size = search.smallest(target["loss"])
     elif max_bytes is not None:
-        size = _affordable(captured, max_bytes, itemsize)
+        size = _affordable(first, max_bytes, itemsize)
     else:
         assert budget is not None
         size = budget
-    _check_size(captured, size)
-    base = TreeKVConfig(cache_size=size, prefill="stream", block_size=_stream_block(size))
-    search.compare_candidates("baseline", {f"paper's defaults, {size} tokens": base})
-    start = search.error
+    _check_size(texts, size)
+    budgets, config = search.proposal(size)
+    losses = None if model is None else search.losses({PROPOSED: config, **_alternatives(size)})
+    final = config if prefill == "stream" else _for_prompts(config)
+    needed = _decoding_bytes(first, final, itemsize)
+    about = [*search.sentences, _described(budgets, thorough), *_compared(losses)]
+    about.append(f"Size: {size} tokens for each layer and KV head on average, {needed:,} bytes.")
+    return Recommendation(final, budgets, losses, needed, tuple(about), _provenance(texts, thorough, losses))
 
-    for done, question in enumerate(steps):
-        if progress is not None:
-            progress(done, len(steps))
-        if question != "block":
-            DECISIONS[question](search)
-    block = None
-    if "block" in steps:
-        block = choose_block(search, prefill)
-    if progress is not None:
-        progress(len(steps), len(steps))
-    config = _finished(search.best, prefill, block)
-    needed = _decoding_bytes(captured, config, itemsize)
-    sentences = [*search.sentences, _summary(search, start, size, needed)]
-    reasons = search.table().assign(sink_mass=("first", sink_mass(captured)))
-    reasons.attrs |= {
-        "projected": int(model is not None),
-        "bytes": needed,
-        "tokens": captured.tokens,
-        "model": captured.model,
+
+class _Search:
+    """The settings for a size, and what they cost on the captured texts."""
+
+    def __init__(
+        self,
+        texts: list[Capture],
+        thorough: bool,
+        classes: int,
+        model: nn.Module | None,
+        dtype: str | None,
+        progress: Progress | None,
+    ) -> None:
+        self.texts, self.thorough, self.classes, self.model, self.dtype = texts, thorough, classes, model, dtype
+        self.progress = progress
+        self.sentences: list[str] = []
+        self._need: xr.DataArray | None = None
+
+    def proposal(self, size: int) -> tuple[xr.DataArray, TreeKVConfig]:
+        """Budgets of a mean size, and the settings with them."""
+        unit = next(unit for unit in (8, 4, 2, 1) if size % unit == 0 and size >= 16 * unit)
+        base = _stream(size, **RECIPE)
+        if self.thorough:
+            curves = [damage_curves(text, base, self.progress) for text in self.texts]
+            budgets = least_damage(xr.concat(curves, "text").mean("text"), size, unit)
+        else:
+            if self._need is None:
+                each = [need(text, progress=self.progress) for text in self.texts]
+                # Texts whose losses differ in scale count alike: only the ratios between heads decide.
+                scaled = [one / float(one.sum()) if float(one.sum()) else one for one in each]
+                self._need = xr.concat(scaled, "text").mean("text")
+            budgets = need_budgets(self._need, size)
+        budgets = budget_classes(budgets, self.classes, unit)
+        return budgets, base.replace(budgets=budgets.values.tolist())
+
+    def losses(self, configs: Mapping[str, TreeKVConfig]) -> xr.DataArray:
+        """The extra loss of settings, mean over the texts."""
+        assert self.model is not None
+        found = [replay(self.model, text, configs, dtype=self.dtype, progress=self.progress) for text in self.texts]
+        if any(table.attrs.get("interrupted") for table in found):
+            raise KeyboardInterrupt
+        return xr.concat([extra_loss(table) for table in found], "text").mean("text")
+
+    def smallest(self, wanted: float) -> int:
+        """The smallest of a ladder of sizes whose proposal costs no more than `wanted`."""
+        largest = min(text.tokens for text in self.texts) // 2
+        sizes = [size for size in _sizes() if size <= largest]
+        cost: dict[int, float] = {}
+
+        def reaches(size: int) -> bool:
+            cost[size] = float(self.losses({PROPOSED: self.proposal(size)[1]})[0])
+            return cost[size] <= wanted
+
+        if not reaches(sizes[-1]):
+            raise TreeKVError(
+                f"a loss of {wanted:g} is not reached with {sizes[-1]} tokens, the most that {largest * 2} captured "
+                f"tokens can judge (loss {cost[sizes[-1]]:.3f}); capture a longer text or allow more"
+            )
+        low, high = -1, len(sizes) - 1  # the target is reached at high, not at low
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if reaches(sizes[middle]) else (middle, high)
+        tried = ", ".join(f"{size}: {cost[size]:.3f}" for size in sorted(cost))
+        self.sentences.append(
+            f"Target: {sizes[high]} tokens are the fewest of those tried whose loss is at most {wanted:g} nats a token "
+            f"above the full cache ({tried})."
+        )
+        return sizes[high]
+
+
+# ---------------------------------------------------------------------- words
+
+
+def _described(budgets: xr.DataArray, thorough: bool) -> str:
+    where = np.unravel_index(int(budgets.values.argmax()), budgets.shape)
+    how = (
+        "the simulated damage of nine capacities"
+        if thorough
+        else "the finest wavelet band along the gradient of the loss"
+    )
+    return (
+        f"Budgets: by {how}, {budgets.attrs['classes']}; most in layer "
+        f"{budgets['layer'].values[where[0]]}, head {budgets['head'].values[where[1]]}."
+    )
+
+
+def _compared(losses: xr.DataArray | None) -> list[str]:
+    if losses is None:
+        return ["Loss: not predicted; give the model to have these settings replayed beside others."]
+    cost = {str(name): float(value) for name, value in zip(losses["policy"].values, losses.values, strict=True)}
+    own, usual = cost.pop(PROPOSED), cost.pop(DEFAULTS)
+    best = min(cost, key=cost.__getitem__)
+    sentences = [
+        f"Loss: {own:+.3f} nats a token above the full cache, replayed on the captured text; the paper's defaults "
+        f"{usual:+.3f}, {best}, the best other policy of this size, {cost[best]:+.3f}."
+    ]
+    if own >= min(usual, cost[best]):
+        better = "the paper's defaults" if usual <= cost[best] else best
+        sentences.append(f"On this text {better} would be better: these settings do not suit it.")
+    return sentences
+
+
+def _provenance(texts: list[Capture], thorough: bool, losses: xr.DataArray | None) -> dict[str, Any]:
+    first = texts[0].attrs
+    made: dict[str, Any] = {
+        "made_by": f"analysis.recommend{', thorough' if thorough else ''}",
+        "model": texts[0].model,
+        "model_fingerprint": first.get("model_fingerprint"),
+        "tokens": [text.tokens for text in texts],
+        "versions": netcdf.versions(),
     }
-    return Recommendation(config, reasons, tuple(sentences))
+    if losses is not None:
+        cost = zip(losses["policy"].values.tolist(), losses.values.tolist(), strict=True)
+        made["predicted_loss_above_full"] = {name: round(value, 4) for name, value in cost}
+    return made
 
 
 # ---------------------------------------------------------------------- sizes
+
+
+def _stream(size: int, **changes: Any) -> TreeKVConfig:
+    """Settings that read a text from its first token on in blocks."""
+    return TreeKVConfig(cache_size=size, prefill="stream", block_size=16 if size >= 64 else 4, **changes)
+
+
+def _alternatives(size: int) -> dict[str, TreeKVConfig]:
+    return {DEFAULTS: _stream(size), **{name: _stream(size, **fields) for name, fields in OTHERS.items()}}
+
+
+def _for_prompts(config: TreeKVConfig) -> TreeKVConfig:
+    """The same for a prompt that is attended to in full and then reduced."""
+    fields = {name: getattr(config, name) for name in RECIPE if name != "recent_size"}
+    return TreeKVConfig(cache_size=config.cache_size, budgets=config.budgets, recent_size="quarter", **fields)
 
 
 def _decoding_bytes(captured: Capture, config: TreeKVConfig, itemsize: int) -> int:
@@ -150,10 +281,7 @@ def _decoding_bytes(captured: Capture, config: TreeKVConfig, itemsize: int) -> i
 
 def _affordable(captured: Capture, max_bytes: int, itemsize: int) -> int:
     """Tokens per layer and KV head that fit into `max_bytes`, a multiple of eight."""
-    least, next_one = (
-        _decoding_bytes(captured, TreeKVConfig(cache_size=size, prefill="stream", block_size=1), itemsize)
-        for size in (SMALLEST, SMALLEST + 1)
-    )
+    least, next_one = (_decoding_bytes(captured, _stream(size), itemsize) for size in (SMALLEST, SMALLEST + 1))
     token = next_one - least
     size = SMALLEST + (max_bytes - least) // token
     if size < SMALLEST:
@@ -166,105 +294,52 @@ def _affordable(captured: Capture, max_bytes: int, itemsize: int) -> int:
     return size // 8 * 8
 
 
-def _smallest(search: Search, target: dict[str, float]) -> int:
-    """The smallest cache, in eighths of a power of two, that reaches the target with the paper's defaults."""
-    ((kind, wanted),) = target.items()
-    largest = search.captured.tokens // 2
-    sizes = [size for size in _sizes() if size <= largest]
-
-    def reaches(size: int) -> bool:
-        config = TreeKVConfig(cache_size=size, prefill="stream", block_size=_stream_block(size))
-        error, mass, _ = search.measure({"it": config})["it"]
-        met = mass >= wanted if kind == "mass" else error <= wanted
-        search.log("size", f"{size} tokens", config, error, mass, chosen=False)
-        return met
-
-    if not reaches(sizes[-1]):
-        last = search.rows[-1]
-        raise TreeKVError(
-            f"the target {kind} {wanted:g} is not reached with {sizes[-1]} tokens, the most that a capture of "
-            f"{search.captured.tokens} can judge ({kind} {last[kind]:.3f}); capture a longer text or lower the target"
-        )
-    low, high = -1, len(sizes) - 1  # the target is reached at high, not at low
-    while high - low > 1:
-        middle = (low + high) // 2
-        if reaches(sizes[middle]):
-            high = middle
-        else:
-            low = middle
-    for row in search.rows:
-        row["chosen"] = row["cache_size"] == sizes[high]
-    reached = next(row for row in search.rows if row["chosen"])
-    search.sentences.append(
-        f"Size: {sizes[high]} tokens, the smallest of those tried whose simulated {kind} is "
-        f"{'at least' if kind == 'mass' else 'at most'} {wanted:g} ({reached[kind]:.4f})."
-    )
-    return sizes[high]
-
-
 def _sizes() -> list[int]:
     return [power * eighths // 8 for power in (2**n for n in range(4, 24)) for eighths in (8, 10, 12, 14)]
-
-
-def _stream_block(size: int) -> int:
-    return 16 if size >= 64 else 4
-
-
-def _finished(best: TreeKVConfig, prefill: str, block: int | None) -> TreeKVConfig:
-    """The best settings with the requested handling of prompts."""
-    changes: dict[str, Any] = {"recent_size": best.recent_size, "prefill": prefill}
-    if block is None and prefill == "stream":
-        block = best.block_size
-    if block is not None:
-        return best.replace(**changes, block_size=block, window_size=block)
-    return TreeKVConfig(
-        cache_size=best.cache_size, sink_size=best.sink_size, scope=best.scope, budgets=best.budgets, **changes
-    )
-
-
-def _summary(search: Search, start: float, size: int, needed: int) -> str:
-    return (
-        f"Together: simulated output error {search.error:.4f}, paper's defaults {start:.4f}, at {size} tokens per "
-        f"layer and KV head ({needed:,} bytes)."
-    )
 
 
 # ---------------------------------------------------------------------- checks
 
 
 def _check(
-    captured: Capture,
+    texts: list[Capture],
     budget: int | None,
     max_bytes: int | None,
     target: Mapping[str, float] | None,
-    questions: Sequence[str],
+    model: nn.Module | None,
     prefill: str,
 ) -> None:
-    given = [
-        name for name, value in (("budget", budget), ("bytes", max_bytes), ("target", target)) if value is not None
-    ]
+    wanted = {"budget": budget, "bytes": max_bytes, "target": target}
+    given = [name for name, value in wanted.items() if value is not None]
     if len(given) != 1:
         raise TreeKVError(f"give one of budget, bytes and target, got {' and '.join(given) or 'none'}")
-    for question in questions:
-        if question not in QUESTIONS:
-            raise TreeKVError(f"unknown question {question!r}; known are {', '.join(QUESTIONS)}")
     if prefill not in ("once", "stream"):
         raise TreeKVError(f"prefill must be 'once' or 'stream', got {prefill!r}")
-    if captured.tokens < 2 * SMALLEST:
-        raise TreeKVError(f"the capture has {captured.tokens} tokens; at least {2 * SMALLEST} are needed")
     if target is not None:
-        if len(target) != 1 or next(iter(target)) not in ("mass", "error"):
-            raise TreeKVError(f"target must be {{'mass': share}} or {{'error': share}}, got {dict(target)!r}")
-        ((kind, wanted),) = target.items()
-        if not 0 < wanted < 1:
-            raise TreeKVError(f"the target {kind} must be between 0 and 1, got {wanted!r}")
+        if list(target) != ["loss"] or not 0 < target["loss"] < float("inf"):
+            raise TreeKVError(f"target must be {{'loss': nats a token above the full cache}}, got {dict(target)!r}")
+        if model is None:
+            raise TreeKVError("a target of loss needs the model, which predicts it; give model=")
+    if not texts:
+        raise TreeKVError("no captures given")
+    for text in texts:
+        text.check_sensitivity()
+        missing = [layer for layer in text.full_layers if layer not in text.layers]
+        if missing:
+            raise TreeKVError(
+                f"budgets are shared by all layers, but layer {missing[0]} was not captured; capture all of them"
+            )
+        if text.model != texts[0].model or text.layers != texts[0].layers or text.kv_heads != texts[0].kv_heads:
+            raise TreeKVError(f"the captures are of {texts[0].model!r} and {text.model!r}; give those of one model")
+    _check_size(texts, SMALLEST)
 
 
-def _check_size(captured: Capture, size: int) -> None:
+def _check_size(texts: list[Capture], size: int) -> None:
     if size < SMALLEST:
         raise TreeKVError(f"budget must be at least {SMALLEST} tokens, got {size}")
-    if 2 * size > captured.tokens:
-        raise TreeKVError(
-            f"a budget of {size} tokens needs a capture of at least {2 * size} tokens to be judged; this one has "
-            f"{captured.tokens}"
-        )
+    for text in texts:
+        if 2 * size > text.tokens:
+            raise TreeKVError(
+                f"a budget of {size} tokens needs a capture of at least {2 * size} tokens to be judged; this one has "
+                f"{count(text.tokens, 'token')}"
+            )

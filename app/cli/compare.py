@@ -30,7 +30,10 @@ def compare(
     capture: Annotated[Path, typer.Argument(metavar="FILE", help="A file that treekv capture wrote.")],
     settings: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="A settings file, which names the settings; repeatable."),
+        typer.Option(
+            metavar="FILE",
+            help="A settings file, which names the settings, or settings that come with TreeKV; repeatable.",
+        ),
     ] = None,
     policy: Annotated[
         list[str] | None,

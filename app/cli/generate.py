@@ -23,7 +23,7 @@ def generate(
     ] = None,
     settings: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="A settings file, such as a run folder's settings.json."),
+        typer.Option(metavar="FILE", help="A settings file, or settings that come with TreeKV, such as smollm2-128."),
     ] = None,
     policy: Annotated[
         str | None,

@@ -1,9 +1,9 @@
-"""treekv recommend: settings for a budget or a target, from a captured text."""
+"""treekv recommend: settings for a budget or a target, from captured texts, decided by the loss that they cost."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -16,96 +16,113 @@ from app.text.wording import size
 
 @one_sentence
 def recommend(
-    capture: Annotated[Path, typer.Argument(metavar="FILE", help="A file that treekv capture wrote.")],
-    budget: Annotated[int | None, typer.Option(help="The budget in tokens, per layer and KV head.")] = None,
+    captures: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...", help="Files that treekv capture --sensitivity wrote; two unlike texts are best."
+        ),
+    ],
+    budget: Annotated[int | None, typer.Option(help="The budget in tokens, per layer and KV head, on average.")] = None,
     cache_bytes: Annotated[
         int | None,
         typer.Option(
             "--bytes", help="Or in bytes of keys and values, over all layers of the model, for one text at a time."
         ),
     ] = None,
-    mass: Annotated[
-        float | None, typer.Option(help="Or a target: the share of attention to retain, such as 0.9.")
+    target_loss: Annotated[
+        float | None,
+        typer.Option(help="Or a target: the loss to allow above the full cache, in nats a token, such as 0.05."),
     ] = None,
-    error: Annotated[
-        float | None, typer.Option(help="Or a target: the relative output error to allow, such as 0.1.")
+    thorough: Annotated[
+        bool, typer.Option("--thorough", help="Simulate nine capacities of every head, which takes minutes.")
+    ] = False,
+    model: Annotated[
+        str | None, typer.Option(help="The captured model, if the capture does not say where it is.")
     ] = None,
-    ask: Annotated[
-        list[str] | None,
-        typer.Option(help="What may differ from the defaults: sinks, scope, recent, layers, block; repeatable."),
-    ] = None,
+    loss: Annotated[
+        bool,
+        typer.Option("--loss/--no-loss", help="Run the model to predict the loss of these settings and of others."),
+    ] = True,
     prefill: Annotated[str, typer.Option(help="When prompts are reduced: once or stream.")] = "once",
     itemsize: Annotated[int, typer.Option(min=1, help="Bytes per number in the cache, for --bytes.")] = 2,
-    projected: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL",
-            help="Measure errors after the output projection of the captured model, which is loaded by this name.",
-        ),
-    ] = None,
     output: Annotated[Path, typer.Option(help="The settings file to write.")] = Path("settings.json"),
     figure: Annotated[
-        Path | None, typer.Option(metavar="FILE.html", help="Write the figure of all candidates to this page too.")
+        Path | None, typer.Option(metavar="FILE.html", help="Write a picture of each head's tokens to this page too.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the output files.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print settings and reasons as JSON.")] = False,
 ) -> None:
-    """Recommend settings for texts like the captured one, with the numbers behind each choice.
+    """Recommend settings for texts like the captured ones: tokens for each KV head, by what evictions would cost.
 
     Example: [bold]treekv recommend capture.nc --budget 256 --output settings.json[/]
     """
+    _check_goal({"--budget": budget, "--bytes": cache_bytes, "--target-loss": target_loss}, loss)
     check_output(output, force)
     if figure is not None:
         check_output(figure, force)
-    from treekv import TreeKVError
-
-    if mass is not None and error is not None:
-        raise TreeKVError("give one target, either --mass or --error")
-    target = {"mass": mass} if mass is not None else {"error": error} if error is not None else None
     with stage("Reading the capture"):
         import analysis
-        from analysis.recommendation.decisions import DEFAULT_QUESTIONS
 
-        captured = analysis.open(capture, "capture")
-    network = None
-    if projected is not None:
-        with stage(f"Loading {projected}"):
-            from treekv import load_model
-
-            network, _ = load_model(projected)
-    with stage("Simulating candidates") as progress:
+        texts = [analysis.open(file, "capture") for file in captures]
+        for text in texts:
+            text.check_sensitivity()
+    network = _loaded(texts[0].model, model, target_loss is not None) if loss else None
+    with stage("Finding what every head needs") as progress:
         choice = analysis.recommend(
-            captured,
+            texts,
             budget,
             max_bytes=cache_bytes,
-            target=target,
-            questions=ask or DEFAULT_QUESTIONS,
+            target=None if target_loss is None else {"loss": target_loss},
+            model=network,
+            thorough=thorough,
             prefill=prefill,
             itemsize=itemsize,
-            model=network,
             progress=progress,
         )
-    choice.config.save(output)
+    choice.config.save(output, choice.provenance)
     if figure is not None:
-        write_page(figure, "Settings tried", (choice.figure,))
-    held = int(choice.reasons.attrs["bytes"])
+        write_page(figure, "Recommended settings", (choice.figure,))
     if as_json:
-        names = ("question", "setting", "cache_size", "error", "mass", "chosen")
-        tried = [
-            {name: choice.reasons[name].values[i].item() for name in names}
-            for i in range(choice.reasons.sizes["candidate"])
-        ]
+        losses = None
+        if choice.losses is not None:
+            losses = dict(zip(choice.losses["policy"].values.tolist(), choice.losses.values.tolist(), strict=True))
         print_json(
             {
                 "file": str(output),
                 "settings": choice.config.to_dict(),
-                "bytes": held,
+                "bytes": choice.nbytes,
+                "loss": losses,
                 "reasons": list(choice.sentences),
-                "tried": tried,
             }
         )
         return
     console = out()
     for sentence in choice.sentences:
         console.print(escape(sentence))
-    console.print(escape(f"written to {output} ({size(held)} of keys and values)"), soft_wrap=True)
+    console.print(escape(f"written to {output} ({size(choice.nbytes)} of keys and values)"), soft_wrap=True)
+
+
+def _check_goal(goals: dict[str, Any], loss: bool) -> None:
+    from treekv import TreeKVError
+
+    given = [name for name, value in goals.items() if value is not None]
+    if len(given) != 1:
+        *others, last = goals
+        raise TreeKVError(f"give one of {', '.join(others)} and {last}, got {' and '.join(given) or 'none'}")
+    if given == ["--target-loss"] and not loss:
+        raise TreeKVError("--target-loss needs the model to predict the loss; leave out --no-loss")
+
+
+def _loaded(name: str, model: str | None, needed: bool) -> Any:
+    """The captured model; None, with a line that says so, if it cannot be had and need not be."""
+    from app.runs.captured_model import load_captured
+    from treekv import TreeKVError
+
+    try:
+        with stage("Loading the model"):
+            return load_captured(name, model)
+    except TreeKVError as error:
+        if needed or model is not None:
+            raise
+        out().print(escape(f"There is no predicted loss: {error}."), soft_wrap=True)
+        return None

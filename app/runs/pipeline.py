@@ -61,15 +61,25 @@ def analyse(
     stage: Stage,
     layers: Sequence[int] | None = None,
     more: torch.Tensor | None = None,
+    sensitivity: bool = False,
 ) -> RunArtifacts:
     """Capture the text (all layers or some), take its spectrum, test the two claims, simulate policies that evict.
+
+    With `sensitivity` the gradient of the text's loss is captured too, by one backward pass.
 
     `more` are the tokens of the text, at least `ids`, from which the paper's samples are taken: `SAMPLES` windows of
     512. A text too short for five of them is one sample itself.
     """
     with stage("Capturing what each token contributes") as progress:
         captured = analysis.capture(
-            model, tokenizer, ids, max_tokens=len(ids), queries=QUERIES, layers=layers, progress=progress
+            model,
+            tokenizer,
+            ids,
+            max_tokens=len(ids),
+            queries=QUERIES,
+            layers=layers,
+            sensitivity=sensitivity,
+            progress=progress,
         )
     with stage("Splitting it into Haar wavelet bands") as progress:
         spectrum = analysis.spectrum(captured, progress=progress)

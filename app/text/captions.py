@@ -68,8 +68,8 @@ MEMORY: Final = (
     "between the two at your context length is what you save."
 )
 RECOMMENDATION: Final = (
-    "Every candidate by its simulated error. Filled diamonds were chosen; a circle just as far to the left was not "
-    "better by a significant amount."
+    "Tokens of each KV head. Heads whose far context the loss depends on, at the finest scale, get more; the total is "
+    "that of equal budgets."
 )
 DIFFERENCE: Final = (
     "White: simulation and real run keep the same tokens. Blue: only the simulation kept them. Yellow: only the real "

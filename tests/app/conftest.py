@@ -48,11 +48,12 @@ def silent_stage(title: str):
 def small_chain() -> dict:
     """What the chain makes of 320 random tokens and a tiny random model."""
     torch.manual_seed(0)
-    model, tokenizer = tiny.llama(), words_tokenizer()
-    ids = tiny.tokens(TOKENS)[0]
-    ids[-5] = 7
-    configs = demo.settings(TOKENS)
-    artifacts = pipeline.analyse(model, tokenizer, ids, configs, silent_stage)
+    with torch.inference_mode(False):  # a model with gradients
+        model, tokenizer = tiny.llama(), words_tokenizer()
+        ids = tiny.tokens(TOKENS)[0]
+        ids[-5] = 7
+        configs = demo.settings(TOKENS)
+        artifacts = pipeline.analyse(model, tokenizer, ids, configs, silent_stage, sensitivity=True)
     streamed = demo.stream(model, ids, configs, silent_stage)
     generated = demo.generate(model, tokenizer, ids, configs, silent_stage)
     summary = demo.summary("a text <i>of no words</i>", artifacts, configs, streamed, generated)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import runpy
 import subprocess
@@ -16,7 +17,8 @@ import torch
 import analysis
 from analysis.retention import ledger_simulation, simulate
 from tests import tiny
-from treekv import TreeKVCache, TreeKVConfig
+from tests.app.conftest import words_tokenizer
+from treekv import TreeKVConfig, load_model
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -40,18 +42,23 @@ def test_a_benchmark_runs_with_an_option_it_lacks():
     assert "steady.py has no option for --rounds 1" in done.stderr and "20 decode steps" in done.stdout
 
 
-@torch.inference_mode()
-@pytest.mark.parametrize("prompt", [0, 40])
-def test_the_benchmark_of_recommendations_scores_what_it_says(prompt):
-    """In blocks, or after a prompt token by token: against a loop over single tokens."""
-    score = runpy.run_path(str(BENCHMARKS / "recommend.py"))["score"]
-    model, ids = tiny.llama(), tiny.tokens(60)[0]
-    config = TreeKVConfig(cache_size=16, block_size=4, prefill="none" if prompt else "stream")
-    cache = TreeKVCache(config, model.config)
-    pieces = [ids[:prompt], *ids[prompt:-1].split(1)] if prompt else [ids[:-1]]
-    logits = torch.cat([model(input_ids=piece[None], past_key_values=cache).logits[0] for piece in pieces])
-    expected = torch.nn.functional.cross_entropy(logits, ids[1:], reduction="none")[prompt:]
-    torch.testing.assert_close(score(model, ids.tolist(), config, prompt).nll, expected)
+@torch.inference_mode(False)
+def test_the_settings_made_are_the_recommended_ones(tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        tiny.llama().save_pretrained(tmp_path / "tiny")
+        words_tokenizer().save_pretrained(tmp_path / "tiny")
+        (tmp_path / "words.txt").write_text(" ".join(f"w{2 + n * n % 90}" for n in range(300)))
+        patched.chdir(tmp_path)
+        words = ["recommended_settings.py", "--model", "tiny", "--text", "words.txt:20", "--tokens", "200"]
+        patched.setattr(sys, "argv", [*words, "--budgets", "32", "--output", "made", "--dtype", "float32"])
+        runpy.run_path(str(BENCHMARKS / "recommended_settings.py"), run_name="__main__")
+        made = TreeKVConfig.load("made/tiny-32.json")
+        provenance = json.loads(Path("made/tiny-32.json").read_text())["provenance"]
+        model, tokenizer = load_model("tiny")
+        ids = tokenizer(Path("words.txt").read_text())["input_ids"][20:220]
+    captured = analysis.capture(model, tokenizer, ids, sensitivity=True)
+    assert made == analysis.recommend(captured, 32, prefill="stream").config
+    assert provenance["texts"] == ["words.txt, from token 20"] and provenance["tokens"] == [200]
 
 
 def test_the_benchmark_of_simulations_runs(capsys):

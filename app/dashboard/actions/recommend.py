@@ -4,55 +4,52 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import pandas as pd
 import streamlit as st
 
 import analysis
-from analysis.recommendation.decisions import DEFAULT_QUESTIONS, QUESTIONS
 from analysis.recommendation.recommend import SMALLEST
-from app.dashboard.session import jobs
+from app.dashboard.actions import losses
+from app.dashboard.session import jobs, loaded_model
 from app.dashboard.session.messages import or_stop, plain
+from app.dashboard.session.run import default_model
 from app.dashboard.session.settings import COMPARED, MOST_COMPARED, choose_settings, set_compared
 from app.dashboard.widgets.figure import draw_figure
 from app.dashboard.widgets.job_progress import show_job
 from app.dashboard.widgets.settings_editor import TAKEN
 from app.runs.folder import RunFolder
 from app.text import captions, wording
+from treekv import TreeKVError
 
 # Keys in the session: the job, and the folder of the run that it is about.
 JOB: Final = "recommendation-job"
 JOB_RUN: Final = "recommendation-run"
-TOKENS, BYTES, MASS, ERROR = GOALS = ("Tokens to keep", "Bytes to keep", "Attention to retain", "Error to allow")
-QUESTION_TITLES: Final = {
-    "sinks": "number of sinks",
-    "scope": "competing neighbours",
-    "recent": "number of recent tokens",
-    "layers": "budget per layer",
-    "block": "block size of the prompt",
-}
+TOKENS, BYTES, LOSS = GOALS = ("Tokens to keep", "Bytes to keep", "Loss to allow")
 
 
 def section(run: RunFolder, captured: analysis.Capture) -> None:
     """The goal, the button, and the recommendation below them."""
     st.subheader("Recommendation")
-    st.markdown(
-        "State a budget or a target. Candidate settings are simulated on this text, and each choice is explained."
-    )
-    goal = st.segmented_control("Goal", GOALS, default=TOKENS, required=True, key="goal")
-    left, right = st.columns(2)
-    with left:
-        wanted = _wanted(str(goal), captured)
-    with right:
-        questions = st.multiselect(
-            "What may differ from the paper's settings",
-            QUESTIONS,
-            default=DEFAULT_QUESTIONS,
-            key="questions",
-            format_func=QUESTION_TITLES.__getitem__,
+    try:
+        captured.check_sensitivity()
+    except TreeKVError:
+        st.caption(
+            "There is no recommendation: this run has no gradients of the loss, which say what each head needs. Make a "
+            "run with them on Start."
         )
+        return
+    st.markdown(
+        "State a budget or a target. Each KV head gets as many tokens as it needs, by what evictions there would cost."
+    )
+    goal = str(st.segmented_control("Goal", GOALS, default=TOKENS, required=True, key="goal"))
+    wanted = _wanted(goal, captured)
+    missing = losses.why_not(run, captured, 0)
+    if missing:
+        st.caption(plain(missing))
     if st.button("Recommend", key="recommend"):
         st.session_state[JOB] = or_stop(
             lambda: jobs.submit(
-                jobs.owner(), "Recommendation", lambda job: _work(job, captured, wanted, list(questions))
+                jobs.owner(), "Recommendation", lambda job: _work(job, run, captured, wanted, not missing)
             )
         )
         st.session_state[JOB_RUN] = str(run.path)
@@ -69,31 +66,49 @@ def _wanted(goal: str, captured: analysis.Capture) -> dict[str, Any]:
     if goal == TOKENS:
         most = max(captured.tokens // 2, SMALLEST)
         budget = st.number_input(
-            "Tokens per layer and head", SMALLEST, None, max(most // 4, SMALLEST), 8, key="goal-tokens"
+            "Tokens per layer and head, on average", SMALLEST, None, max(most // 4, SMALLEST), 8, key="goal-tokens"
         )
         return {"budget": int(budget)}
     if goal == BYTES:
         size = st.number_input("Megabytes of keys and values", 0.0, None, 4.0, 0.5, key="goal-bytes")
         return {"max_bytes": int(size * 1e6)}
-    share = st.number_input(
-        "Per cent", 0.0, 100.0, 90.0 if goal == MASS else 20.0, 1.0, key=f"goal-{GOALS.index(goal)}"
-    )
-    return {"target": {"mass" if goal == MASS else "error": share / 100}}
+    loss = st.number_input("Nats a token above the full cache", 0.0, None, 0.1, 0.01, "%.3f", key="goal-loss")
+    return {"target": {"loss": float(loss)}}
 
 
 def _work(
-    job: jobs.Job[analysis.Recommendation], captured: analysis.Capture, wanted: dict[str, Any], questions: list[str]
+    job: jobs.Job[analysis.Recommendation],
+    run: RunFolder,
+    captured: analysis.Capture,
+    wanted: dict[str, Any],
+    predict: bool,
 ) -> analysis.Recommendation:
-    return analysis.recommend(captured, questions=questions, progress=job.step, **wanted)
+    model = None
+    if predict:
+        job.report(0, 0, "loading the model")
+        model, _ = loaded_model.get(default_model(run))
+    return analysis.recommend(captured, model=model, progress=job.step, **wanted)
 
 
 def _show(choice: analysis.Recommendation) -> None:
     config = choice.config
-    parts = f"{config.sink_size} sinks, {config.recent_size:,} recent, {config.region_size:,} in the tree"
-    memory = wording.size(int(choice.reasons.attrs["bytes"]))
-    st.success(f"{config.cache_size:,} tokens: {parts}; {memory} of keys and values.")
+    memory = wording.size(choice.nbytes)
+    st.success(
+        f"{config.cache_size:,} tokens for each layer and head on average, {choice.budgets.values.min():,} to "
+        f"{choice.budgets.values.max():,}; {memory} of keys and values."
+    )
     for sentence in choice.sentences:
         st.markdown(f"- {plain(sentence)}")
+    if choice.losses is not None:
+        table = pd.DataFrame(
+            {"settings": choice.losses["policy"].values, "loss above full, predicted": choice.losses.values}
+        ).sort_values("loss above full, predicted")
+        st.dataframe(
+            table,
+            hide_index=True,
+            width="content",
+            column_config={"loss above full, predicted": st.column_config.NumberColumn(format="%+.3f")},
+        )
     st.button(
         "Use the recommendation",
         key="take-recommendation",

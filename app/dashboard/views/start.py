@@ -22,6 +22,8 @@ from treekv import TreeKVError
 
 SAMPLE, PASTE, UPLOAD = "Sample", "Paste", "Upload"
 SAMPLE_TITLE = "Python's own language reference"
+AUTOMATIC = "Automatic"
+GRADIENTS = {AUTOMATIC: None, "Capture": True, "Leave out": False}
 NEEDED = {
     run_folder.SPECTRUM: "Wavelets",
     run_folder.TRENDS: "the verdict on Wavelets",
@@ -176,13 +178,31 @@ def request_form() -> RunRequest:
         key="simulated",
         persist_state="session",
     )
+    choice = st.segmented_control(
+        "Gradients of the loss",
+        list(GRADIENTS),
+        default=AUTOMATIC,
+        required=True,
+        key="sensitivity",
+        persist_state="session",
+        help="One backward pass says what each head and token is worth; the recommendation needs it. It takes a few "
+        "times as long as reading the text. Automatic: for models of at most a billion parameters.",
+    )
     with st.expander("More"):
         layers = st.text_input("Layers", key="layers", placeholder="all; or 0,5,10-12", persist_state="session")
         short = "sample" if title == SAMPLE_TITLE else Path(title).stem or "text"
         suggested = make_run.free_name(runs_root(), model or "", short, int(tokens))
         name = st.text_input("Name of the run", key="run_name", placeholder=suggested, persist_state="session")
     return RunRequest(
-        name or suggested, model or "", title, text, int(tokens), layers or "", int(cache_size), tuple(policies)
+        name or suggested,
+        model or "",
+        title,
+        text,
+        int(tokens),
+        layers or "",
+        int(cache_size),
+        tuple(policies),
+        GRADIENTS[str(choice)],
     )
 
 

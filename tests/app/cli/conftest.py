@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 import analysis
 from tests import tiny
@@ -18,6 +19,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def capture_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tests only read it."""
+    """With gradients. Tests only read it."""
     file = tmp_path_factory.mktemp("captures") / "capture.nc"
-    return analysis.capture(tiny.llama(), None, tiny.tokens(200)[0], queries=4).save(file)
+    with torch.inference_mode(False):
+        model = tiny.llama()
+        return analysis.capture(model, None, tiny.tokens(200)[0], queries=4, sensitivity=True).save(file)

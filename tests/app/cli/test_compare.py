@@ -114,10 +114,10 @@ def test_compare_adds_a_variant_of_each_policy_that_has_it(capture_file: Path) -
         (("compare", "CAPTURE", "--policy", "tree", "--variant", "paper"), "none of the compared policies has"),
         (("compare", "CAPTURE", "--prompt", 900), "between 0 and the 200 captured tokens, got 900"),
         (("compare", "CAPTURE", "--output", "none/kept.nc"), "does not exist"),
-        (("recommend", "CAPTURE"), "one of budget, bytes and target"),
+        (("recommend", "CAPTURE"), "one of --budget, --bytes and --target-loss, got none"),
         (("recommend", "CAPTURE", "--budget", 5), "at least 16 tokens, got 5"),
-        (("recommend", "CAPTURE", "--mass", 0.5, "--error", 0.5), "either --mass or --error"),
-        (("recommend", "CAPTURE", "--budget", 48, "--ask", "taste"), "unknown question 'taste'"),
+        (("recommend", "none.nc", "--budget", 48, "--bytes", 3), "got --budget and --bytes"),
+        (("recommend", "none.nc", "--target-loss", 0.1, "--no-loss"), "leave out --no-loss"),
     ],
 )
 def test_what_is_wrong_is_one_sentence(capture_file: Path, here: Path, arguments: tuple, words: str) -> None:

@@ -11,34 +11,47 @@ import analysis
 from tests import tiny
 from tests.app.cli.commands import invoke
 from tests.app.conftest import words_tokenizer
-from treekv import TreeKVConfig
+from treekv import TreeKVConfig, load_model
 
 pytestmark = pytest.mark.usefixtures("here")
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The captured model."""
+    model = tmp_path_factory.mktemp("tiny-model")
+    tiny.llama().save_pretrained(model)
+    words_tokenizer().save_pretrained(model)
+    return model
+
+
 def test_recommend_writes_settings_and_reasons(capture_file: Path) -> None:
-    result = invoke("recommend", capture_file, "--budget", 48, "--ask", "scope", "--figure", "why.html", "--json")
+    result = invoke("recommend", capture_file, "--budget", 48, "--figure", "why.html", "--json", "--no-loss")
     assert result.exit_code == 0, result.output
     printed = json.loads(result.stdout)
     config = TreeKVConfig.load("settings.json")
     assert printed["settings"] == config.to_dict() and config.cache_size == 48
-    choice = analysis.recommend(analysis.open(capture_file), 48, questions=["scope"])
+    choice = analysis.recommend(analysis.open(capture_file), 48)
     assert config == choice.config and printed["reasons"] == list(choice.sentences)
-    assert len(printed["tried"]) == choice.reasons.sizes["candidate"]
-    assert "Settings tried on the captured text" in Path("why.html").read_text(encoding="utf-8")
+    assert printed["loss"] is None and printed["bytes"] == choice.nbytes
+    assert "Tokens that each head needs" in Path("why.html").read_text(encoding="utf-8")
 
 
-def test_recommend_after_the_output_projection(capture_file: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    model = tmp_path_factory.mktemp("tiny-model")
-    tiny.llama().save_pretrained(model)
-    words_tokenizer().save_pretrained(model)
-    asked = ("--budget", 48, "--ask", "scope", "--json")
-    printed = json.loads(invoke("recommend", capture_file, *asked, "--projected", model).stdout)
-    choice = analysis.recommend(analysis.open(capture_file), 48, questions=["scope"], model=tiny.llama())
-    assert [row["error"] for row in printed["tried"]] == pytest.approx(choice.reasons["error"].values.tolist())
+def test_recommend_predicts_the_loss(capture_file: Path, folder: Path) -> None:
+    result = invoke("recommend", capture_file, capture_file, "--budget", 48, "--model", folder, "--json")
+    assert result.exit_code == 0, result.output
+    choice = analysis.recommend(analysis.open(capture_file), 48, model=load_model(folder)[0])
+    names, values = choice.losses["policy"].values.tolist(), choice.losses.values.tolist()
+    assert json.loads(result.stdout)["loss"] == pytest.approx(dict(zip(names, values, strict=True)))
 
 
 def test_recommend_says_why(capture_file: Path) -> None:
-    result = invoke("recommend", capture_file, "--mass", 0.5, "--ask", "sinks", "--output", "mine.json")
+    result = invoke("recommend", capture_file, "--bytes", 9_000, "--thorough", "--output", "mine.json")
     assert result.exit_code == 0, result.output
-    assert "Size: " in result.stdout and "Sinks: " in result.stdout and "mine.json" in result.stdout
+    assert "There is no predicted loss" in result.stdout
+    assert "Budgets: by the simulated damage" in result.stdout and "mine.json" in result.stdout
+
+
+def test_a_target_needs_the_model(capture_file: Path) -> None:
+    result = invoke("recommend", capture_file, "--target-loss", 0.1)
+    assert result.exit_code == 2 and "does not say where its model 'llama' is" in result.stderr

@@ -15,11 +15,10 @@ from tests.app.pages import alternatives, ended, said
 def test_the_recommendation_is_explained_and_taken(small_run: Path, compare) -> None:
     test = compare(compare=TWO)
     test.number_input(key="goal-tokens").set_value(48).run()
-    test.multiselect(key="questions").set_value(["sinks", "block"]).run()
     test.button(key="recommend").click().run()
     test = ended(test, "recommendation-job")
     run = analysis.open(small_run / "capture.nc")
-    choice = analysis.recommend(run, 48, questions=["sinks", "block"])
+    choice = analysis.recommend(run, 48)
     assert test.session_state["recommendation-job"].result.config == choice.config
     shown = [markdown.value.replace("\\", "") for markdown in test.markdown]
     for sentence in choice.sentences:
@@ -35,8 +34,7 @@ def test_the_recommendation_is_explained_and_taken(small_run: Path, compare) -> 
     [
         ("Tokens to keep", "goal-tokens", 1000, "a budget of 1000 tokens needs a capture of at least 2000"),
         ("Bytes to keep", "goal-bytes", 0.0, "0 bytes hold 0 tokens"),
-        ("Attention to retain", "goal-2", 0.0, "must be between 0 and 1"),
-        ("Error to allow", "goal-3", 100.0, "must be between 0 and 1"),
+        ("Loss to allow", "goal-loss", 0.1, "needs the model"),
     ],
 )
 def test_a_goal_that_cannot_be_met_is_one_sentence(compare, goal: str, field: str, value: float, words: str) -> None:

@@ -1,0 +1,108 @@
+"""What each head loses at several capacities, simulated, and the capacities with the least sum of losses."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import xarray as xr
+
+from analysis.captures.data import Capture
+from analysis.progress import Progress
+from analysis.retention.loss import output_loss
+from analysis.retention.simulate import simulate
+from analysis.wavelets.far_context import LEAST, MOST
+from treekv.config import TreeKVConfig
+from treekv.errors import TreeKVError
+
+#: Capacities of a curve, as multiples of the mean budget: 24 to 640 for 128.
+MULTIPLES: Final = (LEAST, 0.3125, 0.5, 0.75, 1.125, 1.625, 2.375, 3.5, MOST)
+
+
+def damage_curves(captured: Capture, config: TreeKVConfig, progress: Progress | None = None) -> xr.DataArray:
+    """The damage of every head at several capacities, on one text.
+
+    Args:
+        captured: a capture with gradients.
+        config: the settings to simulate, whose `cache_size` and `recent_size` are scaled; without budgets.
+        progress: called with (done, total), tokens times layers times capacities.
+
+    Returns:
+        float64 (size, layer, head), nats a token (see `analysis.retention.damage`); heads are KV heads. Capacities of
+        the whole text or more are left out.
+
+    Raises:
+        TreeKVError: a capture without gradients, or a text that only one of the capacities is shorter than.
+    """
+    captured.check_sensitivity()
+    sizes = sorted({round(multiple * config.cache_size) for multiple in MULTIPLES})
+    sizes = [size for size in sizes if size < captured.tokens]
+    if len(sizes) < 2:
+        raise TreeKVError(
+            f"curves around {config.cache_size} tokens need a text of more than {round(0.3125 * config.cache_size)} "
+            f"tokens; this one has {captured.tokens}"
+        )
+    configs = {str(size): config.replace(cache_size=size, block_size=min(config.block_size, size)) for size in sizes}
+    retention = simulate(captured, configs, progress=progress)
+    damage = output_loss(captured, retention, [captured.tokens - 1])["damage"]
+    renamed = damage.rename({"policy": "size", "kv_head": "head"}).transpose("size", "layer", "head")
+    return renamed.assign_coords(size=sizes).astype(np.float64)
+
+
+def least_damage(curves: xr.DataArray, cache_size: int, unit: int = 1) -> xr.DataArray:
+    """Budgets with the least sum of damages: each further `unit` of tokens goes where it lowers the damage most.
+
+    Between the capacities of a curve the logarithm of damage is linear in that of capacity; of that its lower convex
+    hull is followed, so that a head is not passed over for a step that pays only together with the next one.
+
+    Args:
+        curves: as `damage_curves` returns them; the mean of several texts is as good.
+        cache_size: mean number of tokens of a head.
+        unit: what every budget is a multiple of.
+
+    Returns:
+        int64 (layer, head) as of `need_budgets`; coordinate `need` is the damage at `cache_size`.
+
+    Raises:
+        TreeKVError: `cache_size` is outside the curves, or no multiple of `unit`.
+    """
+    sizes = curves["size"].values
+    least, most = -(-int(sizes[0]) // unit) * unit, int(sizes[-1]) // unit * unit
+    if not least <= cache_size <= most or cache_size % unit:
+        raise TreeKVError(f"cache_size must be a multiple of {unit} from {least} to {most}, got {cache_size}")
+    values = curves.transpose("layer", "head", "size").values
+    grid = np.arange(least, most + 1, unit)
+    damages = np.maximum(values.reshape(-1, len(sizes)), np.finfo(np.float64).tiny)
+    fine = np.exp([np.interp(np.log(grid), np.log(sizes), one) for one in np.log(damages)])
+    gains = -np.diff([_lower_hull(one) for one in fine], axis=1)
+    steps = (cache_size - least) // unit * len(fine)
+    # A hull's gains never rise, so the largest ones are the first steps of every head.
+    chosen = np.argsort(-gains, axis=None, kind="stable")[:steps] // gains.shape[1]
+    budgets = least + unit * np.bincount(chosen, minlength=len(fine))
+    at_mean = fine[:, np.searchsorted(grid, cache_size)]
+    shape = values.shape[:2]
+    return xr.DataArray(
+        budgets.reshape(shape),
+        dims=("layer", "head"),
+        coords={
+            "layer": curves["layer"].values,
+            "head": curves["head"].values,
+            "need": (("layer", "head"), at_mean.reshape(shape)),
+        },
+        name="budget",
+        attrs={"long_name": "budget", "units": "tokens", "cache_size": cache_size, "least": least, "most": most},
+    )
+
+
+def _lower_hull(values: np.ndarray) -> np.ndarray:
+    """The largest convex function below values at equal distances."""
+    corners: list[int] = []
+    for place in range(len(values)):
+        while len(corners) > 1:
+            first, middle = corners[-2:]
+            along = values[first] + (values[place] - values[first]) * (middle - first) / (place - first)
+            if values[middle] < along:
+                break
+            corners.pop()
+        corners.append(place)
+    return np.interp(np.arange(len(values)), corners, values[corners])

@@ -1,0 +1,48 @@
+"""Settings that come with the package: found by name, for the models that they are called after."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from treekv import TreeKVConfig, TreeKVError, shipped
+from treekv.models import ALIASES
+
+
+@pytest.mark.parametrize("name", shipped.names())
+def test_every_file_is_loaded_by_its_name(name: str) -> None:
+    config = TreeKVConfig.load(name)
+    model, _, size = name.rpartition("-")
+    assert model in ALIASES and config.cache_size == int(size) and config.differs_by_head
+    provenance = json.loads((shipped.FOLDER / f"{name}.json").read_text(encoding="utf-8"))["provenance"]
+    assert provenance["model"] == ALIASES[model].title
+    assert provenance["texts"] and provenance["versions"]
+
+
+def test_a_file_of_the_user_goes_first(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = shipped.names()[0]
+    assert shipped.find(name).parent == shipped.FOLDER
+    own = TreeKVConfig(cache_size=40)
+    own.save(name)
+    assert TreeKVConfig.load(name) == own
+
+
+def test_names_are_in_order_of_size() -> None:
+    sizes = [int(name.rpartition("-")[2]) for name in shipped.names() if name.startswith("smollm2-")]
+    assert sizes == sorted(sizes) and sizes
+
+
+def test_an_unknown_name_is_one_sentence(tmp_path) -> None:
+    with pytest.raises(TreeKVError, match="no settings file 'smollm2-3', and the settings that come with TreeKV are "):
+        TreeKVConfig.load("smollm2-3")
+    with pytest.raises(TreeKVError, match=r"cannot read settings from 'smollm2-3\.json'"):
+        TreeKVConfig.load("smollm2-3.json")
+
+
+def test_provenance_is_kept_for_readers_only(tmp_path) -> None:
+    config = TreeKVConfig(cache_size=64)
+    config.save(tmp_path / "s.json", {"made_by": "hand"})
+    assert json.loads((tmp_path / "s.json").read_text())["provenance"] == {"made_by": "hand"}
+    assert TreeKVConfig.load(tmp_path / "s.json") == config

@@ -1,0 +1,43 @@
+"""Settings that come with this package: recommended ones for the models that have an alias.
+
+    TreeKVConfig.load("smollm2-128")
+
+Each file says under "provenance" how it was made; docs/recommend.md says what it is worth.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from treekv.errors import TreeKVError
+
+FOLDER: Final = Path(__file__).parent / "recommended"
+
+
+def names() -> list[str]:
+    """The names of the settings, as `TreeKVConfig.load` and `--settings` take them."""
+    return sorted((file.stem for file in FOLDER.glob("*.json")), key=_by_size)
+
+
+def find(name: str | os.PathLike[str]) -> Path:
+    """The user's file of that name or, where there is none, that of shipped settings.
+
+    Raises:
+        TreeKVError: a plain word that is neither.
+    """
+    given = Path(name)
+    if given.exists() or given.suffix or str(given) != given.name:
+        return given
+    own = FOLDER / f"{given}.json"
+    if not own.is_file():
+        raise TreeKVError(
+            f"there is no settings file {str(given)!r}, and the settings that come with TreeKV are {', '.join(names())}"
+        )
+    return own
+
+
+def _by_size(name: str) -> tuple[str, int]:
+    model, _, size = name.rpartition("-")
+    return model, int(size) if size.isdecimal() else 0
