@@ -15,9 +15,10 @@ from app import generation
 from app.runs import folder as run_folder
 from app.runs.pipeline import Progress, RunArtifacts, Stage, manifest_entries, save
 from app.text.wording import policy_title
-from treekv import TreeKVCache, TreeKVConfig
+from treekv import TreeKVCache, TreeKVConfig, shipped
 
 POLICIES: Final = ("full", "streaming", "tree")
+RECOMMENDED: Final = "recommended"
 CHUNK: Final = 16  # tokens per step of streaming
 SHARE: Final = 16  # the cache keeps one in so many tokens of the text
 NEW_TOKENS: Final = 64
@@ -37,11 +38,24 @@ def settings(tokens: int) -> dict[str, TreeKVConfig]:
     return {policy: tree.replace(policy=policy) for policy in POLICIES}
 
 
+def recommended(alias: str, tokens: int) -> dict[str, TreeKVConfig]:
+    """The settings of this size that come with TreeKV for a model, to stream beside the others; none for most."""
+    name = f"{alias}-{tokens // SHARE}"
+    if name not in shipped.names():
+        return {}
+    return {RECOMMENDED: TreeKVConfig.load(name).replace(prefill="stream", block_size=CHUNK)}
+
+
+def title(name: str) -> str:
+    """How tables and progress call the settings of this name."""
+    return "TreeKV, recommended" if name == RECOMMENDED else policy_title(name)
+
+
 def stream(model: Any, ids: torch.Tensor, configs: dict[str, TreeKVConfig], stage: Stage) -> dict[str, StreamResult]:
     """Stream the text through each cache, `CHUNK` tokens at a time."""
     results = {}
     for policy, config in configs.items():
-        with stage(f"Streaming the text through {policy_title(policy)}") as progress:
+        with stage(f"Streaming the text through {title(policy)}") as progress:
             cache = TreeKVCache(config, model.config)
             results[policy] = stream_perplexity(model, ids, cache, chunk=CHUNK, progress=progress)
     return results
@@ -75,7 +89,7 @@ def _report(progress: Progress, pace: generation.Pace) -> None:
 
 
 def summary(
-    title: str,
+    text: str,
     artifacts: RunArtifacts,
     configs: dict[str, TreeKVConfig],
     streamed: dict[str, StreamResult],
@@ -84,14 +98,14 @@ def summary(
     """Plain values for `run.json`, `--json` and the report."""
     full_from = configs["tree"].cache_size
     return {
-        **manifest_entries(title, artifacts),
+        **manifest_entries(text, artifacts),
         "streaming": {
             "chunk": CHUNK,
             "full_from": full_from,
             "caches": [
                 {
                     "policy": policy,
-                    "title": policy_title(policy),
+                    "title": title(policy),
                     "cache_size": None if policy == "full" else configs[policy].cache_size,
                     "perplexity": result.perplexity,
                     "perplexity_once_full": result.perplexity_from(full_from),

@@ -149,11 +149,13 @@ class TreeKVConfig(Settings):
 
     @property
     def title(self) -> str:
-        """The policy's name for readers, with its variant if the sizes are as in that: "H2O, paper's allocation"."""
+        """The policy's name for readers, with its variant if the sizes are as in that ("H2O, paper's allocation"), and
+        whether heads differ."""
         defaults = policies.get(self.policy).defaults(self.variant)
         sizes = defaults.sink_size(), defaults.recent_size(self.cache_size, self.sink_size)
         as_named = (self.sink_size, self.recent_size) == sizes
-        return policies.title(self.policy, self.variant if as_named else policies.PUBLISHED)
+        title = policies.title(self.policy, self.variant if as_named else policies.PUBLISHED)
+        return f"{title}, budgets by head" if self.differs_by_head else title
 
     def replace(self, **changes: Any) -> TreeKVConfig:
         """The same settings with some fields changed, validated anew.

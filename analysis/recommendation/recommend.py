@@ -270,8 +270,7 @@ def _alternatives(size: int) -> dict[str, TreeKVConfig]:
 
 def _for_prompts(config: TreeKVConfig) -> TreeKVConfig:
     """The same for a prompt that is attended to in full and then reduced."""
-    fields = {name: getattr(config, name) for name in RECIPE if name != "recent_size"}
-    return TreeKVConfig(cache_size=config.cache_size, budgets=config.budgets, recent_size="quarter", **fields)
+    return TreeKVConfig(cache_size=config.cache_size, budgets=config.budgets, **RECIPE)
 
 
 def _decoding_bytes(captured: Capture, config: TreeKVConfig, itemsize: int) -> int:

@@ -58,6 +58,7 @@ def demo(
     artifacts = pipeline.analyse(network, tokenizer, ids, configs, stage, more=more)
     if not quiet:
         _show_claims(artifacts.trends, artifacts.beyond)
+    configs |= chain.recommended(model, len(ids))
     streamed = chain.stream(network, ids, configs, stage)
     generated = chain.generate(network, tokenizer, ids, configs, stage)
     results = chain.summary(title, artifacts, configs, streamed, generated)

@@ -30,6 +30,13 @@ def test_the_settings_hold_a_sixteenth_and_differ_by_policy_alone() -> None:
     assert list(configs) == ["full", "streaming", "tree"]
 
 
+def test_recommended_settings_of_the_model_and_size_are_streamed_too() -> None:
+    (config,) = demo.recommended("smollm2", 2048).values()
+    shipped = TreeKVConfig.load("smollm2-128")
+    assert config.budgets == shipped.budgets and (config.prefill, config.block_size) == ("stream", 16)
+    assert demo.recommended("smollm2", 1000) == demo.recommended("a/model", 2048) == {}
+
+
 @pytest.mark.parametrize("tokens", range(pipeline.LEAST_TOKENS, pipeline.LEAST_TOKENS + 40))
 def test_any_number_of_tokens_gives_settings(tokens: int) -> None:
     assert demo.settings(tokens)["tree"].cache_size == tokens // 16

@@ -43,9 +43,7 @@ def section(run: RunFolder, captured: analysis.Capture) -> None:
     )
     goal = str(st.segmented_control("Goal", GOALS, default=TOKENS, required=True, key="goal"))
     wanted = _wanted(goal, captured)
-    missing = losses.why_not(run, captured, 0)
-    if missing:
-        st.caption(plain(missing))
+    missing = losses.why_not(run, captured, 0)  # which the page says above
     if st.button("Recommend", key="recommend"):
         st.session_state[JOB] = or_stop(
             lambda: jobs.submit(

@@ -10,9 +10,10 @@ import streamlit as st
 
 from app.dashboard.session.keys import SETTINGS
 from app.dashboard.session.messages import sentence
+from app.dashboard.session.run import default_model
 from app.runs import folder as run_folder
 from app.runs.folder import RunFolder
-from treekv import TreeKVConfig, TreeKVError
+from treekv import TreeKVConfig, TreeKVError, shipped
 
 CHOSEN, COMPARED = SETTINGS
 LEAST_COMPARED, MOST_COMPARED = 2, 6  # settings side by side
@@ -136,7 +137,7 @@ def compared_settings(run: RunFolder | None, tokens: int) -> dict[str, TreeKVCon
     """The compared settings by their names in figures: "A TreeKV 128", "B StreamingLLM 128", ..."""
     if COMPARED not in st.session_state:
         asked = _compared_in_address()
-        st.session_state[COMPARED] = asked or _to_begin_with(current_settings(run), tokens)
+        st.session_state[COMPARED] = asked or _to_begin_with(current_settings(run), tokens, run)
         st.session_state[f"{COMPARED}-by-hand"] = asked is not None
     configs: list[TreeKVConfig] = st.session_state[COMPARED]
     _to_address(COMPARED, ";".join(map(encode, configs)))
@@ -169,12 +170,25 @@ def _compared_in_address() -> list[TreeKVConfig] | None:
         return None
 
 
-def _to_begin_with(config: TreeKVConfig, tokens: int) -> list[TreeKVConfig]:
-    """The chosen settings (a tree that fits the text if they would keep all of it) beside others of the same size."""
+def _to_begin_with(config: TreeKVConfig, tokens: int, run: RunFolder | None) -> list[TreeKVConfig]:
+    """The chosen settings (a tree that fits the text if they would keep all of it), the recommended ones that come with
+    TreeKV for the run's model, and others, all of the same size."""
     if config.policy == "full" or config.cache_size >= tokens:
         config = TreeKVConfig(cache_size=max(tokens // 128 * 16, 32))
     others = [name for name in ("tree", "streaming", "h2o") if name != config.policy]
-    return [config, *(with_changes(config, policy=name) for name in others)]
+    recommended = _recommended(run, config)
+    return [config, *recommended, *(with_changes(config, policy=name) for name in others)]
+
+
+def _recommended(run: RunFolder | None, config: TreeKVConfig) -> list[TreeKVConfig]:
+    """The settings that come with TreeKV for the run's model and this size, if there are any and they are others."""
+    if run is None:
+        return []
+    name = f"{default_model(run)}-{config.cache_size}"
+    if name not in shipped.names():
+        return []
+    found = with_changes(TreeKVConfig.load(name), prefill=config.prefill, block_size=config.block_size)
+    return [found] if found != config else []
 
 
 def with_changes(config: TreeKVConfig, **changes: Any) -> TreeKVConfig:
