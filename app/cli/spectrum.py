@@ -62,6 +62,12 @@ class Protocol(str, Enum):
     to_the_last_token = "to-the-last-token"
 
 
+class Weight(str, Enum):
+    """What contributions are weighed by, other than by nothing."""
+
+    loss = "loss"
+
+
 @one_sentence
 def spectrum(
     captures: Annotated[
@@ -83,6 +89,14 @@ def spectrum(
     transform: TransformOption = Transform.dwt,
     sinks: SinksOption = Sinks.include,
     sink_count: SinkCountOption = 4,
+    weight: Annotated[
+        Weight | None,
+        typer.Option(
+            show_default=False,
+            help="loss: take contributions along the gradient of the loss, of captures made with --sensitivity.",
+            rich_help_panel="Wavelets",
+        ),
+    ] = None,
     protocol: Annotated[
         Protocol,
         typer.Option(
@@ -116,7 +130,7 @@ def spectrum(
         options = wavelet_options(wavelet, level, mode, transform, sinks, sink_count)
         parts = []
         for done, file in enumerate(files):
-            parts.append(_spectrum(file, options))
+            parts.append(_spectrum(file, options, None if weight is None else weight.value))
             progress(done + 1, len(files))
         found = analysis.mean_spectrum(parts)
     with stage("Testing the claims"):
@@ -145,7 +159,7 @@ def _files(captures: list[Path]) -> list[Path]:
     return files
 
 
-def _spectrum(file: Path, options: WaveletOptions) -> xr.Dataset:
+def _spectrum(file: Path, options: WaveletOptions, weight: str | None) -> xr.Dataset:
     """The spectrum of a capture, or the one in the file if these options are its own."""
     import analysis
     from treekv import TreeKVError
@@ -156,6 +170,11 @@ def _spectrum(file: Path, options: WaveletOptions) -> xr.Dataset:
         if "is a spectrum" not in str(error):
             raise
         found = analysis.open(file, "spectrum")
+        if found.attrs.get("weight") != weight:
+            raise TreeKVError(
+                f"{str(file)!r} is a spectrum {'of' if weight is None else 'without'} contributions along the "
+                "gradient; only a capture of queries, keys and values can be split again"
+            ) from None
         for name, wanted in dataclasses.asdict(options).items():
             there = int(found["level"].max()) if name == "level" else found.attrs[name]
             if wanted is not None and there != wanted:
@@ -164,7 +183,7 @@ def _spectrum(file: Path, options: WaveletOptions) -> xr.Dataset:
                     "keys and values can be split again"
                 ) from None
         return found
-    return analysis.spectrum(captured, options)
+    return analysis.spectrum(captured, options, weight=weight)
 
 
 def _summary(files: list[Path], trends: xr.Dataset) -> dict[str, Any]:

@@ -67,6 +67,11 @@ MEMORY: Final = (
     "A full cache grows in proportion to the context, and a bounded one stops growing once it is full. The distance "
     "between the two at your context length is what you save."
 )
+NEED: Final = (
+    "Tokens of each KV head if they follow what it needs: the finest band of its contributions along the gradient of "
+    "the loss, over tokens at least 64 before the query. A tree keeps one of several neighbours, so heads whose "
+    "neighbours differ need more. No policy is simulated here."
+)
 RECOMMENDATION: Final = (
     "Tokens of each KV head. Heads whose far context the loss depends on, at the finest scale, get more; the total is "
     "that of equal budgets."

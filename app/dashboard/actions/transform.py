@@ -10,14 +10,17 @@ import streamlit as st
 import xarray as xr
 
 import analysis
-from analysis import WaveletOptions
+from analysis import WaveletOptions, plot
 from app.dashboard.session import jobs
 from app.dashboard.session.jobs import Job
 from app.dashboard.session.messages import or_stop
-from app.dashboard.session.run import open_beyond, open_spectrum, open_trends
+from app.dashboard.session.run import open_beyond, open_capture, open_spectrum, open_trends
+from app.dashboard.session.settings import current_settings
+from app.dashboard.widgets.figure import draw_figure
 from app.dashboard.widgets.job_progress import show_job
 from app.runs import folder as run_folder
 from app.runs.folder import RunFolder
+from app.text import captions
 from treekv import TreeKVError
 
 WAVELETS: Final = ("haar", "db2", "db4", "db8", "sym4", "sym8", "coif1", "coif3", "bior2.2", "bior4.4", "dmey")
@@ -81,6 +84,28 @@ def spectrum_and_trends(run: RunFolder, options: WaveletOptions) -> Found:
         del st.session_state[JOB]
         st.rerun()
     st.stop()
+
+
+def show_need(run: RunFolder) -> None:
+    """How many tokens each KV head needs, if the run has gradients of the loss and is long enough to tell."""
+    if not run.has(run_folder.CAPTURE):
+        return
+    captured = or_stop(lambda: open_capture(run))
+    changed = run.file(run_folder.CAPTURE).stat().st_mtime_ns
+    budgets = _need(str(run.path), changed, current_settings(run).cache_size, captured)
+    if budgets is not None:
+        st.subheader("What each head needs")
+        draw_figure(lambda: plot.need_budgets(budgets), captions.NEED, key="need")
+
+
+@st.cache_resource(max_entries=8, show_spinner="Measuring what each head needs")
+def _need(path: str, changed: int, cache_size: int, _captured: analysis.Capture) -> xr.DataArray | None:
+    if not _captured.has_sensitivity:
+        return None
+    try:
+        return analysis.need_budgets(analysis.need(_captured), cache_size)
+    except TreeKVError:  # the text has no far context
+        return None
 
 
 def _compute(job: Job[None], path: str, options: WaveletOptions, results: list[Found]) -> None:

@@ -73,6 +73,7 @@ def heads() -> None:
 
 st.subheader("Head by head")
 heads()
+transform.show_need(run)
 st.subheader("Evidence for the verdict")
 tested = [one for one in (found, beyond) if one is not None]
 for number, one in enumerate(tested):

@@ -56,11 +56,15 @@ def test_several_texts_become_a_folder(captured: Path, tiny_model: Path) -> None
 
 def test_a_capture_with_gradients(tiny_model: Path) -> None:
     with torch.inference_mode(False):
-        result = invoke("capture", "a.txt", "--model", tiny_model, "--tokens", 60, "--sensitivity", "--json")
+        result = invoke("capture", "a.txt", "--model", tiny_model, "--tokens", 250, "--sensitivity", "--json")
         assert json.loads(result.stdout)["sensitivity"] is True
     assert analysis.open("capture.nc").gradient(1).any()
     words = refused("capture", "a.txt", "--model", tiny_model, "--sensitivity", "--keep", "spectrum", "--force")
     assert "leave out --keep spectrum" in words
+    assert invoke("spectrum", "capture.nc", "--weight", "loss", "--output", "loss.nc").exit_code == 0
+    wanted = analysis.spectrum(analysis.open("capture.nc"), weight="loss")
+    np.testing.assert_allclose(analysis.open("loss.nc")["amplitude"].values, wanted["amplitude"].values)
+    assert "is a spectrum of contributions along the gradient" in refused("spectrum", "loss.nc")
 
 
 def test_chosen_layers(tiny_model: Path) -> None:

@@ -11,6 +11,7 @@ import analysis
 from app.dashboard.session.messages import plain
 from app.text.wording import claim_words, titled
 from tests.app.pages import EVICTION_MAP, WAVELETS, alternatives, figures, opened
+from treekv import TreeKVConfig
 
 
 def test_the_wavelets_page_draws_its_pictures(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,8 +19,10 @@ def test_the_wavelets_page_draws_its_pictures(small_run: Path, monkeypatch: pyte
     spectrum, trends = analysis.open(small_run / "spectrum.nc"), analysis.open(small_run / "trends.nc")
     beyond = analysis.open(small_run / "trends-to-the-last-token.nc")
     plot = analysis.plot
+    captured, kept = analysis.open(small_run / "capture.nc"), TreeKVConfig.load(small_run / "settings.json").cache_size
+    need = plot.need_budgets(analysis.need_budgets(analysis.need(captured), kept))
     drawn = (plot.spectrum, plot.coefficients, plot.sinks, plot.growth_grid)
-    expected = [*(make(spectrum) for make in drawn), plot.trends(trends), plot.trends(beyond)]
+    expected = [*(make(spectrum) for make in drawn), need, plot.trends(trends), plot.trends(beyond)]
     assert alternatives(test) == [figure.layout.meta["alt"] for figure in expected]
     assert f"in every band: **{trends.attrs['claim_i']}**" in test.markdown[0].value
     assert f"in the highest bands: **{claim_words(trends.attrs)[1]}**" in test.markdown[0].value
