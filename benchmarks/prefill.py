@@ -22,6 +22,8 @@ from rich.table import Table
 
 from treekv import TreeKVCache, TreeKVConfig
 
+SCORES = ("window", "future")  # of the prompt: the paper's blocks, and what coming queries would see
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -31,23 +33,27 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true", help="also measure the peak memory of each side")
     arguments = arguments_of(parser)
     model = model_of(arguments.model)
-    table = Table("tokens", "cache", "TreeKV s", "plain s", "time ratio", title="Prefill", title_justify="left")
+    columns = ("tokens", "cache", "prompt score", "TreeKV s", "plain s", "time ratio")
+    table = Table(*columns, title="Prefill", title_justify="left")
     if arguments.memory:
         table.add_column("TreeKV peak MB")
         table.add_column("plain peak MB")
     for length in arguments.lengths:
-        config = TreeKVConfig(cache_size=length // 16)
-        pairs = [(timed(model, length, config), timed(model, length, None)) for _ in range(arguments.rounds)]
-        row = [
-            str(length),
-            str(config.cache_size),
-            f"{statistics.median(a for a, _ in pairs):.2f}",
-            f"{statistics.median(b for _, b in pairs):.2f}",
-            f"{statistics.median(a / b for a, b in pairs):.3f}",
-        ]
-        if arguments.memory:
-            row += [f"{raised(ready, read, arguments.model, length, each):.0f}" for each in (config, None)]
-        table.add_row(*row)
+        configs = [TreeKVConfig(cache_size=length // 16, prompt_score=score) for score in SCORES]
+        rounds = [[timed(model, length, config) for config in (*configs, None)] for _ in range(arguments.rounds)]
+        *own, plain = zip(*rounds, strict=True)
+        for config, times in zip(configs, own, strict=True):
+            row = [
+                str(length),
+                str(config.cache_size),
+                config.prompt_score,
+                f"{statistics.median(times):.2f}",
+                f"{statistics.median(plain):.2f}",
+                f"{statistics.median(a / b for a, b in zip(times, plain, strict=True)):.3f}",
+            ]
+            if arguments.memory:
+                row += [f"{raised(ready, read, arguments.model, length, each):.0f}" for each in (config, None)]
+            table.add_row(*row)
     Console(width=110).print(table)
 
 

@@ -24,14 +24,14 @@ def place(number: int, length: int, window: int, seed: int) -> int:
     return length + splitmix(seed, 0, 0, length, number) % window
 
 
-def future(queries: list[list[list[float]]], keys: list[list[float]], scaling: float, frequencies, window, seed):
+def future(queries, keys, scaling: float, frequencies: list[float], window: int, seed: int, every: int = 8):
     """F of one KV head. `queries` has one list of T unrotated queries for each query head of its group, `keys` T
-    unrotated keys; `frequencies` is empty for a model without rotary positions."""
+    unrotated keys, and every so many queries are moved; `frequencies` is empty for a model without rotary positions."""
     length = len(keys)
     turned = [rotated(key, j, frequencies) for j, key in enumerate(keys)]
     scores = [0.0] * length
     for own in queries:
-        for i in range(0, length, 8):
+        for i in range(0, length, every):
             query = rotated(own[i], place(i, length, window, seed), frequencies)
             logits = [scaling * sum(a * b for a, b in zip(query, key)) for key in turned]
             top = max(logits)

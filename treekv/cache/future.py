@@ -14,14 +14,15 @@ from torch import Tensor
 from treekv.attention.rotary import Rotary
 from treekv.policies.ranking import splitmix
 
-EVERY: Final = 8  # of so many queries one is moved
-NUMBERS_AT_ONCE: Final = 2**18  # weights that exist at a time: one megabyte, which a processor keeps near
+EVERY: Final = 8  # of so many queries one is moved,
+MOST_QUERIES: Final = 512  # and of more where that would be more than these: a sample is enough, and costs less
+NUMBERS_AT_ONCE: Final = 2**20  # weights that exist at a time: few enough to stay in a processor's cache
 
 
 def future_scores(
     query: Tensor, key: Tensor, scaling: float, positions: Tensor, rotary: Rotary | None, window: int, seed: int
 ) -> Tensor:
-    """Attention weights that every 8th query of a prompt would give its tokens from a place after them.
+    """Attention weights that a prompt's queries, every 8th or 512 of them, would give its tokens from after its end.
 
     Args:
         query: [batch, query_heads, T, head_dim], after rotary embedding.
@@ -35,21 +36,38 @@ def future_scores(
     Returns:
         float32 [batch, kv_heads, T], summed over the queries and over the query heads of a group.
     """
-    length, chosen = key.shape[2], query[:, :, ::EVERY]
+    length = key.shape[2]
+    every = distance_of_queries(length)
+    chosen = query[:, :, ::every]
     if rotary is not None:
         ahead = places_ahead(length, window, seed, positions.device)
-        by = positions[:, -1:] + ahead - positions[:, ::EVERY]
+        by = positions[:, -1:] + ahead - positions[:, ::every]
         chosen, key = rotary.moved(chosen, by), rotary.interleave(key)
     grouped = (chosen * scaling).unflatten(1, (key.shape[1], -1)).flatten(2, 3)
-    keys = key.transpose(2, 3)
-    sums = torch.zeros((*key.shape[:3],), dtype=torch.float32, device=key.device)
-    for part in grouped.split(max(NUMBERS_AT_ONCE // sums.numel(), 1), dim=2):
-        sums += (part @ keys).softmax(-1, dtype=torch.float32).sum(2)
+    keys = key.transpose(2, 3).contiguous()
+    sums = torch.zeros(key.shape[:3], dtype=torch.float32, device=key.device)
+    at_once = min(max(NUMBERS_AT_ONCE // sums.numel(), 1), grouped.shape[2])
+    # The same memory for all parts: fresh memory is what they would pay for most.
+    products = grouped.new_empty((*key.shape[:2], at_once, length))
+    logits = products if products.dtype == torch.float32 else products.float()
+    weights = torch.empty_like(logits)
+    for part in grouped.split(at_once, dim=2):
+        now = slice(0, part.shape[2])
+        torch.matmul(part, keys, out=products[:, :, now])
+        if logits is not products:
+            logits[:, :, now] = products[:, :, now]
+        torch.softmax(logits[:, :, now], -1, out=weights[:, :, now])
+        sums += weights[:, :, now].sum(2)
     return sums
+
+
+def distance_of_queries(length: int) -> int:
+    """From one chosen query of `length` tokens to the next; the first token's is one of them."""
+    return max(EVERY, -(-length // MOST_QUERIES))
 
 
 def places_ahead(length: int, window: int, seed: int, device: torch.device | str = "cpu") -> Tensor:
     """LongTensor [n]: how far after the last of `length` tokens each chosen query is moved, 1 to `window`; the same in
     all layers and heads."""
-    numbers = torch.arange(0, length, EVERY, device=device)
+    numbers = torch.arange(0, length, distance_of_queries(length), device=device)
     return splitmix(seed, 0, 1, numbers, length, device)[0, 0] % window + 1

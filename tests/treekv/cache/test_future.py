@@ -22,12 +22,12 @@ def model_order(x: torch.Tensor, positions: list[int], frequencies: torch.Tensor
     return torch.tensor(rotated)
 
 
-def expected(query, key, scaling, frequencies, window, seed) -> torch.Tensor:
+def expected(query, key, scaling, frequencies, window, seed, every=8) -> torch.Tensor:
     """The transcription for unrotated `query` [heads, T, dim] and `key` [kv_heads, T, dim]."""
     groups = query.unflatten(0, (key.shape[0], -1)).tolist()
     return torch.tensor(
         [
-            prompts.future(own, keys, scaling, frequencies.tolist(), window, seed)
+            prompts.future(own, keys, scaling, frequencies.tolist(), window, seed, every)
             for own, keys in zip(groups, key.tolist())
         ]
     )
@@ -60,6 +60,16 @@ def test_rows_of_other_positions_and_half_precision():
         got = future_scores(*own, 0.3, torch.tensor(places), Rotary(FREQUENCIES, DIM), 256, 0)
         assert got.dtype == torch.float32
         assert torch.allclose(got, wanted.expand_as(got), atol=tolerance)
+
+
+def test_long_prompts_are_scored_by_a_sample(monkeypatch):
+    assert [future.distance_of_queries(n) for n in (1, 4096, 4097, 8192, 100_000)] == [8, 8, 9, 16, 196]
+    monkeypatch.setattr(future, "MOST_QUERIES", 3)
+    torch.manual_seed(1)
+    query, key, places = torch.randn(4, 50, DIM), torch.randn(2, 50, DIM), list(range(50))
+    turned = [model_order(x, places, FREQUENCIES).float()[None] for x in (query, key)]
+    got = future_scores(*turned, 0.5, torch.tensor([places]), Rotary(FREQUENCIES, DIM), 256, 0)
+    assert torch.allclose(got[0], expected(query, key, 0.5, FREQUENCIES, 256, 0, every=17), atol=1e-4)
 
 
 def test_places_are_drawn_from_the_window_and_repeat():
