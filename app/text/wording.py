@@ -126,7 +126,8 @@ def settings_in_words(config: TreeKVConfig) -> str:
     if config.max_height is not None:
         parts[-1] += f" of height {config.max_height}"
     prompt = {
-        "once": "a prompt is read whole and reduced at its end",
+        "once": "a prompt is read whole and reduced at its end"
+        + ", by what coming queries would see" * (config.prompt_score == "future"),
         "stream": f"a prompt is read in blocks of {config.block_size} and reduced after each",
         "none": "a prompt is kept whole",
     }[config.prefill]

@@ -60,6 +60,7 @@ def test_errors_name_the_controls() -> None:
         (TreeKVConfig(cache_size=1024), ["TreeKV: 1,024 tokens", "4 sinks", "508 recent", "512 in the tree"]),
         (TreeKVConfig(cache_size=1024, max_height=5), ["512 in the tree of height 5)"]),
         (TreeKVConfig(policy="streaming", cache_size=64, prefill="stream"), ["60 recent", "blocks of"]),
+        (TreeKVConfig(cache_size=64, prompt_score="future"), ["reduced at its end, by what coming queries would see"]),
         (TreeKVConfig(policy="h2o", cache_size=64, prefill="none"), ["H2O: 64 tokens", "a prompt is kept whole"]),
     ],
 )
