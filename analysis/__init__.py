@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from analysis.retention.compare import compare
     from analysis.retention.loss import output_loss
     from analysis.retention.record import density, kept_mask, merge_retention, retention_from_cache, retention_map
+    from analysis.retention.regret import dearest, regret
     from analysis.retention.simulate import simulate
     from analysis.retention.tree import eviction_tree
     from analysis.wavelets.band_survival import survival
@@ -55,6 +56,7 @@ _DEFINED_IN = {
     "coefficients": "wavelets.spectrum",
     "compare": "retention.compare",
     "contributions": "captures.contributions",
+    "dearest": "retention.regret",
     "density": "retention.record",
     "eviction_tree": "retention.tree",
     "extra_loss": "prediction.loss_table",
@@ -69,6 +71,7 @@ _DEFINED_IN = {
     "output_loss": "retention.loss",
     "recency_bias": "retention.bias",
     "recommend": "recommendation.recommend",
+    "regret": "retention.regret",
     "replay": "prediction.replay",
     "retention_from_cache": "retention.record",
     "retention_map": "retention.record",
@@ -96,6 +99,7 @@ __all__ = [
     "coefficients",
     "compare",
     "contributions",
+    "dearest",
     "density",
     "evaluation",
     "eviction_tree",
@@ -113,6 +117,7 @@ __all__ = [
     "plot",
     "recency_bias",
     "recommend",
+    "regret",
     "replay",
     "retention_from_cache",
     "retention_map",

@@ -79,7 +79,7 @@ FLOORS: dict[str, list[tuple[str, ...]]] = {
     ],
     "analysis.retention": [
         ("compare",),
-        ("agreement", "bias", "loss", "simulate", "tree"),
+        ("agreement", "bias", "loss", "regret", "simulate", "tree"),
         ("record", "simulated_cache", "damage"),
         ("kernels", "ledger_simulation"),
         ("__init__",),

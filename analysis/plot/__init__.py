@@ -1,4 +1,5 @@
-"""Figures, one file each. Every function returns a plotly Figure (`text_retention`: HTML) and displays nothing.
+"""Figures, one file each. Every function returns a plotly Figure (`text_loss` and `text_retention`: HTML) and displays
+nothing.
 
 All functions take their arguments in the same way. The first one, `data`, is the labelled array (`worked_example`: the
 steps) to draw; all others are keyword-only and always in this order, with the same meaning everywhere:
@@ -22,6 +23,7 @@ from analysis.plot.difference import retention_difference
 from analysis.plot.distribution_figure import distribution_maps
 from analysis.plot.eviction_maps_figure import eviction_map, eviction_maps
 from analysis.plot.growth import growth_grid
+from analysis.plot.loss_text import text_loss
 from analysis.plot.lost import mass_retained, output_error
 from analysis.plot.memory_figure import memory
 from analysis.plot.need_figure import need_budgets
@@ -52,6 +54,7 @@ __all__ = [
     "sinks",
     "spectrum",
     "survival",
+    "text_loss",
     "text_retention",
     "tree",
     "trends",

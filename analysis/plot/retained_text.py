@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import html
-
 import numpy as np
 import xarray as xr
-from plotly.colors import sample_colorscale
 
-from analysis.plot import theme
+from analysis.plot.shaded_text import MOST_TOKENS, shaded_text
 from analysis.retention import record
 from treekv.errors import TreeKVError
-
-MOST_TOKENS = 8192  # a longer page is neither readable nor small
-
-_EVICTED = "#f2f3f5"
 
 
 def text_retention(
@@ -71,19 +64,14 @@ def text_retention(
     share = np.clip(share, 0, 1)[start:stop]
     tokens = [str(token) for token in chosen["token"].values[start:stop]]
 
-    grounds = _grounds()
     units = amounts.shape[0]
-    spans = []
-    for index, (token, value) in enumerate(zip(tokens, share, strict=True)):
-        ground, ink = grounds[round(100 * float(value))]
+    titles = []
+    for index, value in enumerate(share):
         if by == "heads":
             number = f"kept by {round(float(value) * units)} of {units} heads" if units > 1 else _kept(value)
         else:
             number = f"kept for {100 * value:.0f} % of the time since"
-        spans.append(
-            f'<span style="background:{ground};color:{ink}" title="position {start + index}: {number}">'
-            f"{_escape_token(token)}</span>"
-        )
+        titles.append(f"position {start + index}: {number}")
     name = str(data["policy"].values[0]) if policy is None else policy
     where = " ".join(f"{dim} {value}" for dim, value in (("layer", layer), ("KV head", head)) if value is not None)
     what = (
@@ -91,41 +79,9 @@ def text_retention(
     )
     caption = f"{name}: {what}, after {step + 1:,} tokens{', ' + where if where else ''}"
     alt = f"{caption}; mean {100 * share.mean():.0f} %, positions {start} to {stop - 1}."
-    return (
-        f'<figure style="margin:0;font-family:system-ui,sans-serif;color:{theme.INK}" role="group" '
-        f'aria-label="{html.escape(alt)}">'
-        f'<figcaption style="font-size:14px;color:{theme.QUIET};margin-bottom:8px">'
-        f"{html.escape(caption)} {_legend(grounds)}"
-        '</figcaption><div style="font-size:15px;line-height:1.75;white-space:pre-wrap;overflow-wrap:anywhere">'
-        f"{''.join(spans)}</div></figure>"
-    )
+    legend = [(percent / 100, f"{percent} %") for percent in (0, 25, 50, 75, 100)]
+    return shaded_text(tokens, share, titles, caption, alt, legend)
 
 
 def _kept(value: float) -> str:
     return "kept" if value > 0.5 else "evicted"
-
-
-def _grounds() -> list[tuple[str, str]]:
-    """Background and text colour for 0 to 100 per cent: nearly white if nothing is kept, darker the more is."""
-    # One hue from pale to dark: scales of two hues are brightest where hardly anything is kept.
-    colours = sample_colorscale("Blues", np.linspace(0.1, 1.0, 100).tolist())
-    grounds = [(_EVICTED, theme.QUIET)]
-    for colour in colours:
-        red, green, blue = (int(part) for part in colour[4:-1].split(","))
-        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 130
-        grounds.append((f"#{red:02x}{green:02x}{blue:02x}", "#ffffff" if dark else theme.INK))
-    return grounds
-
-
-def _legend(grounds: list[tuple[str, str]]) -> str:
-    boxes = "".join(
-        f'<span style="background:{grounds[percent][0]};color:{grounds[percent][1]};padding:1px 6px">{percent} %</span>'
-        for percent in (0, 25, 50, 75, 100)
-    )
-    return f'<span style="white-space:nowrap;margin-left:12px">{boxes}</span>'
-
-
-def _escape_token(token: str) -> str:
-    """The token with line breaks marked and control characters as symbols."""
-    token = "".join(chr(0x2400 + ord(c)) if ord(c) < 32 and c not in "\n\t" else c for c in token)
-    return html.escape(token).replace("\n", "\u23ce<br>")

@@ -25,6 +25,7 @@ BEYOND: Final = "trends-to-the-last-token.nc"
 RETENTION: Final = "retention.nc"
 SETTINGS: Final = "settings.json"
 REPORT: Final = "report.html"
+LOSSES: Final = "losses"  # a folder with the losses that the dashboard has found
 
 
 @dataclass(frozen=True)

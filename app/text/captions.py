@@ -67,6 +67,10 @@ MEMORY: Final = (
     "A full cache grows in proportion to the context, and a bounded one stops growing once it is full. The distance "
     "between the two at your context length is what you save."
 )
+TEXT_LOSS: Final = (
+    "Each token by how much harder it is to predict than with the full cache: the darker, the more loss. Pale tokens "
+    "are predicted as well or better. Point at a token for both losses."
+)
 NEED: Final = (
     "Tokens of each KV head if they follow what it needs: the finest band of its contributions along the gradient of "
     "the loss, over tokens at least 64 before the query. A tree keeps one of several neighbours, so heads whose "

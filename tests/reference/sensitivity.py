@@ -77,6 +77,26 @@ def damage(captured, evicted_at, layer: int, kv_head: int) -> float:
     return sum(squares) / len(squares) / 2
 
 
+def regret(captured, evicted_at, layer: int, kv_head: int, j: int) -> float:
+    """Of token j, evicted at `evicted_at` (-1 if it stays): softmax over all but j, query by query."""
+    i = captured.layers.index(layer)
+    k, v = captured.k[i][kv_head].double(), captured.v[i][kv_head].double()
+    group = captured.query_heads // captured.kv_heads
+    total = 0.0
+    for t in range(captured.tokens - 1):
+        if evicted_at < 0 or t <= evicted_at:
+            continue
+        change = 0.0
+        others = [n for n in range(t + 1) if n != j]
+        for head in range(kv_head * group, (kv_head + 1) * group):
+            logits = captured.scaling[i] * k @ captured.q[i][head, t].double()
+            without = logits[others].softmax(0) @ v[others]
+            output = logits[: t + 1].softmax(0) @ v[: t + 1]
+            change += float(captured.gradient(layer)[head, t].double() @ (without - output))
+        total += change**2 / 2
+    return total
+
+
 def need(captured, layer: int, kv_head: int, every: int, distance: int, sinks: int = 4) -> float:
     """Mean over queries of the summed squares of the finest Haar coefficients, pair by pair."""
     i = captured.layers.index(layer)

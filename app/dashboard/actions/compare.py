@@ -75,10 +75,30 @@ def simulate(run: RunFolder, configs: dict[str, TreeKVConfig], layers: tuple[int
     return Comparison(retention, loss.assign_attrs(configs=retention.attrs["configs"]), dict(configs))
 
 
+def dearest(run: RunFolder, captured: analysis.Capture, found: Comparison, name: str, prompt: int) -> list[str]:
+    """The dearest evictions of one setting in words, in the simulated layers; none without gradients."""
+    if not captured.has_sensitivity:
+        return []
+    file, layers = run.file(run_folder.CAPTURE), [int(layer) for layer in found.retention["layer"].values]
+    settings = json.dumps(found.configs[name].to_dict())
+    sentences = _dearest(str(file), file.stat().st_mtime_ns, tuple(layers), prompt, settings)
+    if not sentences:
+        retention = found.retention.sel(policy=[name])
+        with exclusive("Looking for dear evictions", "Waiting for a simulation to end"):
+            sentences += analysis.dearest(captured, retention, analysis.regret(captured, retention), name)
+    return sentences
+
+
 @st.cache_resource(max_entries=48, show_spinner=False)
 def _simulated(path: str, changed: int, layers: tuple[int, ...], prompt: int, settings: str) -> dict[str, xr.Dataset]:
     """The entry for one setting, shared by all sessions: empty until `simulate` fills it."""
     return {}
+
+
+@st.cache_resource(max_entries=48, show_spinner=False)
+def _dearest(path: str, changed: int, layers: tuple[int, ...], prompt: int, settings: str) -> list[str]:
+    """The sentences for one setting, shared by all sessions: empty until `dearest` finds them."""
+    return []
 
 
 def _named(result: xr.Dataset, name: str, config: TreeKVConfig) -> xr.Dataset:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import streamlit as st
+import xarray as xr
 
 import analysis
 from app.dashboard.session import jobs, loaded_model
@@ -24,10 +27,19 @@ Kind = Literal["predicted", "measured"]
 
 
 class Entry(NamedTuple):
-    """The mean loss of one setting, nats a token, and what the model computed in."""
+    """The losses of one setting: a table of `analysis.replay` or `analysis.measure` with one row."""
 
-    loss: float
-    dtype: str
+    table: xr.Dataset
+
+    @property
+    def loss(self) -> float:
+        """The mean, nats a token."""
+        return float(self.table["loss"].values.astype(np.float64).mean())
+
+    @property
+    def dtype(self) -> str:
+        """What the model computed in."""
+        return str(self.table.attrs["dtype"])
 
 
 class Question(NamedTuple):
@@ -38,9 +50,15 @@ class Question(NamedTuple):
     kind: Kind
 
     def entry(self, config: TreeKVConfig) -> dict[str, Entry]:
-        """The place of one setting's loss, shared by all sessions: empty until it is known."""
+        """The place of one setting's losses, shared by all sessions and kept in the run: empty until they are known."""
         file = self.run.file(run_folder.CAPTURE)
-        return _entry(str(file), file.stat().st_mtime_ns, self.prompt, self.kind, json.dumps(config.to_dict()))
+        return _entry(str(self.file(config)), file.stat().st_mtime_ns)
+
+    def file(self, config: TreeKVConfig) -> Path:
+        """Where the run keeps one setting's losses."""
+        asked = json.dumps([self.prompt, config.to_dict()]).encode()
+        name = f"{self.kind}-{hashlib.sha256(asked).hexdigest()[:16]}.nc"
+        return self.run.inside(f"{run_folder.LOSSES}/{name}")
 
     def known(self, configs: Mapping[str, TreeKVConfig]) -> dict[str, Entry]:
         """The losses that are known, by name, that of the full cache under "full"."""
@@ -49,8 +67,14 @@ class Question(NamedTuple):
 
 
 @st.cache_resource(max_entries=256, show_spinner=False)
-def _entry(path: str, changed: int, prompt: int, kind: str, settings: str) -> dict[str, Entry]:
-    return {}
+def _entry(path: str, changed: int) -> dict[str, Entry]:
+    """What the file at `path` has of the capture that was last changed then; empty where there is none to read."""
+    try:
+        if Path(path).stat().st_mtime_ns < changed:
+            return {}
+        return {FULL: Entry(analysis.open(path, "token-loss"))}
+    except (OSError, TreeKVError):  # it is found anew
+        return {}
 
 
 def why_not(run: RunFolder, captured: analysis.Capture, prompt: int) -> str:
@@ -81,6 +105,13 @@ def with_losses(rows: list[dict[str, Any]], known: Mapping[Kind, Mapping[str, En
         added.append({"settings": name, **extra, **columns, **row})
     first = "loss above full, predicted"
     return sorted(added, key=lambda row: math.inf if row.get(first) is None else row[first])
+
+
+def joined(known: Mapping[str, Entry]) -> xr.Dataset:
+    """One table of what is known, the full cache first."""
+    names = [FULL, *(name for name in known if name != FULL)]
+    parts = [known[name].table.assign_coords(policy=[name]) for name in names]
+    return xr.concat(parts, "policy", combine_attrs="override")
 
 
 def ask(question: Question, configs: Mapping[str, TreeKVConfig]) -> jobs.Job[None]:
@@ -116,5 +147,8 @@ def _work(job: jobs.Job[None], question: Question, missing: Mapping[str, TreeKVC
 def _keep(question: Question, configs: Mapping[str, TreeKVConfig], table: Any) -> None:
     every = {FULL: TreeKVConfig(policy=FULL), **configs}
     for name in table["policy"].values.tolist():
-        loss = float(table["loss"].sel(policy=name).values.astype(np.float64).mean())
-        question.entry(every[name])[FULL] = Entry(loss, str(table.attrs["dtype"]))
+        entry = Entry(table.sel(policy=[name]))
+        question.entry(every[name])[FULL] = entry
+        file = question.file(every[name])
+        file.parent.mkdir(exist_ok=True)
+        analysis.save(entry.table, file)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import streamlit as st
 
+from analysis import plot
 from analysis.memory_size import DTYPES
 from app.dashboard.actions import compare, losses, recommend
 from app.dashboard.actions.compare import PICTURES, Comparison, View
-from app.dashboard.session.messages import or_stop
+from app.dashboard.session.messages import or_stop, plain
 from app.dashboard.session.run import current_run, open_capture
 from app.dashboard.session.settings import compared_settings, current_settings
 from app.dashboard.session.view import kv_head_of, selected_index, selected_stretch
-from app.dashboard.widgets.figure import draw_figure
+from app.dashboard.widgets.figure import MOST_SHOWN, draw_figure, draw_text
 from app.dashboard.widgets.job_progress import show_job
 from app.dashboard.widgets.settings_editor import TAKEN, edit_settings
 from app.text import captions
@@ -128,6 +129,7 @@ def side_by_side() -> None:
     drawn = tuple(sorted({*layers, *(layer for layer in captured.layers if layer == view.layer)}))
     found = or_stop(lambda: compare.simulate(run, configs, drawn, prompt))
     draw_table(found.of(layers), prompt, length, batch, dtype)
+    where_it_hurts(found, prompt)
     name = st.segmented_control(
         "Figure", [*PICTURES, MEMORY], default="Maps", required=True, key="picture", bind="query-params"
     )
@@ -140,6 +142,34 @@ def side_by_side() -> None:
     draw_figure(
         lambda: picture.draw(found, view), f"{picture.caption} {picture.follows}".strip(), key=f"compare-{name}"
     )
+
+
+def where_it_hurts(found: Comparison, prompt: int) -> None:
+    """The text by the loss that one of the settings adds, and its dearest evictions."""
+    kinds: list[losses.Kind] = ["measured", "predicted"]
+    for kind in kinds:
+        known = losses.Question(run, prompt, kind).known(found.configs)
+        if losses.FULL in known and len(known) > 1:
+            break
+    else:
+        return
+    with st.expander("Where in the text it hurts"):
+        names = [name for name in known if name != losses.FULL]
+        name = st.selectbox("Settings", names, key="hurting") or names[0]
+        start, stop = selected_stretch(captured.tokens)
+        table = losses.joined(known)
+        first, last = int(table["position"].values[0]), int(table["position"].values[-1]) + 1
+        start = max(start or first, first)
+        stop = min(stop or last, start + MOST_SHOWN)
+        if start >= stop:
+            st.caption("The selected stretch has no losses.")
+            return
+        draw_text(lambda: plot.text_loss(table, policy=name, start=start, stop=stop), captions.TEXT_LOSS)
+        sentences = compare.dearest(run, captured, found, name, prompt)
+        if sentences:
+            st.markdown("**Dearest evictions**, by what they would have cost had nothing else been evicted:")
+            for sentence in sentences:
+                st.markdown(f"- {plain(sentence)}")
 
 
 def current_view() -> View:

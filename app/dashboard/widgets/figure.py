@@ -74,8 +74,8 @@ def show_stretch(data: xr.Dataset) -> None:
 
 
 def draw_text(make: Callable[[], str], caption: str) -> None:
-    """Draw the shaded text of `analysis.plot.text_retention`, which escapes it, on white in either theme."""
-    st.html(region(or_stop(make), "The text, shaded by what is kept", f'style="{_SHEET}"'))
+    """Draw a shaded text of `analysis.plot`, which escapes it, on white in either theme."""
+    st.html(region(or_stop(make), "The text, shaded", f'style="{_SHEET}"'))
     st.caption(caption)
 
 

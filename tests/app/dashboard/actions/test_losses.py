@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import xarray as xr
 
 import analysis
 from app.dashboard.actions import losses
@@ -20,10 +23,11 @@ CONFIGS = {"a": TREE, "b": TREE.replace(policy="streaming")}
 
 
 @pytest.fixture
-def run(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+def run(small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
     losses._entry.clear()
     monkeypatch.setattr(loaded_model, "get", lambda name: (tiny.llama(), None))
-    return open_run(small_run)
+    shutil.copytree(small_run, tmp_path / "run")
+    return open_run(tmp_path / "run")
 
 
 def done(question: losses.Question, missing: dict[str, TreeKVConfig]) -> Job[None]:
@@ -46,6 +50,13 @@ def test_they_are_those_of_the_analysis(run: RunFolder, kind: losses.Kind) -> No
         assert entry.dtype == expected.attrs["dtype"]
     assert losses.Question(run, 0, kind).known(CONFIGS) == {}
     assert list(question.known({"other name": TREE})) == ["full", "other name"]
+    losses._entry.clear()  # as another process: they are in the run
+    joined = losses.joined(question.known({"other name": TREE}))
+    assert joined["policy"].values.tolist() == ["full", "other name"]
+    np.testing.assert_allclose(joined["loss"].values, expected["loss"].sel(policy=["full", "a"]).values, atol=0.02)
+    question.file(TREE).write_bytes(b"damaged")
+    losses._entry.clear()
+    assert list(question.known({"other name": TREE})) == ["full"]
 
 
 def test_a_stopped_job_keeps_what_it_has_found(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +78,8 @@ def test_a_stopped_job_keeps_what_it_has_found(run: RunFolder, monkeypatch: pyte
 
 def test_the_least_loss_comes_first() -> None:
     rows = [{"settings": name, "tokens kept": 64} for name in "abc"]
-    entries = {name: losses.Entry(loss, "float32") for name, loss in (("full", 2.0), ("a", 2.5), ("b", 2.25))}
+    means = {"full": 2.0, "a": 2.5, "b": 2.25}
+    entries = {name: losses.Entry(xr.Dataset({"loss": ("position", [mean])})) for name, mean in means.items()}
     found = losses.with_losses(rows, {"predicted": entries})
     assert [row["settings"] for row in found] == ["b", "a", "c"]
     assert [row["loss above full, predicted"] for row in found] == [0.25, 0.5, None]
