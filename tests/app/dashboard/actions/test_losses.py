@@ -14,8 +14,11 @@ from app.dashboard.actions import losses
 from app.dashboard.session import loaded_model
 from app.dashboard.session.jobs import Job, Queue, Stopped
 from app.dashboard.session.run import open_capture
+from app.dashboard.session.settings import decode
 from app.runs.folder import RunFolder, open_run
 from tests import tiny
+from tests.app.dashboard.comparison import TWO
+from tests.app.pages import page, sheets
 from treekv import TreeKVConfig
 
 TREE = TreeKVConfig(cache_size=64, prefill="stream")
@@ -90,3 +93,19 @@ def test_the_least_loss_comes_first() -> None:
 def test_a_run_whose_model_is_nowhere_says_so(run: RunFolder) -> None:
     captured = open_capture(run)
     assert "does not say where its model 'llama' is" in losses.why_not(run, captured, 0)
+
+
+def test_the_page_shows_where_in_the_text_it_hurts(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = [decode(part) for part in TWO.split(";")]
+    done(losses.Question(run, 0, "measured"), {str(number): config for number, config in enumerate(settings)})
+    done(losses.Question(run, 0, "predicted"), {str(number): config for number, config in enumerate(settings)})
+    test = page("compare", run.path, monkeypatch, compare=TWO)
+    names = ["A TreeKV 64", "B StreamingLLM 64"]
+    assert test.selectbox(key="hurting").options == names
+    table = losses.joined(losses.Question(run, 0, "measured").known(dict(zip(names, settings, strict=True))))
+    assert any(analysis.plot.text_loss(table, policy=names[0]) in sheet for sheet in sheets(test))
+    captured = open_capture(run)
+    retention = analysis.simulate(captured, {names[0]: settings[0]})
+    wanted = analysis.dearest(captured, retention, analysis.regret(captured, retention), names[0])
+    shown = [markdown.value.replace("\\", "") for markdown in test.markdown]
+    assert wanted and f"- {wanted[0]}".replace("\\", "") in shown
