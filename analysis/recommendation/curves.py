@@ -15,6 +15,7 @@ from analysis.wavelets.far_context import LEAST, MOST
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
 
+SMALLEST: Final = 16  # tokens of a head; fewer have no room for sinks, recent tokens and a window of 8 neighbours
 #: Capacities of a curve, as multiples of the mean budget: 24 to 640 for 128.
 MULTIPLES: Final = (LEAST, 0.3125, 0.5, 0.75, 1.125, 1.625, 2.375, 3.5, MOST)
 
@@ -35,7 +36,7 @@ def damage_curves(captured: Capture, config: TreeKVConfig, progress: Progress | 
         TreeKVError: a capture without gradients, or a text that only one of the capacities is shorter than.
     """
     captured.check_sensitivity()
-    sizes = sorted({round(multiple * config.cache_size) for multiple in MULTIPLES})
+    sizes = sorted({max(round(multiple * config.cache_size), SMALLEST) for multiple in MULTIPLES})
     sizes = [size for size in sizes if size < captured.tokens]
     if len(sizes) < 2:
         raise TreeKVError(

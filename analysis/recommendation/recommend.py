@@ -32,15 +32,20 @@ from analysis.prediction.loss_table import extra_loss
 from analysis.prediction.replay import replay
 from analysis.progress import Progress
 from analysis.recommendation.classes import CLASSES, budget_classes
-from analysis.recommendation.curves import damage_curves, least_damage
+from analysis.recommendation.curves import SMALLEST, damage_curves, least_damage
 from analysis.units import count
-from analysis.wavelets.far_context import need, need_budgets
+from analysis.wavelets.far_context import LEAST, need, need_budgets
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
 
-SMALLEST: Final = 16  # tokens; less has no room for sinks, recent tokens and a tree
 #: What differs from the paper's defaults besides budgets; chosen on development texts (docs/recommend.md).
-RECIPE: Final[dict[str, Any]] = {"scope": 4, "recent_size": "quarter"}
+RECIPE: Final[dict[str, Any]] = {
+    "scope": 8,
+    "scope_end": "clipped",
+    "importance": "late",
+    "positions": "compressed",
+    "recent_size": "quarter",
+}
 PROPOSED, DEFAULTS = "recommended", "paper's defaults"
 OTHERS: Final = {
     "StreamingLLM": {"policy": "streaming"},
@@ -170,7 +175,7 @@ class _Search:
                 # Texts whose losses differ in scale count alike: only the ratios between heads decide.
                 scaled = [one / float(one.sum()) if float(one.sum()) else one for one in each]
                 self._need = xr.concat(scaled, "text").mean("text")
-            budgets = need_budgets(self._need, size)
+            budgets = need_budgets(self._need, size, least=max(round(LEAST * size), SMALLEST))
         budgets = budget_classes(budgets, self.classes, unit)
         return budgets, base.replace(budgets=budgets.values.tolist())
 

@@ -31,7 +31,7 @@ def curves(values: list[list[float]], sizes: list[int]) -> xr.DataArray:
 def test_a_curve_is_the_damage_of_each_capacity(sensitive):
     config = TreeKVConfig(cache_size=64, prefill="stream", block_size=4, scope=4, recent_size="quarter")
     found = damage_curves(sensitive, config)
-    assert found["size"].values.tolist() == [12, 20, 32, 48, 72, 104, 152]  # 224 and 320 hold the whole text
+    assert found["size"].values.tolist() == [16, 20, 32, 48, 72, 104, 152]  # 224 and 320 hold the whole text
     own = config.replace(cache_size=72)
     retention = analysis.simulate(sensitive, {"it": own})
     wanted = analysis.output_loss(sensitive, retention)["damage"].sel(policy="it")

@@ -43,7 +43,7 @@ def held_bytes(config, model, token_ids):
 
 def test_budgets_are_those_that_the_heads_need(sensitive):
     choice = recommend(sensitive, 64)
-    wanted = analysis.budget_classes(analysis.need_budgets(analysis.need(sensitive), 64), 4, 4)
+    wanted = analysis.budget_classes(analysis.need_budgets(analysis.need(sensitive), 64, least=16), 4, 4)
     np.testing.assert_array_equal(choice.budgets.values, wanted.values)
     sizes = [[own.cache_size for own in row] for row in choice.config.per_head(2, 2)]
     assert sizes == wanted.values.tolist() and sum(map(sum, sizes)) == 4 * 64
@@ -72,7 +72,7 @@ def test_several_texts_count_alike(model, sensitive):
     other = captured_with_gradients(model, tiny.tokens(180, seed=8)[0])
     needs = [analysis.need(one) for one in (sensitive, other)]
     mean = sum(one / float(one.sum()) for one in needs) / 2
-    wanted = analysis.budget_classes(analysis.need_budgets(mean, 64), 4, 4)
+    wanted = analysis.budget_classes(analysis.need_budgets(mean, 64, least=16), 4, 4)
     np.testing.assert_array_equal(recommend([sensitive, other], 64).budgets.values, wanted.values)
 
 
