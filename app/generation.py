@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable
@@ -67,18 +68,20 @@ def generate(
     least: int = 0,
     on_token: Callable[[Pace], None] = lambda pace: None,
     check: Callable[[], None] = lambda: None,
+    read: TreeKVCache | None = None,
 ) -> tuple[Generation, TreeKVCache]:
     """Continue `ids` [1, prompt] by at most `tokens` tokens, and at least `least`, under `config`.
 
-    Greedy at temperature 0, otherwise sampled with `config.seed`. `on_text` receives pieces of text, `on_token` is
-    called after each token, and `check` at each layer, also while the prompt is read. A KeyboardInterrupt, which these
-    functions can raise too, ends the generation, and the result has the text so far.
+    Greedy at temperature 0, otherwise sampled with `config.seed`. `read` is a cache with these settings that has read
+    the first of the tokens already, as `read_context` returns it; a copy of it goes on. `on_text` receives pieces of
+    text, `on_token` is called after each token, and `check` at each layer, also while the prompt is read. A
+    KeyboardInterrupt, which these functions can raise too, ends the generation, and the result has the text so far.
 
     Raises:
         TreeKVError: the model cannot be used with these settings, or nothing can be sampled at this temperature.
     """
     check_temperature(temperature)
-    cache = _Checked(config, model.config, check)
+    cache = _Checked(config, model.config, check) if read is None else copy.deepcopy(read)
     streamer = _Recorder(tokenizer, on_text, lambda times: on_token(Pace(len(times), _rate(times), cache.nbytes)))
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
     torch.manual_seed(config.seed)
@@ -106,6 +109,20 @@ def generate(
     result.cache_bytes, result.full_bytes = cache.nbytes, cache.full_nbytes
     result.kept_tokens = cache.kept_tokens
     return result, cache
+
+
+def read_context(model: Any, ids: torch.Tensor, config: TreeKVConfig) -> tuple[TreeKVCache, float]:
+    """Read `ids` [1, tokens] into a cache, which reduces them by its settings: the cache, and the seconds it took.
+
+    Raises:
+        TreeKVError: the model cannot be used with these settings.
+    """
+    cache = TreeKVCache(config, model.config)
+    start = time.perf_counter()
+    with torch.inference_mode():
+        # Without the output head: the logits of a long context take gigabytes.
+        model.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
+    return cache, time.perf_counter() - start
 
 
 def check_temperature(temperature: float) -> None:

@@ -21,6 +21,11 @@ def generate(
     prompt_file: Annotated[
         str | None, typer.Option(metavar="FILE", help="Read the prompt from a file; - reads standard input.")
     ] = None,
+    context: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Read and compress this text once, then answer each --question from a copy."),
+    ] = None,
+    question: Annotated[list[str] | None, typer.Option(help="A question about the --context; repeatable.")] = None,
     settings: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="A settings file, or settings that come with TreeKV, such as smollm2-128."),
@@ -66,7 +71,11 @@ def generate(
 
     Example: [bold]treekv generate --prompt-file novel.txt --settings treekv-runs/demo/settings.json[/]
     """
-    content = _prompt(prompt, prompt_file)
+    content = _prompt(prompt, prompt_file) if context is None else _context(context, question, prompt, prompt_file)
+    if context is None and question:
+        from treekv import TreeKVError
+
+        raise TreeKVError("--question needs the text that it is about; give it with --context")
     config = _config(
         settings,
         policy=policy,
@@ -84,6 +93,22 @@ def generate(
         from treekv import load_model
 
         network, tokenizer = load_model(model)
+    if context is not None:
+        from app.cli.questions import answer_questions
+
+        configs = {config.policy: config} | ({} if other is None else {str(compare): other})
+        finished = answer_questions(
+            network,
+            tokenizer,
+            content,
+            question or [],
+            configs,
+            tokens=tokens,
+            temperature=temperature,
+            chat=chat,
+            as_json=as_json,
+        )
+        raise typer.Exit(0 if finished else 130)
     ids = _tokens(tokenizer, content, chat)
     results = [_run(network, tokenizer, ids, config, tokens, temperature, quiet=as_json)]
     if other is not None and not results[0].stopped:
@@ -173,6 +198,20 @@ def _prompt(prompt: str | None, file: str | None) -> str:
     if not prompt.strip():
         raise TreeKVError("the prompt is empty; give a text to continue")
     return prompt
+
+
+def _context(file: str, questions: list[str] | None, prompt: str | None, prompt_file: str | None) -> str:
+    from app.text.inputs import read_text
+    from treekv import TreeKVError
+
+    if prompt is not None or prompt_file is not None:
+        raise TreeKVError("give either a prompt to continue or a --context with questions, and not both")
+    if not questions or not all(question.strip() for question in questions):
+        raise TreeKVError("a --context needs a question about it; give one or more with --question")
+    content = read_text(file)
+    if not content.strip():
+        raise TreeKVError(f"the context {file!r} is empty; give a text")
+    return content
 
 
 def _config(file: Path | None, **changes: Any) -> Any:

@@ -1,0 +1,134 @@
+"""treekv generate --context: a text that is read and compressed once, and asked several questions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+
+from app.cli.console import err, out, print_json, stage
+from app.text.wording import size
+
+if TYPE_CHECKING:
+    from app.generation import Generation
+    from treekv import TreeKVCache, TreeKVConfig
+
+SEPARATOR = "\n\n"  # between context and question
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A context that one setting has read.
+
+    Attributes:
+        name: the policy.
+        config: its settings.
+        cache: what it keeps of the context.
+        seconds: how long reading took.
+        nbytes: of keys and values after reading.
+    """
+
+    name: str
+    config: TreeKVConfig
+    cache: TreeKVCache
+    seconds: float
+    nbytes: int
+
+
+def answer_questions(
+    network: Any,
+    tokenizer: Any,
+    context: str,
+    questions: list[str],
+    configs: dict[str, TreeKVConfig],
+    *,
+    tokens: int,
+    temperature: float,
+    chat: bool,
+    as_json: bool,
+) -> bool:
+    """Read the context once with each of the settings, not knowing the questions, and answer them one by one, each from
+    a copy. Prints answers or JSON; False if it was stopped."""
+    from app.generation import generate, read_context
+
+    before, tails = _prompts(tokenizer, context, questions, chat)
+    read = []
+    for name, config in configs.items():
+        with stage(f"Reading {before.shape[1]:,} tokens with {name}"):
+            cache, seconds = read_context(network, before, config)
+        read.append(Asked(name, config, cache, seconds, cache.nbytes))
+    if not as_json:
+        for one in read:
+            err().print(f"[dim]{escape(_summary(one))}[/]", soft_wrap=True)
+    answers: list[dict[str, Any]] = []
+    stopped = False
+    for question, tail in zip(questions, tails, strict=True):
+        if not as_json:
+            out().print(f"\n[bold]{escape(question)}[/]", soft_wrap=True)
+        found: dict[str, Generation] = {}
+        for one in read:
+            ids = _joined(before, tail)
+            found[one.name], _ = generate(
+                network, tokenizer, ids, one.config, tokens, temperature=temperature, read=one.cache
+            )
+            if not as_json:
+                lead = f"[dim]{escape(one.name)}:[/] " if len(read) > 1 else ""
+                out().print(f"{lead}{escape(found[one.name].text.strip())}", soft_wrap=True)
+                err().print(f"[dim]{escape(_pace(found[one.name]))}[/]", soft_wrap=True)
+            stopped = found[one.name].stopped
+            if stopped:
+                break
+        answers.append({"question": question, **{name: result.to_dict() for name, result in found.items()}})
+        if stopped:
+            break
+    if as_json:
+        contexts = {
+            one.name: {"seconds": one.seconds, "bytes": one.nbytes, "settings": one.config.to_dict()} for one in read
+        }
+        print_json({"context_tokens": before.shape[1], "read": contexts, "answers": answers, "stopped": stopped})
+    return not stopped
+
+
+def _prompts(tokenizer: Any, context: str, questions: list[str], chat: bool) -> tuple[Any, list[Any]]:
+    """Token ids [1, n] of what comes before every question, and those of each question with what follows it."""
+    from treekv import TreeKVError
+
+    if not chat:
+        before = tokenizer(context, verbose=False, return_tensors="pt")["input_ids"]
+        return before, [_encoded(tokenizer, f"{SEPARATOR}Question: {question}\nAnswer:") for question in questions]
+    if tokenizer.chat_template is None:
+        raise TreeKVError("this model has no chat template; use it without --chat")
+    rendered = []
+    for question in questions:
+        message = [{"role": "user", "content": f"{context}{SEPARATOR}{question}"}]
+        rendered.append(tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False))
+    end = rendered[0].find(context)
+    if end < 0:
+        raise TreeKVError(
+            "this model's chat template changes the context, so it cannot be read first; leave out --chat"
+        )
+    end += len(context)
+    return _encoded(tokenizer, rendered[0][:end]), [_encoded(tokenizer, text[end:]) for text in rendered]
+
+
+def _encoded(tokenizer: Any, text: str) -> Any:
+    return tokenizer(text, add_special_tokens=False, verbose=False, return_tensors="pt")["input_ids"]
+
+
+def _joined(before: Any, tail: Any) -> Any:
+    import torch
+
+    return torch.cat((before, tail), dim=1)
+
+
+def _summary(read: Asked) -> str:
+    return (
+        f"{read.name}: read in {read.seconds:.1f} s, {size(read.nbytes)} of {size(read.cache.full_nbytes)}, "
+        f"{read.cache.kept_tokens:,} tokens kept"
+    )
+
+
+def _pace(result: Generation) -> str:
+    rate = "" if result.tokens_per_second is None else f", {result.tokens_per_second:.1f} tokens/s"
+    return f"{len(result.token_ids):,} tokens{rate}, cache {size(result.cache_bytes)}"
