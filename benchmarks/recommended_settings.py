@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--budgets", default="128", help="mean tokens per layer and KV head, several with commas")
     parser.add_argument("--thorough", action="store_true", help="budgets from simulated curves instead of needs")
+    parser.add_argument("--stage", default="stream", choices=("stream", "prompt"))
     parser.add_argument("--predict", action="store_true", help="replay the settings beside others on these texts")
     parser.add_argument("--output", type=Path, default=Path(), help="the folder to write to")
     arguments = parser.parse_args()
@@ -43,10 +44,11 @@ def main() -> None:
             captures,
             budget,
             thorough=arguments.thorough,
-            prefill="stream",
-            model=model if arguments.predict else None,
+            stage=arguments.stage,
+            model=model if arguments.predict or arguments.stage == "prompt" else None,
         )
-        file = arguments.output / f"{Path(arguments.model).name}-{budget}.json"
+        stage = "prompt-" if arguments.stage == "prompt" else ""
+        file = arguments.output / f"{Path(arguments.model).name}-{stage}{budget}.json"
         choice.config.save(file, choice.provenance | {"texts": [name(text) for text in arguments.text]})
         print(f"{file}: {time.perf_counter() - start:.0f} s", *choice.sentences, sep="\n  ", flush=True)
 

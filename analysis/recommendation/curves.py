@@ -18,14 +18,24 @@ from treekv.errors import TreeKVError
 SMALLEST: Final = 16  # tokens of a head; fewer have no room for sinks, recent tokens and a window of 8 neighbours
 #: Capacities of a curve, as multiples of the mean budget: 24 to 640 for 128.
 MULTIPLES: Final = (LEAST, 0.3125, 0.5, 0.75, 1.125, 1.625, 2.375, 3.5, MOST)
+PROMPT_MULTIPLES: Final = (0.15625, 0.25, 0.375, 0.5625, 0.84375, 1.25, 1.875, 2.8125, 4.21875, 7.03125)  # 20 to 900
 
 
-def damage_curves(captured: Capture, config: TreeKVConfig, progress: Progress | None = None) -> xr.DataArray:
+def damage_curves(
+    captured: Capture,
+    config: TreeKVConfig,
+    *,
+    prompt: int = 0,
+    multiples: tuple[float, ...] = MULTIPLES,
+    progress: Progress | None = None,
+) -> xr.DataArray:
     """The damage of every head at several capacities, on one text.
 
     Args:
         captured: a capture with gradients.
         config: the settings to simulate, whose `cache_size` and `recent_size` are scaled; without budgets.
+        prompt: as of `simulate`; the damage is then that of the tokens after it.
+        multiples: the capacities, in units of `config.cache_size`.
         progress: called with (done, total), tokens times layers times capacities.
 
     Returns:
@@ -36,18 +46,25 @@ def damage_curves(captured: Capture, config: TreeKVConfig, progress: Progress | 
         TreeKVError: a capture without gradients, or a text that only one of the capacities is shorter than.
     """
     captured.check_sensitivity()
-    sizes = sorted({max(round(multiple * config.cache_size), SMALLEST) for multiple in MULTIPLES})
+    sizes = sorted({max(round(multiple * config.cache_size), SMALLEST) for multiple in multiples})
     sizes = [size for size in sizes if size < captured.tokens]
     if len(sizes) < 2:
         raise TreeKVError(
             f"curves around {config.cache_size} tokens need a text of more than {round(0.3125 * config.cache_size)} "
             f"tokens; this one has {captured.tokens}"
         )
-    configs = {str(size): config.replace(cache_size=size, block_size=min(config.block_size, size)) for size in sizes}
-    retention = simulate(captured, configs, progress=progress)
+    blocks = {} if prompt else {"block_size": config.block_size}
+    configs = {str(size): config.replace(cache_size=size, **_at_most(blocks, size)) for size in sizes}
+    retention = simulate(captured, configs, prompt=prompt, progress=progress)
     damage = output_loss(captured, retention, [captured.tokens - 1])["damage"]
     renamed = damage.rename({"policy": "size", "kv_head": "head"}).transpose("size", "layer", "head")
-    return renamed.assign_coords(size=sizes).astype(np.float64)
+    # It is a mean over all tokens that predict one, of which those of a prompt have no damage.
+    share = (captured.tokens - 1) / (captured.tokens - 1 - prompt)
+    return renamed.assign_coords(size=sizes).astype(np.float64) * share
+
+
+def _at_most(blocks: dict[str, int], size: int) -> dict[str, int]:
+    return {name: min(block, size) for name, block in blocks.items()}
 
 
 def least_damage(curves: xr.DataArray, cache_size: int, unit: int = 1) -> xr.DataArray:

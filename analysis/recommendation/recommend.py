@@ -32,26 +32,13 @@ from analysis.prediction.loss_table import extra_loss
 from analysis.prediction.replay import replay
 from analysis.progress import Progress
 from analysis.recommendation.classes import CLASSES, budget_classes
-from analysis.recommendation.curves import SMALLEST, damage_curves, least_damage
+from analysis.recommendation.curves import SMALLEST
+from analysis.recommendation.stages import DEFAULTS, PromptStage, Stage, StreamStage
 from analysis.units import count
-from analysis.wavelets.far_context import LEAST, need, need_budgets
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
 
-#: What differs from the paper's defaults besides budgets; chosen on development texts (docs/recommend.md).
-RECIPE: Final[dict[str, Any]] = {
-    "scope": 8,
-    "scope_end": "clipped",
-    "importance": "late",
-    "positions": "compressed",
-    "recent_size": "quarter",
-}
-PROPOSED, DEFAULTS = "recommended", "paper's defaults"
-OTHERS: Final = {
-    "StreamingLLM": {"policy": "streaming"},
-    "H2O": {"policy": "h2o", "variant": "paper"},
-    "TOVA": {"policy": "tova", "variant": "paper"},
-}
+PROPOSED: Final = "recommended"
 _MANY: Final = 2**30  # tokens of a text that fills every cache
 
 
@@ -93,7 +80,7 @@ def recommend(
     model: nn.Module | None = None,
     thorough: bool = False,
     classes: int = CLASSES,
-    prefill: str = "once",
+    stage: str = "stream",
     itemsize: int | None = None,
     dtype: str | None = None,
     progress: Progress | None = None,
@@ -110,24 +97,27 @@ def recommend(
         target: or {"loss": nats a token above the full cache}; the smallest cache whose replayed loss is not more is
             proposed. Needs the model.
         model: the captured model; with it, losses are predicted by `analysis.replay`.
-        thorough: find budgets by simulating every head at nine capacities instead of by `analysis.need`.
+        thorough: find budgets by simulating every head at nine capacities instead of by `analysis.need`; of stage
+            "stream", for prompts they are always simulated.
         classes: how many different capacities there may be.
-        prefill: how the proposed settings handle a prompt, "once" or "stream".
+        stage: "stream" for texts that are read block by block, "prompt" for prompts that are attended to in full and
+            then reduced; the latter needs the model, which reads every text twice in a row to see which heads copy.
         itemsize: bytes per number in the cache, for `max_bytes`; by default that of the captured tensors (a capture
             read from a file has 2).
         dtype: of the replay, as there.
         progress: called with (done, total) of each step in turn: needs or curves, replays.
 
     Raises:
-        TreeKVError: not exactly one of budget, bytes and target; one that cannot be met; a target without a model; a
-            capture without gradients or without some layers, or captures of several models; a text that is too short.
+        TreeKVError: not exactly one of budget, bytes and target; one that cannot be met; a target or stage "prompt"
+            without a model; a capture without gradients or without some layers, or captures of several models; a text
+            that is too short.
     """
     texts = [captured] if isinstance(captured, Capture) else list(captured)
-    prefill = "once" if prefill == "tree" else prefill  # its former name
-    _check(texts, budget, max_bytes, target, model, prefill)
+    _check(texts, budget, max_bytes, target, model, stage)
     first = texts[0]
     itemsize = first.k[0].element_size() if itemsize is None else itemsize
-    search = _Search(texts, thorough, classes, model, dtype, progress)
+    reading: Stage = PromptStage(texts, model) if stage == "prompt" else StreamStage(texts, thorough)
+    search = _Search(reading, texts, classes, model, dtype, progress)
     if target is not None:
         size = search.smallest(target["loss"])
     elif max_bytes is not None:
@@ -137,12 +127,11 @@ def recommend(
         size = budget
     _check_size(texts, size)
     budgets, config = search.proposal(size)
-    losses = None if model is None else search.losses({PROPOSED: config, **_alternatives(size)})
-    final = config if prefill == "stream" else _for_prompts(config)
-    needed = _decoding_bytes(first, final, itemsize)
-    about = [*search.sentences, _described(budgets, thorough), *_compared(losses)]
+    losses = None if model is None else search.losses({PROPOSED: config, **reading.alternatives(size)})
+    needed = _decoding_bytes(first, config, itemsize)
+    about = [*search.sentences, _described(budgets, reading), *_compared(losses)]
     about.append(f"Size: {size} tokens for each layer and KV head on average, {needed:,} bytes.")
-    return Recommendation(final, budgets, losses, needed, tuple(about), _provenance(texts, thorough, losses))
+    return Recommendation(config, budgets, losses, needed, tuple(about), _provenance(texts, stage, reading, losses))
 
 
 class _Search:
@@ -150,39 +139,37 @@ class _Search:
 
     def __init__(
         self,
+        reading: Stage,
         texts: list[Capture],
-        thorough: bool,
         classes: int,
         model: nn.Module | None,
         dtype: str | None,
         progress: Progress | None,
     ) -> None:
-        self.texts, self.thorough, self.classes, self.model, self.dtype = texts, thorough, classes, model, dtype
+        self.reading, self.texts, self.classes, self.model, self.dtype = reading, texts, classes, model, dtype
         self.progress = progress
         self.sentences: list[str] = []
-        self._need: xr.DataArray | None = None
 
     def proposal(self, size: int) -> tuple[xr.DataArray, TreeKVConfig]:
         """Budgets of a mean size, and the settings with them."""
         unit = next(unit for unit in (8, 4, 2, 1) if size % unit == 0 and size >= 16 * unit)
-        base = _stream(size, **RECIPE)
-        if self.thorough:
-            curves = [damage_curves(text, base, self.progress) for text in self.texts]
-            budgets = least_damage(xr.concat(curves, "text").mean("text"), size, unit)
-        else:
-            if self._need is None:
-                each = [need(text, progress=self.progress) for text in self.texts]
-                # Texts whose losses differ in scale count alike: only the ratios between heads decide.
-                scaled = [one / float(one.sum()) if float(one.sum()) else one for one in each]
-                self._need = xr.concat(scaled, "text").mean("text")
-            budgets = need_budgets(self._need, size, least=max(round(LEAST * size), SMALLEST))
-        budgets = budget_classes(budgets, self.classes, unit)
-        return budgets, base.replace(budgets=budgets.values.tolist())
+        budgets = budget_classes(self.reading.budgets(size, unit, self.progress), self.classes, unit)
+        return budgets, self.reading.config(size).replace(budgets=budgets.values.tolist())
 
     def losses(self, configs: Mapping[str, TreeKVConfig]) -> xr.DataArray:
         """The extra loss of settings, mean over the texts."""
         assert self.model is not None
-        found = [replay(self.model, text, configs, dtype=self.dtype, progress=self.progress) for text in self.texts]
+        found = [
+            replay(
+                self.model,
+                text,
+                configs,
+                prompt=self.reading.prompt(text),
+                dtype=self.dtype,
+                progress=self.progress,
+            )
+            for text in self.texts
+        ]
         if any(table.attrs.get("interrupted") for table in found):
             raise KeyboardInterrupt
         return xr.concat([extra_loss(table) for table in found], "text").mean("text")
@@ -217,15 +204,10 @@ class _Search:
 # ---------------------------------------------------------------------- words
 
 
-def _described(budgets: xr.DataArray, thorough: bool) -> str:
+def _described(budgets: xr.DataArray, reading: Stage) -> str:
     where = np.unravel_index(int(budgets.values.argmax()), budgets.shape)
-    how = (
-        "the simulated damage of nine capacities"
-        if thorough
-        else "the finest wavelet band along the gradient of the loss"
-    )
     return (
-        f"Budgets: by {how}, {budgets.attrs['classes']}; most in layer "
+        f"Budgets: by {reading.how()}, {budgets.attrs['classes']}; most in layer "
         f"{budgets['layer'].values[where[0]]}, head {budgets['head'].values[where[1]]}."
     )
 
@@ -246,10 +228,11 @@ def _compared(losses: xr.DataArray | None) -> list[str]:
     return sentences
 
 
-def _provenance(texts: list[Capture], thorough: bool, losses: xr.DataArray | None) -> dict[str, Any]:
+def _provenance(texts: list[Capture], stage: str, reading: Stage, losses: xr.DataArray | None) -> dict[str, Any]:
     first = texts[0].attrs
     made: dict[str, Any] = {
-        "made_by": f"analysis.recommend{', thorough' if thorough else ''}",
+        "made_by": f"analysis.recommend, stage {stage!r}",
+        "budgets": f"by {reading.how()}",
         "model": texts[0].model,
         "model_fingerprint": first.get("model_fingerprint"),
         "tokens": [text.tokens for text in texts],
@@ -264,20 +247,6 @@ def _provenance(texts: list[Capture], thorough: bool, losses: xr.DataArray | Non
 # ---------------------------------------------------------------------- sizes
 
 
-def _stream(size: int, **changes: Any) -> TreeKVConfig:
-    """Settings that read a text from its first token on in blocks."""
-    return TreeKVConfig(cache_size=size, prefill="stream", block_size=16 if size >= 64 else 4, **changes)
-
-
-def _alternatives(size: int) -> dict[str, TreeKVConfig]:
-    return {DEFAULTS: _stream(size), **{name: _stream(size, **fields) for name, fields in OTHERS.items()}}
-
-
-def _for_prompts(config: TreeKVConfig) -> TreeKVConfig:
-    """The same for a prompt that is attended to in full and then reduced."""
-    return TreeKVConfig(cache_size=config.cache_size, budgets=config.budgets, **RECIPE)
-
-
 def _decoding_bytes(captured: Capture, config: TreeKVConfig, itemsize: int) -> int:
     """Bytes of keys and values of a full cache of the model while it decodes, the token being read included."""
     return cache_bytes(captured, config, tokens=_MANY, prompt=1, dtype="bfloat16") // torch.bfloat16.itemsize * itemsize
@@ -285,7 +254,10 @@ def _decoding_bytes(captured: Capture, config: TreeKVConfig, itemsize: int) -> i
 
 def _affordable(captured: Capture, max_bytes: int, itemsize: int) -> int:
     """Tokens per layer and KV head that fit into `max_bytes`, a multiple of eight."""
-    least, next_one = (_decoding_bytes(captured, _stream(size), itemsize) for size in (SMALLEST, SMALLEST + 1))
+    least, next_one = (
+        _decoding_bytes(captured, TreeKVConfig(cache_size=size, block_size=1), itemsize)
+        for size in (SMALLEST, SMALLEST + 1)
+    )
     token = next_one - least
     size = SMALLEST + (max_bytes - least) // token
     if size < SMALLEST:
@@ -311,14 +283,14 @@ def _check(
     max_bytes: int | None,
     target: Mapping[str, float] | None,
     model: nn.Module | None,
-    prefill: str,
+    stage: str,
 ) -> None:
     wanted = {"budget": budget, "bytes": max_bytes, "target": target}
     given = [name for name, value in wanted.items() if value is not None]
     if len(given) != 1:
         raise TreeKVError(f"give one of budget, bytes and target, got {' and '.join(given) or 'none'}")
-    if prefill not in ("once", "stream"):
-        raise TreeKVError(f"prefill must be 'once' or 'stream', got {prefill!r}")
+    if stage not in ("stream", "prompt"):
+        raise TreeKVError(f"stage must be 'stream' or 'prompt', got {stage!r}")
     if target is not None:
         if list(target) != ["loss"] or not 0 < target["loss"] < float("inf"):
             raise TreeKVError(f"target must be {{'loss': nats a token above the full cache}}, got {dict(target)!r}")

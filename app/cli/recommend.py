@@ -43,7 +43,14 @@ def recommend(
         bool,
         typer.Option("--loss/--no-loss", help="Run the model to predict the loss of these settings and of others."),
     ] = True,
-    prefill: Annotated[str, typer.Option(help="When prompts are reduced: once or stream.")] = "once",
+    stage_name: Annotated[
+        str,
+        typer.Option(
+            "--stage",
+            help="stream for texts that are read block by block, prompt for prompts that are read in one go and then "
+            "reduced.",
+        ),
+    ] = "stream",
     itemsize: Annotated[int, typer.Option(min=1, help="Bytes per number in the cache, for --bytes.")] = 2,
     output: Annotated[Path, typer.Option(help="The settings file to write.")] = Path("settings.json"),
     figure: Annotated[
@@ -66,7 +73,8 @@ def recommend(
         texts = [analysis.open(file, "capture") for file in captures]
         for text in texts:
             text.check_sensitivity()
-    network = _loaded(texts[0].model, model, target_loss is not None) if loss else None
+    needed = target_loss is not None or stage_name == "prompt"
+    network = _loaded(texts[0].model, model, needed) if loss else None
     with stage("Finding what every head needs") as progress:
         choice = analysis.recommend(
             texts,
@@ -75,7 +83,7 @@ def recommend(
             target=None if target_loss is None else {"loss": target_loss},
             model=network,
             thorough=thorough,
-            prefill=prefill,
+            stage=stage_name,
             itemsize=itemsize,
             progress=progress,
         )

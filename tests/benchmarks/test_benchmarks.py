@@ -57,7 +57,7 @@ def test_the_settings_made_are_the_recommended_ones(tmp_path, monkeypatch):
         model, tokenizer = load_model("tiny")
         ids = tokenizer(Path("words.txt").read_text())["input_ids"][20:220]
     captured = analysis.capture(model, tokenizer, ids, sensitivity=True)
-    assert made == analysis.recommend(captured, 32, prefill="stream").config
+    assert made == analysis.recommend(captured, 32).config
     assert provenance["texts"] == ["words.txt, from token 20"] and provenance["tokens"] == [200]
 
 

@@ -8,8 +8,11 @@ import torch
 import xarray as xr
 
 import analysis
-from analysis.recommendation.recommend import DEFAULTS, OTHERS, PROPOSED, RECIPE, recommend
+from analysis.recommendation.curves import damage_curves, least_damage
+from analysis.recommendation.recommend import PROPOSED, recommend
+from analysis.recommendation.stages import COPYING, DEFAULTS, PROMPT, PROMPT_MULTIPLES, STREAM
 from tests import tiny
+from tests.reference import sensitivity as reference
 from treekv import TreeKVCache, TreeKVConfig, TreeKVError
 
 
@@ -52,8 +55,8 @@ def test_budgets_are_those_that_the_heads_need(sensitive):
 
 
 def test_losses_are_replayed_beside_others(sensitive, model):
-    choice = recommend(sensitive, 64, model=model, prefill="stream")
-    assert choice.losses["policy"].values.tolist() == [PROPOSED, DEFAULTS, *OTHERS]
+    choice = recommend(sensitive, 64, model=model)
+    assert choice.losses["policy"].values.tolist() == [PROPOSED, DEFAULTS, "StreamingLLM", "H2O", "TOVA"]
     paper = TreeKVConfig(cache_size=64, prefill="stream", block_size=16)
     table = analysis.replay(model, sensitive, {"it": choice.config, "paper": paper})
     np.testing.assert_allclose(choice.losses.values[:2], analysis.extra_loss(table).values, rtol=1e-5)
@@ -77,24 +80,59 @@ def test_several_texts_count_alike(model, sensitive):
 
 
 def test_thorough_budgets_come_from_simulated_damages(sensitive):
-    from analysis.recommendation.curves import damage_curves, least_damage
-
     choice = recommend(sensitive, 64, thorough=True)
-    base = TreeKVConfig(cache_size=64, prefill="stream", block_size=16, **RECIPE)
+    base = TreeKVConfig(cache_size=64, prefill="stream", block_size=16, **STREAM)
     wanted = analysis.budget_classes(least_damage(damage_curves(sensitive, base), 64, 4), 4, 4)
     np.testing.assert_array_equal(choice.budgets.values, wanted.values)
     assert "simulated damage" in choice.sentences[0]
 
 
-@pytest.mark.parametrize("prefill", ["once", "stream"])
-def test_the_settings_run(sensitive, model, token_ids, prefill):
-    choice = recommend(sensitive, 64, prefill=prefill)
-    assert choice.config.prefill == prefill and choice.config.cache_size == 64
-    assert {name: getattr(choice.config, name) for name in RECIPE if name != "recent_size"} == {
-        name: value for name, value in RECIPE.items() if name != "recent_size"
-    }
-    assert held_bytes(choice.config, model, token_ids) == choice.nbytes
-    assert TreeKVConfig.from_dict(choice.config.to_dict()) == choice.config
+def test_the_settings_run(sensitive, model, token_ids):
+    choice = recommend(sensitive, 64)
+    config = choice.config
+    assert (config.prefill, config.cache_size, config.recent_budgets) == ("stream", 64, "quarter")
+    assert all(getattr(config, name) == value for name, value in STREAM.items() if name != "recent_size")
+    assert held_bytes(config, model, token_ids) == choice.nbytes
+    assert TreeKVConfig.from_dict(config.to_dict()) == config
+
+
+@pytest.fixture(scope="module")
+def long_model(sharp_llama):
+    with torch.inference_mode(False):
+        return sharp_llama("treekv")
+
+
+def test_budgets_for_prompts_are_those_of_texts_and_of_copies(long_model, monkeypatch):
+    monkeypatch.setattr("analysis.recommendation.stages.AFTER", after := 80)
+    ids = tiny.tokens(300, seed=5)[0]
+    text = captured_with_gradients(long_model, ids)
+    choice = recommend(text, 64, stage="prompt", model=long_model)
+    with torch.inference_mode(False):
+        twice = analysis.capture(long_model, None, torch.cat((ids[:150], ids[:150])), sensitivity=True)
+    base = TreeKVConfig(cache_size=64, **PROMPT)
+    plain, copied = (
+        damage_curves(one, base, prompt=prompt, multiples=PROMPT_MULTIPLES)
+        for one, prompt in ((text, 300 - after), (twice, 150))
+    )
+    mixed = (1 - COPYING) * plain + COPYING * copied
+    wanted = analysis.budget_classes(least_damage(mixed, 64, 4), 4, 4)
+    np.testing.assert_array_equal(choice.budgets.values, wanted.values)
+    assert choice.config.prompt_score == "future" and choice.config.prefill == "once"
+    assert choice.losses["policy"].values.tolist() == [PROPOSED, DEFAULTS, "StreamingLLM", "H2O", "SnapKV"]
+    table = analysis.replay(long_model, text, {"it": choice.config}, prompt=300 - after)
+    assert float(choice.losses[0]) == pytest.approx(float(analysis.extra_loss(table)[0]), abs=1e-5)
+    assert held_bytes(choice.config, long_model, ids) == choice.nbytes
+
+
+def test_damage_after_a_prompt_is_that_of_its_own_tokens(sensitive):
+    base = TreeKVConfig(cache_size=64, **PROMPT)
+    found = damage_curves(sensitive, base, prompt=200).sel(size=72)
+    retention = analysis.simulate(sensitive, {"it": base.replace(cache_size=72)}, prompt=200)
+    evicted = retention["evicted_at"].values[0]
+    for layer, head in ((0, 1), (1, 0)):
+        whole = reference.damage(sensitive, evicted[layer, head], layer, head)
+        wanted = whole * (sensitive.tokens - 1) / (sensitive.tokens - 201)
+        assert float(found.sel(layer=layer, head=head)) == pytest.approx(wanted, rel=1e-3)
 
 
 def test_the_smallest_cache_that_costs_no_more(sensitive, model, monkeypatch):
@@ -142,7 +180,8 @@ def test_bytes_are_those_of_a_real_cache_of_the_model(hybrid, nbytes_of, token_i
         (dict(target={"mass": 0.5}), "'mass'"),
         (dict(target={"loss": 0.1}), "needs the model"),
         (dict(budget=64, classes=0), "got 0 and 4"),
-        (dict(budget=64, prefill="none"), "'once' or 'stream', got 'none'"),
+        (dict(budget=64, stage="turn"), "'stream' or 'prompt', got 'turn'"),
+        (dict(budget=64, stage="prompt"), "needs the model, which reads every text twice"),
     ],
 )
 def test_bad_requests_are_one_sentence(sensitive, arguments, words):
@@ -161,3 +200,5 @@ def test_bad_captures_are_one_sentence(captured, sensitive, model, token_ids):
     other = captured_with_gradients(llama(3), token_ids)
     with pytest.raises(TreeKVError, match="the captures are of"):
         recommend([sensitive, other], 64)
+    with pytest.raises(TreeKVError, match="the text has 301 tokens, and more than 512 are needed"):
+        recommend(sensitive, 64, stage="prompt", model=model)
