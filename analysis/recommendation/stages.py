@@ -5,7 +5,7 @@ Each has its own options, other policies to compare with, and a way to find the 
 
 from __future__ import annotations
 
-from typing import Any, Final, Protocol
+from typing import Any, Final, TypeAlias
 
 import torch
 import xarray as xr
@@ -14,7 +14,7 @@ from torch import nn
 from analysis.captures.capture import capture
 from analysis.captures.data import Capture
 from analysis.progress import Progress
-from analysis.recommendation.curves import MULTIPLES, PROMPT_MULTIPLES, SMALLEST, damage_curves, least_damage
+from analysis.recommendation.curves import PROMPT_MULTIPLES, SMALLEST, damage_curves, least_damage
 from analysis.wavelets.far_context import LEAST, need, need_budgets
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
@@ -40,44 +40,19 @@ COPIED: Final = 1000  # tokens of a copying text, each of its two halves
 COPYING: Final = 0.3  # weight of copying texts; those that were captured have the rest
 
 
-class Stage(Protocol):
-    """How a text is read.
-
-    Attributes:
-        multiples: capacities to simulate, in units of the mean budget.
-    """
-
-    multiples: tuple[float, ...]
-
-    def config(self, size: int) -> TreeKVConfig:
-        """The proposal's settings without budgets."""
-
-    def alternatives(self, size: int) -> dict[str, TreeKVConfig]:
-        """The paper's defaults and other policies with as many bytes, by name."""
-
-    def prompt(self, text: Capture) -> int:
-        """How many tokens of a text are a prompt."""
-
-    def budgets(self, size: int, unit: int, progress: Progress | None) -> xr.DataArray:
-        """Tokens of every head, `size` on average."""
-
-    def how(self) -> str:
-        """What the budgets are found by, in words."""
-
-
 class StreamStage:
     """A text that is read in blocks from its first token on."""
-
-    multiples = MULTIPLES
 
     def __init__(self, texts: list[Capture], thorough: bool) -> None:
         self.texts, self.thorough = texts, thorough
         self._need: xr.DataArray | None = None
 
     def config(self, size: int) -> TreeKVConfig:
+        """The proposal's settings without budgets."""
         return self._read(size, **STREAM)
 
     def alternatives(self, size: int) -> dict[str, TreeKVConfig]:
+        """The paper's defaults and other policies with as many bytes, by name."""
         return {
             DEFAULTS: self._read(size),
             "StreamingLLM": self._read(size, policy="streaming"),
@@ -86,9 +61,11 @@ class StreamStage:
         }
 
     def prompt(self, text: Capture) -> int:
+        """How many tokens of a text are a prompt."""
         return 0
 
     def budgets(self, size: int, unit: int, progress: Progress | None) -> xr.DataArray:
+        """Tokens of every head, `size` on average."""
         if self.thorough:
             curves = [damage_curves(text, self.config(size), progress=progress) for text in self.texts]
             return least_damage(xr.concat(curves, "text").mean("text"), size, unit)
@@ -100,6 +77,7 @@ class StreamStage:
         return need_budgets(self._need, size, least=max(round(LEAST * size), SMALLEST))
 
     def how(self) -> str:
+        """What the budgets are found by, in words."""
         if self.thorough:
             return "the simulated damage of nine capacities"
         return "the finest wavelet band along the gradient of the loss"
@@ -114,8 +92,6 @@ class PromptStage:
     Few heads do the copying that answers need, and texts alone hardly show which: so each captured text is also read
     twice in a row, and the damage to the second time counts with the weight `COPYING`.
     """
-
-    multiples = PROMPT_MULTIPLES
 
     def __init__(self, texts: list[Capture], model: nn.Module | None) -> None:
         if model is None:
@@ -150,7 +126,7 @@ class PromptStage:
 
         def mean(texts: list[Capture], prompts: list[int]) -> xr.DataArray:
             curves = [
-                damage_curves(text, config, prompt=prompt, multiples=self.multiples, progress=progress)
+                damage_curves(text, config, prompt=prompt, multiples=PROMPT_MULTIPLES, progress=progress)
                 for text, prompt in zip(texts, prompts, strict=True)
             ]
             return xr.concat(curves, "text", join="inner").mean("text")
@@ -161,9 +137,12 @@ class PromptStage:
         return least_damage((1 - COPYING) * plain + COPYING * copied, size, unit)
 
     def how(self) -> str:
-        return f"the simulated damage of {len(self.multiples)} capacities after a prompt, and when it is copied"
+        return f"the simulated damage of {len(PROMPT_MULTIPLES)} capacities after a prompt, and when it is copied"
 
     def _twice(self, text: Capture, progress: Progress | None) -> Capture:
         once = text.token_ids[: min(COPIED, text.tokens // 2)]
         ids = torch.cat((once, once))
         return capture(self.model, None, ids, max_tokens=len(ids), sensitivity=True, progress=progress)
+
+
+Stage: TypeAlias = "StreamStage | PromptStage"
