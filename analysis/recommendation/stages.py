@@ -33,7 +33,7 @@ PROMPT: Final[dict[str, Any]] = {
     "scope_end": "clipped",
     "prompt_score": "future",
     "positions": "compressed",
-    "recent_size": "eighth",
+    "recent_size": "quarter",
 }
 AFTER: Final = 256  # tokens after a prompt that are judged
 COPIED: Final = 1000  # tokens of a copying text, each of its two halves
