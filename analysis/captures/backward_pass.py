@@ -219,6 +219,7 @@ class _DifferentiableLayer(RecordingLayer):
             output.requires_grad_()
         if self.phase.backward:
             return output
+        self.check_finite(call, output)
         self.consume(self.number, query[0].detach(), call.key[0].detach(), call.value[0].detach(), scaling)
         output.register_hook(partial(self.receive, self.number))
         if self.phase.first is None:

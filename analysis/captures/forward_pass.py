@@ -43,8 +43,8 @@ def record(model: nn.Module, ids: Sequence[int], layers: Sequence[int], consume:
 
     Returns the sizes of a cache of this model, layer by layer, including layers that are not in `layers`.
 
-    Raises TreeKVError for a layer that never computed attention. An exception of `consume` ends the pass and leaves
-    the model unchanged.
+    Raises TreeKVError for a layer that never computed attention, and for numbers that are not finite. An exception of
+    `consume` ends the pass and leaves the model unchanged.
     """
 
     def first_row(number: int, q: Tensor, k: Tensor, v: Tensor, scaling: float) -> None:
@@ -131,6 +131,18 @@ class RecordingLayer(DynamicLayer):
         query, key, value, scaling = call.query, call.key, call.value, call.scaling
         grouped = query.shape[1] != key.shape[1]
         output = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped)
+        self.check_finite(call, output)
         if self.consume is not None:
             self.consume(self.number, query, key, value, scaling)
         return output
+
+    def check_finite(self, call: AttentionCall, output: Tensor) -> None:
+        """Raise TreeKVError unless all that is captured is made of finite numbers.
+
+        An infinite key can leave the output finite, so the output alone does not tell.
+        """
+        if not all(bool(x.detach().isfinite().all()) for x in (output, call.query, call.key, call.value)):
+            raise TreeKVError(
+                f"the attention of layer {self.number} is not made of finite numbers (the model computes in "
+                f"{output.dtype}); load the model in torch.float32 or torch.bfloat16"
+            )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
+from analysis.wavelets.finite import check_finite
 from analysis.wavelets.spectrum import UNITS
 from treekv.errors import TreeKVError
 
@@ -17,13 +18,14 @@ def mean_spectrum(spectra: Sequence[xr.Dataset]) -> xr.Dataset:
     `amplitude`, `coefficient`, `energy`, `sink_amplitude` and `query_std` become means over the texts, `text_std`
     (layer, head, band, position) is the standard deviation of amplitude between them, and `query_amplitude`
     has the queries of all texts, with the text of each in coordinate `text`. The texts have different tokens, so the
-    token coordinate is dropped. Raises TreeKVError for no spectrum, or for spectra of different shape or settings:
-    positions must be the same, so capture all texts with one `max_tokens`.
+    token coordinate is dropped. Raises TreeKVError for no spectrum, one with numbers that are not finite, or for spectra
+    of different shape or settings: positions must be the same, so capture all texts with one `max_tokens`.
     """
     if not spectra:
         raise TreeKVError("there is no spectrum to average; give at least one")
     first = spectra[0]
     for number, other in enumerate(spectra):
+        check_finite(other, f"spectrum {number}")
         for name in ("model", "wavelet", "mode", "transform", "sinks", "sink_count", "projected", "weight"):
             if other.attrs.get(name) != first.attrs.get(name):
                 raise TreeKVError(

@@ -73,7 +73,7 @@ def spectrum(
 
     Raises:
         TreeKVError: an unknown wavelet, mode or transform, a level that the length does not allow, too many
-            sinks, or a model without a known output projection. With weight="loss" also a capture without gradients,
+            sinks, contributions that are not finite, or a model without a known output projection. With weight="loss" also a capture without gradients,
             or one whose only query is the text's last token.
     """
     queries = captured.query_positions if weight is None else queries_with_loss(captured, weight, model)
@@ -165,6 +165,11 @@ class SpectrumBuilder:
         }
         for name, value in results.items():
             self.parts[name].append(value.cpu().numpy())
+            if not np.isfinite(self.parts[name][-1]).all():
+                raise TreeKVError(
+                    f"the contributions of layer {layer} are not finite numbers; capture the text again, with the "
+                    "model in torch.float32 or torch.bfloat16"
+                )
         self.layers.append(layer)
 
     def _statistics(self, weights: Tensor, v: Tensor, output: Tensor | None) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import xarray as xr
 
 from analysis import netcdf
+from analysis.wavelets.finite import check_finite
 from analysis.wavelets.last_token import last_token_trends
 from analysis.wavelets.paper_protocol import paper_trends
 from treekv.errors import TreeKVError
@@ -79,7 +80,7 @@ def trends(
 
     Raises:
         TreeKVError: an unknown protocol, impossible margins, margins for "to the last token", a text too short for
-            the protocol, a spectrum without its queries, or fewer than 99 resamples.
+            the protocol, a spectrum without its queries or with numbers that are not finite, or fewer than 99 resamples.
     """
     if protocol not in PROTOCOLS:
         raise TreeKVError(f"protocol is {protocol!r}; give one of {', '.join(map(repr, PROTOCOLS))}")
@@ -89,6 +90,7 @@ def trends(
         raise TreeKVError(
             "the spectrum lacks 'query_amplitude', the amplitude of each query; compute the spectrum again"
         )
+    check_finite(spectrum)
     if protocol == PAPER:
         found = paper_trends(spectrum, margins, resamples, seed)
     elif margins is not None:
