@@ -27,6 +27,11 @@ class NewTokens(NamedTuple):
     scaling: float
     positions: TokenPositions
 
+    @property
+    def differentiable(self) -> bool:
+        """Whether a gradient will pass through them."""
+        return torch.is_grad_enabled() and any(t.requires_grad for t in self[:3])
+
     def part(self, first: int, last: int) -> NewTokens:
         """The tokens first ... last - 1."""
         query, key, value = (t[:, :, first:last] for t in self[:3])
@@ -43,21 +48,23 @@ class Observation(NamedTuple):
     delay: int = 0
 
 
-def attend_all(layer: TreeKVLayer, rows: slice, new: NewTokens, held: list[int], slots: int) -> Tensor:
+def attend_all(layer: TreeKVLayer, rows: slice, new: NewTokens, held: list[int], reserved: int) -> Tensor:
     """Append q tokens to rows that hold `held` tokens each, and attend to everything: [rows, query_heads, q, dim].
 
-    With `slots` slots at least; rows that hold different numbers take one token each.
+    With `reserved` slots at least; rows that hold different numbers take one token each.
     """
     q, longest = new.key.shape[2], max(held)
-    layer.reserve(slots)
-    keys, values = (t[:, :, : longest + q] for t in layer.view(rows))
+    layer.reserve(reserved)
     visible = None
-    if min(held) < longest:
-        slot = torch.tensor(held, device=keys.device)[:, None, None, None]
-        for target, source in ((keys, new.key.detach()), (values, new.value.detach())):
-            target.scatter_(2, slot.expand(source.shape), source)
-        visible = torch.arange(longest + 1, device=keys.device) <= slot
+    if new.differentiable or min(held) < longest:
+        slots = torch.tensor(held, device=new.key.device)[:, None, None] + torch.arange(q, device=new.key.device)
+        slots = slots.expand(-1, new.key.shape[1], -1)
+        keys, values = layer.write(rows, slots, new.key, new.value, new.differentiable)
+        keys, values = keys[:, :, : longest + q], values[:, :, : longest + q]
+        if min(held) < longest:
+            visible = torch.arange(longest + 1, device=keys.device) <= slots[:, :1, :, None]
     else:
+        keys, values = (t[:, :, : longest + q] for t in layer.view(rows))
         keys[:, :, longest:], values[:, :, longest:] = new.key.detach(), new.value.detach()
     return softmax.causal_attention(new.query, keys, values, new.scaling, visible)
 
@@ -86,7 +93,7 @@ def store_prompt(layer: TreeKVLayer, rows: slice, new: NewTokens, kept: Tensor, 
     key = new.key
     if layer.rotary is not None:
         key = layer.rotary.unrotated(key, new.positions.true(key.shape[2]))
-    layer.fill(rows, kept, key, new.value)
+    layer.fill(rows, kept, key, new.value, new.differentiable)
 
 
 def attend_block(
@@ -115,7 +122,7 @@ def attend_block(
     layer.reserve(plan.padded_capacity)
     if rotary is not None:
         query, key = _rotate_new(rotary, new)
-    keys, values = layer.write(rows, plan.slots, key, new.value)
+    keys, values = layer.write(rows, plan.slots, key, new.value, new.differentiable)
     if plan.used < keys.shape[2]:
         keys, values = keys[:, :, : plan.used], values[:, :, : plan.used]
     if rotary is not None:

@@ -83,7 +83,7 @@ class TreeKVLayer(CacheLayerMixin):
         """Get ready for a call of `attend` with these new tokens of the whole layer [batch, all kv_heads, q, dim].
 
         Raises:
-            TreeKVError: the last call is not finished, or the batch is another.
+            TreeKVError: the last call is not finished, or the batch, the KV heads, their size or the dtype are others.
         """
         if self._awaiting_attention:
             raise TreeKVError(
@@ -98,6 +98,7 @@ class TreeKVLayer(CacheLayerMixin):
                 f"the cache holds {expected} rows, but the input has {batch}: call cache.reset() for a new batch, or "
                 "cache.batch_select_indices(...) to continue with some rows"
             )
+        self._check_same(key_states, value_states)
         compiling = torch.compiler.is_compiling()
         if not compiling and self.keys.is_inference() and not torch.is_inference_mode_enabled():
             # Tensors made under torch.inference_mode cannot be changed outside of it; copies can.
@@ -105,9 +106,34 @@ class TreeKVLayer(CacheLayerMixin):
             self.owner.copy_tensors()
         self._awaiting_attention = True
 
+    def _check_same(self, key: Tensor, value: Tensor) -> None:
+        """Refuse keys and values that are not like those in the slots: another model, or one that was converted."""
+        heads = self.heads_as_rows if self.head_numbers is not None else self.keys.shape[1]
+        held = (heads, self.keys.shape[3], self.values.shape[3])
+        given = (key.shape[1], key.shape[3], value.shape[3])
+        if self.head_numbers is None and given != held or given[1:] != held[1:]:
+            raise TreeKVError(
+                f"the cache holds {held[0]} KV heads with {held[1]} channels a key and {held[2]} a value in layer "
+                f"{self.number}, but the model gives {given[0]} with {given[1]} and {given[2]}: make a cache with the "
+                "configuration of this model"
+            )
+        if (key.dtype, value.dtype) != (self.keys.dtype, self.values.dtype):
+            raise TreeKVError(
+                f"the cache holds keys in {self.keys.dtype} and values in {self.values.dtype}, but the model gives "
+                f"{key.dtype} and {value.dtype} now: call cache.reset() and give the whole text again"
+            )
+        if key.device != self.device:
+            raise TreeKVError(
+                f"layer {self.number} of the cache is on {str(self.device)!r}, but the model is on {str(key.device)!r} "
+                "now: call cache.reset() and give the whole text again"
+            )
+
     def attend(self, call: AttentionCall) -> Tensor:
         """See `treekv.attention.interface.AttentionHandler`."""
         output = self.owner.attend(self, call)
+        if output.requires_grad:
+            # The next call must not write into what the gradient of this one needs.
+            self.keys, self.values = self.keys.detach().clone(), self.values.detach().clone()
         self.tokens_seen += call.query.shape[2]
         self._awaiting_attention = False
         return output
@@ -179,22 +205,42 @@ class TreeKVLayer(CacheLayerMixin):
         if more > 0:
             self.keys, self.values = (nn.functional.pad(each, (0, 0, 0, more)) for each in (self.keys, self.values))
 
-    def write(self, rows: slice, slots: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Put q tokens of some rows at `slots` LongTensor [rows, kv_heads, q]; returns `view(rows)`."""
-        keys, values = self.view(rows)
+    def write(
+        self, rows: slice, slots: Tensor, key: Tensor, value: Tensor, differentiable: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Put q tokens of some rows at `slots` LongTensor [rows, kv_heads, q]; returns `view(rows)`.
+
+        If it is to be differentiable, the slots are copied, for what earlier tokens of the call attended to must
+        remain; gradients then pass through the slots until the call ends.
+        """
         index = slots[..., None]
+        if differentiable:
+            index = index.clone()  # the gradient needs it, and the ledger's changes
+            self.keys = _scattered(self.keys, rows, index, key)
+            self.values = _scattered(self.values, rows, index, value)
+            return self.view(rows)
+        keys, values = self.view(rows)
         keys.scatter_(2, index.expand(-1, -1, -1, key.shape[3]), key.detach())
         values.scatter_(2, index.expand(-1, -1, -1, value.shape[3]), value.detach())
         return keys, values
 
-    def fill(self, rows: slice, kept: Tensor, key: Tensor, value: Tensor) -> None:
-        """Put the tokens at `kept` LongTensor [rows, kv_heads, k] of a prompt into the first k slots."""
+    def fill(self, rows: slice, kept: Tensor, key: Tensor, value: Tensor, differentiable: bool = False) -> None:
+        """Put the tokens at `kept` LongTensor [rows, kv_heads, k] of a prompt into the first k slots, in copies of them
+        if it is to be differentiable."""
+        if differentiable:
+            self.keys, self.values = self.keys.clone(), self.values.clone()
         for stored, new in ((self.keys, key), (self.values, value)):
             stored[rows, :, : kept.shape[2]] = _chosen(new.detach(), kept)
 
     def reorder_slots(self, old: Tensor) -> None:
         """Keep some slots: LongTensor [batch, kv_heads, fewer slots], the present number of each."""
         self.keys, self.values = _chosen(self.keys, old), _chosen(self.values, old)
+
+
+def _scattered(stored: Tensor, rows: slice, index: Tensor, new: Tensor) -> Tensor:
+    """A copy of `stored` with `new` in some rows at `index` LongTensor [rows, kv_heads, q, 1]."""
+    part = stored[rows].scatter(2, index.expand(-1, -1, -1, new.shape[3]), new)
+    return part if part.shape[0] == stored.shape[0] else stored.slice_scatter(part, 0, rows.start, rows.stop)
 
 
 def _chosen(tensor: Tensor, slots: Tensor) -> Tensor:
