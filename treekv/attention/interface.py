@@ -90,6 +90,11 @@ def treekv_attention(
             raise _not_computed(unsupported)
     if getattr(module, "is_causal", True) is False:
         raise TreeKVError("the model's attention is bidirectional, but a cache needs tokens that see only earlier ones")
+    if dropout:
+        raise TreeKVError(
+            f"the model drops attention weights in training (attention_dropout {dropout}), which a TreeKV cache does "
+            "not do: set attention_dropout to 0.0, or call model.eval()"
+        )
     if kwargs.get("output_attentions"):
         raise TreeKVError("attention weights cannot be returned with a TreeKV cache: leave output_attentions out")
     if scaling is None:

@@ -68,3 +68,11 @@ def test_the_mask_is_passed_on_only_where_new_tokens_are_padding(padding, expect
 def test_other_masks_are_refused(given, words):
     with pytest.raises(TreeKVError, match=words):
         interface.treekv_mask(1, 3, 3, attention_mask=given)
+
+
+def test_dropout_is_refused():
+    query, key, value = states()
+    with pytest.raises(TreeKVError, match=r"attention_dropout 0.1\), which a TreeKV cache does not do: set"):
+        interface.treekv_attention(
+            nn.Module(), query, interface.attach_handler(key, Handler()), value, None, dropout=0.1
+        )

@@ -94,3 +94,17 @@ def test_another_batch_is_refused(layer):
     key, value = states(1)
     with pytest.raises(TreeKVError, match="holds 2 rows, but the input has 1"):
         layer.update(key[:1], value[:1])
+
+
+@pytest.mark.parametrize(
+    "changed, words",
+    [
+        (lambda x: x[:, :2], "holds 3 KV heads with 4 channels a key and 4 a value in layer 1, but the model gives 2 "),
+        (lambda x: x[..., :2], "but the model gives 3 with 2 and 2: make a cache with the configuration of this model"),
+        (lambda x: x.bfloat16(), r"torch.float32, but the model gives torch.bfloat16 .* now: call cache.reset\(\)"),
+        (lambda x: x.to("meta"), "is on 'cpu', but the model is on 'meta' now"),
+    ],
+)
+def test_keys_of_another_model_are_refused(layer, changed, words):
+    with pytest.raises(TreeKVError, match=words):
+        layer.update(*map(changed, states(1)))
