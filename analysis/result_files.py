@@ -62,7 +62,8 @@ def open(
         device: device of a capture's tensors; they are read as float16.
 
     Raises:
-        TreeKVError: in one sentence, for a file that is missing, damaged, of another kind or newer.
+        TreeKVError: in one sentence, for a file that is missing, damaged, of another kind or newer, and for a capture
+            of impossible content.
     """
     if expected is not None and f"treekv-{expected}" not in netcdf.KINDS:
         kinds = ", ".join(repr(name.removeprefix("treekv-")) for name in netcdf.KINDS)

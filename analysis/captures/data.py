@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from analysis import netcdf
 from analysis.captures.attention import attention_weights, output_weights, weighted_values
+from analysis.captures.file_content import check_content
 from analysis.captures.forward_pass import CacheLayer
 from analysis.captures.rotary_record import recorded_rotary
 from analysis.units import count, format_bytes
@@ -189,7 +190,11 @@ class Capture:
 
     @classmethod
     def from_dataset(cls, dataset: xr.Dataset, device: str | torch.device = "cpu") -> Capture:
-        """The capture from the contents of its file, tensors on `device`."""
+        """The capture from the contents of its file, tensors on `device`.
+
+        Raises TreeKVError for impossible shapes, numbers that are not finite, or positions outside the text.
+        """
+        check_content(dataset)
         attrs = {name: value for name, value in dataset.attrs.items() if name not in ("format", "format_version")}
         return cls(
             q=list(torch.from_numpy(dataset["q"].values).to(device)),
@@ -248,7 +253,8 @@ class Capture:
 def open_capture(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Capture:
     """Read a capture that `Capture.save` wrote; q, k, v are read as float16 on `device`.
 
-    Raises TreeKVError in one sentence for a file that is missing, damaged, of another kind or newer.
+    Raises TreeKVError in one sentence for a file that is missing, damaged, of another kind or newer, and for one whose
+    content cannot be a capture.
     """
     return Capture.from_dataset(netcdf.read(path, FORMAT), device)
 

@@ -16,6 +16,7 @@ from analysis.captures.rotary_record import rotary_attrs
 from analysis.model_identity import model_fingerprint, model_name
 from treekv.attention.supported import full_attention_layers
 from treekv.errors import TreeKVError
+from treekv.files import check_text
 
 LEAST_SEEN = 16  # tokens that an observed query sees at least; with fewer its spectrum means nothing
 
@@ -116,6 +117,7 @@ def _token_ids(tokenizer: Any, text: Text) -> list[int]:
         return torch.as_tensor(text, dtype=torch.long).reshape(-1).tolist()
     if not text.strip():
         raise TreeKVError("the text is empty; give a text to capture")
+    check_text(text, "the text")
     if tokenizer is None:
         raise TreeKVError("a text needs a tokenizer; pass one, or pass token ids instead of the text")
     return list(tokenizer(text, verbose=False)["input_ids"])

@@ -47,7 +47,9 @@ def test_a_model_that_overflows_is_refused(token_ids, sensitivity):
         model = tiny.llama().half()
     for block in model.model.layers:
         block.self_attn.k_proj.weight.data.fill_(6e4)
-    with pytest.raises(TreeKVError, match=r"layer 0 is not made of finite numbers \(the model computes in torch.float16"):
+    with pytest.raises(
+        TreeKVError, match=r"layer 0 is not made of finite numbers \(the model computes in torch.float16"
+    ):
         analysis.capture(model, None, token_ids, max_tokens=60, sensitivity=sensitivity)
     with pytest.raises(TreeKVError, match="layer 0 is not made of finite numbers"):
         analysis.capture_spectrum(model, None, token_ids, max_tokens=60)

@@ -36,6 +36,7 @@ def test_chosen_layers_only(llama, captured, token_ids, sharp_llama):
         ("", {}, "empty"),
         (" \n\t", {}, "empty"),
         ("some text", {}, "tokenizer"),
+        ("some text \ud800", {}, "the text has half of a surrogate pair, '.ud800', at character 10"),
         ([], {}, "0 tokens.*32"),
         (list(range(31)), {}, "31 tokens.*32"),
         (list(range(50)), {"queries": 40}, "50 tokens.*56"),
