@@ -7,6 +7,8 @@ Numbers are compressed and checksummed, so corrupt data is detected when the fil
 from __future__ import annotations
 
 import os
+import sys
+import traceback
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -99,6 +101,7 @@ def read(path: str | os.PathLike[str], expected: str | None = None) -> xr.Datase
     except PermissionError as error:
         raise TreeKVError(f"{str(source)!r} may not be read: {error.strerror}") from error
     except Exception as error:  # a damaged file can fail anywhere inside HDF5, h5netcdf or xarray
+        _drop_quietly(error)
         raise TreeKVError(
             f"{str(source)!r} is not a readable netCDF file (damaged, cut short or of another kind); "
             f"expected {wanted}, so write it again"
@@ -120,6 +123,19 @@ def read(path: str | os.PathLike[str], expected: str | None = None) -> xr.Datase
     if missing:
         raise TreeKVError(f"{str(source)!r} lacks {', '.join(map(repr, missing))}; write it again")
     return dataset
+
+
+def _drop_quietly(error: BaseException | None) -> None:
+    """Release what the frames of an exception hold: h5netcdf cannot close a file that it could not open, and Python
+    would print a traceback about that."""
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda unraisable: None
+    try:
+        while error is not None:
+            traceback.clear_frames(error.__traceback__)
+            error = error.__cause__ or error.__context__
+    finally:
+        sys.unraisablehook = hook
 
 
 def attributes(path: str | os.PathLike[str], expected: str) -> dict[str, object]:

@@ -1,6 +1,8 @@
 """Files are complete or absent, and files of another origin are refused in one sentence."""
 
+import gc
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -71,6 +73,24 @@ def test_no_flipped_byte_changes_a_number_unnoticed(path, spectrum, tmp_path):
             for name in spectrum.data_vars:
                 np.testing.assert_array_equal(found[name].values, spectrum[name].values)
     assert noticed > 30
+
+
+def test_a_damaged_file_leaves_nothing_behind_that_complains(path, tmp_path, monkeypatch):
+    complaints = []
+    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
+    broken = tmp_path / "broken.nc"
+    refused = 0
+    for seed in range(20):
+        damaged, generator = bytearray(path.read_bytes()), np.random.default_rng(seed)
+        for place in generator.integers(0, min(9000, len(damaged)), 20):
+            damaged[place] = generator.integers(256)
+        broken.write_bytes(damaged)
+        try:
+            analysis.open(broken)
+        except TreeKVError:
+            refused += 1
+        gc.collect()
+    assert refused > 5 and not complaints
 
 
 def test_other_files_are_refused(path, captured, tmp_path):
