@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from treekv.files import check_text
+
 
 def special_prefix(tokenizer: Any) -> list[int]:
     """The special tokens that the tokenizer puts before every text, often none."""
@@ -13,5 +15,6 @@ def special_prefix(tokenizer: Any) -> list[int]:
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
-    """The token ids of a text without special tokens."""
+    """The token ids of a text without special tokens. Raises TreeKVError for a text with a lone surrogate."""
+    check_text(text, "the text")
     return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) if text else []

@@ -93,7 +93,10 @@ def checked_table(value: Any, field: str, least: int) -> Table:
 
 def shortened(value: Any) -> str:
     """`repr`, cut where it is too long for a sentence."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of thousands of digits
+        return "a whole number of too many digits"
     return text if len(text) <= 80 else text[:77] + "..."
 
 

@@ -27,6 +27,7 @@ CHOICES: Final = {
     "prompt_score": ("window", "future"),
 }
 LARGEST_DEFAULT_BLOCK: Final = 64
+MOST_TOKENS: Final = 2**53 - 1  # whole numbers up to it are exact in JSON, in floating point and in tensors
 
 
 @dataclass(frozen=True)
@@ -268,7 +269,7 @@ class TreeKVConfig(Settings):
             raise TreeKVError(f'{source} is not a TreeKV settings file: it has no "format": "{FORMAT}"')
         version = settings.get("version")
         if not isinstance(version, int) or version < 1:
-            raise TreeKVError(f"{source} has the version {version!r}; it should be {VERSION}")
+            raise TreeKVError(f"{source} has the version {budgets.shortened(version)}; it should be {VERSION}")
         if version > VERSION:
             raise TreeKVError(
                 f"{source} was written by a newer TreeKV (settings version {version}, this one reads up to "
@@ -335,22 +336,23 @@ class TreeKVConfig(Settings):
             raise TreeKVError(f"recent_size {self.recent_size!r} contradicts recent_budgets, which make it {nominal}")
         self._set("recent_size", nominal)
 
-    def _require_int(self, field: str, least: int, most: int | None = None) -> None:
+    def _require_int(self, field: str, least: int, most: int = MOST_TOKENS) -> None:
         value = getattr(self, field)
-        right = f"between {least} and {most}" if most is not None else f"of at least {least}"
         try:
             number = None if isinstance(value, bool) else operator.index(value)  # numpy's whole numbers too
         except TypeError:
             number = None
-        if number is None or number < least or (most is not None and number > most):
-            raise TreeKVError(f"{field} must be a whole number {right}, got {value!r}")
+        if number is None or not least <= number <= most:
+            bounded = most != MOST_TOKENS or (number or 0) > most
+            right = f"between {least} and {most}" if bounded else f"of at least {least}"
+            raise TreeKVError(f"{field} must be a whole number {right}, got {budgets.shortened(value)}")
         self._set(field, number)
 
     def _require_choice(self, field: str, choices: tuple[str, ...]) -> None:
         value = getattr(self, field)
         if value not in choices:
             listed = ", ".join(repr(choice) for choice in choices)
-            raise TreeKVError(f"{field} must be one of {listed}, got {value!r}")
+            raise TreeKVError(f"{field} must be one of {listed}, got {budgets.shortened(value)}")
 
     def _default_block_size(self) -> int:
         """The largest power of two up to 64 that divides the cache and that the policy can use (1 always can)."""

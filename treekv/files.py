@@ -11,6 +11,8 @@ from typing import Any
 
 from treekv.errors import TreeKVError
 
+MOST_DIGITS = 30  # of a whole number in a JSON file: Python itself refuses some thousands
+
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -54,18 +56,46 @@ def read_json(path: str | os.PathLike[str], what: str) -> Any:
     """What a JSON file holds; `what` names its content in error messages.
 
     Raises:
-        TreeKVError: no such file, unreadable, not UTF-8, or not JSON.
+        TreeKVError: no such file, unreadable, not UTF-8, or anything that `parse_json` refuses.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise TreeKVError(f"cannot read {what} from {str(path)!r}: {reason}") from error
+    return parse_json(text, repr(str(path)))
+
+
+def parse_json(text: str, name: str) -> Any:
+    """What JSON says; `name` is its source in error messages.
+
+    Raises:
+        TreeKVError: not JSON, nested too deeply, or a whole number that is too long to be one.
+    """
+
+    def whole(digits: str) -> int:
+        if len(digits) > MOST_DIGITS:
+            raise TreeKVError(
+                f"{name} has a whole number of {len(digits)} digits; no number has more than {MOST_DIGITS}"
+            )
+        return int(digits)
+
     try:
-        return json.loads(text)
+        return json.loads(text, parse_int=whole)
     except json.JSONDecodeError as error:
+        raise TreeKVError(f"{name} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from error
+    except RecursionError as error:
+        raise TreeKVError(f"{name} is nested too deeply to be read") from error
+
+
+def check_text(text: str, name: str) -> None:
+    """Raise TreeKVError for a text that no file can hold and no tokenizer takes: half of a surrogate pair alone."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
         raise TreeKVError(
-            f"{str(path)!r} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+            f"{name} has half of a surrogate pair, {text[error.start]!a}, at character {error.start}, which is no "
+            'text; leave it out, for instance by text.encode("utf-8", "ignore").decode()'
         ) from error
 
 

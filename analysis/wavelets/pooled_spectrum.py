@@ -18,8 +18,8 @@ def mean_spectrum(spectra: Sequence[xr.Dataset]) -> xr.Dataset:
     `amplitude`, `coefficient`, `energy`, `sink_amplitude` and `query_std` become means over the texts, `text_std`
     (layer, head, band, position) is the standard deviation of amplitude between them, and `query_amplitude`
     has the queries of all texts, with the text of each in coordinate `text`. The texts have different tokens, so the
-    token coordinate is dropped. Raises TreeKVError for no spectrum, one with numbers that are not finite, or for spectra
-    of different shape or settings: positions must be the same, so capture all texts with one `max_tokens`.
+    token coordinate is dropped. Raises TreeKVError for no spectrum, numbers that are not finite, or spectra of another
+    shape or other settings: positions must be the same, so capture all texts with one `max_tokens`.
     """
     if not spectra:
         raise TreeKVError("there is no spectrum to average; give at least one")

@@ -73,8 +73,8 @@ def spectrum(
 
     Raises:
         TreeKVError: an unknown wavelet, mode or transform, a level that the length does not allow, too many
-            sinks, contributions that are not finite, or a model without a known output projection. With weight="loss" also a capture without gradients,
-            or one whose only query is the text's last token.
+            sinks, contributions that are not finite, or a model without a known output projection. With weight="loss"
+            also a capture without gradients, or one whose only query is the text's last token.
     """
     queries = captured.query_positions if weight is None else queries_with_loss(captured, weight, model)
     builder = SpectrumBuilder(

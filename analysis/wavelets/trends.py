@@ -80,7 +80,8 @@ def trends(
 
     Raises:
         TreeKVError: an unknown protocol, impossible margins, margins for "to the last token", a text too short for
-            the protocol, a spectrum without its queries or with numbers that are not finite, or fewer than 99 resamples.
+            the protocol, a spectrum without its queries or with numbers that are not finite, or fewer than 99
+            resamples.
     """
     if protocol not in PROTOCOLS:
         raise TreeKVError(f"protocol is {protocol!r}; give one of {', '.join(map(repr, PROTOCOLS))}")

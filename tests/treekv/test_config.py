@@ -198,3 +198,14 @@ def test_a_block_that_no_longer_fits_is_derived_anew():
     assert window.replace(policy="tree") == TreeKVConfig(cache_size=128)
     assert TreeKVConfig(cache_size=128).replace(recent_size=80).block_size == 16
     assert TreeKVConfig(cache_size=128).replace(recent_size=88).block_size == 8
+
+
+@pytest.mark.parametrize("digits", [17, 20, 4000, 5000])
+@pytest.mark.parametrize("field", ["cache_size", "scope", "future_window"])
+def test_a_number_that_no_cache_can_have_is_refused(field, digits):
+    words = (
+        rf"{field} must be a whole number between \d and 9007199254740991, got (10|a whole number of too many digits)"
+    )
+    with pytest.raises(TreeKVError, match=words) as found:
+        TreeKVConfig(**{"cache_size": 64, field: 10**digits})
+    assert len(str(found.value)) < 200

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from treekv import TreeKVError
-from treekv.files import atomic_write, read_text
+from treekv.files import atomic_write, check_text, parse_json, read_text
 
 
 def test_the_file_appears_at_the_end(tmp_path):
@@ -50,3 +50,32 @@ def test_text_that_cannot_be_read_is_one_sentence(tmp_path, content, words):
 def test_a_folder_is_no_text(tmp_path):
     with pytest.raises(TreeKVError, match="is a folder"):
         read_text(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ('{"a":', "a.json is not JSON: .* at line 1, column 6"),
+        ('{"a":' * 50_000, "a.json is nested too deeply to be read"),
+        ('{"a": ' + "9" * 5000 + "}", "a.json has a whole number of 5000 digits; no number has more than 30"),
+        ('{"a": -' + "9" * 31 + "}", "a.json has a whole number of 32 digits"),
+    ],
+    ids=["cut", "deep", "long", "negative"],
+)
+def test_json_that_cannot_be_read_is_one_sentence(text, words):
+    with pytest.raises(TreeKVError, match=words):
+        parse_json(text, "a.json")
+
+
+def test_json_is_read():
+    assert parse_json('{"a": [1, -2, 0.5, "b", null], "c": 18446744073709551615}', "a.json") == {
+        "a": [1, -2, 0.5, "b", None],
+        "c": 2**64 - 1,
+    }
+
+
+def test_half_of_a_surrogate_pair_is_no_text():
+    check_text("any text, \u00e9 \U0001f333 too", "the text")
+    with pytest.raises(TreeKVError, match=r"the text has half of a surrogate pair, '.ud800', at character 4") as found:
+        check_text("tree\ud800", "the text")
+    str(found.value).encode()  # the sentence itself can be printed

@@ -108,10 +108,10 @@ class TreeKVLayer(CacheLayerMixin):
 
     def _check_same(self, key: Tensor, value: Tensor) -> None:
         """Refuse keys and values that are not like those in the slots: another model, or one that was converted."""
-        heads = self.heads_as_rows if self.head_numbers is not None else self.keys.shape[1]
+        heads = self.keys.shape[1] if self.head_numbers is None else key.shape[1]  # `SplitLayer` counts them itself
         held = (heads, self.keys.shape[3], self.values.shape[3])
         given = (key.shape[1], key.shape[3], value.shape[3])
-        if self.head_numbers is None and given != held or given[1:] != held[1:]:
+        if given != held:
             raise TreeKVError(
                 f"the cache holds {held[0]} KV heads with {held[1]} channels a key and {held[2]} a value in layer "
                 f"{self.number}, but the model gives {given[0]} with {given[1]} and {given[2]}: make a cache with the "

@@ -13,6 +13,7 @@ from typing import Any, Final
 import yaml
 
 from treekv import TreeKVConfig, policies
+from treekv.budgets import shortened
 from treekv.errors import TreeKVError
 
 DEFAULTS: Final[dict[str, list[Any]]] = {
@@ -97,7 +98,7 @@ def read_grid(path: str | os.PathLike[str]) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise TreeKVError(f"cannot read the sweep {name!r}: {reason}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise TreeKVError(f"the sweep {name!r} is not YAML: {_where(error)}") from error
     if not isinstance(content, dict):
         raise TreeKVError(f"the sweep {name!r} must be a mapping with the keys {', '.join(KEYS)}")
@@ -112,8 +113,8 @@ def read_item(text: str) -> Any:
     """
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise TreeKVError(f"{text!r} is not YAML: {_where(error)}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise TreeKVError(f"{shortened(text)} is not YAML: {_where(error)}") from error
 
 
 def parse_grid(content: Mapping[str, Any]) -> Grid:
@@ -278,7 +279,10 @@ def _mapping(item: Any, key: str, right: str) -> dict[str, Any]:
     return item
 
 
-def _where(error: yaml.YAMLError) -> str:
+def _where(error: Exception) -> str:
+    """What is wrong, and where; of numbers of thousands of digits and of deep nesting the parser does not say where."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or "it cannot be read"
     return f"{problem}, line {mark.line + 1}, column {mark.column + 1}" if mark is not None else str(problem)

@@ -163,7 +163,7 @@ class Results:
             content = json.loads(marker.read_text(encoding="utf-8"))
         except FileNotFoundError:
             content = None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise TreeKVError(f"{str(marker)!r} cannot be read: {error}") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise TreeKVError(f"{str(self.path)!r} is not a results folder: it has no {MARKER} of treekv eval")
@@ -218,7 +218,7 @@ class Results:
     def _read(self, file: Path) -> Record | None:
         try:
             return Record.from_json(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
     def _remove_stale(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from analysis.evaluation.tasks.longbench_prompts import PROMPTS
 from analysis.evaluation.tasks.tokens import encode_prompt
 from analysis.token_ids import encode
 from treekv.errors import TreeKVError
-from treekv.files import read_text
+from treekv.files import read_json
 
 COLUMNS: Final = ("input", "context", "answers")
 HUB: Final = ("THUDM/LongBench", "data.zip")
@@ -231,10 +230,9 @@ def _published(folder: Path, subsets: list[str]) -> dict[str, str]:
     file = folder / "dataset2prompt.json"
     if not file.is_file():
         raise TreeKVError(f"the folder {str(folder)!r} has no dataset2prompt.json")
-    try:
-        wording = json.loads(read_text(file))
-    except json.JSONDecodeError as error:
-        raise TreeKVError(f"{str(file)!r} is not JSON: {error.msg} in line {error.lineno}") from error
+    wording = read_json(file, "prompts")
+    if not isinstance(wording, dict):
+        raise TreeKVError(f"{str(file)!r} must be a mapping of subsets and prompts, got {type(wording).__name__}")
     missing = [subset for subset in subsets if not isinstance(wording.get(subset), str)]
     if missing:
         raise TreeKVError(f"{str(file)!r} has no prompt for {', '.join(missing)}")

@@ -60,8 +60,9 @@ def rows(text: str, source: str, columns: Sequence[str]) -> Iterator[dict[str, A
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise TreeKVError(f"{source} is not JSON lines: {error.msg} in line {number}") from error
+        except (ValueError, RecursionError) as error:
+            deep = "nested too deeply" if isinstance(error, RecursionError) else "a number has too many digits"
+            raise TreeKVError(f"{source} is not JSON lines: {getattr(error, 'msg', deep)} in line {number}") from error
         if not isinstance(row, dict):
             raise TreeKVError(f"{source} is not JSON lines of objects: line {number} is {type(row).__name__}")
         if empty:

@@ -60,6 +60,8 @@ def test_files_are_found_by_path_folder_and_pattern_each_once(tmp_path):
     [
         ('{"text": "a"}\n{"text": ', "is not JSON lines: .* in line 2"),
         ('{"text": "a"}\n\n[1]', "is not JSON lines of objects: line 3 is list"),
+        ('{"text": ' + "[" * 100_000, "is not JSON lines: nested too deeply in line 1"),
+        ('{"text": ' + "9" * 5000 + "}", "is not JSON lines: a number has too many digits in line 1"),
         ('{"body": "a"}', "lacks the column text; it has body"),
     ],
 )
