@@ -23,6 +23,7 @@ CHOICES: Final = {
     "prefill": ("once", "stream", "none"),
     "scope_end": ("inside", "clipped"),
     "importance": ("attention", "contribution", "late"),
+    "after_prompt": ("evict", "keep"),
     "pooling": ("average", "max", "forward"),
     "prompt_score": ("window", "future"),
 }
@@ -85,6 +86,8 @@ class TreeKVConfig(Settings):
         variant: which defaults a method has that is used with several: "published", its own, or for "h2o" and "tova"
             "paper", the sinks and recent tokens that the TreeKV paper compares them with, as "tree" has them; for
             "snapkv" and "pyramidkv" "longbench", see `SNAPKV_PRESETS`. Sizes that are given win.
+        after_prompt: "evict" holds the capacity while decoding too; "keep" keeps all tokens that follow a prompt, with
+            prefill "once": for short answers to long prompts, or several questions about one.
         recent_budgets: None, "quarter", "eighth" or a table; see `recent_size`.
         prompt_score: how a prompt is reduced by policy "tree" with prefill "once": "window", block by block as in the
             paper, or "future", token by token: a share of the slots by the observation window, the rest by the tree
@@ -134,6 +137,7 @@ class TreeKVConfig(Settings):
         self._derive("recent_size", lambda: defaults.recent_size(self.cache_size, self.sink_size))
         self._require_int("recent_size", 0)
         policy.check(self)
+        options.check_after_prompt(self)
         if policy.evicts_decoding and policy.has_contest:
             check_contest(policy.contest(self, self.cache_size), self.cache_size, self.policy)
         self._derive("block_size", self._default_block_size)
@@ -210,6 +214,8 @@ class TreeKVConfig(Settings):
             changes["budgets"] = None
         if changes.get("recent_size") is DERIVED or (changes.get("budgets", True) is None and self.recent_budgets):
             changes["recent_size"], changes["recent_budgets"] = DERIVED, None
+        if not (other.evicts_prompt and other.evicts_decoding):
+            changes["after_prompt"] = "evict"
         if not other.evicts_decoding:
             changes |= {"prefill": "once", "sink_size": DERIVED, "window_size": DERIVED}
         return self.replace(**changes)

@@ -56,6 +56,18 @@ def check_options(settings: Settings) -> None:
         )
 
 
+def check_after_prompt(settings: Settings) -> None:
+    """Raise a `TreeKVError` where keeping what follows a prompt would change nothing, or there is no prompt."""
+    policy = policies.get(settings.policy)
+    if settings.after_prompt == "keep" and not (
+        settings.prefill == "once" and policy.evicts_prompt and policy.evicts_decoding
+    ):
+        raise TreeKVError(
+            "after_prompt 'keep' needs prefill 'once' and a policy that evicts while decoding, got prefill "
+            f"{settings.prefill!r} and policy {settings.policy!r}"
+        )
+
+
 def _user(policy: policies.Policy, option: str) -> str:
     """A policy with this option, and when it heeds it."""
     return repr(policy.name) + ("" if option in policy.heeded(Settings()) else " with prompt_score 'future'")

@@ -51,7 +51,8 @@ class Recommendation:
         budgets: int64 (layer, head), tokens of each KV head; coordinate `need` is what decided.
         losses: float64 (policy), the extra loss of the proposal, of the paper's defaults and of other policies with as
             many bytes, nats a token above the full cache, replayed on the captured texts; None without a model.
-        nbytes: the size of a cache with these settings while it decodes, for one row.
+        nbytes: the size of a cache with these settings while it decodes, for one row; of stage "prompt" without the
+            tokens that follow the prompt, which are kept.
         sentences: the reasons in words.
         provenance: what the settings were made from, for `TreeKVConfig.save`.
     """
@@ -128,7 +129,7 @@ def recommend(
     _check_size(texts, size)
     budgets, config = search.proposal(size)
     losses = None if model is None else search.losses({PROPOSED: config, **reading.alternatives(size)})
-    needed = _decoding_bytes(first, config, itemsize)
+    needed = _decoding_bytes(first, config.replace(after_prompt="evict"), itemsize)
     about = [*search.sentences, _described(budgets, reading), *_compared(losses)]
     about.append(f"Size: {size} tokens for each layer and KV head on average, {needed:,} bytes.")
     return Recommendation(config, budgets, losses, needed, tuple(about), _provenance(texts, stage, reading, losses))

@@ -20,7 +20,8 @@ from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
 
 DEFAULTS: Final = "paper's defaults"
-#: What differs from the paper's defaults besides budgets; chosen on development texts (docs/recommend.md).
+#: What differs from the paper's defaults besides budgets; chosen on development texts (docs/recommend.md). Small heads
+#: have few recent tokens after a prompt, and lose what they won if those that follow it are evicted too.
 STREAM: Final[dict[str, Any]] = {
     "scope": 8,
     "scope_end": "clipped",
@@ -29,11 +30,10 @@ STREAM: Final[dict[str, Any]] = {
     "recent_size": "quarter",
 }
 PROMPT: Final[dict[str, Any]] = {
-    "scope": 8,
-    "scope_end": "clipped",
     "prompt_score": "future",
     "positions": "compressed",
-    "recent_size": "quarter",
+    "recent_size": "eighth",
+    "after_prompt": "keep",
 }
 AFTER: Final = 256  # tokens after a prompt that are judged
 COPIED: Final = 1000  # tokens of a copying text, each of its two halves

@@ -86,7 +86,7 @@ def simulate(
             ledger = _ledger(captured, own, places, 0 if own.prefill == "stream" else prompt)
             policy = ledger.policy
             part = captured.kv_heads if places[0].head is not None else 1  # of a layer is a row
-            if not policy.evicts_decoding:
+            if not policy.evicts_after(config):
                 advance(captured.tokens * len(places) / part)
             elif not policy.has_contest:
                 simulate_with_ledger(captured, ledger, places, prompt, partial(_advance_part, advance, part))
@@ -96,7 +96,7 @@ def simulate(
                 written = [whole[number, layers.index(place.layer), place.heads] for whole in (evicted_at, survivor)]
                 for target, found in zip(written, so_far, strict=True):
                     target[:, : found.shape[2]] = found[row]
-                if policy.evicts_decoding and policy.has_contest:
+                if policy.evicts_after(config) and policy.has_contest:
                     compiled[place.layer].append(_simulated_cache(captured, ledger, row, place, prompt, *written))
     for layer in layers:
         if compiled[layer]:

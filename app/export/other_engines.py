@@ -93,7 +93,7 @@ def openvino_sizes(config: TreeKVConfig, block: int = OPENVINO_BLOCK) -> tuple[i
     start = max(-(-config.sink_size // block), 1)
     most = max((config.cache_size + block // 2) // block, 3)
     recent = max(-(-config.recent_size // block), 1)
-    if not policies.get(config.policy).evicts_decoding or not config.region_size:
+    if not policies.get(config.policy).evicts_after(config) or not config.region_size:
         recent = most  # nothing that decodes is chosen by score, so recent tokens take all the room
     recent = min(recent, max(most - start - 1, 1))
     most = max(most, start + recent + 1)

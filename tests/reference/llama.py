@@ -192,4 +192,4 @@ class ReferenceLlama:
 
 def keeps_bound(config) -> bool:
     """Whether the capacity holds while decoding."""
-    return policies.get(config.policy).evicts_decoding
+    return policies.get(config.policy).evicts_decoding and config.after_prompt == "evict"

@@ -266,7 +266,7 @@ class LayerGroup:
     def _observation(self) -> Observation | None:
         """What the ledger needs of attention weights while decoding."""
         policy = self.ledger.policy
-        return self._weighting() if policy.uses_attention and policy.evicts_decoding else None
+        return self._weighting() if policy.uses_attention and policy.evicts_after(self.config) else None
 
     def _new_tokens(
         self, layer: TreeKVLayer, call: AttentionCall, rows: slice, real: slice | Tensor | None = None

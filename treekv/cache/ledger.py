@@ -85,7 +85,7 @@ class Ledger:
         self._head = None if head is None else torch.tensor(head, device=self.device)[:, None]
         self.held, self.seen, self.first_query, self.cursor = (RowValues(0, rows) for _ in range(4))
         self.capacity: RowValues[int | None] = RowValues(
-            config.cache_size if self.policy.evicts_decoding else None, rows
+            config.cache_size if self.policy.evicts_after(config) else None, rows
         )
         self.used_slots = RowValues(0, rows)  # slots from here on have not been used yet and stand in their own order
         self._open: list[BlockSnapshot | None] = [None] * rows

@@ -68,6 +68,10 @@ class Policy(ABC):
         """Those of `options` that make a difference beside the other settings; the rest must keep their defaults."""
         return self.options
 
+    def evicts_after(self, settings: Settings) -> bool:
+        """Whether the capacity also holds while decoding, under these settings."""
+        return self.evicts_decoding and settings.after_prompt == "evict"
+
     def scores_future(self, settings: Settings) -> bool:
         """Whether a prompt that is reduced is also scored by queries from the places that follow it."""
         return False

@@ -65,6 +65,7 @@ class Settings:
     prompt_scope: int = OPTIONS["prompt_scope"]
     future_window: int = OPTIONS["future_window"]
     window_share: float = OPTIONS["window_share"]
+    after_prompt: str = "evict"
 
     @property
     def region_size(self) -> int:

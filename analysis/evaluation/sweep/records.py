@@ -25,7 +25,10 @@ FOLDER: Final = "records"
 _RENAMED: Final = (("prefill", "tree", "once"),)
 # Settings that came later, with the value at which they do what earlier versions did; it is left out of definitions.
 _FIRST: Final = ("stride", "scope", "importance", "kernel_size", "pooling")  # the options that there always were
-_ADDED: Final = {name: value for name, value in OPTIONS.items() if name not in _FIRST} | {"recent_budgets": None}
+_ADDED: Final = {name: value for name, value in OPTIONS.items() if name not in _FIRST} | {
+    "recent_budgets": None,
+    "after_prompt": "evict",
+}
 _ADDED_OPTIONS: Final = {"ppl": {"stride": None, "stretch": None}}  # of tasks, likewise
 _STALE: Final = 3600.0  # seconds after which a temporary file is left over: writing takes milliseconds
 

@@ -216,10 +216,10 @@ class PerplexityTask:
             return TreeKVConfig(policy="full")
         if self.prompt:
             return config
-        if not policies.get(config.policy).evicts_decoding:
+        if not policies.get(config.policy).evicts_after(config):
             raise TreeKVError(
-                f"policy {config.policy!r} acts on prompts only, so it evicts nothing from a stream; give the task a "
-                "prompt"
+                f"policy {config.policy!r} with these settings acts on prompts only, so it evicts nothing from a "
+                "stream; give the task a prompt"
             )
         return config.replace(prefill="stream", block_size=self.decode_block)
 

@@ -127,7 +127,7 @@ def without_eviction(configs: Mapping[str, TreeKVConfig], prompt: int) -> list[s
         name
         for name, config in configs.items()
         if policies.get(config.policy).evicts_prompt
-        and not policies.get(config.policy).evicts_decoding
+        and not policies.get(config.policy).evicts_after(config)
         and prompt <= config.cache_size
     ]
 

@@ -121,7 +121,8 @@ def test_budgets_for_prompts_are_those_of_texts_and_of_copies(long_model, monkey
     assert choice.losses["policy"].values.tolist() == [PROPOSED, DEFAULTS, "StreamingLLM", "H2O", "SnapKV"]
     table = analysis.replay(long_model, text, {"it": choice.config}, prompt=300 - after)
     assert float(choice.losses[0]) == pytest.approx(float(analysis.extra_loss(table)[0]), abs=1e-5)
-    assert held_bytes(choice.config, long_model, ids) == choice.nbytes
+    assert choice.config.after_prompt == "keep"
+    assert held_bytes(choice.config.replace(after_prompt="evict"), long_model, ids) == choice.nbytes
 
 
 def test_damage_after_a_prompt_is_that_of_its_own_tokens(sensitive):

@@ -35,6 +35,24 @@ def test_heads_choose_with_their_own_slots(llama, length, recent):
     compare(llama, config_of(budgets=HEADS, recent_size=recent), [length] + [1] * 8)
 
 
+@pytest.mark.parametrize("budgets", [None, HEADS], ids=["equal", "heads"])
+@pytest.mark.parametrize("score", ["future", "window"])
+def test_what_follows_a_prompt_can_be_kept(llama, budgets, score):
+    sizes: dict = dict(budgets=budgets)
+    if score == "window":
+        sizes = dict(cache_size=16, recent_size=4, budgets=budgets and ((8, 24), (16, 16)))
+    config = config_of(prompt_score=score, after_prompt="keep", **sizes)
+    compare(llama, config, [29, 1, 1, 6, 1, 1])
+    cache = TreeKVCache(config, llama.config)
+    llama(tiny.tokens(60)[:, :50], past_key_values=cache)
+    before = cache.kept_tokens
+    llama(tiny.tokens(60)[:, 50:], past_key_values=cache)
+    assert cache.kept_tokens == before + 10
+    captured = analysis.capture(llama, None, tiny.tokens(60)[0])
+    evicted = analysis.simulate(captured, {"it": config}, prompt=50)["evicted_at"].values
+    assert (evicted[..., 50:] == -1).all() and evicted.max() == 49
+
+
 @pytest.mark.parametrize("kv_heads", [1, 4])
 def test_grouped_queries(kv_heads):
     compare(tiny.llama(kv_heads=kv_heads), config_of(), [29, 1, 1, 6, 1])
