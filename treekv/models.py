@@ -19,7 +19,7 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto import modeling_auto
 
-from treekv.attention import interface
+from treekv.attention import interface, supported
 from treekv.errors import TreeKVError
 
 HUB_TIMEOUT: Final = 10.0  # seconds to wait for the hub's first answer
@@ -86,8 +86,8 @@ def load_model(
 
     Raises:
         TreeKVError: in one sentence, whatever keeps the model from being loaded or from being used with a
-            TreeKV cache: no such file, folder or hub model, no network, no weights, an encoder, an attention
-            that transformers does not let be replaced.
+            TreeKV cache: no such file, folder or hub model, no network, no weights, an encoder, a family that
+            the cache refuses.
 
     Example:
         >>> model, tokenizer = load_model("smollm2")
@@ -322,7 +322,9 @@ def _load(source: Path | str, options: dict[str, Any], label: str) -> tuple[Any,
     common = {key: value for key, value in options.items() if key in ("gguf_file", "local_files_only")}
     common["trust_remote_code"] = False
     try:
-        _check_kind(AutoConfig.from_pretrained(source, **common), label)
+        config = AutoConfig.from_pretrained(source, **common)
+        _check_kind(config, label)
+        _check_family(config, label)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
             attn_implementation=interface.NAME,
@@ -332,15 +334,9 @@ def _load(source: Path | str, options: dict[str, Any], label: str) -> tuple[Any,
         )
     except TreeKVError:
         raise
-    except KeyError as error:
-        if error.args == (interface.NAME,):  # the model has a table of its own attention classes
-            raise _no_interface(label) from error
-        raise TreeKVError(f"{label} cannot be loaded: {error}") from error
     except Exception as error:  # a damaged file can fail anywhere inside transformers, safetensors or gguf
         raise TreeKVError(f"{label} cannot be loaded: {_first_line(error)}") from error
     model, info = loaded
-    if not getattr(model, "_supports_attention_backend", False):
-        raise _no_interface(label)
     missing = sorted(info["missing_keys"])
     if missing:
         raise TreeKVError(
@@ -360,16 +356,14 @@ def _check_kind(config: Any, label: str) -> None:
         raise TreeKVError(f"{label} is an encoder-decoder model ({kind}); {right}")
     if kind not in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise TreeKVError(f"{label} is a model of the kind {kind!r}; {right}")
-    # Encoders such as BERT can be told to be decoders; unless they are, every token sees all others.
-    if kind in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
-        raise TreeKVError(f"{label} is an encoder ({kind}); {right}")
 
 
-def _no_interface(label: str) -> TreeKVError:
-    return TreeKVError(
-        f"{label} computes its attention in a way that transformers does not let be replaced, "
-        "so it cannot be used with a TreeKV cache"
-    )
+def _check_family(config: Any, label: str) -> None:
+    """Refuse what the cache would refuse, before the weights are read."""
+    try:
+        supported.check_family(config)
+    except TreeKVError as error:
+        raise TreeKVError(f"{label} cannot be used with a TreeKV cache: {error}") from error
 
 
 def _first_line(error: BaseException) -> str:

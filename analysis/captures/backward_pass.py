@@ -24,6 +24,7 @@ from analysis.captures.forward_pass import (
     Consumer,
     RecordingLayer,
     cache_layers,
+    check_new,
     check_seen,
     evaluating,
     full_attention_layers,
@@ -149,8 +150,7 @@ def _run(
     scale = FLOAT16_LOSS_SCALE if next(model.parameters()).dtype == torch.float16 else 1.0
 
     def passed(number: int, *tensors: Any) -> None:
-        if number in seen:
-            raise TreeKVError(f"layer {number} computes attention more than once, so its gradients are not one array")
+        check_new(number, seen)
         seen.append(number)
         consume(number, *tensors)
 

@@ -43,8 +43,8 @@ def record(model: nn.Module, ids: Sequence[int], layers: Sequence[int], consume:
 
     Returns the sizes of a cache of this model, layer by layer, including layers that are not in `layers`.
 
-    Raises TreeKVError for a layer that never computed attention, and for numbers that are not finite. An exception of
-    `consume` ends the pass and leaves the model unchanged.
+    Raises TreeKVError for a layer that computed attention never or more than once, and for numbers that are not finite.
+    An exception of `consume` ends the pass and leaves the model unchanged.
     """
 
     def first_row(number: int, q: Tensor, k: Tensor, v: Tensor, scaling: float) -> None:
@@ -60,6 +60,7 @@ def record_batch(model: nn.Module, ids: Tensor, layers: Sequence[int], consume: 
     seen: list[int] = []
 
     def passed(number: int, *tensors: Any) -> None:
+        check_new(number, seen)
         seen.append(number)
         consume(number, *tensors)
 
@@ -88,6 +89,15 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def check_new(number: int, seen: Sequence[int]) -> None:
+    """Raise TreeKVError for a layer that has computed attention already."""
+    if number in seen:
+        raise TreeKVError(
+            f"layer {number} of the model computes attention more than once; capture a model with one softmax "
+            "attention a layer"
+        )
 
 
 def check_seen(layers: Sequence[int], seen: Sequence[int]) -> None:

@@ -16,6 +16,7 @@ from transformers import (
     BertForMaskedLM,
     BloomConfig,
     BloomForCausalLM,
+    Gemma2Config,
     GPTJConfig,
     GPTJForCausalLM,
     LlamaConfig,
@@ -228,7 +229,7 @@ def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
 def test_an_encoder(tmp_path: Path) -> None:
     config = BertConfig(vocab_size=8, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
     BertForMaskedLM(config).save_pretrained(tmp_path)
-    assert "is an encoder (bert)" in sentence(tmp_path)
+    assert "this 'bert' model is an encoder" in sentence(tmp_path)
 
 
 def test_an_encoder_decoder(tmp_path: Path) -> None:
@@ -243,7 +244,13 @@ def test_attention_that_cannot_be_replaced(tmp_path: Path) -> None:
     for model in (bloom, gptj):
         folder = tmp_path / model.config.model_type
         model.save_pretrained(folder)
-        assert "does not let be replaced" in sentence(folder)
+        assert "compute attention themselves" in sentence(folder)
+
+
+def test_what_the_cache_refuses_is_refused_before_the_weights_are_read(tmp_path: Path) -> None:
+    Gemma2Config(num_hidden_layers=1).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    assert "cannot be used with a TreeKV cache: this 'gemma2' model caps its attention logits" in sentence(tmp_path)
 
 
 def test_a_hub_id_without_network(no_network: None) -> None:

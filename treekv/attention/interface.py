@@ -79,15 +79,14 @@ def treekv_attention(
     Returns the attention output [batch, q, query_heads, head_dim] and None for the weights.
     """
     handler = handler_of(key)
-    for sinks in ("s_aux", "sinks"):  # PyTorch's SDPA would ignore them
-        if kwargs.get(sinks) is not None:
-            raise _not_computed(sinks)
+    for unsupported in ("s_aux", "sinks", "softcap"):  # SDPA would ignore the first two
+        if kwargs.get(unsupported) is not None:
+            raise _not_computed(unsupported)
     if handler is None:
         mask = _materialized(attention_mask)
         return sdpa_attention_forward(module, query, key, value, mask, dropout=dropout, scaling=scaling, **kwargs)
-    for unsupported in ("softcap", "position_bias"):
-        if kwargs.get(unsupported) is not None:
-            raise _not_computed(unsupported)
+    if kwargs.get("position_bias") is not None:
+        raise _not_computed("position_bias")
     if getattr(module, "is_causal", True) is False:
         raise TreeKVError("the model's attention is bidirectional, but a cache needs tokens that see only earlier ones")
     if dropout:

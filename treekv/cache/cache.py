@@ -58,13 +58,12 @@ class TreeKVCache(Cache):
                 f"the second argument must be the configuration, model.config, got {type(model_config).__name__}"
             )
         model_config = model_config.get_text_config(decoder=True)
-        supported.check(model_config)
+        compressed = supported.full_attention_layers(model_config)
         self.config = config
         rotary = None
         if config.positions != "original" and config.policy != "full":
             rotary = Rotary.from_config(model_config, positions=config.positions)
         layers = DynamicCache(config=model_config).layers
-        compressed = supported.full_attention_layers(model_config)
         if config.differs_by_head:
             groups = self._split(layers, compressed, rotary, getattr(model_config, "num_key_value_heads", None))
         else:
@@ -77,6 +76,7 @@ class TreeKVCache(Cache):
             groups = [(own, [layer for _, layer in same]) for own, same in together]
         super().__init__(layers=layers)
         self._compressed = compressed
+        self._before = dict(zip(compressed[1:], compressed, strict=False))  # the compressed layer before each
         future = _future_rotary(config, model_config)
         for own, members in groups:
             LayerGroup(own, members)
@@ -116,6 +116,13 @@ class TreeKVCache(Cache):
                     "last forward pass was interrupted, or the model has fewer layers; call cache.reset() and start "
                     "again with the prompt"
                 )
+        before = self._before.get(layer_idx)
+        if before is not None and self._parts(before)[0].awaits_attention:
+            raise TreeKVError(
+                f"layer {before} of the model did not attend to what the cache keeps: call "
+                "model.set_attn_implementation('treekv') and cache.reset(); if that was done, this model changes keys "
+                "after they are cached, and cannot be compressed"
+            )
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:

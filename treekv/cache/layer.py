@@ -46,6 +46,7 @@ class TreeKVLayer(CacheLayerMixin):
             the first row of the batch, then of the second. None for a whole layer.
         group_index, group_offset: its place in its group, and the rows before it there for each row of the batch.
         tokens_seen: columns of the input, padding included, as transformers counts.
+        awaits_attention: whether the layer has got tokens that it was not asked to attend to yet.
     """
 
     keys: Tensor
@@ -61,7 +62,7 @@ class TreeKVLayer(CacheLayerMixin):
         self.number, self.layers, self.head_numbers = number, layers, head_numbers
         self.group_index = self.group_offset = 0
         self.tokens_seen = 0
-        self._awaiting_attention = False
+        self.awaits_attention = False
 
     # ------------------------------------------------------------------ what transformers calls
 
@@ -85,7 +86,7 @@ class TreeKVLayer(CacheLayerMixin):
         Raises:
             TreeKVError: the last call is not finished, or the batch, the KV heads, their size or the dtype are others.
         """
-        if self._awaiting_attention:
+        if self.awaits_attention:
             raise TreeKVError(
                 "the last forward pass did not finish, or the model does not use the attention implementation "
                 "'treekv': call model.set_attn_implementation('treekv') and start with cache.reset()"
@@ -104,7 +105,7 @@ class TreeKVLayer(CacheLayerMixin):
             # Tensors made under torch.inference_mode cannot be changed outside of it; copies can.
             self.keys, self.values = self.keys.clone(), self.values.clone()
             self.owner.copy_tensors()
-        self._awaiting_attention = True
+        self.awaits_attention = True
 
     def _check_same(self, key: Tensor, value: Tensor) -> None:
         """Refuse keys and values that are not like those in the slots: another model, or one that was converted."""
@@ -129,13 +130,22 @@ class TreeKVLayer(CacheLayerMixin):
             )
 
     def attend(self, call: AttentionCall) -> Tensor:
-        """See `treekv.attention.interface.AttentionHandler`."""
+        """See `treekv.attention.interface.AttentionHandler`.
+
+        Raises:
+            TreeKVError: it was done for these tokens already.
+        """
+        if not self.awaits_attention:
+            raise TreeKVError(
+                f"layer {self.number} of the model attends more than once to the same new tokens, which a TreeKV cache "
+                "does not compute; call cache.reset() and use a model with one softmax attention a layer"
+            )
         output = self.owner.attend(self, call)
         if output.requires_grad:
             # The next call must not write into what the gradient of this one needs.
             self.keys, self.values = self.keys.detach().clone(), self.values.detach().clone()
         self.tokens_seen += call.query.shape[2]
-        self._awaiting_attention = False
+        self.awaits_attention = False
         return output
 
     def get_seq_length(self) -> int:
@@ -155,7 +165,7 @@ class TreeKVLayer(CacheLayerMixin):
         self.owner.release()
         self.is_initialized = False
         self.tokens_seen = 0
-        self._awaiting_attention = False
+        self.awaits_attention = False
 
     # The cache selects the same rows of the ledger, which belongs to several layers.
 

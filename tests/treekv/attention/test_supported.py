@@ -13,8 +13,10 @@ import pytest
 import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.auto import modeling_auto
 
+import analysis
 from tests import tiny
 from tests.reference import positions
 from treekv import TreeKVCache, TreeKVConfig, TreeKVError
@@ -184,6 +186,14 @@ def test_models_without_rotary_positions_work_at_original_positions(family):
         ("doge", {}, "'doge' have a learned mask"),
         ("gemma3_text", dict(use_bidirectional_attention=True), "attends in both directions"),
         ("llama", dict(is_causal=False), "attends in both directions"),
+        ("deepseek_v3", {}, "'deepseek_v3' model caches latents .*kv_lora_rank"),
+        ("diffllama", {}, "'diffllama' attend twice in every layer"),
+        ("jetmoe", {}, "'jetmoe' repeat cached keys"),
+        ("minimax", {}, "16 of the 32 layers of this 'minimax' model have a state of linear attention"),
+        ("gemma3n_text", {}, "15 of the 35 layers of this 'gemma3n_text' model have the keys and values of an earlier"),
+        ("gemma3n_text", dict(num_hidden_layers=2), "transformers can make no cache for this 'gemma3n_text' model"),
+        ("bert", {}, "'bert' model is an encoder"),
+        ("bert-generation", {}, "'bert-generation' model is an encoder"),
         ("bloom", {}, "'bloom'"),
         ("falcon", {}, "'falcon'"),
         ("mpt", {}, "'mpt'"),
@@ -198,6 +208,47 @@ def test_what_does_not_work_is_refused_by_name_before_any_work(family, changes, 
     config._attn_implementation = "treekv"
     with pytest.raises(TreeKVError, match=words):
         TreeKVCache(TreeKVConfig(cache_size=16, positions=positions), config)
+
+
+@pytest.mark.parametrize("changed", ["repeat", "twice"])
+def test_attention_to_other_keys_than_the_cached_ones_is_refused_in_the_first_pass(changed, monkeypatch):
+    """What a family that is not known by name would do."""
+    model = tiny.llama()
+    own = attention.treekv_attention
+
+    def other(module, query, key, value, *arguments, **options):
+        if changed == "repeat":
+            return own(module, query, key.clone(), value, *arguments, **options)
+        own(module, query, key, value, *arguments, **options)
+        return own(module, query, key, value, *arguments, **options)
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "treekv", other)
+    cache = TreeKVCache(TreeKVConfig(cache_size=16), model.config)
+    words = {
+        "repeat": "layer 0 .* did not attend to what the cache keeps",
+        "twice": "layer 0 .* attends more than once",
+    }
+    with pytest.raises(TreeKVError, match=words[changed]):
+        model(tiny.tokens(20), past_key_values=cache)
+    captured = {"repeat": "never computed attention", "twice": "layer 0 .* computes attention more than once"}
+    with pytest.raises(TreeKVError, match=captured[changed]):
+        analysis.capture(model, None, tiny.tokens(40)[0])
+
+
+def test_every_family_is_accepted_or_refused_in_one_sentence():
+    accepted = 0
+    for family in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        try:
+            config = AutoConfig.for_model(family)
+        except Exception:  # its configuration has no defaults
+            continue
+        try:
+            supported.check_family(config)
+            accepted += 1
+        except TreeKVError as error:
+            named = family in str(error) or config.get_text_config().model_type in str(error)
+            assert named and "\n" not in str(error)
+    assert accepted > 60
 
 
 def test_every_family_with_sink_logits_is_refused_by_name():

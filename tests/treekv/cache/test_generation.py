@@ -231,7 +231,15 @@ def test_another_attention_implementation_is_noticed():
     model = tiny.llama()
     cache = TreeKVCache(SMALL, model.config)
     model.set_attn_implementation("sdpa")
-    model(tiny.tokens(5), past_key_values=cache)  # the first call cannot know
+    with pytest.raises(TreeKVError, match=r"layer 0 .*did not attend.*set_attn_implementation\('treekv'\)"):
+        model(tiny.tokens(5), past_key_values=cache)
+
+
+def test_another_attention_implementation_is_noticed_in_one_layer_by_the_next_call():
+    model = tiny.llama(num_hidden_layers=1)
+    cache = TreeKVCache(SMALL, model.config)
+    model.set_attn_implementation("sdpa")
+    model(tiny.tokens(5), past_key_values=cache)
     with pytest.raises(TreeKVError, match=r"set_attn_implementation\('treekv'\)"):
         model(tiny.tokens(1), past_key_values=cache)
 
