@@ -61,6 +61,15 @@ def check_configs(configs: Mapping[str, TreeKVConfig]) -> None:
         )
 
 
+def check_losses(losses: np.ndarray, model: nn.Module) -> None:
+    """Raises TreeKVError unless the losses that `model` gave are finite: it may overflow in half precision."""
+    if not np.isfinite(losses).all():
+        dtype = next(model.parameters()).dtype
+        raise TreeKVError(
+            f"the losses are not finite numbers (the model computes in {dtype}); compute in 'float32' or 'bfloat16'"
+        )
+
+
 def loss_table(
     losses: Mapping[str, np.ndarray],
     configs: Mapping[str, TreeKVConfig],

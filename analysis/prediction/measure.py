@@ -17,7 +17,15 @@ from torch import nn
 
 from analysis.evaluation.stream import stream_perplexity
 from analysis.prediction.computing import computing_in
-from analysis.prediction.loss_table import FULL, Text, check_configs, checked_text, loss_table, vocabulary_size
+from analysis.prediction.loss_table import (
+    FULL,
+    Text,
+    check_configs,
+    check_losses,
+    checked_text,
+    loss_table,
+    vocabulary_size,
+)
 from analysis.prediction.row_caches import RowCaches
 from analysis.progress import Progress
 from treekv import TreeKVCache
@@ -80,6 +88,7 @@ def measure(
                     raise
                 interrupted = 1
                 break
+            check_losses(found.nll.numpy(), computing)
             losses |= dict(zip(names, found.nll.numpy(), strict=True))
             before += len(names) * len(ids)
         computed = str(next(computing.parameters()).dtype).removeprefix("torch.")

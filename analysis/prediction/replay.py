@@ -21,7 +21,7 @@ from analysis.captures.data import Capture
 from analysis.captures.forward_pass import full_attention_layers
 from analysis.captures.rotary_record import rotary_attrs
 from analysis.prediction.computing import computing_in
-from analysis.prediction.loss_table import FULL, Text, check_configs, checked_text, loss_table
+from analysis.prediction.loss_table import FULL, Text, check_configs, check_losses, checked_text, loss_table
 from analysis.prediction.masked_pass import Held, masked_losses
 from analysis.progress import Progress
 from analysis.retention.simulate import simulate
@@ -68,7 +68,7 @@ def replay(
 
     Raises:
         TreeKVError: no settings, another checkpoint than the captured one, a number out of range, or a record of
-            another text or without one of the layers or settings.
+            another text or without one of the layers or settings; losses that are not finite.
     """
     check_configs(configs)
     ids = checked_text(model, text, prompt)
@@ -102,6 +102,7 @@ def replay(
                     raise
                 interrupted = 1
                 break
+            check_losses(found, computing)
             losses |= dict(zip(part, found[:, prompt:], strict=True))
         computed = str(next(computing.parameters()).dtype).removeprefix("torch.")
     source = "replay" if retention is None else "replay of a record"

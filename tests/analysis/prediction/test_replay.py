@@ -182,3 +182,11 @@ def test_impossible_input(llama, ids):
     for text, wrong, words in records:
         with pytest.raises(TreeKVError, match=words):
             analysis.replay(llama, text, {"it": config}, retention=wrong)
+
+
+def test_a_model_that_overflows_is_refused(ids):
+    model = tiny.llama().half()
+    model.lm_head.weight.data.mul_(1e5)
+    for predict in (analysis.replay, analysis.measure):
+        with pytest.raises(TreeKVError, match=r"the losses are not finite .*torch.float16\); compute in 'float32'"):
+            predict(model, ids, {"tree": TreeKVConfig(cache_size=32, block_size=4)})
