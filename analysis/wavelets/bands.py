@@ -129,6 +129,11 @@ def transform_of(
         deepest = min(deepest, _DEEPEST_PACKET)
     if level is None:
         level = min(DEFAULT_LEVEL[transform], deepest)
+    if deepest < 1:
+        raise TreeKVError(
+            f"{length} positions are too few for the {transform} of {wavelet!r}, which has no level there; transform a "
+            "longer text or take a shorter wavelet, such as 'haar'"
+        )
     if not 1 <= level <= deepest:
         raise TreeKVError(
             f"level is {level}; the {transform} of {wavelet!r} on {length} positions allows 1 to {deepest}"

@@ -9,7 +9,7 @@ import typer
 
 from app import DEFAULT_MODEL
 from app.cli.console import err, one_sentence, print_json, stage
-from app.text.wording import size
+from app.text.wording import size_beside
 
 if TYPE_CHECKING:
     from app.generation import Generation
@@ -143,7 +143,7 @@ def _summary(result: Generation, policy: str) -> str:
         parts.append(f"prompt {result.prompt_seconds:.1f} s")
     if result.tokens_per_second is not None:
         parts.append(f"{result.tokens_per_second:.1f} new tokens/s")
-    parts.append(f"cache {size(result.cache_bytes)} of {size(result.full_bytes)}")
+    parts.append(f"cache {size_beside(result.cache_bytes, result.full_bytes)}")
     parts.append(f"{result.kept_tokens:,} tokens kept")
     if result.stopped:
         parts.append("stopped")

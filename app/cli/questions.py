@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from app.cli.console import err, out, print_json, stage
-from app.text.wording import size
+from app.text.wording import size, size_beside
 
 if TYPE_CHECKING:
     from app.generation import Generation
@@ -124,7 +124,7 @@ def _joined(before: Any, tail: Any) -> Any:
 
 def _summary(read: Asked) -> str:
     return (
-        f"{read.name}: read in {read.seconds:.1f} s, {size(read.nbytes)} of {size(read.cache.full_nbytes)}, "
+        f"{read.name}: read in {read.seconds:.1f} s, {size_beside(read.nbytes, read.cache.full_nbytes)}, "
         f"{read.cache.kept_tokens:,} tokens kept"
     )
 

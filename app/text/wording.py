@@ -149,3 +149,10 @@ def size(number: float) -> str:
     from analysis.units import format_bytes  # here, since the command line's help loads no analysis
 
     return format_bytes(number)
+
+
+def size_beside(held: float, every: float) -> str:
+    """The bytes of a cache beside those of the keys and values of all tokens; it can have room for more of them."""
+    if held <= every:
+        return f"{size(held)} of {size(every)}"
+    return f"{size(held)}, with room for more than the {size(every)} of all tokens so far"

@@ -170,3 +170,9 @@ def test_unknown_wavelet_is_named(name):
 def test_bad_transforms_are_refused(changes, words):
     with pytest.raises(TreeKVError, match=words):
         bands.transform_of(100, **changes)
+
+
+@pytest.mark.parametrize("level", [None, 1])
+def test_a_text_without_any_level_is_said_to_be_too_short(level):
+    with pytest.raises(TreeKVError, match="5 positions are too few for the dwt of 'db4', which has no level there"):
+        bands.transform_of(5, wavelet="db4", level=level)

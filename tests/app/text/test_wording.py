@@ -67,3 +67,8 @@ def test_errors_name_the_controls() -> None:
 def test_settings_in_words(config: TreeKVConfig, parts: list[str]) -> None:
     words = wording.settings_in_words(config)
     assert [part for part in parts if part not in words] == []
+
+
+def test_a_cache_is_never_more_of_less() -> None:
+    assert wording.size_beside(3500, 6500) == "3.5 kB of 6.5 kB"
+    assert wording.size_beside(6500, 3500) == "6.5 kB, with room for more than the 3.5 kB of all tokens so far"
