@@ -14,9 +14,13 @@ from treekv.models import ALIASES
 def test_every_file_is_loaded_by_its_name(name: str) -> None:
     config = TreeKVConfig.load(name)
     model, _, size = name.rpartition("-")
+    stage = "prompt" if model.endswith("-prompt") else "stream"
+    model = model.removesuffix("-prompt")
+    assert config.prefill == ("once" if stage == "prompt" else "stream")
     assert model in ALIASES and config.cache_size == int(size) and config.differs_by_head
     provenance = json.loads((shipped.FOLDER / f"{name}.json").read_text(encoding="utf-8"))["provenance"]
     assert provenance["model"] == ALIASES[model].title
+    assert f"stage {stage!r}" in provenance["made_by"]
     assert provenance["texts"] and provenance["versions"]
 
 
@@ -30,7 +34,7 @@ def test_a_file_of_the_user_goes_first(tmp_path, monkeypatch) -> None:
 
 
 def test_names_are_in_order_of_size() -> None:
-    sizes = [int(name.rpartition("-")[2]) for name in shipped.names() if name.startswith("smollm2-")]
+    sizes = [int(name.rpartition("-")[2]) for name in shipped.names() if name.startswith("smollm2-") and "prompt" not in name]
     assert sizes == sorted(sizes) and sizes
 
 
