@@ -11,12 +11,12 @@ from treekv.errors import TreeKVError
 DARKEST = 2.0  # nats
 
 
-def text_loss(data: xr.Dataset, *, policy: str, start: int | None = None, stop: int | None = None) -> str:
+def text_loss(data: xr.Dataset, *, policy: str | None = None, start: int | None = None, stop: int | None = None) -> str:
     """Render the text as HTML, each token shaded by how much harder it was to predict than with the full cache.
 
     Args:
         data: a table of losses, from `analysis.replay` or `analysis.measure` of a captured text.
-        policy: one of its settings.
+        policy: one of its settings; the first beside the full cache if None.
         start, stop: the tokens from `start` to `stop` - 1; all that have a loss if None.
 
     Returns:
@@ -29,8 +29,12 @@ def text_loss(data: xr.Dataset, *, policy: str, start: int | None = None, stop: 
     if "token" not in data.coords:
         raise TreeKVError("the losses lack the text of their tokens; give replay or measure a capture")
     names = [str(name) for name in data["policy"].values]
-    if policy not in names or policy == names[0]:
-        raise TreeKVError(f"there are no settings {policy!r} beside the full cache; there are {', '.join(names[1:])}")
+    if policy is None and len(names) > 1:
+        policy = names[1]
+    if policy not in names[1:]:
+        raise TreeKVError(
+            f"there are no settings {policy!r} beside the full cache; there are {', '.join(names[1:]) or 'none'}"
+        )
     first, last = int(data["position"].values[0]), int(data["position"].values[-1]) + 1
     start, stop = max(start or first, first), last if stop is None else stop
     if not start < stop <= last:

@@ -32,6 +32,7 @@ def test_tokens_say_both_losses(table):
     assert "predicted" in page and "most +2.50 at position 6" in page
     paler, darkest = (page.split(f'title="position {n}')[0].rsplit("background:", 1)[1][:7] for n in (7, 6))
     assert paler == "#f2f3f5" != darkest  # a loss that fell is not shaded
+    assert plot.text_loss(table) == page
     part = plot.text_loss(table.assign_attrs(source="run"), policy="tree", start=7, stop=9)
     assert [text for _, text in Spans(part).found] == ["c\u23ce", "d"] and "measured" in part
 
@@ -39,6 +40,8 @@ def test_tokens_say_both_losses(table):
 def test_what_does_not_exist_is_one_sentence(table):
     with pytest.raises(TreeKVError, match="no settings 'h2o' beside the full cache; there are tree"):
         plot.text_loss(table, policy="h2o")
+    with pytest.raises(TreeKVError, match="no settings None beside the full cache; there are none"):
+        plot.text_loss(table.isel(policy=[0]))
     with pytest.raises(TreeKVError, match="within positions 5 to 9, got 5 to 20"):
         plot.text_loss(table, policy="tree", stop=20)
     with pytest.raises(TreeKVError, match="lack the text"):

@@ -191,7 +191,7 @@ def test_a_prompt_is_read_with_the_settings_own_prefill_and_not_scored(llama):
 def test_a_policy_for_prompts_needs_one(llama):
     task = create("ppl", files=["unused"], lengths=[40])
     config = TreeKVConfig(policy="snapkv", cache_size=12, window_size=4)
-    with pytest.raises(TreeKVError, match="policy 'snapkv' acts on prompts only"):
+    with pytest.raises(TreeKVError, match="policy 'snapkv' with these settings acts on prompts only"):
         task.run(llama, Numbers(), config, documents_for(llama, 1, 40)[0])
 
 
