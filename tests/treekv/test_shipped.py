@@ -34,7 +34,9 @@ def test_a_file_of_the_user_goes_first(tmp_path, monkeypatch) -> None:
 
 
 def test_names_are_in_order_of_size() -> None:
-    sizes = [int(name.rpartition("-")[2]) for name in shipped.names() if name.startswith("smollm2-") and "prompt" not in name]
+    sizes = [
+        int(name.rpartition("-")[2]) for name in shipped.names() if name.startswith("smollm2-") and "prompt" not in name
+    ]
     assert sizes == sorted(sizes) and sizes
 
 

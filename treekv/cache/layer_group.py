@@ -107,8 +107,11 @@ class LayerGroup:
             rotary.clear()
         batch, q = call.key.shape[0], call.key.shape[2]
         pads, scattered = split_padding(call.padding, batch, q)
-        if q > 1 and layer.number == 0 and layer.tokens_seen and not torch.compiler.is_compiling():
-            self._check_history(layer, call, q)
+        if q > 1 and layer.tokens_seen and not torch.compiler.is_compiling():
+            if call.padding is not None:
+                self._forget_padding(layer, call.padding[:, :-q])
+            if layer.number == 0 or call.padding is not None:
+                self._check_history(layer, call, q)
         if q == 1 and not any(pads) and not ledger.keeps_everything:
             plan = self._plan_step(layer)
             if plan is not None:
@@ -311,6 +314,29 @@ class LayerGroup:
                     f"cache has read {read}: give only the new ids, padded on the left, with a mask that starts with "
                     "the columns read so far as they were, or give one row at a time"
                 )
+
+    def _forget_padding(self, layer: TreeKVLayer, history: Tensor) -> None:
+        """Forget the last tokens of rows whose mask, bool [rows, columns read], says now that they are padding.
+
+        Generation goes on with padding in a row that ended before others did. Only what is kept in every head can be
+        forgotten, and what it displaced stays evicted; else `_check_history` refuses, as it does with a trace, which
+        is of what was read.
+        """
+        ledger, own = self.ledger, self.ledger_rows(layer)
+        if ledger.trace is not None:
+            return
+        real, ended = history.sum(1).tolist(), history.flip(1).long().cumsum(1).eq(0).sum(1).tolist()
+        for row, masked, columns in zip(range(own.start, own.stop), real, ended, strict=True):
+            one, extra = slice(row, row + 1), ledger.seen[row] - masked
+            rank = ledger.held[row] - extra  # of the first of them
+            if not 0 < extra <= columns or rank < 0 or ledger.open_tokens(one):
+                continue
+            if not ledger.keeps_everything:
+                first = ledger.position[row].gather(1, ledger.order[row, :, rank : rank + 1])
+                if not bool((first == masked).all()):
+                    continue
+            ledger.held.add(one, -extra)
+            ledger.seen.add(one, -extra)
 
     def _checked(self, layer: TreeKVLayer, output: Tensor, q: int) -> Tensor:
         """The output, if it is made of finite numbers.
