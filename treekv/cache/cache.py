@@ -245,6 +245,8 @@ class TreeKVCache(Cache):
         """
         part = self._parts(layer)[0]
         rows = self._batch()
+        if not rows:
+            raise TreeKVError("the cache has read nothing yet, so it has no rows")
         if not 0 <= row < rows:
             raise TreeKVError(f"row must be a whole number between 0 and {rows - 1}, got {row!r}")
         group = _group(part)

@@ -65,3 +65,8 @@ def test_another_batch_size_is_refused(llama):
     llama(tiny.tokens(20, batch=2), past_key_values=cache)
     with pytest.raises(TreeKVError, match=r"2 rows, but the input has 1.*reset\(\)"):
         llama(tiny.tokens(1), past_key_values=cache)
+
+
+def test_an_empty_cache_has_no_rows():
+    with pytest.raises(TreeKVError, match="has read nothing yet"):
+        TreeKVCache(TreeKVConfig(cache_size=16), tiny.llama().config).tokens_seen(0)
