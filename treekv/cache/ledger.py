@@ -3,9 +3,8 @@
 The ledger knows nothing of keys and values, so the cache and a simulation from captured attention can run the very
 same code. Storage is by *slot*: a new token takes a free slot, an evicted token's slot becomes free, and nothing else
 moves. Order is by *rank* (0 is the oldest): `order[rank]` is a slot, and the free slots follow after the last rank.
-Scores follow the paper: a sum of observed weights and a count of observations per token; a policy compares their
-quotient. A token has been observed by every query since it was cached, or since the first query that scored its
-prompt, so counts need not be stored.
+Scores follow the paper: a sum of observed weights and a count of observations per token, whose quotient is compared. A
+token is observed by every query since it was cached, or since the first that scored its prompt: counts are not stored.
 """
 
 from __future__ import annotations
@@ -84,9 +83,8 @@ class Ledger:
         self._layer[:] = [layer] * rows if isinstance(layer, int) else list(layer)
         self._head = None if head is None else torch.tensor(head, device=self.device)[:, None]
         self.held, self.seen, self.first_query, self.cursor = (RowValues(0, rows) for _ in range(4))
-        self.capacity: RowValues[int | None] = RowValues(
-            config.cache_size if self.policy.evicts_after(config) else None, rows
-        )
+        most = config.cache_size if self.policy.evicts_after(config) else None
+        self.capacity: RowValues[int | None] = RowValues(most, rows)
         self.used_slots = RowValues(0, rows)  # slots from here on have not been used yet and stand in their own order
         self._open: list[BlockSnapshot | None] = [None] * rows
         self.trace = LayerTrace(rows, heads, self.device) if config.trace else None
