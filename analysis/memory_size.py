@@ -120,7 +120,8 @@ def _slots(config: TreeKVConfig, layer: int, layers: int, tokens: int, prompt: i
             asked = min(prompt, enough + (prompt - enough) % config.block_size)
             sums = torch.zeros(1, 1, asked) if policy.uses_attention else None
             counts = None if sums is None else torch.ones(1, 1, asked)
-            selection = ledger.choose_prompt(slice(0, 1), asked, sums, counts)
+            future = torch.zeros(1, 1, asked) if policy.scores_future(config) else None
+            selection = ledger.choose_prompt(slice(0, 1), asked, sums, counts, future)
             kept = prompt if selection is None else selection.kept.shape[2]
         if config.prefill == "none" and capacity is not None:
             capacity = max(capacity, prompt)

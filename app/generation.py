@@ -74,8 +74,9 @@ def generate(
 
     Greedy at temperature 0, otherwise sampled with `config.seed`. `read` is a cache with these settings that has read
     the first of the tokens already, as `read_context` returns it; a copy of it goes on. `on_text` receives pieces of
-    text, `on_token` is called after each token, and `check` at each layer, also while the prompt is read. A
-    KeyboardInterrupt, which these functions can raise too, ends the generation, and the result has the text so far.
+    text, `on_token` is called after each token, and `check` (without `read`) at each layer, also while the prompt is
+    read. A KeyboardInterrupt, which these functions can raise too, ends the generation, and the result has the text so
+    far.
 
     Raises:
         TreeKVError: the model cannot be used with these settings, or nothing can be sampled at this temperature.

@@ -37,9 +37,9 @@ class TreeKVConfig(Settings):
 
     Args:
         policy: the eviction rule, one of `treekv.policy_names()`.
-        cache_size: capacity c, the most tokens that are kept after a step. More are kept by policy "full", by "snapkv"
-            and "pyramidkv" for what follows the prompt, with prefill "none" for a longer prompt, and in layers to
-            which `budgets` gives more.
+        cache_size: capacity c, the most tokens that are kept after a step. More are kept by policy "full", with prefill
+            "none" for a longer prompt, where `budgets` gives more, and, for what follows a prompt, by "snapkv",
+            "pyramidkv" and with after_prompt "keep".
         sink_size: the first tokens, never evicted. Default: 4, but 0 for the published policies without sinks
             ("h2o", "tova", "snapkv", "pyramidkv").
         recent_size: the last tokens, never evicted. Default: half of the cache, sinks included, which is the
@@ -209,8 +209,7 @@ class TreeKVConfig(Settings):
             changes["variant"] = policies.PUBLISHED
         if not isinstance(other, type(current)):
             changes["recent_size"] = DERIVED
-        fits = other.budgets_per_head if budgets.is_table(self.budgets) else other.budgets_per_layer
-        if not (other.evicts_prompt and fits):
+        if not budgets.fit(self, other):
             changes["budgets"] = None
         if changes.get("recent_size") is DERIVED or (changes.get("budgets", True) is None and self.recent_budgets):
             changes["recent_size"], changes["recent_budgets"] = DERIVED, None

@@ -28,10 +28,10 @@ def find(name: str | os.PathLike[str]) -> Path:
         TreeKVError: a plain word that is neither.
     """
     given = Path(name)
-    if given.exists() or given.suffix or str(given) != given.name:
+    if str(given) != given.name or given.suffix == ".json" or os.path.exists(given):
         return given
     own = FOLDER / f"{given}.json"
-    if not own.is_file():
+    if not os.path.isfile(own):
         raise TreeKVError(
             f"there is no settings file {str(given)!r}, and the settings that come with TreeKV are {', '.join(names())}"
         )

@@ -29,6 +29,8 @@ def text_loss(data: xr.Dataset, *, policy: str | None = None, start: int | None 
     if "token" not in data.coords:
         raise TreeKVError("the losses lack the text of their tokens; give replay or measure a capture")
     names = [str(name) for name in data["policy"].values]
+    if names[0] != "full":
+        raise TreeKVError("the first row of the losses is not the full cache; replay the settings with it")
     if policy is None and len(names) > 1:
         policy = names[1]
     if policy not in names[1:]:

@@ -12,6 +12,7 @@ from analysis.units import count as count_of
 from treekv.errors import TreeKVError
 
 CLASSES: Final = 4
+MOST_CLASSES: Final = 6
 
 
 def budget_classes(budgets: xr.DataArray, count: int = CLASSES, unit: int = 1) -> xr.DataArray:
@@ -32,12 +33,12 @@ def budget_classes(budgets: xr.DataArray, count: int = CLASSES, unit: int = 1) -
         int64 like `budgets`, with its coordinates and attrs, and attrs["classes"], the sizes in words.
 
     Raises:
-        TreeKVError: fewer than one size, or a mean that is no multiple of `unit`.
+        TreeKVError: fewer than one size or more than six, or a mean that is no multiple of `unit`.
     """
     values = budgets.transpose("layer", "head").values.astype(np.int64)
     total = int(values.sum())
-    if count < 1 or unit < 1:
-        raise TreeKVError(f"classes need at least one size and a unit of at least 1, got {count} and {unit}")
+    if not 1 <= count <= MOST_CLASSES or unit < 1:
+        raise TreeKVError(f"classes must be 1 to {MOST_CLASSES} sizes, in a unit of at least 1, got {count} and {unit}")
     if total % (unit * values.size):
         raise TreeKVError(
             f"{total} tokens for {values.size} heads are no multiple of {unit} a head; sizes in that unit cannot add up"
@@ -51,7 +52,9 @@ def budget_classes(budgets: xr.DataArray, count: int = CLASSES, unit: int = 1) -
     for run, size in zip(runs, sizes, strict=True):
         found[order[run]] = size
     table = budgets.transpose("layer", "head").copy(data=found.reshape(values.shape))
-    first, *others = [(size, run.stop - run.start) for run, size in zip(runs, sizes, strict=True)]
+    first, *others = [
+        (int(size), int(heads)) for size, heads in zip(*np.unique(found, return_counts=True), strict=True)
+    ]
     words = [f"{first[0]} tokens for {count_of(first[1], 'head')}", *(f"{size} for {heads}" for size, heads in others)]
     table.attrs["classes"] = ", ".join(words)
     return table

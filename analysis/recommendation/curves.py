@@ -33,25 +33,31 @@ def damage_curves(
 
     Args:
         captured: a capture with gradients.
-        config: the settings to simulate, whose `cache_size` and `recent_size` are scaled; without budgets.
+        config: the settings to simulate, without budgets, at other values of `cache_size`; recent tokens should follow
+            it (the default, "quarter" or "eighth").
         prompt: as of `simulate`; the damage is then that of the tokens after it.
         multiples: the capacities, in units of `config.cache_size`.
         progress: called with (done, total), tokens times layers times capacities.
 
     Returns:
-        float64 (size, layer, head), nats a token (see `analysis.retention.damage`); heads are KV heads. Capacities of
-        the whole text or more are left out.
+        float64 (size, layer, head), nats a token (see `analysis.retention.damage`); heads are KV heads. Capacities that
+        hold the whole text, or prompt, are left out.
 
     Raises:
-        TreeKVError: a capture without gradients, or a text that only one of the capacities is shorter than.
+        TreeKVError: a capture without gradients, a prompt that leaves nothing, or a text that fewer than two of the
+            capacities are shorter than.
     """
     captured.check_sensitivity()
     sizes = sorted({max(round(multiple * config.cache_size), SMALLEST) for multiple in multiples})
-    sizes = [size for size in sizes if size < captured.tokens]
+    if not 0 <= prompt <= captured.tokens - 2:
+        raise TreeKVError(f"prompt must leave at least 2 of the {captured.tokens} tokens, got {prompt}")
+    most = prompt or captured.tokens
+    known, sizes = sizes, [size for size in sizes if size < most]
     if len(sizes) < 2:
+        what = "prompt" if prompt else "text"
         raise TreeKVError(
-            f"curves around {config.cache_size} tokens need a text of more than {round(0.3125 * config.cache_size)} "
-            f"tokens; this one has {captured.tokens}"
+            f"curves around {config.cache_size} tokens need a {what} of more than {known[min(1, len(known) - 1)]} "
+            f"tokens; this one has {most}"
         )
     blocks = {} if prompt else {"block_size": config.block_size}
     configs = {str(size): config.replace(cache_size=size, **_at_most(blocks, size)) for size in sizes}

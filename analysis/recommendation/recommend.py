@@ -31,7 +31,7 @@ from analysis.memory_size import cache_bytes
 from analysis.prediction.loss_table import extra_loss
 from analysis.prediction.replay import replay
 from analysis.progress import Progress
-from analysis.recommendation.classes import CLASSES, budget_classes
+from analysis.recommendation.classes import CLASSES, MOST_CLASSES, budget_classes
 from analysis.recommendation.curves import SMALLEST
 from analysis.recommendation.stages import DEFAULTS, PromptStage, Stage, StreamStage
 from analysis.units import count
@@ -114,7 +114,7 @@ def recommend(
             that is too short.
     """
     texts = [captured] if isinstance(captured, Capture) else list(captured)
-    _check(texts, budget, max_bytes, target, model, stage)
+    _check(texts, budget, max_bytes, target, model, stage, classes, itemsize)
     first = texts[0]
     itemsize = first.k[0].element_size() if itemsize is None else itemsize
     reading: Stage = PromptStage(texts, model) if stage == "prompt" else StreamStage(texts, thorough)
@@ -126,12 +126,13 @@ def recommend(
     else:
         assert budget is not None
         size = budget
-    _check_size(texts, size)
+    _check_size(texts, size, reading.most(), f"{max_bytes:,} bytes, " if max_bytes is not None else "")
     budgets, config = search.proposal(size)
     losses = None if model is None else search.losses({PROPOSED: config, **reading.alternatives(size)})
     needed = _decoding_bytes(first, config.replace(after_prompt="evict"), itemsize)
     about = [*search.sentences, _described(budgets, reading), *_compared(losses)]
-    about.append(f"Size: {size} tokens for each layer and KV head on average, {needed:,} bytes.")
+    more = ", and what follows the prompt" if config.after_prompt == "keep" else ""
+    about.append(f"Size: {size} tokens for each layer and KV head on average, {needed:,} bytes{more}.")
     return Recommendation(config, budgets, losses, needed, tuple(about), _provenance(texts, stage, reading, losses))
 
 
@@ -207,10 +208,9 @@ class _Search:
 
 def _described(budgets: xr.DataArray, reading: Stage) -> str:
     where = np.unravel_index(int(budgets.values.argmax()), budgets.shape)
-    return (
-        f"Budgets: by {reading.how()}, {budgets.attrs['classes']}; most in layer "
-        f"{budgets['layer'].values[where[0]]}, head {budgets['head'].values[where[1]]}."
-    )
+    most = f"; most in layer {budgets['layer'].values[where[0]]}, head {budgets['head'].values[where[1]]}"
+    alike = int(budgets.min()) == int(budgets.max())
+    return f"Budgets: by {reading.how()}, {budgets.attrs['classes']}{'' if alike else most}."
 
 
 def _compared(losses: xr.DataArray | None) -> list[str]:
@@ -285,6 +285,8 @@ def _check(
     target: Mapping[str, float] | None,
     model: nn.Module | None,
     stage: str,
+    classes: int,
+    itemsize: int | None,
 ) -> None:
     wanted = {"budget": budget, "bytes": max_bytes, "target": target}
     given = [name for name, value in wanted.items() if value is not None]
@@ -292,9 +294,17 @@ def _check(
         raise TreeKVError(f"give one of budget, bytes and target, got {' and '.join(given) or 'none'}")
     if stage not in ("stream", "prompt"):
         raise TreeKVError(f"stage must be 'stream' or 'prompt', got {stage!r}")
+    for name, number in (("budget", budget), ("bytes", max_bytes), ("classes", classes), ("itemsize", itemsize)):
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 0):
+            raise TreeKVError(f"{name} must be a whole number, got {number!r}")
+    if itemsize == 0:
+        raise TreeKVError("itemsize must be at least 1 byte per number, got 0")
+    if not 1 <= classes <= MOST_CLASSES:
+        raise TreeKVError(f"classes must be 1 to {MOST_CLASSES}, got {classes}")
     if target is not None:
-        if list(target) != ["loss"] or not 0 < target["loss"] < float("inf"):
-            raise TreeKVError(f"target must be {{'loss': nats a token above the full cache}}, got {dict(target)!r}")
+        wanted_loss = target.get("loss") if isinstance(target, Mapping) and list(target) == ["loss"] else None
+        if not isinstance(wanted_loss, (int, float)) or not 0 < wanted_loss < float("inf"):
+            raise TreeKVError(f"target must be {{'loss': nats a token above the full cache}}, got {target!r}")
         if model is None:
             raise TreeKVError("a target of loss needs the model, which predicts it; give model=")
     if not texts:
@@ -311,12 +321,16 @@ def _check(
     _check_size(texts, SMALLEST)
 
 
-def _check_size(texts: list[Capture], size: int) -> None:
+def _check_size(texts: list[Capture], size: int, most: int | None = None, what: str = "") -> None:
     if size < SMALLEST:
         raise TreeKVError(f"budget must be at least {SMALLEST} tokens, got {size}")
     for text in texts:
         if 2 * size > text.tokens:
             raise TreeKVError(
-                f"a budget of {size} tokens needs a capture of at least {2 * size} tokens to be judged; this one has "
-                f"{count(text.tokens, 'token')}"
+                f"a budget of {what}{size} tokens needs a capture of at least {2 * size} tokens to be judged; this one "
+                f"has {count(text.tokens, 'token')}"
             )
+    if most is not None and size > most:
+        raise TreeKVError(
+            f"budget must be at most {most} tokens here, got {what}{size}: longer texts are not read twice"
+        )

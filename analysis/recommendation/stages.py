@@ -64,11 +64,15 @@ class StreamStage:
         """How many tokens of a text are a prompt."""
         return 0
 
+    def most(self) -> int | None:
+        """The largest budget that these texts can decide; None for half of each."""
+        return None
+
     def budgets(self, size: int, unit: int, progress: Progress | None) -> xr.DataArray:
         """Tokens of every head, `size` on average."""
         if self.thorough:
             curves = [damage_curves(text, self.config(size), progress=progress) for text in self.texts]
-            return least_damage(xr.concat(curves, "text").mean("text"), size, unit)
+            return least_damage(xr.concat(curves, "text", join="inner").mean("text"), size, unit)
         if self._need is None:
             each = [need(text, progress=progress) for text in self.texts]
             # Texts whose losses differ in scale count alike: only the ratios between heads decide.
@@ -110,14 +114,17 @@ class PromptStage:
 
     def alternatives(self, size: int) -> dict[str, TreeKVConfig]:
         return {
-            DEFAULTS: TreeKVConfig(cache_size=size),
-            "StreamingLLM": TreeKVConfig(policy="streaming", cache_size=size),
-            "H2O": TreeKVConfig(policy="h2o", cache_size=size, variant="paper"),
+            DEFAULTS: TreeKVConfig(cache_size=size, after_prompt="keep"),
+            "StreamingLLM": TreeKVConfig(policy="streaming", cache_size=size, after_prompt="keep"),
+            "H2O": TreeKVConfig(policy="h2o", cache_size=size, variant="paper", after_prompt="keep"),
             "SnapKV": TreeKVConfig(policy="snapkv", cache_size=size, window_size=min(32, size // 2)),
         }
 
     def prompt(self, text: Capture) -> int:
         return text.tokens - AFTER
+
+    def most(self) -> int | None:
+        return min(min(COPIED, text.tokens // 2) for text in self.texts) // 2
 
     def budgets(self, size: int, unit: int, progress: Progress | None) -> xr.DataArray:
         if not self._copying:

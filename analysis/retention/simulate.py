@@ -40,7 +40,7 @@ def simulate(
     It differs from a real run in two ways. Queries and keys come from a model that saw the full cache, while in a real
     run every layer sees what the layer below made of a compressed one. And attention is computed at the true positions,
     whatever the settings say of positions. Weights are taken over the tokens that the policy still holds, as in a
-    real captured.
+    real run.
     A layer or head gets what it would get in the model, whichever others were captured: its own share of
     `config.budgets`.
 

@@ -71,11 +71,11 @@ def generate(
 
     Example: [bold]treekv generate --prompt-file novel.txt --settings treekv-runs/demo/settings.json[/]
     """
-    content = _prompt(prompt, prompt_file) if context is None else _context(context, question, prompt, prompt_file)
     if context is None and question:
         from treekv import TreeKVError
 
         raise TreeKVError("--question needs the text that it is about; give it with --context")
+    content = _prompt(prompt, prompt_file) if context is None else _context(context, question, prompt, prompt_file)
     config = _config(
         settings,
         policy=policy,
@@ -88,6 +88,10 @@ def generate(
         positions=positions,
     )
     other = None if compare is None else config.for_policy(compare)
+    if context is not None and compare == config.policy:
+        from treekv import TreeKVError
+
+        raise TreeKVError(f"--compare {compare} is the policy of the settings; name another one, such as full")
     _check_temperature(temperature)
     with stage(f"Loading {model}"):
         from treekv import load_model
@@ -208,10 +212,7 @@ def _context(file: str, questions: list[str] | None, prompt: str | None, prompt_
         raise TreeKVError("give either a prompt to continue or a --context with questions, and not both")
     if not questions or not all(question.strip() for question in questions):
         raise TreeKVError("a --context needs a question about it; give one or more with --question")
-    content = read_text(file)
-    if not content.strip():
-        raise TreeKVError(f"the context {file!r} is empty; give a text")
-    return content
+    return read_text(file)
 
 
 def _config(file: Path | None, **changes: Any) -> Any:
@@ -230,10 +231,9 @@ def _check_temperature(temperature: float) -> None:
 def _tokens(tokenizer: Any, content: str, chat: bool) -> Any:
     if not chat:
         return tokenizer(content, verbose=False, return_tensors="pt")["input_ids"]
-    if tokenizer.chat_template is None:
-        from treekv import TreeKVError
+    from app.cli.questions import check_chat
 
-        raise TreeKVError("this model has no chat template; use it without --chat")
+    check_chat(tokenizer)
     message = [{"role": "user", "content": content}]
     rendered = tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
     return tokenizer(rendered, add_special_tokens=False, verbose=False, return_tensors="pt")["input_ids"]

@@ -97,8 +97,7 @@ def _prompts(tokenizer: Any, context: str, questions: list[str], chat: bool) -> 
     if not chat:
         before = tokenizer(context, verbose=False, return_tensors="pt")["input_ids"]
         return before, [_encoded(tokenizer, f"{SEPARATOR}Question: {question}\nAnswer:") for question in questions]
-    if tokenizer.chat_template is None:
-        raise TreeKVError("this model has no chat template; use it without --chat")
+    check_chat(tokenizer)
     rendered = []
     for question in questions:
         message = [{"role": "user", "content": f"{context}{SEPARATOR}{question}"}]
@@ -110,6 +109,14 @@ def _prompts(tokenizer: Any, context: str, questions: list[str], chat: bool) -> 
         )
     end += len(context)
     return _encoded(tokenizer, rendered[0][:end]), [_encoded(tokenizer, text[end:]) for text in rendered]
+
+
+def check_chat(tokenizer: Any) -> None:
+    """Raise a `TreeKVError` for a model that has no chat template."""
+    if tokenizer.chat_template is None:
+        from treekv import TreeKVError
+
+        raise TreeKVError("this model has no chat template; use it without --chat")
 
 
 def _encoded(tokenizer: Any, text: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,13 @@ from app.cli.capture import check_output
 from app.cli.console import one_sentence, out, print_json, stage
 from app.cli.page import write_page
 from app.text.wording import size
+
+
+class Stage(str, Enum):
+    """How the text will reach the cache."""
+
+    stream = "stream"
+    prompt = "prompt"
 
 
 @one_sentence
@@ -26,7 +34,7 @@ def recommend(
     cache_bytes: Annotated[
         int | None,
         typer.Option(
-            "--bytes", help="Or in bytes of keys and values, over all layers of the model, for one text at a time."
+            "--bytes", help="Or in bytes of keys and values, over all layers of the model, for a batch of one."
         ),
     ] = None,
     target_loss: Annotated[
@@ -44,13 +52,13 @@ def recommend(
         typer.Option("--loss/--no-loss", help="Run the model to predict the loss of these settings and of others."),
     ] = True,
     stage_name: Annotated[
-        str,
+        Stage,
         typer.Option(
             "--stage",
             help="stream for texts that are read block by block, prompt for prompts that are read in one go and then "
             "reduced.",
         ),
-    ] = "stream",
+    ] = Stage.stream,
     itemsize: Annotated[int, typer.Option(min=1, help="Bytes per number in the cache, for --bytes.")] = 2,
     output: Annotated[Path, typer.Option(help="The settings file to write.")] = Path("settings.json"),
     figure: Annotated[
@@ -63,7 +71,7 @@ def recommend(
 
     Example: [bold]treekv recommend capture.nc --budget 256 --output settings.json[/]
     """
-    _check_goal({"--budget": budget, "--bytes": cache_bytes, "--target-loss": target_loss}, loss)
+    _check_goal({"--budget": budget, "--bytes": cache_bytes, "--target-loss": target_loss}, loss, stage_name)
     check_output(output, force)
     if figure is not None:
         check_output(figure, force)
@@ -73,7 +81,7 @@ def recommend(
         texts = [analysis.open(file, "capture") for file in captures]
         for text in texts:
             text.check_sensitivity()
-    needed = target_loss is not None or stage_name == "prompt"
+    needed = target_loss is not None or stage_name is Stage.prompt
     network = _loaded(texts[0].model, model, needed) if loss else None
     with stage("Finding what every head needs") as progress:
         choice = analysis.recommend(
@@ -83,7 +91,7 @@ def recommend(
             target=None if target_loss is None else {"loss": target_loss},
             model=network,
             thorough=thorough,
-            stage=stage_name,
+            stage=stage_name.value,
             itemsize=itemsize,
             progress=progress,
         )
@@ -110,7 +118,7 @@ def recommend(
     console.print(escape(f"written to {output} ({size(choice.nbytes)} of keys and values)"), soft_wrap=True)
 
 
-def _check_goal(goals: dict[str, Any], loss: bool) -> None:
+def _check_goal(goals: dict[str, Any], loss: bool, reading: Stage) -> None:
     from treekv import TreeKVError
 
     given = [name for name, value in goals.items() if value is not None]
@@ -119,6 +127,10 @@ def _check_goal(goals: dict[str, Any], loss: bool) -> None:
         raise TreeKVError(f"give one of {', '.join(others)} and {last}, got {' and '.join(given) or 'none'}")
     if given == ["--target-loss"] and not loss:
         raise TreeKVError("--target-loss needs the model to predict the loss; leave out --no-loss")
+    if reading is Stage.prompt and not loss:
+        raise TreeKVError("--stage prompt needs the model, which reads every text twice; leave out --no-loss")
+    if goals["--budget"] is not None and goals["--budget"] < 16:
+        raise TreeKVError(f"--budget must be at least 16 tokens, got {goals['--budget']}")
 
 
 def _loaded(name: str, model: str | None, needed: bool) -> Any:

@@ -27,6 +27,7 @@ QUERIES: Final = 16
 WINDOW: Final = 512  # tokens of a sample of the paper's figure
 SAMPLES: Final = 16
 LEAST_SAMPLES: Final = 5
+MOST_PARAMETERS: Final = 10**9  # of models whose gradients are captured unless asked otherwise
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class RunArtifacts:
     trends: xr.Dataset  # in the paper's protocol
     beyond: xr.Dataset  # to the last token
     retention: xr.Dataset
+    no_gradients: str = ""  # why, where they were not left out on purpose
 
 
 def token_ids(tokenizer: Any, text: str, tokens: int) -> torch.Tensor:
@@ -61,26 +63,18 @@ def analyse(
     stage: Stage,
     layers: Sequence[int] | None = None,
     more: torch.Tensor | None = None,
-    sensitivity: bool = False,
+    sensitivity: bool | None = None,
 ) -> RunArtifacts:
     """Capture the text (all layers or some), take its spectrum, test the two claims, simulate policies that evict.
 
-    With `sensitivity` the gradient of the text's loss is captured too, by one backward pass.
+    With `sensitivity` the gradient of the text's loss is captured too, by one backward pass; None captures it of models
+    of at most a billion parameters that can be differentiated.
 
     `more` are the tokens of the text, at least `ids`, from which the paper's samples are taken: `SAMPLES` windows of
     512. A text too short for five of them is one sample itself.
     """
     with stage("Capturing what each token contributes") as progress:
-        captured = analysis.capture(
-            model,
-            tokenizer,
-            ids,
-            max_tokens=len(ids),
-            queries=QUERIES,
-            layers=layers,
-            sensitivity=sensitivity,
-            progress=progress,
-        )
+        captured, reason = _capture(model, tokenizer, ids, layers, sensitivity, progress)
     with stage("Splitting it into Haar wavelet bands") as progress:
         spectrum = analysis.spectrum(captured, progress=progress)
     more = ids if more is None else more
@@ -96,7 +90,31 @@ def analyse(
     with stage("Simulating what each policy keeps") as progress:
         evicting = {policy: config for policy, config in configs.items() if policy != "full"}
         retention = analysis.simulate(captured, evicting, progress=progress)
-    return RunArtifacts(captured, spectrum, trends, beyond, retention)
+    return RunArtifacts(captured, spectrum, trends, beyond, retention, reason)
+
+
+def _capture(
+    model: Any,
+    tokenizer: Any,
+    ids: torch.Tensor,
+    layers: Sequence[int] | None,
+    sensitivity: bool | None,
+    progress: Progress,
+) -> tuple[analysis.Capture, str]:
+    """The capture, and why it has no gradients where nobody asked to leave them out."""
+    request: dict[str, Any] = {"max_tokens": len(ids), "queries": QUERIES, "layers": layers, "progress": progress}
+    reason = ""
+    if sensitivity is None:
+        small = sum(parameter.numel() for parameter in model.parameters()) <= MOST_PARAMETERS
+        reason = "" if small else f"the model has more than {MOST_PARAMETERS:,} parameters"
+    if sensitivity is not False and not reason:
+        try:
+            return analysis.capture(model, tokenizer, ids, **request, sensitivity=True), ""
+        except TreeKVError as error:
+            if sensitivity:
+                raise
+            reason = str(error)
+    return analysis.capture(model, tokenizer, ids, **request), reason
 
 
 def manifest_entries(title: str, artifacts: RunArtifacts) -> dict[str, Any]:
@@ -111,6 +129,7 @@ def manifest_entries(title: str, artifacts: RunArtifacts) -> dict[str, Any]:
             **_claims(trends),
             "beyond": _claims(artifacts.beyond),
         },
+        **({"no_gradients": artifacts.no_gradients} if artifacts.no_gradients else {}),
     }
 
 

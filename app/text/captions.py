@@ -72,7 +72,7 @@ TEXT_LOSS: Final = (
     "are predicted as well or better. Point at a token for both losses."
 )
 NEED: Final = (
-    "Tokens of each KV head if they follow what it needs: the finest band of its contributions along the gradient of "
+    "Tokens of each KV head in proportion to what it needs: the finest band of its contributions along the gradient of "
     "the loss, over tokens at least 64 before the query. A tree keeps one of several neighbours, so heads whose "
     "neighbours differ need more. No policy is simulated here."
 )

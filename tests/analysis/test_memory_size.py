@@ -27,6 +27,8 @@ SETTINGS = [
     TreeKVConfig(cache_size=96, budgets=(64, 128), prefill="stream"),
     TreeKVConfig(cache_size=96, budgets=((64, 128), (96, 96)), prefill="stream"),
     TreeKVConfig(cache_size=96, budgets=((64, 128), (128, 64)), recent_size="quarter", block_size=8),
+    TreeKVConfig(cache_size=96, budgets=((64, 128), (128, 64)), recent_size="eighth", prompt_score="future"),
+    TreeKVConfig(cache_size=96, prompt_score="future", after_prompt="keep"),
 ]
 HISTORIES = [(1, 40), (40, 40), (40, 90), (130, 131), (130, 170), (96, 97), (509, 509)]
 

@@ -52,3 +52,11 @@ def test_provenance_is_kept_for_readers_only(tmp_path) -> None:
     config.save(tmp_path / "s.json", {"made_by": "hand"})
     assert json.loads((tmp_path / "s.json").read_text())["provenance"] == {"made_by": "hand"}
     assert TreeKVConfig.load(tmp_path / "s.json") == config
+
+
+@pytest.mark.parametrize("name", shipped.names())
+@pytest.mark.parametrize("policy", ["h2o", "snapkv", "pyramidkv", "tova", "streaming", "full", "random"])
+def test_every_policy_can_be_compared_with_them(name: str, policy: str) -> None:
+    config = TreeKVConfig.load(name)
+    other = config.for_policy(policy)
+    assert other.policy == policy and other.cache_size == config.cache_size

@@ -81,12 +81,12 @@ def dearest(run: RunFolder, captured: analysis.Capture, found: Comparison, name:
         return []
     file, layers = run.file(run_folder.CAPTURE), [int(layer) for layer in found.retention["layer"].values]
     settings = json.dumps(found.configs[name].to_dict())
-    sentences = _dearest(str(file), file.stat().st_mtime_ns, tuple(layers), prompt, settings)
-    if not sentences:
+    known = _dearest(str(file), file.stat().st_mtime_ns, tuple(layers), prompt, settings)
+    if "sentences" not in known:
         retention = found.retention.sel(policy=[name])
         with exclusive("Looking for dear evictions", "Waiting for a simulation to end"):
-            sentences += analysis.dearest(captured, retention, analysis.regret(captured, retention), name)
-    return sentences
+            known["sentences"] = analysis.dearest(captured, retention, analysis.regret(captured, retention), name)
+    return known["sentences"]
 
 
 @st.cache_resource(max_entries=48, show_spinner=False)
@@ -96,9 +96,9 @@ def _simulated(path: str, changed: int, layers: tuple[int, ...], prompt: int, se
 
 
 @st.cache_resource(max_entries=48, show_spinner=False)
-def _dearest(path: str, changed: int, layers: tuple[int, ...], prompt: int, settings: str) -> list[str]:
-    """The sentences for one setting, shared by all sessions: empty until `dearest` finds them."""
-    return []
+def _dearest(path: str, changed: int, layers: tuple[int, ...], prompt: int, settings: str) -> dict[str, list[str]]:
+    """The entry for one setting, shared by all sessions: empty until `dearest` fills it."""
+    return {}
 
 
 def _named(result: xr.Dataset, name: str, config: TreeKVConfig) -> xr.Dataset:

@@ -19,7 +19,6 @@ from treekv import TreeKVConfig, TreeKVError, policies
 from treekv.models import ALIASES, alias_states
 
 MOST_TOKENS: Final = 16_384  # for more, use the command
-MOST_PARAMETERS: Final = 10**9  # of models whose gradients are captured unless asked otherwise
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,7 @@ class RunRequest:
         layers: "" for all, or as "0,5,10-12".
         cache_size: how many tokens each policy keeps.
         policies: the policies to simulate.
-        sensitivity: whether to capture the gradient of the loss; None: where the model has at most a billion
-            parameters.
+        sensitivity: whether to capture the gradient of the loss, as of `pipeline.analyse`.
     """
 
     name: str
@@ -133,11 +131,10 @@ def make(request: RunRequest, root: Path, load_model: Callable[[str], tuple[Any,
         model, tokenizer = load_model(request.model)
     more = pipeline.token_ids(tokenizer, request.text, max(request.tokens, pipeline.SAMPLES * pipeline.WINDOW))
     settings = configs(request)
-    sensitivity = request.sensitivity
-    if sensitivity is None:
-        sensitivity = sum(parameter.numel() for parameter in model.parameters()) <= MOST_PARAMETERS
     layers = read_layers(request.layers)
-    found = pipeline.analyse(model, tokenizer, more[: request.tokens], settings, stage, layers, more, sensitivity)
+    found = pipeline.analyse(
+        model, tokenizer, more[: request.tokens], settings, stage, layers, more, request.sensitivity
+    )
     with stage("Writing the run"), run_folder.new_run(run_folder.place_below(root, request.name)) as folder:
         pipeline.save(folder, found, next(iter(settings.values())))
         run_folder.write_manifest(folder, pipeline.manifest_entries(request.title, found) | {"load": request.model})

@@ -61,8 +61,9 @@ def decode(text: str) -> TreeKVConfig:
 def _word(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, tuple):  # a row of numbers, or rows of them
-        return ("_" if any(isinstance(cell, tuple) for cell in value) else "-").join(map(_word, value))
+    if isinstance(value, tuple):  # a row of numbers, or rows of them; one alone is followed by its separator
+        separator = "_" if any(isinstance(cell, tuple) for cell in value) else "-"
+        return separator.join(map(_word, value)) + separator * (len(value) == 1)
     return str(value)
 
 
@@ -73,11 +74,10 @@ def _value(word: str) -> Any:
         return int(word)
     if re.fullmatch(r"\d+(\.\d+)?(e[-+]\d+)?", word):
         return float(word)
-    rows = [row.split("-") for row in word.split("_")]
-    if not all(number.isdecimal() for row in rows for number in row):
+    if not re.fullmatch(r"(\d+[-_]+)+\d*", word):
         return word
-    numbers = tuple(tuple(map(int, row)) for row in rows)
-    return numbers if len(numbers) > 1 else numbers[0]
+    rows = tuple(tuple(map(int, row.strip("-").split("-"))) for row in word.strip("_").split("_"))
+    return rows if "_" in word else rows[0]
 
 
 # ---------------------------------------------------------------------- the chosen setting
@@ -187,7 +187,7 @@ def _recommended(run: RunFolder | None, config: TreeKVConfig) -> list[TreeKVConf
     name = f"{default_model(run)}-{config.cache_size}"
     if name not in shipped.names():
         return []
-    found = with_changes(TreeKVConfig.load(name), prefill=config.prefill, block_size=config.block_size)
+    found = TreeKVConfig.load(name)
     return [found] if found != config else []
 
 

@@ -44,5 +44,7 @@ def test_what_does_not_exist_is_one_sentence(table):
         plot.text_loss(table.isel(policy=[0]))
     with pytest.raises(TreeKVError, match="within positions 5 to 9, got 5 to 20"):
         plot.text_loss(table, policy="tree", stop=20)
+    with pytest.raises(TreeKVError, match="first row of the losses is not the full cache"):
+        plot.text_loss(table.sel(policy=["tree", "full"]), policy="full")
     with pytest.raises(TreeKVError, match="lack the text"):
         plot.text_loss(table.drop_vars("token"), policy="tree")

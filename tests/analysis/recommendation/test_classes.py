@@ -68,7 +68,8 @@ def test_two_kinds_of_heads_are_told_apart() -> None:
 
 def test_bad_classes_are_one_sentence() -> None:
     values = np.array([[10, 12]])
-    with pytest.raises(TreeKVError, match="got 0 and 1"):
-        analysis.budget_classes(table(values), 0)
+    for count in (0, 7):
+        with pytest.raises(TreeKVError, match=f"1 to 6 sizes, in a unit of at least 1, got {count} and 1"):
+            analysis.budget_classes(table(values), count)
     with pytest.raises(TreeKVError, match="22 tokens for 2 heads are no multiple of 4 a head"):
         analysis.budget_classes(table(values), 2, 4)

@@ -71,5 +71,5 @@ def test_the_hull_is_convex_and_below():
 def test_bad_curves_are_one_sentence(sensitive):
     with pytest.raises(TreeKVError, match="a multiple of 8 from 8 to 24, got 20"):
         least_damage(curves([[1.0], [0.5]], [8, 24]), 20, unit=8)
-    with pytest.raises(TreeKVError, match="more than 200 tokens"):
+    with pytest.raises(TreeKVError, match="need a text of more than 200 tokens; this one has 200"):
         damage_curves(sensitive, TreeKVConfig(cache_size=640, prefill="stream", block_size=4))

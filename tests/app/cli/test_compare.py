@@ -117,6 +117,10 @@ def test_compare_adds_a_variant_of_each_policy_that_has_it(capture_file: Path) -
         (("recommend", "CAPTURE"), "one of --budget, --bytes and --target-loss, got none"),
         (("recommend", "CAPTURE", "--budget", 5), "at least 16 tokens, got 5"),
         (("recommend", "none.nc", "--budget", 48, "--bytes", 3), "got --budget and --bytes"),
+        (
+            ("recommend", "none.nc", "--budget", 48, "--stage", "prompt", "--no-loss"),
+            "reads every text twice; leave out",
+        ),
         (("recommend", "none.nc", "--target-loss", 0.1, "--no-loss"), "leave out --no-loss"),
     ],
 )

@@ -81,6 +81,8 @@ def test_the_answers_are_printed_with_their_questions(folder: Path) -> None:
         (("--context", "CONTEXT"), "needs a question"),
         (("--context", "CONTEXT", "--question", " "), "needs a question"),
         (("w3", "--question", "w4"), "give it with --context"),
+        (("--question", "w4"), "give it with --context"),
+        (("--context", "CONTEXT", "--question", "w4", "--compare", "tree"), "name another one, such as full"),
         (("--context", "none.txt", "--question", "w4"), "none.txt"),
     ],
 )

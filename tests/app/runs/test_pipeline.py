@@ -12,7 +12,7 @@ import torch
 import analysis
 from app.runs import pipeline
 from tests import tiny
-from tests.app.conftest import words_tokenizer
+from tests.app.conftest import silent_stage, words_tokenizer
 from treekv import TreeKVConfig
 
 
@@ -40,6 +40,23 @@ def test_artifacts_are_those_of_the_analysis_and_stages_report_progress() -> Non
     assert entries["text"]["title"] == "a title" and entries["text"]["tokens"] == 256
     assert [band["band"] for band in entries["claims"]["bands"]] == found.trends["band"].values.tolist()
     json.dumps(entries, allow_nan=False)
+    # This model was made in torch.inference_mode.
+    assert not found.capture.has_sensitivity and "load it outside of it" in entries["no_gradients"]
+
+
+def test_gradients_are_captured_unless_they_are_left_out(monkeypatch) -> None:
+    with torch.inference_mode(False):
+        model, ids = tiny.llama(), tiny.tokens(256)[0]
+    configs = {"tree": TreeKVConfig(cache_size=32, prefill="stream")}
+
+    def made(sensitivity: bool | None) -> pipeline.RunArtifacts:
+        return pipeline.analyse(model, None, ids, configs, silent_stage, [1], sensitivity=sensitivity)
+
+    assert made(None).capture.has_sensitivity and made(None).no_gradients == ""
+    assert not made(False).capture.has_sensitivity and made(False).no_gradients == ""
+    monkeypatch.setattr(pipeline, "MOST_PARAMETERS", 10)
+    assert made(None).no_gradients == "the model has more than 10 parameters"
+    assert made(True).capture.has_sensitivity
 
 
 def test_a_long_text_gives_the_papers_samples() -> None:

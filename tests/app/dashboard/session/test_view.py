@@ -53,4 +53,4 @@ def test_handles_moved_onto_each_other_still_draw(
     assert not test.error
     assert not test.warning
     assert test.sidebar.slider[0].value == shown
-    assert len(alternatives(test)) == 6
+    assert len(alternatives(test)) == 7
