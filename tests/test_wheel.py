@@ -126,6 +126,6 @@ def test_the_dashboard_draws(address: str) -> None:
     with chromium() as browser:
         watched = Watched(browser)
         watched.page.goto(f"{address}/wavelets")
-        drawn(watched.page, 6)
+        drawn(watched.page, 7)
         assert watched.complaints == []
         watched.context.close()

@@ -164,7 +164,7 @@ def where_it_hurts(found: Comparison, prompt: int) -> None:
         if start >= stop:
             st.caption("The selected stretch has no losses.")
             return
-        draw_text(lambda: plot.text_loss(table, policy=name, start=start, stop=stop), captions.TEXT_LOSS)
+        draw_text(lambda: plot.text_loss(table, policy=name, start=start, stop=stop), captions.TEXT_LOSS, "loss")
         sentences = compare.dearest(run, captured, found, name, prompt)
         if sentences:
             st.markdown("**Dearest evictions**, by what they would have cost had nothing else been evicted:")

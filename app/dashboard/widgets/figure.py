@@ -73,9 +73,9 @@ def show_stretch(data: xr.Dataset) -> None:
     st.html(region(words, f"The text of positions {first} to {last - 1}", f'style="{_SHEET};white-space:pre-wrap"'))
 
 
-def draw_text(make: Callable[[], str], caption: str) -> None:
+def draw_text(make: Callable[[], str], caption: str, shaded_by: str = "what is kept") -> None:
     """Draw a shaded text of `analysis.plot`, which escapes it, on white in either theme."""
-    st.html(region(or_stop(make), "The text, shaded", f'style="{_SHEET}"'))
+    st.html(region(or_stop(make), f"The text, shaded by {shaded_by}", f'style="{_SHEET}"'))
     st.caption(caption)
 
 

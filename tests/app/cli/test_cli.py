@@ -278,7 +278,7 @@ def test_an_encoder(here: Path, words: Path) -> None:
     (here / "bert").mkdir()
     (here / "bert" / "config.json").write_text('{"model_type": "bert"}')
     (here / "bert" / "model.safetensors").touch()
-    assert "is an encoder (bert)" in refused(here, "demo", "--text", words, "--model", "bert")
+    assert "this 'bert' model is an encoder" in refused(here, "demo", "--text", words, "--model", "bert")
 
 
 def test_texts_that_are_too_short(here: Path, tiny_model: Path) -> None:

@@ -15,7 +15,7 @@ from tests.app.browsing import SECOND, Watched, drawn, handshake, served
 def test_the_dashboard_draws_its_pictures(dashboard: str, watched: Watched) -> None:
     page = watched.page
     page.goto(f"{dashboard}/wavelets")
-    titles = drawn(page, 6)
+    titles = drawn(page, 7)
     assert titles[0].startswith("Token contributions")
     assert titles[1].startswith("Wavelet coefficients")
 

@@ -73,7 +73,7 @@ def test_from_start_to_take_away_on_the_real_model(dashboard: str, watched: Watc
     weigh("Start")
 
     go("Wavelets")
-    drawn(page, 6)
+    drawn(page, 7)
     weigh("Wavelets")
     drag(page, 0, 0.5, 0.75)
     page.get_by_text("The text of positions").wait_for(timeout=120 * SECOND)
@@ -118,7 +118,7 @@ def test_from_start_to_take_away_on_the_real_model(dashboard: str, watched: Watc
 
 def test_pages_of_4096_tokens_are_light(long_run: Path, browser: Browser, tmp_path: Path) -> None:
     with served(long_run, tmp_path) as address:
-        for path, pictures in (("wavelets", 6), ("eviction-map", 1), ("eviction-map?layer=0&head=0", 1)):
+        for path, pictures in (("wavelets", 7), ("eviction-map", 1), ("eviction-map?layer=0&head=0", 1)):
             watched = Watched(browser)
             watched.page.goto(f"{address}/{path}")
             begun = time.perf_counter()
@@ -169,10 +169,10 @@ def test_a_link_that_asks_in_vain_is_put_right_and_says_so(dashboard: str, watch
     expect(said).to_be_visible()
 
     page.goto(f"{dashboard}/wavelets?run=small")
-    drawn(page, 6)
+    drawn(page, 7)
     handles.nth(1).press("Home")
     page.get_by_role("region", name="The text of positions 0 to 15").wait_for(timeout=120 * SECOND)
-    drawn(page, 6)
+    drawn(page, 7)
     expect(handles.nth(1)).to_have_value("16")
     assert page.get_by_test_id("stAlert").count() == 0
     assert watched.complaints == []
@@ -203,7 +203,7 @@ def test_controls_are_reached_by_keyboard_alone(dashboard: str, watched: Watched
     text = page.get_by_role("region", name="The text, shaded by what is kept")
     tab_to(page, text)
     page.goto(f"{dashboard}/wavelets?run=small&positions=50&positions=150")
-    drawn(page, 6)
+    drawn(page, 7)
     tab_to(page, page.get_by_role("button", name="Show the whole text"))
     page.keyboard.press("Enter")
     page.get_by_role("region", name="The text of positions 50 to 149").wait_for(state="detached", timeout=120 * SECOND)

@@ -24,7 +24,7 @@ def test_another_wavelet_is_computed_from_the_capture(small_run: Path, monkeypat
     expected = analysis.spectrum(run, "db2")
     assert alternatives(test)[0] == analysis.plot.spectrum(expected).layout.meta["alt"]
     beyond = analysis.trends(expected, protocol="to the last token")
-    assert alternatives(test)[4:] == [analysis.plot.trends(beyond).layout.meta["alt"]]
+    assert alternatives(test)[5:] == [analysis.plot.trends(beyond).layout.meta["alt"]]
     assert "the paper's comparison needs at least 3" in test.markdown[0].value.replace("\\", "")
     test.selectbox(key="wavelet").select("haar").run()
     assert alternatives(test)[0] == analysis.plot.spectrum(analysis.open(small_run / "spectrum.nc")).layout.meta["alt"]
