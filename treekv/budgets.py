@@ -64,12 +64,14 @@ def checked_budgets(budgets: Any, policy: str, cache_size: int) -> Table | tuple
 def fit(settings: Settings, policy: policies.Policy) -> bool:
     """Whether another policy can have these budgets. One that acts on prompts only protects a window, which every head
     must exceed."""
+    if settings.budgets is None:
+        return True
     if not (policy.evicts_prompt and policy.budgets_per_layer):
         return False
     if is_table(settings.budgets) and not policy.budgets_per_head:
         return False
     least = min(size for size, _ in possible_sizes(settings))
-    return policy.evicts_decoding or least > policy.defaults(settings.variant).window_size(settings.block_size)
+    return policy.evicts_decoding or least > policy.defaults(policies.PUBLISHED).window_size(settings.block_size)
 
 
 def is_table(value: Any) -> bool:
