@@ -20,8 +20,7 @@ from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
 
 DEFAULTS: Final = "paper's defaults"
-#: What differs from the paper's defaults besides budgets; chosen on development texts (docs/recommend.md). Small heads
-#: have few recent tokens after a prompt, and lose what they won if those that follow it are evicted too.
+#: What differs from the paper's defaults besides budgets; chosen on development texts (docs/recommend.md).
 STREAM: Final[dict[str, Any]] = {
     "scope": 8,
     "scope_end": "clipped",
@@ -29,6 +28,7 @@ STREAM: Final[dict[str, Any]] = {
     "positions": "compressed",
     "recent_size": "quarter",
 }
+#: Small heads have few recent tokens, and lose what the prompt left them if the tokens that follow it evict more.
 PROMPT: Final[dict[str, Any]] = {
     "prompt_score": "future",
     "positions": "compressed",

@@ -101,7 +101,7 @@ def _capture(
     sensitivity: bool | None,
     progress: Progress,
 ) -> tuple[analysis.Capture, str]:
-    """The capture, and why it has no gradients where nobody asked to leave them out."""
+    """The capture, and the reason if it has no gradients although they were not left out on request."""
     request: dict[str, Any] = {"max_tokens": len(ids), "queries": QUERIES, "layers": layers, "progress": progress}
     reason = ""
     if sensitivity is None:

@@ -236,11 +236,12 @@ def test_attention_to_other_keys_than_the_cached_ones_is_refused_in_the_first_pa
 
 
 def test_every_family_is_accepted_or_refused_in_one_sentence():
-    accepted = 0
+    accepted, without_defaults = 0, []
     for family in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         try:
             config = AutoConfig.for_model(family)
-        except Exception:  # its configuration has no defaults
+        except Exception:  # transformers' own, of various types
+            without_defaults.append(family)
             continue
         try:
             supported.check_family(config)
@@ -249,6 +250,7 @@ def test_every_family_is_accepted_or_refused_in_one_sentence():
             named = family in str(error) or config.get_text_config().model_type in str(error)
             assert named and "\n" not in str(error)
     assert accepted > 60
+    assert len(without_defaults) <= 2, without_defaults  # one in transformers 5.23
 
 
 def test_every_family_with_sink_logits_is_refused_by_name():
