@@ -9,6 +9,7 @@ import torch
 
 import analysis
 from tests import tiny
+from tests.app.conftest import words_tokenizer
 
 
 @pytest.fixture
@@ -24,3 +25,12 @@ def capture_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.inference_mode(False):
         model = tiny.llama()
         return analysis.capture(model, None, tiny.tokens(200)[0], queries=4, sensitivity=True).save(file)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The captured model and its tokenizer as a folder that commands can load. Tests only read it."""
+    folder = tmp_path_factory.mktemp("tiny-model")
+    tiny.llama().save_pretrained(folder)
+    words_tokenizer().save_pretrained(folder)
+    return folder

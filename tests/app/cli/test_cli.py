@@ -19,9 +19,7 @@ from app import demo as chain
 from app.cli import app
 from app.runs import folder as run_folder
 from app.text.wording import claim_words
-from tests import tiny
 from tests.app.cli.commands import invoke
-from tests.app.conftest import words_tokenizer
 from treekv import TreeKVConfig
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -37,14 +35,6 @@ def words(here: Path) -> Path:
     file = here / "words.txt"
     file.write_text(" ".join(f"w{number % 90 + 2}" for number in range(400)))
     return file
-
-
-@pytest.fixture(scope="module")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny-model")
-    tiny.llama().save_pretrained(folder)
-    words_tokenizer().save_pretrained(folder)
-    return folder
 
 
 # ---------------------------------------------------------------------- help

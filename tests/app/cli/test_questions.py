@@ -19,18 +19,16 @@ TOKENS = 6
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tiny-model")
-    tiny.llama().save_pretrained(path)
-    words_tokenizer().save_pretrained(path)
-    (path / "context.txt").write_text(CONTEXT)
-    return path
+def context(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("texts") / "context.txt"
+    file.write_text(CONTEXT)
+    return file
 
 
-def asked(folder: Path, *options: object) -> dict:
+def asked(tiny_model: Path, context: Path, *options: object) -> dict:
     questions = [part for question in QUESTIONS for part in ("--question", question)]
-    sizes = ("--cache-size", 32, "--tokens", TOKENS, "--json", "--model", folder)
-    result = invoke("generate", "--context", folder / "context.txt", *questions, *sizes, *options)
+    sizes = ("--cache-size", 32, "--tokens", TOKENS, "--json", "--model", tiny_model)
+    result = invoke("generate", "--context", context, *questions, *sizes, *options)
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
 
@@ -57,8 +55,8 @@ def expected(policy: str) -> list[list[int]]:
     return answers
 
 
-def test_every_question_is_answered_from_the_context_alone(folder: Path) -> None:
-    found = asked(folder, "--compare", "full")
+def test_every_question_is_answered_from_the_context_alone(tiny_model: Path, context: Path) -> None:
+    found = asked(tiny_model, context, "--compare", "full")
     assert found["context_tokens"] == 120 and not found["stopped"]
     for policy in ("tree", "full"):
         assert [answer[policy]["token_ids"] for answer in found["answers"]] == expected(policy)
@@ -67,9 +65,9 @@ def test_every_question_is_answered_from_the_context_alone(folder: Path) -> None
     assert found["read"]["tree"]["settings"]["cache_size"] == 32
 
 
-def test_the_answers_are_printed_with_their_questions(folder: Path) -> None:
-    options = ("--cache-size", 32, "--tokens", 3, "--model", folder)
-    result = invoke("generate", "--context", folder / "context.txt", "--question", QUESTIONS[0], *options)
+def test_the_answers_are_printed_with_their_questions(tiny_model: Path, context: Path) -> None:
+    options = ("--cache-size", 32, "--tokens", 3, "--model", tiny_model)
+    result = invoke("generate", "--context", context, "--question", QUESTIONS[0], *options)
     assert result.exit_code == 0, result.output
     assert QUESTIONS[0] in result.stdout and "tokens kept" in result.stderr
 
@@ -86,12 +84,12 @@ def test_the_answers_are_printed_with_their_questions(folder: Path) -> None:
         (("--context", "none.txt", "--question", "w4"), "none.txt"),
     ],
 )
-def test_what_is_wrong_is_one_sentence(folder: Path, arguments: tuple, words: str) -> None:
-    result = invoke("generate", *(folder / "context.txt" if part == "CONTEXT" else part for part in arguments))
+def test_what_is_wrong_is_one_sentence(context: Path, arguments: tuple, words: str) -> None:
+    result = invoke("generate", *(context if part == "CONTEXT" else part for part in arguments))
     assert result.exit_code == 2 and words in result.stderr
 
 
-def test_a_model_without_a_chat_template_says_so(folder: Path) -> None:
-    options = ("--cache-size", 32, "--model", folder, "--chat")
-    result = invoke("generate", "--context", folder / "context.txt", "--question", "w4", *options)
+def test_a_model_without_a_chat_template_says_so(tiny_model: Path, context: Path) -> None:
+    options = ("--cache-size", 32, "--model", tiny_model, "--chat")
+    result = invoke("generate", "--context", context, "--question", "w4", *options)
     assert result.exit_code == 2 and "no chat template" in result.stderr

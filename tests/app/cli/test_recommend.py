@@ -8,21 +8,10 @@ from pathlib import Path
 import pytest
 
 import analysis
-from tests import tiny
 from tests.app.cli.commands import invoke
-from tests.app.conftest import words_tokenizer
 from treekv import TreeKVConfig, load_model
 
 pytestmark = pytest.mark.usefixtures("here")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The captured model."""
-    model = tmp_path_factory.mktemp("tiny-model")
-    tiny.llama().save_pretrained(model)
-    words_tokenizer().save_pretrained(model)
-    return model
 
 
 def test_recommend_writes_settings_and_reasons(capture_file: Path) -> None:
@@ -37,10 +26,10 @@ def test_recommend_writes_settings_and_reasons(capture_file: Path) -> None:
     assert "Tokens that each head needs" in Path("why.html").read_text(encoding="utf-8")
 
 
-def test_recommend_predicts_the_loss(capture_file: Path, folder: Path) -> None:
-    result = invoke("recommend", capture_file, capture_file, "--budget", 48, "--model", folder, "--json")
+def test_recommend_predicts_the_loss(capture_file: Path, tiny_model: Path) -> None:
+    result = invoke("recommend", capture_file, capture_file, "--budget", 48, "--model", tiny_model, "--json")
     assert result.exit_code == 0, result.output
-    choice = analysis.recommend(analysis.open(capture_file), 48, model=load_model(folder)[0])
+    choice = analysis.recommend(analysis.open(capture_file), 48, model=load_model(tiny_model)[0])
     names, values = choice.losses["policy"].values.tolist(), choice.losses.values.tolist()
     assert json.loads(result.stdout)["loss"] == pytest.approx(dict(zip(names, values, strict=True)))
 

@@ -29,14 +29,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture(scope="module")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny-model")
-    tiny.llama().save_pretrained(folder)
-    words_tokenizer().save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
 def captured(here: Path, tiny_model: Path) -> Path:
     assert invoke("capture", "a.txt", "b.txt", "--model", tiny_model, "--tokens", 200, "--queries", 4).exit_code == 0
