@@ -178,7 +178,8 @@ class _Search:
 
     def smallest(self, wanted: float) -> int:
         """The smallest of a ladder of sizes whose proposal costs no more than `wanted`."""
-        largest = min(text.tokens for text in self.texts) // 2
+        shortest = min(text.tokens for text in self.texts)
+        largest = min(shortest // 2, self.reading.most() or shortest)
         sizes = [size for size in _sizes() if size <= largest]
         cost: dict[int, float] = {}
 
@@ -188,7 +189,7 @@ class _Search:
 
         if not reaches(sizes[-1]):
             raise TreeKVError(
-                f"a loss of {wanted:g} is not reached with {sizes[-1]} tokens, the most that {largest * 2} captured "
+                f"a loss of {wanted:g} is not reached with {sizes[-1]} tokens, the most that {shortest} captured "
                 f"tokens can judge (loss {cost[sizes[-1]]:.3f}); capture a longer text or allow more"
             )
         low, high = -1, len(sizes) - 1  # the target is reached at high, not at low
@@ -332,5 +333,5 @@ def _check_size(texts: list[Capture], size: int, most: int | None = None, what: 
             )
     if most is not None and size > most:
         raise TreeKVError(
-            f"budget must be at most {most} tokens here, got {what}{size}: longer texts are not read twice"
+            f"budget must be at most {most} tokens here, got {what}{size}: no more of a text is read twice"
         )

@@ -125,6 +125,23 @@ def test_budgets_for_prompts_are_those_of_texts_and_of_copies(long_model, monkey
     assert held_bytes(choice.config.replace(after_prompt="evict"), long_model, ids) == choice.nbytes
 
 
+def test_a_prompts_budget_is_bounded_by_what_is_read_twice(long_model, monkeypatch):
+    monkeypatch.setattr("analysis.recommendation.stages.AFTER", 80)
+    text = captured_with_gradients(long_model, tiny.tokens(300, seed=5)[0])
+    with pytest.raises(TreeKVError, match="at most 75 tokens here, got 100"):
+        recommend(text, 100, stage="prompt", model=long_model)
+    tried = []
+
+    def losses(self, configs):
+        tried.extend(config.cache_size for config in configs.values())
+        return xr.DataArray([1.0] * len(configs), dims="policy").assign_coords(policy=list(configs))
+
+    monkeypatch.setattr("analysis.recommendation.recommend._Search.losses", losses)
+    with pytest.raises(TreeKVError, match="is not reached with 64 tokens, the most that 300 captured tokens"):
+        recommend(text, target={"loss": 0.5}, stage="prompt", model=long_model)
+    assert tried == [64]
+
+
 def test_damage_after_a_prompt_is_that_of_its_own_tokens(sensitive):
     base = TreeKVConfig(cache_size=64, **PROMPT)
     found = damage_curves(sensitive, base, prompt=200).sel(size=72)
@@ -147,7 +164,7 @@ def test_the_smallest_cache_that_costs_no_more(sensitive, model, monkeypatch):
     choice = recommend(sensitive, target={"loss": 0.2}, model=model)
     assert choice.config.cache_size == 56  # of 16, 20, 24, 28, 32, 40, 48, 56, ...
     assert choice.sentences[0].startswith("Target: 56 tokens") and "48: 0.208" in choice.sentences[0]
-    with pytest.raises(TreeKVError, match="is not reached with 128 tokens, the most that 300 captured tokens"):
+    with pytest.raises(TreeKVError, match="is not reached with 128 tokens, the most that 301 captured tokens"):
         recommend(sensitive, target={"loss": 0.01}, model=model)
 
 
