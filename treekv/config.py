@@ -308,7 +308,8 @@ class TreeKVConfig(Settings):
         object.__setattr__(self, field, value)
 
     def _derive(self, field: str, default: Callable[[], int]) -> None:
-        if getattr(self, field) in (DERIVED, None):
+        value = getattr(self, field)
+        if value is DERIVED or value is None:
             self._set(field, default())
 
     def _take_recent_budgets(self) -> None:
@@ -337,7 +338,7 @@ class TreeKVConfig(Settings):
                 "recent_size must be a whole number, 'quarter', 'eighth', or a table with a row for each layer and a "
                 f"number for each KV head, got {budgets.shortened(recents)}"
             )
-        if self.recent_size not in (DERIVED, None, nominal):
+        if not (self.recent_size is DERIVED or self.recent_size is None) and self.recent_size != nominal:
             raise TreeKVError(f"recent_size {self.recent_size!r} contradicts recent_budgets, which make it {nominal}")
         self._set("recent_size", nominal)
 
@@ -355,7 +356,7 @@ class TreeKVConfig(Settings):
 
     def _require_choice(self, field: str, choices: tuple[str, ...]) -> None:
         value = getattr(self, field)
-        if value not in choices:
+        if not isinstance(value, str) or value not in choices:
             listed = ", ".join(repr(choice) for choice in choices)
             raise TreeKVError(f"{field} must be one of {listed}, got {budgets.shortened(value)}")
 

@@ -36,6 +36,12 @@ def check_options(settings: Settings) -> None:
     """Raise a `TreeKVError` for an option that the policy would ignore, or an impossible share or kernel."""
     if settings.kernel_size % 2 == 0 and settings.pooling != FORWARD:
         raise TreeKVError(f"kernel_size must be odd, so that pooling is centred, got {settings.kernel_size}")
+    share = settings.window_share
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < 1:
+        raise TreeKVError(
+            f"window_share must be a number of at least 0 and below 1, so that slots are left to the tree, got "
+            f"{share!r}"
+        )
     policy = policies.get(settings.policy)
     for option, default in OPTIONS.items():
         value = getattr(settings, option)
@@ -48,12 +54,6 @@ def check_options(settings: Settings) -> None:
         )
     if settings.importance == "late" and policy.by != AVERAGE:
         raise TreeKVError(f"importance 'late' is an average, which policy {policy.name!r} does not compare by")
-    share = settings.window_share
-    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < 1:
-        raise TreeKVError(
-            f"window_share must be a number of at least 0 and below 1, so that slots are left to the tree, got "
-            f"{share!r}"
-        )
 
 
 def check_after_prompt(settings: Settings) -> None:

@@ -25,8 +25,10 @@ def find(name: str | os.PathLike[str]) -> Path:
     """The user's file of that name or, where there is none, that of shipped settings.
 
     Raises:
-        TreeKVError: a plain word that is neither.
+        TreeKVError: a plain word that is neither, or no name at all.
     """
+    if not isinstance(name, (str, os.PathLike)):
+        raise TreeKVError(f"settings are a file or one of {', '.join(names())}, got {name!r}")
     given = Path(name)
     if str(given) != given.name or given.suffix == ".json" or os.path.exists(given):
         return given

@@ -72,6 +72,14 @@ def test_numpys_whole_numbers_are_whole_numbers():
     assert type(config.cache_size) is int and config == TreeKVConfig(cache_size=128)
 
 
+@pytest.mark.parametrize(
+    "field", ["recent_size", "sink_size", "budgets", "positions", "importance", "kernel_size", "window_share"]
+)
+def test_an_array_is_no_setting(field):
+    with pytest.raises(TreeKVError, match=f"{field} must be .*, got array"):
+        TreeKVConfig(**{field: np.array([1, 2])})
+
+
 def test_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         TreeKVConfig().cache_size = 5

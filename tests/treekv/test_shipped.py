@@ -60,3 +60,8 @@ def test_every_policy_can_be_compared_with_them(name: str, policy: str) -> None:
     config = TreeKVConfig.load(name)
     other = config.for_policy(policy)
     assert other.policy == policy and other.cache_size == config.cache_size
+
+
+def test_a_number_is_no_name() -> None:
+    with pytest.raises(TreeKVError, match="settings are a file or one of smollm2-64, .*, got 5"):
+        TreeKVConfig.load(5)  # type: ignore[arg-type]
