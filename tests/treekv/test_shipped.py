@@ -63,5 +63,5 @@ def test_every_policy_can_be_compared_with_them(name: str, policy: str) -> None:
 
 
 def test_a_number_is_no_name() -> None:
-    with pytest.raises(TreeKVError, match="settings are a file or one of smollm2-64, .*, got 5"):
+    with pytest.raises(TreeKVError, match=r"settings are a file or one of smollm2-64, .*, got 5"):
         TreeKVConfig.load(5)  # type: ignore[arg-type]
