@@ -71,9 +71,10 @@ def test_equals_finite_differences(recompute):
 
 
 def test_logits_in_pieces_give_the_same(monkeypatch):
-    whole = gradients(made())
+    model = made().double()  # in float32, rounding depends on the processor
+    whole = gradients(model)
     monkeypatch.setattr(backward_pass, "LOGITS_AT_ONCE", 5 * tiny.VOCABULARY)
-    assert largest_error(gradients(made()), whole) < 1e-5
+    assert largest_error(gradients(model), whole) < 1e-7
 
 
 def test_queries_keys_values_and_loss_are_those_of_the_plain_capture(recompute):
