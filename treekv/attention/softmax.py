@@ -66,6 +66,18 @@ def visible(distance: Tensor | None, q: int, all_used: bool) -> Tensor | None:
     return distance[:, :, None] >= later[:, None]
 
 
+def masked_attention(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, visible: Tensor | None = None
+) -> Tensor:
+    """`observed_attention` without the weights: the fused kernel computes none that could be recorded."""
+    key, value, gqa = _grouped(query, key, value, masked=visible is not None)
+    if visible is not None and visible.shape[1] > 1:
+        visible = visible.repeat_interleave(query.shape[1] // visible.shape[1], 1)
+    return torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=visible, scale=scaling, enable_gqa=gqa
+    )
+
+
 def observed_attention(
     query: Tensor, key: Tensor, value: Tensor, scaling: float, visible: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:

@@ -130,8 +130,10 @@ def attend_block(
         assert distance is not None  # a plan for a layer with a rotary embedding has it
         keys = rotary.at_distance(keys, distance if plan.all_used else distance.clamp(min=0), table_size)
     visible = softmax.visible(plan.distance, q, plan.all_used)
+    if observation is None:
+        return softmax.masked_attention(query, keys, values, new.scaling, visible), None
     output, weights = softmax.observed_attention(query, keys, values, new.scaling, visible)
-    return output, None if observation is None else _observed(weights, values, q, observation)
+    return output, _observed(weights, values, q, observation)
 
 
 def value_norms(values: Tensor) -> Tensor:
