@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from analysis import netcdf
 from analysis.captures.rotary_record import rotary_attrs
-from analysis.model_identity import model_fingerprint, model_name
 from treekv.attention.supported import full_attention_layers
 from treekv.errors import TreeKVError
 from treekv.files import check_text
+from treekv.model_identity import model_fingerprint, model_name
 
 LEAST_SEEN = 16  # tokens that an observed query sees at least; with fewer its spectrum means nothing
 

@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from analysis import netcdf
 from analysis.captures.forward_pass import record_batch
 from analysis.captures.request import Text, check_ids, chosen_layers
-from analysis.model_identity import model_fingerprint, model_name
 from analysis.paper.windows import Windows, cut_windows
 from analysis.progress import Progress
 from analysis.wavelets.bands import WaveletTransform, transform_of
 from analysis.wavelets.spectrum import UNITS
 from treekv.attention import softmax
 from treekv.errors import TreeKVError
+from treekv.model_identity import model_fingerprint, model_name
 
 FORMAT = "treekv-figure2"
 LEVELS = 5

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from analysis import netcdf
 from analysis.captures.data import Capture
-from analysis.model_identity import model_fingerprint, model_name
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
+from treekv.model_identity import model_fingerprint, model_name
 
 FORMAT: Final = "treekv-token-loss"
 FULL: Final = "full"  # the first row: the full cache

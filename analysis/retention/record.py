@@ -16,9 +16,9 @@ import xarray as xr
 from torch import nn
 
 from analysis import binning, netcdf
-from analysis.model_identity import model_name
 from treekv import TreeKVCache
 from treekv.errors import TreeKVError
+from treekv.model_identity import model_name
 
 FORMAT = "treekv-retention"
 MAX_CELLS = 512

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 from treekv import policies
 from treekv.attention import supported
 from treekv.attention.rotary import Rotary, model_rotary
+from treekv.cache import saved
 from treekv.cache.layer import TreeKVLayer
 from treekv.cache.layer_group import LayerGroup
 from treekv.cache.split_layer import SplitLayer
@@ -60,6 +63,7 @@ class TreeKVCache(Cache):
         model_config = model_config.get_text_config(decoder=True)
         compressed = supported.full_attention_layers(model_config)
         self.config = config
+        self._model = saved.description(model_config)
         rotary = None
         if config.positions != "original" and config.policy != "full":
             rotary = Rotary.from_config(model_config, positions=config.positions)
@@ -99,6 +103,48 @@ class TreeKVCache(Cache):
                 groups.setdefault(config, []).append(parts[-1])
             layers[compressed[number]] = SplitLayer(parts)
         return list(groups.items())
+
+    def save(self, path: str | os.PathLike[str], model: Any = None, *, notes: Mapping[str, Any] | None = None) -> None:
+        """Write everything by which the cache goes on to a file, which appears whole or not at all.
+
+        Args:
+            path: the file.
+            model: the model that filled it; then a fingerprint of its weights is kept too, and `load` refuses a model
+                that differs in them only.
+            notes: kept for readers, see `describe`; what JSON can hold.
+
+        Raises:
+            TreeKVError: the cache has read nothing, or a forward pass was interrupted; the file cannot be written.
+        """
+        saved.save(self, path, self._model, model, notes)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], model: Any, device: torch.device | str | None = None) -> TreeKVCache:
+        """A cache as `save` wrote it, which continues token for token as that one would have.
+
+        Args:
+            path: the file. It may come from anywhere: it is checked, and nothing in it is executed.
+            model: the model, or `model.config`; with the model its weights are compared, if they were known to `save`.
+            device: where keys and values go; default is the model's, or the CPU.
+
+        Raises:
+            TreeKVError: there is no such file, it is damaged, it is a link or a folder, or it was saved with another
+                model.
+
+        Example:
+            >>> cache = treekv.TreeKVCache.load("context.treekv", model)  # doctest: +SKIP
+        """
+        loaded: TreeKVCache = saved.load(path, model, device, cls)
+        return loaded
+
+    @staticmethod
+    def describe(path: str | os.PathLike[str]) -> saved.SavedCache:
+        """What a file that `save` wrote says of its cache: settings, model, size and notes. Only its header is read.
+
+        Raises:
+            TreeKVError: as `load` does, but for the model.
+        """
+        return saved.describe(path)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any

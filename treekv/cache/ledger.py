@@ -86,7 +86,7 @@ class Ledger:
         most = config.cache_size if self.policy.evicts_after(config) else None
         self.capacity: RowValues[int | None] = RowValues(most, rows)
         self.used_slots = RowValues(0, rows)  # slots from here on have not been used yet and stand in their own order
-        self._open: list[BlockSnapshot | None] = [None] * rows
+        self.open_blocks: list[BlockSnapshot | None] = [None] * rows
         self.trace = LayerTrace(rows, heads, self.device) if config.trace else None
 
     @property
@@ -121,7 +121,7 @@ class Ledger:
                 return True
             return all(full) and same(held) and same(capacity)
         alike = (held, capacity, self.cursor[rows], self.seen[rows])
-        opened = [block.tokens if block else 0 for block in self._open[rows]]
+        opened = [block.tokens if block else 0 for block in self.open_blocks[rows]]
         return all(same(numbers) for numbers in (*alike, opened))
 
     def copy_tensors(self) -> None:
@@ -267,7 +267,7 @@ class Ledger:
         if unfinished:
             self._remember(rows, self.open_tokens(rows) + q, bool(excess))
         else:
-            self._open[rows] = [None] * len(self._open[rows])
+            self.open_blocks[rows] = [None] * len(self.open_blocks[rows])
         if excess:
             self._evict(rows, held, excess)
 
@@ -314,7 +314,7 @@ class Ledger:
 
     def open_tokens(self, rows: slice) -> int:
         """How many tokens the unfinished block of rows that are `can_step_together` has."""
-        block = self._open[rows][0]
+        block = self.open_blocks[rows][0]
         return block.tokens if block else 0
 
     def _remember(self, rows: slice, tokens: int, evicts: bool) -> None:
@@ -323,12 +323,12 @@ class Ledger:
             order = self.order[row].clone() if evicts else None
             mark = self.trace.mark(row) if self.trace is not None else None
             blocks.append(BlockSnapshot(tokens, self.held[row], self.cursor[row], order, mark))
-        self._open[rows] = blocks
+        self.open_blocks[rows] = blocks
 
     def roll_back(self, rows: slice) -> None:
         """Undo the evictions after an unfinished block: slots that became free still hold their tokens."""
         for row in range(len(self.held))[rows]:
-            block = self._open[row]
+            block = self.open_blocks[row]
             if block is None or block.order is None:
                 continue
             self.order[row, :, : block.order.shape[1]] = block.order
@@ -339,7 +339,7 @@ class Ledger:
 
     def commit(self) -> None:
         """Evictions after unfinished blocks are final."""
-        self._open = [None] * len(self.held)
+        self.open_blocks = [None] * len(self.held)
 
     def compact(self, rows: slice, slots: int) -> Tensor | None:
         """Free what blocks needed of `slots` slots, if single tokens need less.
@@ -348,7 +348,7 @@ class Ledger:
         as they must while a block is unfinished, since `roll_back` needs them.
         """
         if any(most is None for most in self.capacity[rows]) or any(
-            b and b.order is not None for b in self._open[rows]
+            b and b.order is not None for b in self.open_blocks[rows]
         ):
             return None
         needed = max(max(most or 0, held) + 1 for most, held in zip(self.capacity[rows], self.held[rows], strict=True))
@@ -389,7 +389,7 @@ class Ledger:
         )
         if self._head is not None:
             self._head = self._head.index_select(0, index)
-        self._open = [self._open[row] for row in chosen]
+        self.open_blocks = [self.open_blocks[row] for row in chosen]
         if self.trace is not None:
             self.trace.select(index)
 

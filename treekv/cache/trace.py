@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from treekv.cache.row_values import RowValues
+from treekv.errors import TreeKVError
 
 NO_TOKEN = -1
 CHUNK = 64  # evictions; memory is added this much at a time, so little is unused
@@ -113,6 +114,82 @@ class LayerTrace:
         for per_row in (self._count, self._tokens, self._runs):
             per_row.select(rows)
 
+    def state(self) -> tuple[Tensor, list[list[Any]]]:
+        """Everything there is, for `from_state`: the log, int32 [fields, batch, heads, evictions], and of each row
+        numbers that JSON can hold: tokens, evictions, and the runs."""
+        empty = torch.empty((self._fields, self.batch, self.heads, 0), dtype=torch.int32, device=self.device)
+        runs = [[list(run) for run in own] for own in self._runs[:]]
+        rows = [list(row) for row in zip(self._tokens[:], self._count[:], runs, strict=True)]
+        return torch.cat([empty, *self._log], dim=3), rows
+
+    @classmethod
+    def from_state(cls, log: Tensor | None, rows: Any, batch: int, heads: int) -> LayerTrace:
+        """The inverse of `state`.
+
+        Raises:
+            TreeKVError: it is not that of a trace of `batch` rows.
+        """
+        right = log is not None and log.dtype == torch.int32 and log.ndim == 4 and log.shape[0] in (1, 2)
+        if log is None or not right or log.shape[1:3] != (batch, heads):
+            raise TreeKVError("its trace does not fit its rows")
+        if not isinstance(rows, list) or len(rows) != batch:
+            raise TreeKVError("its trace does not fit its rows")
+        trace = cls(batch, heads, log.device)
+        trace._fields = log.shape[0]
+        trace._log = [chunk.contiguous() for chunk in log.split(CHUNK, dim=3) if chunk.shape[3] == CHUNK]
+        if len(trace._log) * CHUNK != log.shape[3]:
+            raise TreeKVError("the log of its trace ends too early")
+        for number, row in enumerate(rows):
+            if not (isinstance(row, list) and len(row) == 3 and all(type(n) is int and n >= 0 for n in row[:2])):
+                raise TreeKVError("its trace does not fit its rows")
+            tokens, count, described = row
+            runs = cls.runs_from(described)
+            logged = log[:, number, :, :count]
+            if count > log.shape[3] or sum(run.evictions for run in runs) != count:
+                raise TreeKVError("its trace has lost evictions")
+            if count and not (
+                int(logged.min()) >= NO_TOKEN and int(logged.max()) < tokens and int(logged[0].min()) >= 0
+            ):
+                raise TreeKVError("its trace evicts tokens that were not seen")
+            one = slice(number, number + 1)
+            trace._tokens[one], trace._count[one], trace._runs[one] = [tokens], [count], [runs]
+        return trace
+
+    @classmethod
+    def joined(cls, traces: Sequence[LayerTrace]) -> LayerTrace:
+        """The rows of several traces of equally many heads, one after the other."""
+        whole = cls(sum(trace.batch for trace in traces), traces[0].heads, traces[0].device)
+        whole._fields = max(trace._fields for trace in traces)
+        shape = (whole._fields, whole.batch, whole.heads, CHUNK)
+        for number in range(max(len(trace._log) for trace in traces)):
+            chunk, first = torch.full(shape, NO_TOKEN, dtype=torch.int32, device=whole.device), 0
+            for trace in traces:
+                if number < len(trace._log):
+                    chunk[: trace._fields, first : first + trace.batch] = trace._log[number]
+                first += trace.batch
+            whole._log.append(chunk)
+        whole._count[:] = [n for trace in traces for n in trace._count[:]]
+        whole._tokens[:] = [n for trace in traces for n in trace._tokens[:]]
+        whole._runs[:] = [runs for trace in traces for runs in trace._runs[:]]
+        return whole
+
+    @staticmethod
+    def runs_from(described: Any) -> tuple[_Run, ...]:
+        """Runs from the numbers that `state` gives of them.
+
+        Raises:
+            TreeKVError: they are none.
+        """
+        runs = []
+        for each in described if isinstance(described, list) else [None]:
+            if not (isinstance(each, list) and len(each) == 4 and all(type(n) is int and n >= 0 for n in each)):
+                raise TreeKVError("the evictions of its trace are no runs")
+            run = _Run(*each)
+            if run.last < run.first or (run.stride == 0 and run.last != run.first):
+                raise TreeKVError("the evictions of its trace are no runs")
+            runs.append(run)
+        return tuple(runs)
+
     def _write(self, rows: slice, evicted: Tensor) -> None:
         """Append to the log of rows that have logged equally much."""
         first, done, (fields, _, _, m) = self._count.first(rows), 0, evicted.shape
@@ -203,6 +280,11 @@ class _Run(NamedTuple):
     each: int
     last: int
     stride: int = 0
+
+    @property
+    def evictions(self) -> int:
+        steps = 1 + (self.last - self.first) // self.stride if self.stride else 1
+        return steps * self.each
 
 
 def _extended(runs: tuple[_Run, ...], step: int, m: int) -> tuple[_Run, ...]:

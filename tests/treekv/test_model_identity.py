@@ -1,7 +1,7 @@
 """A fingerprint identifies a model by its configuration and parameters."""
 
-from analysis.model_identity import model_fingerprint
 from tests import tiny
+from treekv.model_identity import model_fingerprint
 
 
 def test_a_fingerprint_depends_only_on_what_the_model_is(llama):

@@ -1,4 +1,4 @@
-"""The identity of a model: its name, and a fingerprint of its configuration and parameters."""
+"""The identity of a model: its name, a fingerprint of its configuration and parameters, and what a cache depends on."""
 
 from __future__ import annotations
 
@@ -34,7 +34,16 @@ def model_fingerprint(model: nn.Module) -> str:
     their names and shapes.
     """
     config: Any = model.config
-    digest = hashlib.sha256(json.dumps(_plain(config.to_dict()), sort_keys=True, default=str).encode())
+    return _with_weights(json.dumps(_plain(config.to_dict()), sort_keys=True, default=str), model)
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """The same without the configuration, whose keys depend on the version of transformers."""
+    return _with_weights("", model)
+
+
+def _with_weights(description: str, model: nn.Module) -> str:
+    digest = hashlib.sha256(description.encode())
     for name, parameter in sorted(model.named_parameters()):
         digest.update(f"{name} {tuple(parameter.shape)}".encode())
         if parameter.is_meta or not parameter.numel():
