@@ -25,7 +25,16 @@ def generate(
         str | None,
         typer.Option(metavar="FILE", help="Read and compress this text once, then answer each --question from a copy."),
     ] = None,
-    question: Annotated[list[str] | None, typer.Option(help="A question about the --context; repeatable.")] = None,
+    question: Annotated[
+        list[str] | None, typer.Option(help="A question about the --context or --cache; repeatable.")
+    ] = None,
+    save_cache: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keep what was read of the --context in this file, for --cache.")
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Answer each --question from a context that --save-cache kept."),
+    ] = None,
     settings: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="A settings file, or settings that come with TreeKV, such as smollm2-128."),
@@ -55,7 +64,13 @@ def generate(
             "distances by their logarithm)."
         ),
     ] = None,
-    model: Annotated[str, typer.Option(help="An alias, a model folder, a .gguf file or a hub id.")] = DEFAULT_MODEL,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="An alias, a model folder, a .gguf file or a hub id; by default the one named in the --cache.",
+            show_default=DEFAULT_MODEL,
+        ),
+    ] = None,
     tokens: Annotated[int, typer.Option(min=1, help="Generate at most this many tokens.")] = 64,
     chat: Annotated[bool, typer.Option("--chat", help="Give the prompt to the model as a user message.")] = False,
     temperature: Annotated[float, typer.Option(min=0.0, help="Sample at this temperature; 0 is greedy.")] = 0.0,
@@ -71,48 +86,42 @@ def generate(
 
     Example: [bold]treekv generate --prompt-file novel.txt --settings treekv-runs/demo/settings.json[/]
     """
-    if context is None and question:
-        from treekv import TreeKVError
-
-        raise TreeKVError("--question needs the text that it is about; give it with --context")
-    content = _prompt(prompt, prompt_file) if context is None else _context(context, question, prompt, prompt_file)
-    config = _config(
-        settings,
-        policy=policy,
-        variant=variant,
-        cache_size=cache_size,
-        sink_size=sink_size,
-        recent_size=recent_size,
-        max_height=max_height,
-        prefill=prefill,
-        positions=positions,
-    )
-    other = None if compare is None else config.for_policy(compare)
-    if context is not None and compare == config.policy:
-        from treekv import TreeKVError
-
-        raise TreeKVError(f"--compare {compare} is the policy of the settings; name another one, such as full")
+    changes = {
+        "policy": policy,
+        "variant": variant,
+        "cache_size": cache_size,
+        "sink_size": sink_size,
+        "recent_size": recent_size,
+        "max_height": max_height,
+        "prefill": prefill,
+        "positions": positions,
+    }
     _check_temperature(temperature)
-    with stage(f"Loading {model}"):
-        from treekv import load_model
+    if context is not None or cache is not None or question or save_cache is not None:
+        from app.cli.kept_context import ask, check_options
 
-        network, tokenizer = load_model(model)
-    if context is not None:
-        from app.cli.questions import answer_questions
-
-        configs = {config.policy: config} | ({} if other is None else {str(compare): other})
-        finished = answer_questions(
-            network,
-            tokenizer,
-            content,
+        given = {"settings": settings, "compare": compare, "save_cache": save_cache, **changes}
+        check_options(context, cache, question, given, prompted=prompt is not None or prompt_file is not None)
+        finished = ask(
+            context,
+            cache,
             question or [],
-            configs,
+            lambda: _configs(_config(settings, **changes), compare),
+            save_cache=save_cache,
+            model=model,
+            chat=chat,
             tokens=tokens,
             temperature=temperature,
-            chat=chat,
             as_json=as_json,
         )
         raise typer.Exit(0 if finished else 130)
+    content, config = _prompt(prompt, prompt_file), _config(settings, **changes)
+    other = None if compare is None else config.for_policy(compare)
+    name = model or DEFAULT_MODEL
+    with stage(f"Loading {name}"):
+        from treekv import load_model
+
+        network, tokenizer = load_model(name)
     ids = _tokens(tokenizer, content, chat)
     results = [_run(network, tokenizer, ids, config, tokens, temperature, quiet=as_json)]
     if other is not None and not results[0].stopped:
@@ -204,15 +213,13 @@ def _prompt(prompt: str | None, file: str | None) -> str:
     return prompt
 
 
-def _context(file: str, questions: list[str] | None, prompt: str | None, prompt_file: str | None) -> str:
-    from app.text.inputs import read_text
+def _configs(config: Any, compare: str | None) -> dict[str, Any]:
+    """The settings that a context is read with, by their policy."""
     from treekv import TreeKVError
 
-    if prompt is not None or prompt_file is not None:
-        raise TreeKVError("give either a prompt to continue or a --context with questions, and not both")
-    if not questions or not all(question.strip() for question in questions):
-        raise TreeKVError("a --context needs a question about it; give one or more with --question")
-    return read_text(file)
+    if compare == config.policy:
+        raise TreeKVError(f"--compare {compare} is the policy of the settings; name another one, such as full")
+    return {config.policy: config} | ({} if compare is None else {compare: config.for_policy(compare)})
 
 
 def _config(file: Path | None, **changes: Any) -> Any:

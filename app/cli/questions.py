@@ -1,4 +1,4 @@
-"""treekv generate --context: a text that is read and compressed once, and asked several questions."""
+"""treekv generate --context and --cache: a text that was read and compressed once, and is asked several questions."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from treekv import TreeKVCache, TreeKVConfig
 
 SEPARATOR = "\n\n"  # between context and question
+_PLACE = "<<the context>>"  # stands for a context where only what follows it is wanted
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Asked:
         cache: what it keeps of the context.
         seconds: how long reading took.
         nbytes: of keys and values after reading.
+        verb: "read", or "loaded" from a file.
     """
 
     name: str
@@ -34,30 +36,37 @@ class Asked:
     cache: TreeKVCache
     seconds: float
     nbytes: int
+    verb: str = "read"
+
+
+def read_with_each(network: Any, ids: Any, configs: dict[str, TreeKVConfig]) -> list[Asked]:
+    """Read a context, ids [1, tokens], once with each of the settings, not knowing the questions."""
+    from app.generation import read_context
+
+    read = []
+    for name, config in configs.items():
+        with stage(f"Reading {ids.shape[1]:,} tokens with {name}"):
+            cache, seconds = read_context(network, ids, config)
+        read.append(Asked(name, config, cache, seconds, cache.nbytes))
+    return read
 
 
 def answer_questions(
     network: Any,
     tokenizer: Any,
-    context: str,
+    before: Any,
     questions: list[str],
-    configs: dict[str, TreeKVConfig],
+    tails: list[Any],
+    read: list[Asked],
     *,
     tokens: int,
     temperature: float,
-    chat: bool,
     as_json: bool,
 ) -> bool:
-    """Read the context once with each of the settings, not knowing the questions, and answer them one by one, each from
-    a copy. Prints answers or JSON; False if it was stopped."""
-    from app.generation import generate, read_context
+    """Answer questions one by one, each from a copy of what was read of the tokens `before` [1, n]; `tails` are those
+    of each question. Prints answers or JSON; False if it was stopped."""
+    from app.generation import generate
 
-    before, tails = _prompts(tokenizer, context, questions, chat)
-    read = []
-    for name, config in configs.items():
-        with stage(f"Reading {before.shape[1]:,} tokens with {name}"):
-            cache, seconds = read_context(network, before, config)
-        read.append(Asked(name, config, cache, seconds, cache.nbytes))
     if not as_json:
         for one in read:
             err().print(f"[dim]{escape(_summary(one))}[/]", soft_wrap=True)
@@ -90,25 +99,33 @@ def answer_questions(
     return not stopped
 
 
-def _prompts(tokenizer: Any, context: str, questions: list[str], chat: bool) -> tuple[Any, list[Any]]:
-    """Token ids [1, n] of what comes before every question, and those of each question with what follows it."""
+def context_ids(tokenizer: Any, context: str, chat: bool) -> Any:
+    """Token ids [1, n] of what comes before every question: the context or, in a user message, all up to its end."""
+    if not chat:
+        return tokenizer(context, verbose=False, return_tensors="pt")["input_ids"]
+    return _encoded(tokenizer, _message_around(tokenizer, context, "")[0])
+
+
+def question_ids(tokenizer: Any, questions: list[str], chat: bool) -> list[Any]:
+    """Token ids [1, n] of each question with what follows it; they do not depend on the context."""
+    if not chat:
+        return [_encoded(tokenizer, f"{SEPARATOR}Question: {question}\nAnswer:") for question in questions]
+    return [_encoded(tokenizer, _message_around(tokenizer, _PLACE, f"{SEPARATOR}{q}")[1]) for q in questions]
+
+
+def _message_around(tokenizer: Any, context: str, rest: str) -> tuple[str, str]:
+    """A user message, cut at the end of the context that it starts with."""
     from treekv import TreeKVError
 
-    if not chat:
-        before = tokenizer(context, verbose=False, return_tensors="pt")["input_ids"]
-        return before, [_encoded(tokenizer, f"{SEPARATOR}Question: {question}\nAnswer:") for question in questions]
     check_chat(tokenizer)
-    rendered = []
-    for question in questions:
-        message = [{"role": "user", "content": f"{context}{SEPARATOR}{question}"}]
-        rendered.append(tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False))
-    end = rendered[0].find(context)
-    if end < 0:
+    message = [{"role": "user", "content": f"{context}{rest}"}]
+    rendered = tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
+    start = rendered.find(context)
+    if start < 0:
         raise TreeKVError(
             "this model's chat template changes the context, so it cannot be read first; leave out --chat"
         )
-    end += len(context)
-    return _encoded(tokenizer, rendered[0][:end]), [_encoded(tokenizer, text[end:]) for text in rendered]
+    return rendered[: start + len(context)], rendered[start + len(context) :]
 
 
 def check_chat(tokenizer: Any) -> None:
@@ -131,7 +148,7 @@ def _joined(before: Any, tail: Any) -> Any:
 
 def _summary(read: Asked) -> str:
     return (
-        f"{read.name}: read in {read.seconds:.1f} s, {size_beside(read.nbytes, read.cache.full_nbytes)}, "
+        f"{read.name}: {read.verb} in {read.seconds:.1f} s, {size_beside(read.nbytes, read.cache.full_nbytes)}, "
         f"{read.cache.kept_tokens:,} tokens kept"
     )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor
@@ -148,7 +148,7 @@ def _numbers(numbers: Any, name: str, rows: int) -> list[int | None]:
     return found
 
 
-def is_count(value: Any) -> bool:
+def is_count(value: Any) -> TypeGuard[int]:
     """Whether this is a whole number that can count tokens."""
     return type(value) is int and 0 <= value < 2**53
 

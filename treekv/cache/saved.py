@@ -130,6 +130,8 @@ def load(
     described = _described(file)
     _check_model(file, description(model_config), network)
     cache = empty(described.config, model_config)
+    if not (described.tokens and described.rows):
+        raise file.damaged("it has read nothing")
     layers = file.about.get("layers")
     if not isinstance(layers, list) or len(layers) != len(cache.layers):
         raise file.damaged("it has another number of layers than its model")
@@ -245,12 +247,12 @@ def _plain_notes(notes: Any) -> dict[str, Any]:
 
 
 def _described(file: CacheFile) -> SavedCache:
-    about = file.about
-    model, notes, sizes = about.get("model"), about.get("notes"), (about.get("tokens"), about.get("rows"))
-    if not (isinstance(model, dict) and isinstance(notes, dict) and all(is_count(n) and n for n in sizes)):
+    model, notes, tokens, rows = (file.about.get(key) for key in ("model", "notes", "tokens", "rows"))
+    if not (isinstance(model, dict) and isinstance(notes, dict) and is_count(tokens) and is_count(rows)):
         raise file.damaged("it does not say what it holds")
-    config = TreeKVConfig.from_dict(about.get("settings"), source=f"the settings in {file.name}")  # type: ignore[arg-type]
-    return SavedCache(config, str(model.get("name")), *sizes, notes)
+    settings: Any = file.about.get("settings")
+    config = TreeKVConfig.from_dict(settings, source=f"the settings in {file.name}")
+    return SavedCache(config, str(model.get("name")), tokens, rows, notes)
 
 
 def _check_model(file: CacheFile, own: Mapping[str, Any], model: nn.Module | None) -> None:
