@@ -22,6 +22,7 @@ NOT_IN_ANALYSIS = {"streamlit", "typer", "click", "rich", "jinja2", "playwright"
 # lower floors only, so neither those above nor those beside it. Every part must be listed, or is one of "*".
 FLOORS: dict[str, list[tuple[str, ...]]] = {
     "treekv": [
+        ("hub",),
         ("__init__",),
         ("cache", "models"),
         ("config",),

@@ -1,0 +1,56 @@
+"""Generation with a TreeKV cache, as `model.generate(custom_generate=...)` of transformers calls it.
+
+transformers copies this file to a folder of its own, so it imports nothing but the installed package.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from treekv import TreeKVCache, TreeKVConfig, TreeKVError
+
+_FILE = {key: TreeKVConfig().to_dict()[key] for key in ("format", "version")}
+
+
+def generate(model: Any, cache_settings: Any = None, past_key_values: Any = None, **arguments: Any) -> Any:
+    """`model.generate` with a compressed cache.
+
+    Args:
+        model: a causal language model; its attention implementation is "treekv" until this returns.
+        cache_settings: the path of a settings file, the name of settings that come with TreeKV, a dict with the fields
+            of `TreeKVConfig`, or a `TreeKVConfig`.
+        past_key_values: a `TreeKVCache` that goes on, instead of `cache_settings`.
+        arguments: all others of `model.generate`.
+
+    Raises:
+        TreeKVError: there are no settings or impossible ones, or the model cannot be compressed.
+    """
+    if past_key_values is not None and (cache_settings is not None or not isinstance(past_key_values, TreeKVCache)):
+        raise TreeKVError(
+            "give either cache_settings or a TreeKVCache as past_key_values, got a "
+            f"{type(past_key_values).__name__}" + ("" if cache_settings is None else " and cache_settings")
+        )
+    config = None if past_key_values is not None else _settings(cache_settings)
+    before = model.config._attn_implementation
+    model.set_attn_implementation("treekv")
+    try:
+        cache = past_key_values if config is None else TreeKVCache(config, model.config)
+        return model.generate(past_key_values=cache, **arguments)
+    finally:
+        model.set_attn_implementation(before)
+
+
+def _settings(given: Any) -> TreeKVConfig:
+    if isinstance(given, TreeKVConfig):
+        return given
+    if isinstance(given, (str, os.PathLike)):
+        return TreeKVConfig.load(given)
+    if isinstance(given, Mapping):
+        # What a settings file holds, or some fields of it.
+        return TreeKVConfig.from_dict(_FILE | dict(given), source="cache_settings")
+    raise TreeKVError(
+        "cache_settings must be the path of a settings file, the name of settings that come with TreeKV, such as "
+        f"'smollm2-128', or a dict of settings, got {given!r}"
+    )
