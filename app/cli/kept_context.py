@@ -83,8 +83,9 @@ def ask(
     if save_cache is not None:
         save_context(save_cache, read[0], network, before, model=model, chat=chat)
     tails = question_ids(tokenizer, questions, chat)
-    options = {"tokens": tokens, "temperature": temperature, "as_json": as_json}
-    return answer_questions(network, tokenizer, before, questions, tails, read, **options)
+    return answer_questions(
+        network, tokenizer, before, questions, tails, read, tokens=tokens, temperature=temperature, as_json=as_json
+    )
 
 
 def save_context(path: Path, asked: Asked, network: Any, ids: torch.Tensor, *, model: str, chat: bool) -> None:

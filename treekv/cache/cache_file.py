@@ -156,5 +156,5 @@ def checksum(tensors: Iterable[Tensor], start: int = 0) -> int:
     """CRC-32 of the bytes of contiguous tensors of the CPU, one after another."""
     for tensor in tensors:
         if tensor.numel():
-            start = zlib.crc32(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()), start)
+            start = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, start)
     return start
