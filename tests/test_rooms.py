@@ -93,7 +93,7 @@ FLOORS: dict[str, list[tuple[str, ...]]] = {
         ("held_attention", "computing"),
         ("__init__",),
     ],
-    "analysis.evaluation": [("__init__",), ("report",), ("sweep",), ("tasks",), ("stream",)],
+    "analysis.evaluation": [("__init__",), ("report",), ("sweep",), ("tasks", "lm_harness"), ("stream",)],
     "app": [
         ("cli",),
         ("dashboard", "demo"),

@@ -6,7 +6,7 @@ import os
 
 import typer
 
-from app.cli import capture, compare, dashboard, demo, evaluate, generate, models, recommend, report, spectrum
+from app.cli import capture, compare, dashboard, demo, evaluate, generate, lm_eval, models, recommend, report, spectrum
 
 app = typer.Typer(
     name="treekv",
@@ -28,6 +28,7 @@ for command in (
 ):
     app.command()(command)
 app.command("eval")(evaluate.evaluate)
+app.command("lm-eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(lm_eval.lm_eval)
 app.command()(report.report)
 
 
