@@ -9,7 +9,7 @@ of the model count, including those that were not captured and those with a slid
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ import xarray as xr
 
 from analysis.captures.data import Capture
 from treekv import policies
-from treekv.cache.ledger import Ledger, padded_capacity
+from treekv.cache.ledger import Ledger
+from treekv.cache.slot_plan import padded_capacity
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
 
@@ -34,7 +35,8 @@ def cache_bytes(
     batch: int = 1,
     dtype: str = "bfloat16",
 ) -> int:
-    """Bytes of keys and values of a cache with these settings after `tokens` tokens.
+    """Bytes of keys and values, and of the queries that some policies look at, of a cache with these settings after
+    `tokens` tokens.
 
     Equals `TreeKVCache.nbytes` of a real run: every full-attention layer or head by its budget, whether it was captured
     or not, and every layer with a sliding window by at most this window. For files from before captures recorded the
@@ -60,16 +62,18 @@ def cache_bytes(
         raise TreeKVError(f"dtype must be one of {', '.join(map(repr, DTYPES))}, got {dtype!r}")
     every = captured.model_layers
     full = [layer for layer in every if layer.window is None]
-    by_layer = policies.get(config.policy).depends_on_layer
+    policy, group = policies.get(config.policy), captured.query_heads // captured.kv_heads
     slots: dict[tuple[TreeKVConfig, int], int] = {}
     # A sliding layer keeps the tokens that the next token sees, without that token itself.
     total = sum(min(tokens, layer.window - 1) * layer.channels for layer in every if layer.window is not None)
     for number, (heads, layer) in enumerate(zip(config.per_head(len(full), captured.kv_heads), full, strict=True)):
         for own in heads:
-            key = (own, number if by_layer else 0)
+            key = (own, number if policy.depends_on_layer else 0)
             if key not in slots:
                 slots[key] = _slots(own, number, len(full), tokens, prompt)
             total += slots[key] * layer.channels // captured.kv_heads
+            if policy.evicts_after(own):
+                total += policy.last_queries(own) * captured.q[0].shape[2] * group
     itemsize: int = getattr(torch, dtype).itemsize
     return total * batch * itemsize
 
@@ -121,7 +125,8 @@ def _slots(config: TreeKVConfig, layer: int, layers: int, tokens: int, prompt: i
             sums = torch.zeros(1, 1, asked) if policy.uses_attention else None
             counts = None if sums is None else torch.ones(1, 1, asked)
             future = torch.zeros(1, 1, asked) if policy.scores_future(config) else None
-            selection = ledger.choose_prompt(slice(0, 1), asked, sums, counts, future)
+            contents = _Nothing(asked, policy.last_queries(config)) if policy.reads_contents else None
+            selection = ledger.choose_prompt(slice(0, 1), asked, sums, counts, future, contents)
             kept = prompt if selection is None else selection.kept.shape[2]
         if config.prefill == "none" and capacity is not None:
             capacity = max(capacity, prompt)
@@ -133,6 +138,21 @@ def _slots(config: TreeKVConfig, layer: int, layers: int, tokens: int, prompt: i
         slots,
         padded_capacity(last, None) if capacity is None else padded_capacity(min(last, capacity + 1), capacity + 1),
     )
+
+
+class _Nothing(NamedTuple):
+    """Keys, values and queries whose number is all that matters."""
+
+    tokens: int
+    queries: int
+
+    def keys(self) -> torch.Tensor:
+        return torch.zeros(1, 1, self.tokens, 1)
+
+    values = keys
+
+    def logits(self) -> torch.Tensor:
+        return torch.zeros(1, 1, 1, self.queries, self.tokens)
 
 
 def _streamed(config: TreeKVConfig, capacity: int, prompt: int) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.reference import contents
 from treekv import TreeKVConfig, policies
 
 Settings = dict[str, Any]
@@ -23,6 +24,7 @@ class Row:
         published: whether it is a method of a paper, which its docstring then names.
         keeps: the positions of a prompt that each head keeps, (config, heads) -> list of lists, where `heads` are lists
             of `tests.reference.policies.Entry`; None for the rules that are written out in that file.
+        importance: of a policy that reads keys and values, written out in `tests.reference.contents`.
     """
 
     decoding: list[Settings] = field(default_factory=list)
@@ -30,6 +32,7 @@ class Row:
     prompts: list[Settings] = field(default_factory=list)
     published: bool = True
     keeps: Callable[[TreeKVConfig, list[list[Any]]], list[list[int]]] | None = None
+    importance: contents.Importance | None = None
 
 
 TABLE: dict[str, Row] = {
@@ -121,6 +124,12 @@ TABLE: dict[str, Row] = {
     ),
     "pyramidkv": Row(prompts=[dict(window_size=6)]),
     "random": Row(decoding=[dict(seed=3), dict(seed=2**63 - 1)], blocks=[{}], prompts=[{}], published=False),
+    "keydiff": Row(
+        decoding=[{}, dict(variant="paper", interval=3)],
+        blocks=[dict(sink_size=1, recent_size=2, interval=3)],
+        prompts=[dict(positions="original"), dict(sink_size=2, recent_size=3, prefill="none", interval=3)],
+        importance=contents.keydiff,
+    ),
 }
 
 
@@ -129,5 +138,7 @@ def settings_of(kind: str) -> list[Settings]:
     return [{"policy": name, **own} for name, row in TABLE.items() for own in getattr(row, kind)]
 
 
-#: Policies that evict both in prompts and while decoding.
+#: Policies that evict both in prompts and while decoding,
 BOUNDED = [name for name in TABLE if policies.get(name).evicts_prompt and policies.get(name).evicts_decoding]
+#: and of these the ones whose rule is a contest.
+CONTESTS = [name for name in BOUNDED if policies.get(name).has_contest]

@@ -37,6 +37,12 @@ def tokens(length: int, batch: int = 1, seed: int = 1) -> torch.Tensor:
     return torch.randint(1, VOCABULARY, (batch, length), generator=torch.Generator().manual_seed(seed))
 
 
+def distinct_tokens(length: int, seed: int = 1) -> torch.Tensor:
+    """Token ids [1, length] without a repetition. In the first layer equal tokens have equal keys before rotary
+    embedding, which rounding orders in one way or another."""
+    return 1 + torch.randperm(VOCABULARY - 1, generator=torch.Generator().manual_seed(seed))[None, :length]
+
+
 def same_state(one: TreeKVCache, other: TreeKVCache) -> bool:
     """Whether two caches of a model of two layers keep the same tokens."""
     return all(torch.equal(one.kept_positions(layer), other.kept_positions(layer)) for layer in range(2))

@@ -95,6 +95,8 @@ class TreeKVConfig(Settings):
             "future" only.
         prompt_scope: how many neighbours compete there.
         future_window: how far after the prompt those queries are, at most.
+        interval: how many tokens are evicted at once when the cache is full; `cache_size` is the most that is kept. An
+            option of the policies that act so; the default is their papers', at most an eighth of the cache.
         window_share: the share of the slots between sinks and recent tokens that goes by the observation window, from 0
             to less than 1.
 
@@ -123,7 +125,7 @@ class TreeKVConfig(Settings):
         for option, default in options.defaults_of(self).items():
             if getattr(self, option) is DERIVED:
                 self._set(option, default)
-        for option, least in (("kernel_size", 1), ("prompt_scope", 2), ("future_window", 1)):
+        for option, least in (("kernel_size", 1), ("prompt_scope", 2), ("future_window", 1), ("interval", 1)):
             self._require_int(option, least)
         if self.max_height is not None:
             self._require_int("max_height", 1, MOST_HEIGHT)
@@ -168,9 +170,8 @@ class TreeKVConfig(Settings):
         Sizes that have the value they would have by default (`sink_size`, `recent_size`, `block_size`,
         `window_size`), and options whose default a variant changes, are derived again from the changed fields, so
         `config.replace(cache_size=64)`, `config.replace(policy=...)` and `config.replace(variant=...)` mean what they
-        say. Other sizes stay, and may then not fit. With the same
-        `cache_size`, `block_size` changes only if it no longer fits: up to a block more is held while it is read, so
-        settings are compared fairly only with equal blocks.
+        say. Other sizes stay, and may then not fit. With the same `cache_size`, `block_size` changes only if it does not
+        fit: up to a block more is held while it is read, so settings are compared fairly only with equal blocks.
         """
         _check_fields(changes)
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -179,7 +180,7 @@ class TreeKVConfig(Settings):
             "sink_size": defaults.sink_size(),
             "recent_size": defaults.recent_size(self.cache_size, self.sink_size),
             "window_size": options.default_window(self),
-            **{name: options.defaults_of(self)[name] for name in ("kernel_size", "pooling")},
+            **{name: options.defaults_of(self)[name] for name in options.DERIVED_OPTIONS},
         }
         fields |= {field: DERIVED for field, value in usual.items() if fields[field] == value}
         if self.recent_budgets is not None or "recent_budgets" in changes:
@@ -384,6 +385,7 @@ class TreeKVConfig(Settings):
     def _with_size(self, size: int, recent: int, whose: str, **changes: Any) -> TreeKVConfig:
         """A copy with the capacity of a layer or head."""
         sizes = {"cache_size": size, "recent_size": recent, "budgets": None, "recent_budgets": None}
+        sizes |= {"interval": DERIVED} if self.interval == options.defaults_of(self)["interval"] else {}
         try:
             return dataclasses.replace(self, **(sizes | changes))
         except TreeKVError as error:

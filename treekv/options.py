@@ -12,11 +12,16 @@ from treekv.policies.settings import DERIVED, OPTIONS, Settings
 
 FUTURE_OBSERVATION: Final = 32  # tokens at the end of a prompt that is also scored by its future, as SnapKV has it
 
+#: Options whose default follows from other settings.
+DERIVED_OPTIONS: Final = ("kernel_size", "pooling", "interval")
+
 
 def defaults_of(settings: Settings) -> dict[str, Any]:
     """The default of each option, by its name."""
     policy = policies.get(settings.policy)
     defaults = OPTIONS | dict(policy.defaults(settings.variant).options)
+    if "interval" in policy.options:
+        defaults["interval"] = policy.default_interval(settings.cache_size)
     if policy.scores_future(settings):
         defaults["pooling"] = FORWARD
     if (defaults["pooling"] if settings.pooling is DERIVED else settings.pooling) == FORWARD:

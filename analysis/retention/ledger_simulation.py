@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from analysis.captures.data import Capture
+from analysis.retention.captured_contents import CapturedContents
 from treekv.attention import softmax
 from treekv.cache.ledger import Ledger
 from treekv.cache.slot_plan import SlotPlan
@@ -37,6 +38,10 @@ class Place(NamedTuple):
         """[kv_heads, T, head_dim]."""
         return captured.k[captured.layers.index(self.layer)][self.heads]
 
+    def values(self, captured: Capture) -> Tensor:
+        """[kv_heads, T, value_dim]."""
+        return captured.v[captured.layers.index(self.layer)][self.heads]
+
     def scaling(self, captured: Capture) -> float:
         """The factor of their products."""
         return captured.scaling[captured.layers.index(self.layer)]
@@ -45,12 +50,29 @@ class Place(NamedTuple):
         """float32 [kv_heads, T], the length of each value, if these settings weigh attention by it."""
         if config.importance != "contribution":
             return None
-        values = captured.v[captured.layers.index(self.layer)][self.heads]
-        return torch.linalg.vector_norm(values.float(), dim=-1)
+        return torch.linalg.vector_norm(self.values(captured).float(), dim=-1)
+
+
+def contents_of(captured: Capture, ledger: Ledger, places: list[Place]) -> CapturedContents | None:
+    """Keys and values of the rows of a ledger, if its policy reads them."""
+    config = ledger.config
+    if not ledger.policy.reads_contents:
+        return None
+    query = torch.stack([place.queries(captured).float() * place.scaling(captured) for place in places])
+    key, value = (
+        torch.stack([part(place, captured).float() for place in places]) for part in (Place.keys, Place.values)
+    )
+    rotary = None if config.positions == "original" else captured.rotary
+    return CapturedContents(query, key, value, rotary, ledger.policy.last_queries(config))
 
 
 def simulate_with_ledger(
-    captured: Capture, ledger: Ledger, places: list[Place], prompt: int, progress: Callable[[int], object]
+    captured: Capture,
+    ledger: Ledger,
+    places: list[Place],
+    contents: CapturedContents | None,
+    prompt: int,
+    progress: Callable[[int], object],
 ) -> None:
     """Process the text with the policy's own code.
 
@@ -58,6 +80,7 @@ def simulate_with_ledger(
         captured: the text.
         ledger: holds the prompt already, if there is one.
         places: what its rows are.
+        contents: of its rows, for a policy that reads them.
         prompt: its length; up to there, or to the end of the text without one, tokens come in blocks.
         progress: called with numbers of tokens, summed over the rows, as they are done.
     """
@@ -82,7 +105,8 @@ def simulate_with_ledger(
         while first < stop:
             last = min(first + block, blocks_end, stop) if first < blocks_end else first + 1
             plan = ledger.plan_slots(rows, last - first, distance=False)
-            ledger.step(rows, plan, _observed(logits, norms, ledger, plan, first) if logits is not None else None)
+            observed = _observed(logits, norms, ledger, plan, first) if logits is not None else None
+            ledger.step(rows, plan, observed, contents=contents)
             first = last
         progress((stop - start) * len(places))
 

@@ -13,8 +13,9 @@ import xarray as xr
 from analysis import netcdf
 from analysis.captures.data import Capture
 from analysis.progress import Progress
+from analysis.retention.captured_contents import CapturedContents
 from analysis.retention.kernels import Rule
-from analysis.retention.ledger_simulation import Place, simulate_with_ledger
+from analysis.retention.ledger_simulation import Place, contents_of, simulate_with_ledger
 from analysis.retention.record import FORMAT
 from analysis.retention.simulated_cache import SimulatedCache, advance_all
 from treekv import policies
@@ -83,13 +84,14 @@ def simulate(
     compiled: dict[int, list[SimulatedCache]] = {layer: [] for layer in layers}
     for number, config in enumerate(configs.values()):
         for own, places in _groups(captured, config, layers):
-            ledger = _ledger(captured, own, places, 0 if own.prefill == "stream" else prompt)
+            ledger, contents = _ledger(captured, own, places, 0 if own.prefill == "stream" else prompt)
             policy = ledger.policy
             part = captured.kv_heads if places[0].head is not None else 1  # of a layer is a row
             if not policy.evicts_after(config):
                 advance(captured.tokens * len(places) / part)
             elif not policy.has_contest:
-                simulate_with_ledger(captured, ledger, places, prompt, partial(_advance_part, advance, part))
+                of_part = partial(_advance_part, advance, part)
+                simulate_with_ledger(captured, ledger, places, contents, prompt, of_part)
             assert ledger.trace is not None
             so_far = [found.cpu().numpy() for found in (ledger.trace.evicted_at, ledger.trace.survivor)]
             for row, place in enumerate(places):
@@ -148,8 +150,10 @@ def _groups(captured: Capture, config: TreeKVConfig, layers: list[int]) -> list[
     return [(own, group) for (own, _), group in groups.items()]
 
 
-def _ledger(captured: Capture, config: TreeKVConfig, places: list[Place], prompt: int) -> Ledger:
-    """The ledger of some layers or heads, its rows, after a prompt."""
+def _ledger(
+    captured: Capture, config: TreeKVConfig, places: list[Place], prompt: int
+) -> tuple[Ledger, CapturedContents | None]:
+    """The ledger of some layers or heads, its rows, after a prompt, and what its policy reads of them."""
     # The ledger counts as the cache does: among all the layers that the model has compressed.
     every = captured.full_layers
     numbers = [every.index(place.layer) for place in places]
@@ -157,8 +161,9 @@ def _ledger(captured: Capture, config: TreeKVConfig, places: list[Place], prompt
     count = 1 if heads else captured.kv_heads
     device = captured.k[0].device
     ledger = Ledger(config.replace(trace=True), len(places), count, device, numbers, len(every), heads or None)
+    contents = contents_of(captured, ledger, places)
     if not prompt or ledger.keeps_everything:
-        return ledger
+        return ledger, contents
     sums, counts, future, window = None, None, None, 0
     if ledger.policy.uses_attention:
         # Row by row: a policy that looks at every query of a prompt needs room for no more.
@@ -177,9 +182,10 @@ def _ledger(captured: Capture, config: TreeKVConfig, places: list[Place], prompt
                 parts_ahead.append(moved * weighting)
         sums, future = torch.cat(parts), torch.cat(parts_ahead) if ahead else None
     rows = slice(0, len(places))
-    selection = ledger.choose_prompt(rows, prompt, sums, counts, future)
+    of_prompt = None if contents is None else contents.prompt(prompt)
+    selection = ledger.choose_prompt(rows, prompt, sums, counts, future, of_prompt)
     ledger.admit_prompt(rows, prompt, selection, sums, window)
-    return ledger
+    return ledger, contents
 
 
 def _simulated_cache(

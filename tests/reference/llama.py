@@ -5,11 +5,14 @@ Keys are kept before rotary embedding and rotated to whatever position the metho
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
 from tests.reference import prompts
-from tests.reference.policies import Entry, Eviction, late_delay, make_rule, select_prompt
+from tests.reference.contents import Head
+from tests.reference.policies import ContentsRule, Entry, Eviction, late_delay, make_rule, select_prompt
 from tests.reference.positions import places
 from treekv import policies
 
@@ -22,6 +25,7 @@ class Layer:
         self.number, self.configs = number, configs
         self.heads: list[list[TokenEntry]] = [[] for _ in configs]
         self.evictions: list[list[Eviction]] = [[] for _ in configs]
+        self.queries: list[list[Tensor]] = [[] for _ in configs]  # of each head all that there were, [group, dim]
         self.capacity = [own.cache_size if keeps_bound(own) else None for own in configs]
         self.make_rules()
 
@@ -39,9 +43,14 @@ class Layer:
         self.capacity = [max(most, length) for most in self.capacity]
         self.make_rules()
 
-    def shrink(self, step: int) -> None:
+    def shrink(self, step: int, contents) -> None:
+        """`contents(number)` of a head, for a policy that reads them."""
         for own, rule in self.rules:
             heads = [self.heads[head] for head in own]
+            if isinstance(rule, ContentsRule) and len(heads[0]) > self.capacity[own[0]]:
+                held = [contents(head) for head in own]
+                for head, evictions in zip(own, rule.evict_down(heads, held, self.capacity[own[0]], step)):
+                    self.evictions[head] += evictions
             while len(heads[0]) > self.capacity[own[0]]:
                 for head, eviction in zip(own, rule.evict(heads, step)):
                     self.evictions[head].append(eviction)
@@ -99,6 +108,25 @@ class ReferenceLlama:
         turned = self.rotate(torch.stack(keys), positions)
         return (turned @ self.rotate(query[None], [position])[0] / self.dim**0.5).softmax(0)
 
+    def contents(self, number: int, h: int) -> Head:
+        """What a head holds: keys rotated to their true positions where these are kept. The last queries and all keys
+        are seen where a block of these queries would see them, or at their true positions in a prompt."""
+        layer, config = self.layers[number], self.configs[number][h]
+        entries = layer.heads[h]
+        true = [entry.position for entry in entries]
+        keys = torch.stack([entry.key for entry in entries])
+        m = policies.get(config.policy).last_queries(config)
+        at = true if self.seen == 0 else places(true, true[-m] if m else true[-1], config.positions)
+        turned = self.rotate(keys, at)
+        logits = [
+            [turned @ self.rotate(query[None], [at[len(at) - m + i]])[0] / self.dim**0.5 for query in queries]
+            for i, queries in enumerate(layer.queries[h][-m:] if m else [])
+        ]
+        by_group = torch.stack([torch.stack(each) for each in logits], 1).double().numpy() if m else None
+        stored = self.rotate(keys, true) if config.positions == "original" else keys
+        values = torch.stack([entry.value for entry in entries])
+        return Head(stored.double().numpy(), values.double().numpy(), by_group)
+
     # -- the stages
 
     def feed(self, tokens: list[int]) -> Tensor:
@@ -126,13 +154,16 @@ class ReferenceLlama:
                         out[t, h * self.groups + g] = w @ values[: t + 1, h]
                         group.append(w)
                     own = self.configs[number][h]
+                    layer.queries[h].append(queries[t, h * self.groups : (h + 1) * self.groups])
                     self.observe(own, entries[: t + 1], torch.stack(group).mean(0), t >= length - window)
                 if config.prompt_score == "future":
                     self.look_ahead(config, entries, queries[:, h * self.groups : (h + 1) * self.groups])
             selected: dict[int, list[int]] = {}
             if config.policy != "full" and config.prefill == "once":
                 for own in self.configs[number]:  # what this head's settings choose for it, among all heads
-                    chosen = select_prompt(own, list(layer.heads), number, len(self.layers))
+                    reads = policies.get(config.policy).reads_contents
+                    held = [self.contents(number, h) for h in range(len(layer.heads))] if reads else None
+                    chosen = select_prompt(own, list(layer.heads), number, len(self.layers), held)
                     kept_by_head = [kept if other == own else None for kept, other in zip(chosen, self.configs[number])]
                     selected.update({h: kept for h, kept in enumerate(kept_by_head) if kept is not None})
                 for h, kept in selected.items():
@@ -161,8 +192,9 @@ class ReferenceLlama:
                         w = self.weights(q, at[-1], [e.key for e in entries], at)
                         out[i, h * self.groups + g] = w @ torch.stack([e.value for e in entries])
                         group.append(w)
+                    layer.queries[h].append(queries[i, h * self.groups : (h + 1) * self.groups])
                     self.observe(self.configs[number][h], entries, torch.stack(group).mean(0), True)
-            layer.shrink(self.seen + len(tokens) - 1)
+            layer.shrink(self.seen + len(tokens) - 1, functools.partial(self.contents, number))
             return out
 
         logits = self.run(tokens, attend)

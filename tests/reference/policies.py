@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tests.policies_table import TABLE
-from tests.reference import prompts
+from tests.reference import contents, prompts
+from tests.reference.contents import Moment, losers
 from tests.reference.draws import splitmix
 from treekv import policies
 from treekv.policies import AVERAGE, DRAW, LAST, SUM
@@ -194,6 +195,26 @@ class ContestRule:
         return np.float32({SUM: entry.total, LAST: entry.last}.get(self.contest.by, 0))
 
 
+class ContentsRule:
+    """Several at once, by keys and values: when the cache is full, down to what `interval` - 1 more tokens fill."""
+
+    def __init__(self, config, layer: int, numbers=None) -> None:
+        self.config, self.layer, self.numbers = config, layer, numbers
+
+    def evict_down(self, heads: list[list], contents: list[contents.Head], capacity: int, step: int) -> list[list]:
+        """Evictions of each head; `contents` of its entries."""
+        count = len(heads[0]) - (capacity + 1 - self.config.interval)
+        evictions = []
+        for h, (entries, held) in enumerate(zip(heads, contents)):
+            number = h if self.numbers is None else self.numbers[h]
+            now = Moment(len(entries) - count, step, self.layer, number)
+            ranks = losers(self.config, TABLE[self.config.policy].importance(self.config, held, now), count)
+            evictions.append([Eviction(entries[rank].position, None, step) for rank in ranks])
+            for rank in reversed(ranks):
+                del entries[rank]
+        return evictions
+
+
 def usual_sizes(policy: str, variant: str, cache_size: int) -> tuple[int, int]:
     """Sinks and recent tokens of a method that evicts while decoding, as its paper or the one that compares it says."""
     half = cache_size // 2
@@ -204,6 +225,8 @@ def usual_sizes(policy: str, variant: str, cache_size: int) -> tuple[int, int]:
         ("h2o", "paper"): (4, half - 4),  # the TreeKV paper: 1,024 = 4 initial + 508 recent + 512 chosen
         ("tova", "published"): (0, 0),  # the whole cache competes
         ("tova", "paper"): (4, half - 4),
+        ("keydiff", "published"): (0, 0),
+        ("keydiff", "paper"): (4, half - 4),
     }[policy, variant]
 
 
@@ -223,11 +246,14 @@ def make_rule(config, capacity: int | None = None, layer: int = 0, numbers=None)
         return TOVARule(sink, recent)
     if config.policy == "random":
         return RandomRule(sink, recent, config.seed, layer, numbers)
+    if policies.get(config.policy).reads_contents:
+        return ContentsRule(config, layer, numbers)
     return ContestRule(policies.get(config.policy).contest(config, capacity), layer, numbers)
 
 
-def select_prompt(config, heads: list[list[Entry]], layer: int = 0, layers: int = 1) -> list[list[int]]:
-    """Section 4 and the baselines: which positions of a prompt stay in each head of a layer."""
+def select_prompt(config, heads: list[list[Entry]], layer: int = 0, layers: int = 1, held=None) -> list[list[int]]:
+    """Section 4 and the baselines: which positions of a prompt stay in each head of a layer; `held` are the contents of
+    the heads, for a policy that reads them."""
     length, size = len(heads[0]), config.block_size
     if length <= config.cache_size:
         return [list(range(length)) for _ in heads]
@@ -267,6 +293,15 @@ def select_prompt(config, heads: list[list[Entry]], layer: int = 0, layers: int 
         window = [[entries[p].total for p in middle] for entries in heads]
         smoothed = [pooled(weights, config.kernel_size, config.pooling) for weights in window]
         return [prompts.choose(config, f, [e.future for e in entries])[0] for f, entries in zip(smoothed, heads)]
+
+    if policies.get(config.policy).reads_contents:
+        kept = []
+        for h, head in enumerate(held):
+            now = Moment(config.cache_size, length - 1, layer, h)
+            importance = TABLE[config.policy].importance(config, head, now)
+            gone = losers(config, importance, length - config.cache_size)
+            kept.append([p for p in range(length) if p not in gone])
+        return kept
 
     if config.policy in TABLE and TABLE[config.policy].keeps:
         return TABLE[config.policy].keeps(config, heads)

@@ -87,6 +87,16 @@ def prompt_future(rotary: Rotary | None, new: NewTokens, window: int, seed: int,
     return scores * value_norms(new.value.detach()) if observation.times_value_norm else scores
 
 
+def remember_queries(layer: TreeKVLayer, rows: slice, new: NewTokens, most: int) -> None:
+    """Cache the last `most` queries of some rows, these included, in the form of stored keys."""
+    q = new.query.shape[2]
+    last = new.part(max(q - most, 0), q)
+    query, layer.scaling = last.query, new.scaling
+    if layer.rotary is not None:
+        query = layer.rotary.unrotated(query, last.positions.true(query.shape[2]))
+    layer.remember(rows, query, most)
+
+
 def store_prompt(layer: TreeKVLayer, rows: slice, new: NewTokens, kept: Tensor, slots: int) -> None:
     """Store the tokens at `kept` LongTensor [rows, kv_heads, k] of a prompt, with `slots` slots at least."""
     layer.reserve(slots)

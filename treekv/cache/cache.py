@@ -233,10 +233,10 @@ class TreeKVCache(Cache):
 
     @property
     def nbytes(self) -> int:
-        """Bytes held by keys and values now, over all layers. The ledger takes 20 bytes a slot and head more."""
+        """Bytes held by keys and values now, over all layers, and by the queries that some policies look at. The ledger
+        takes 20 bytes a slot and head more."""
         storages = [each for layer in self.layers for each in _storages(layer)]
-        tensors = [t for each in storages for t in (each.keys, each.values) if t is not None]
-        return sum(t.numel() * t.element_size() for t in tensors)
+        return sum(_bytes(each.keys) + _bytes(each.values) + _bytes(_queries(each)) for each in storages)
 
     @property
     def full_nbytes(self) -> int:
@@ -245,7 +245,7 @@ class TreeKVCache(Cache):
         for part in itertools.chain(*map(self._parts, self._compressed)):
             if part.is_initialized:
                 per_token = sum(t.shape[1] * t.shape[3] * t.element_size() for t in (part.keys, part.values))
-                total += part.batch * (part.tokens_seen - part.slots) * per_token
+                total += part.batch * (part.tokens_seen - part.slots) * per_token - _bytes(part.queries)
         return total
 
     @property
@@ -353,6 +353,14 @@ def _storages(layer: Any) -> list[Any]:
     if isinstance(layer, SplitLayer):
         return list(layer.parts)
     return [layer] if isinstance(layer, CacheLayerMixin) else []
+
+
+def _queries(storage: Any) -> Tensor | None:
+    return storage.queries if isinstance(storage, TreeKVLayer) else None
+
+
+def _bytes(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.numel() * tensor.element_size()
 
 
 def _group(part: TreeKVLayer) -> LayerGroup:

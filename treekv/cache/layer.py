@@ -39,6 +39,9 @@ class TreeKVLayer(CacheLayerMixin):
     is written to a free slot and attended to there with all others; then a slot is freed, and nothing else moves.
 
     Attributes:
+        queries: [batch, query_heads, n, head_dim], the last n of each row, stored as keys are, for a policy that looks
+            at them; else None.
+        scaling: the factor of their products.
         rotary: of the model, if keys are stored unrotated.
         future_rotary: of the model, if prompts are scored by queries that are moved and the model has one.
         number, layers: the layer's place among the compressed layers of the model, and how many there are.
@@ -51,6 +54,7 @@ class TreeKVLayer(CacheLayerMixin):
 
     keys: Tensor
     values: Tensor
+    queries: Tensor | None
     owner: LayerOwner  # set by the owner, with group_index
 
     def __init__(
@@ -59,6 +63,7 @@ class TreeKVLayer(CacheLayerMixin):
         super().__init__()
         self.rotary = rotary
         self.future_rotary: Rotary | None = None
+        self.queries, self.scaling = None, 1.0
         self.number, self.layers, self.head_numbers = number, layers, head_numbers
         self.group_index = self.group_offset = 0
         self.tokens_seen = 0
@@ -104,6 +109,7 @@ class TreeKVLayer(CacheLayerMixin):
         if not compiling and self.keys.is_inference() and not torch.is_inference_mode_enabled():
             # Tensors made under torch.inference_mode cannot be changed outside of it; copies can.
             self.keys, self.values = self.keys.clone(), self.values.clone()
+            self.queries = None if self.queries is None else self.queries.clone()
             self.owner.copy_tensors()
         self.awaits_attention = True
 
@@ -161,7 +167,7 @@ class TreeKVLayer(CacheLayerMixin):
     def reset(self) -> None:
         """Forget everything and free the memory."""
         if self.is_initialized:
-            self.keys, self.values = self.keys.new_empty(0), self.values.new_empty(0)
+            self.keys, self.values, self.queries = self.keys.new_empty(0), self.values.new_empty(0), None
         self.owner.release()
         self.is_initialized = False
         self.tokens_seen = 0
@@ -176,6 +182,7 @@ class TreeKVLayer(CacheLayerMixin):
         if self.is_initialized:
             indices = self.rows_of(indices.to(self.device))
             self.keys, self.values = (each.index_select(0, indices) for each in (self.keys, self.values))
+            self.queries = None if self.queries is None else self.queries.index_select(0, indices)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         if self.is_initialized:
@@ -233,6 +240,17 @@ class TreeKVLayer(CacheLayerMixin):
         keys.scatter_(2, index.expand(-1, -1, -1, key.shape[3]), key.detach())
         values.scatter_(2, index.expand(-1, -1, -1, value.shape[3]), value.detach())
         return keys, values
+
+    def remember(self, rows: slice, query: Tensor, most: int) -> None:
+        """Cache the last `most` queries of some rows: `query` [rows, query_heads, q, head_dim] comes after those that
+        are cached. Before there are so many, zeros come first."""
+        if self.queries is None:
+            self.queries = query.new_zeros((self.batch, query.shape[1], most, query.shape[3]))
+        last = torch.cat([self.queries[rows], query.detach()], dim=2)[:, :, -most:]
+        if last.shape[0] == self.batch:
+            self.queries = last
+        else:
+            self.queries[rows] = last
 
     def fill(self, rows: slice, kept: Tensor, key: Tensor, value: Tensor, differentiable: bool = False) -> None:
         """Put the tokens at `kept` LongTensor [rows, kv_heads, k] of a prompt into the first k slots, in copies of them

@@ -15,12 +15,14 @@ from treekv.cache.attend import (
     attend_prompt,
     prompt_future,
     prompt_scores,
+    remember_queries,
     store_prompt,
 )
+from treekv.cache.contents import PromptContents, StoredContents
 from treekv.cache.layer import TreeKVLayer
-from treekv.cache.ledger import Ledger, padded_capacity
+from treekv.cache.ledger import Ledger
 from treekv.cache.padding import TokenPositions, split_padding
-from treekv.cache.slot_plan import SlotPlan
+from treekv.cache.slot_plan import SlotPlan, padded_capacity
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
 
@@ -116,9 +118,7 @@ class LayerGroup:
             plan = self._plan_step(layer)
             if plan is not None:
                 every = slice(0, batch)
-                output, observed = attend_block(
-                    layer, every, self._new_tokens(layer, call, every), plan, self._observation(), self._table_size
-                )
+                output, observed = self._attend_slots(layer, every, self._new_tokens(layer, call, every), plan)
                 self._collect(layer, observed, call.query.shape[1] // call.key.shape[1])
                 return self._checked(layer, output, 1)
         outputs = self._attend_by_rows(layer, call, pads, scattered)
@@ -148,7 +148,8 @@ class LayerGroup:
             self._observed.append(observed)
         if layer.group_index == len(self.layers) - 1:
             seen = torch.cat(self._observed) / queries if self._observed else None
-            self.ledger.step(slice(0, len(self.ledger.held)), self._plan, seen)
+            contents = self._contents([(each, slice(0, each.batch)) for each in self.layers])
+            self.ledger.step(slice(0, len(self.ledger.held)), self._plan, seen, contents=contents)
             self._plan, self._observed = None, []
 
     def _shrink(self) -> None:
@@ -219,30 +220,49 @@ class LayerGroup:
         block came in earlier calls."""
         ledger, own, q = self.ledger, self.ledger_rows(layer, rows), new.key.shape[2]
         plan = self._plan_slots(own, q, distance=q > 1 or layer.rotary is not None, opened=opened)
-        output, observed = attend_block(layer, rows, new, plan, self._observation(), self._table_size)
+        output, observed = self._attend_slots(layer, rows, new, plan)
         if observed is not None:
             observed = observed / (new.query.shape[1] // new.key.shape[1])
-        ledger.step(own, plan, observed, unfinished=unfinished)
+        ledger.step(own, plan, observed, contents=self._contents([(layer, rows)]), unfinished=unfinished)
         return output
 
     def _attend_prompt(self, layer: TreeKVLayer, rows: slice, new: NewTokens) -> Tensor:
         """Attend to a whole prompt, then keep a part of it."""
         ledger, own, length = self.ledger, self.ledger_rows(layer, rows), new.key.shape[2]
         output = attend_prompt(new)
-        config, sums, counts, future, window = self.config, None, None, None, 0
+        config, sums, counts, future, contents, window = self.config, None, None, None, None, 0
         if ledger.policy.uses_attention:
             window = ledger.policy.scoring_queries(config, length)
             sums, counts = prompt_scores(new, window, self._weighting())
         if ledger.reduces_prompt(length) and ledger.policy.scores_future(config):
             future = prompt_future(layer.future_rotary, new, config.future_window, config.seed, self._weighting())
-        selection = ledger.choose_prompt(own, length, sums, counts, future)
+        if ledger.policy.reads_contents:
+            contents = PromptContents(new, layer.rotary, ledger.policy.last_queries(config))
+        selection = ledger.choose_prompt(own, length, sums, counts, future, contents)
         kept = ledger.admit_prompt(own, length, selection, sums, window)
         held, capacity = kept.shape[2], ledger.capacity[own][0]
         slots = padded_capacity(held, None) if capacity is None else padded_capacity(held + 1, capacity + 1)
         store_prompt(layer, rows, new, kept, slots)
+        self._remember(layer, rows, new)
         return output
 
     # ------------------------------------------------------------------ details
+
+    def _attend_slots(
+        self, layer: TreeKVLayer, rows: slice, new: NewTokens, plan: SlotPlan
+    ) -> tuple[Tensor, Tensor | None]:
+        self._remember(layer, rows, new)
+        return attend_block(layer, rows, new, plan, self._observation(), self._table_size)
+
+    def _remember(self, layer: TreeKVLayer, rows: slice, new: NewTokens) -> None:
+        """Cache the queries that the policy will look at, if any."""
+        most = self.ledger.policy.last_queries(self.config)
+        if most and self.ledger.policy.evicts_after(self.config):
+            remember_queries(layer, rows, new, most)
+
+    def _contents(self, parts: list[tuple[TreeKVLayer, slice]]) -> StoredContents | None:
+        """What the ledger's policy may read of rows of some layers."""
+        return StoredContents(parts, self.config.positions) if self.ledger.policy.reads_contents else None
 
     def _plan_slots(self, rows: slice, q: int, *, distance: bool, opened: int = 0) -> SlotPlan:
         """The ledger's plan, with the distances at which tokens are seen; the block starts `opened` tokens earlier."""

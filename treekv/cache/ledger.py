@@ -10,30 +10,20 @@ token is observed by every query since it was cached, or since the first that sc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from treekv import policies
+from treekv.cache.block_snapshot import BlockSnapshot
 from treekv.cache.ranked_scores import RankedScores, late_sum, observations
 from treekv.cache.row_values import RowValues, same
-from treekv.cache.slot_plan import SlotPlan
-from treekv.cache.trace import LayerTrace, TraceCheckpoint
+from treekv.cache.slot_contents import SlotContents
+from treekv.cache.slot_plan import GROWTH, SlotPlan, padded_capacity
+from treekv.cache.trace import LayerTrace
 from treekv.config import TreeKVConfig
 from treekv.policies.base import Prompt, Selection
-
-GROWTH = 64  # slots are added this many at a time until the capacity and the new tokens fit
-
-
-class BlockSnapshot(NamedTuple):
-    """The state of a row before it evicted after a block that is not full yet."""
-
-    tokens: int  # of the block
-    held: int
-    cursor: int
-    order: Tensor | None  # LongTensor [heads, slots]; None if nothing was evicted
-    mark: TraceCheckpoint | None
+from treekv.policies.scores import Contents
 
 
 class Ledger:
@@ -160,14 +150,20 @@ class Ledger:
         return self.policy.evicts_prompt and self.config.prefill != "none" and length > self.config.cache_size
 
     def choose_prompt(
-        self, rows: slice, length: int, sums: Tensor | None, counts: Tensor | None, future: Tensor | None = None
+        self,
+        rows: slice,
+        length: int,
+        sums: Tensor | None,
+        counts: Tensor | None,
+        future: Tensor | None = None,
+        contents: Contents | None = None,
     ) -> Selection | None:
         """Which tokens of a prompt are kept; None for all. `sums` and `future` [rows, heads, length], `counts` [1, 1,
-        length], as in `Prompt`."""
+        length] and `contents` as in `Prompt`."""
         if not self.reduces_prompt(length):
             return None
         heads, layer, traced = self.head_numbers(rows), self.layer_numbers(rows), self.trace is not None
-        prompt = Prompt(length, sums, counts, heads, layer, self.layers, self.device, future, traced)
+        prompt = Prompt(length, sums, counts, heads, layer, self.layers, self.device, future, traced, contents)
         return self.policy.select_prompt(self.config, prompt)
 
     def admit_prompt(
@@ -234,8 +230,16 @@ class Ledger:
             ranks_before = last - torch.empty_like(order).scatter_(2, order, self._count(n).expand_as(order))
         return SlotPlan(slots, n, ranks_before, all_used, max(padded_capacity(longest + q, most), n))
 
-    def step(self, rows: slice, plan: SlotPlan, observed: Tensor | None, *, unfinished: bool = False) -> None:
-        """Add the new tokens of a plan, record what their queries saw, evict down to the capacity.
+    def step(
+        self,
+        rows: slice,
+        plan: SlotPlan,
+        observed: Tensor | None,
+        *,
+        contents: SlotContents | None = None,
+        unfinished: bool = False,
+    ) -> None:
+        """Add the new tokens of a plan, record what their queries saw; evict if more than the capacity is held.
 
         Args:
             rows: they `can_step_together`.
@@ -243,6 +247,7 @@ class Ledger:
             observed: float32 [rows, heads, plan.used], attention weights by slot, summed over the queries of the q new
                 tokens (of the last one, for a policy that does not accumulate), or with a delay and q > 1 [rows, heads,
                 q, plan.used] of each of them; None for a policy without attention.
+            contents: of these rows, for a policy that reads them.
             unfinished: the new tokens are part of a block that may continue; then `roll_back` can undo the evictions.
         """
         q = plan.slots.shape[2]
@@ -268,11 +273,11 @@ class Ledger:
             self._remember(rows, self.open_tokens(rows) + q, bool(excess))
         else:
             self.open_blocks[rows] = [None] * len(self.open_blocks[rows])
-        if excess:
-            self._evict(rows, held, excess)
+        if capacity is not None and excess:
+            self._evict(rows, held, capacity, excess + self.config.interval - 1, contents)
 
-    def _evict(self, rows: slice, held: int, excess: int) -> None:
-        position, capacity = self.rows_view(self.position, rows), held - excess
+    def _evict(self, rows: slice, held: int, capacity: int, excess: int, contents: SlotContents | None) -> None:
+        position = self.rows_view(self.position, rows)
         now = self.seen.as_operand(rows, self.device) - 1
         while excess:
             scores = RankedScores(
@@ -288,6 +293,7 @@ class Ledger:
                 traced=self.trace is not None,
                 heads=self.head_numbers(rows),
                 delay=self.delay,
+                contents=contents,
             )
             losers, survivors, cursor = self.policy.evict(self.config, scores, excess)
             if isinstance(cursor, Tensor):
@@ -392,9 +398,3 @@ class Ledger:
         self.open_blocks = [self.open_blocks[row] for row in chosen]
         if self.trace is not None:
             self.trace.select(index)
-
-
-def padded_capacity(tokens: int, most: int | None) -> int:
-    """How many slots to allocate for `tokens`: a multiple of GROWTH, but not more than `most`, unless `tokens` is."""
-    target = -(-tokens // GROWTH) * GROWTH
-    return target if most is None else max(min(target, most), tokens)

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, TypeGuard
 import torch
 from torch import Tensor
 
-from treekv.cache.ledger import BlockSnapshot, Ledger
+from treekv.cache.block_snapshot import BlockSnapshot
+from treekv.cache.ledger import Ledger
 from treekv.cache.trace import LayerTrace, TraceCheckpoint
 from treekv.errors import TreeKVError
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from treekv.cache.slot_contents import SlotContents
 from treekv.policies.ranking import without
+from treekv.policies.scores import Contents
 
 
 class RankedScores:
@@ -22,6 +24,7 @@ class RankedScores:
         traced: whether survivors are recorded.
         delay: how many tokens after a token a query must come to count.
         heads: LongTensor [rows, 1], the number of each row's only head, where heads are rows.
+        contents: of the rows, for a policy that reads them.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class RankedScores:
         traced: bool,
         heads: int | Tensor | None = None,
         delay: int = 0,
+        contents: SlotContents | None = None,
     ) -> None:
         self.held, self.capacity, self.cursor = held, capacity, cursor
         self.layer, self.traced, self.device = layer, traced, order.device
@@ -47,7 +51,12 @@ class RankedScores:
         self.shape = (order.shape[0], order.shape[1])
         self.heads = order.shape[1] if heads is None else heads
         self._position, self._sums, self._first_query, self._seen = position, sums, first_query, seen
-        self._delay = delay
+        self._delay, self._contents = delay, contents
+
+    @property
+    def contents(self) -> Contents:
+        assert self._contents is not None  # its policy reads contents
+        return self._contents.by_rank(self.order, self._position.gather(2, self.order))
 
     def average(self, ranks: slice | Tensor) -> Tensor:
         slots = self._slots(ranks)

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+GROWTH = 64  # slots are added this many at a time until the capacity and the new tokens fit
+
 
 class SlotPlan(NamedTuple):
     """The slots of q new tokens, and how far every slot is from them.
@@ -29,3 +31,9 @@ class SlotPlan(NamedTuple):
     def of(self, rows: slice) -> SlotPlan:
         """The same for some of the rows."""
         return self._replace(slots=self.slots[rows], distance=None if self.distance is None else self.distance[rows])
+
+
+def padded_capacity(tokens: int, most: int | None) -> int:
+    """How many slots to allocate for `tokens`: a multiple of GROWTH, but not more than `most`, unless `tokens` is."""
+    target = -(-tokens // GROWTH) * GROWTH
+    return target if most is None else max(min(target, most), tokens)

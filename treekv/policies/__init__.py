@@ -24,6 +24,7 @@ _BUILT_IN = (
     "snapkv:SnapKV",
     "pyramidkv:PyramidKV",
     "random:Random",
+    "keydiff:KeyDiff",
 )
 
 for _entry in _BUILT_IN:

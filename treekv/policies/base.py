@@ -10,7 +10,7 @@ from typing import ClassVar
 from treekv.errors import TreeKVError
 from treekv.policies.contest import AVERAGE, DRAW, LAST, NOTHING, Contest, run_contest
 from treekv.policies.scores import Evictions, Prompt, Scores, Selection
-from treekv.policies.settings import Settings
+from treekv.policies.settings import OPTIONS, Settings
 from treekv.policies.variants import PUBLISHED, Defaults, Variant, half_of_the_cache
 
 
@@ -34,6 +34,7 @@ class Policy(ABC):
         observes_whole_prompt: whether all queries of a prompt score it, or those of the observation window.
         depends_on_layer: whether layers are treated differently.
         takes_layers_together: whether rows of several layers may be given at once all the same.
+        reads_contents: whether it looks at keys and values, and at `last_queries`.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Policy(ABC):
     observes_whole_prompt: bool = False
     depends_on_layer: bool = False
     takes_layers_together: bool = False
+    reads_contents: bool = False
 
     @property
     def uses_attention(self) -> bool:
@@ -75,6 +77,14 @@ class Policy(ABC):
     def scores_future(self, settings: Settings) -> bool:
         """Whether a prompt that is reduced is also scored by queries from the places that follow it."""
         return False
+
+    def last_queries(self, settings: Settings) -> int:
+        """How many of the last queries a policy that `reads_contents` looks at; they are cached too."""
+        return 0
+
+    def default_interval(self, cache_size: int) -> int:
+        """How many tokens are evicted at once when the cache is full, for a policy with the option "interval"."""
+        return OPTIONS["interval"]
 
     def default_sink_size(self) -> int:
         """The paper's 4."""

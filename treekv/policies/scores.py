@@ -8,12 +8,32 @@ import torch
 from torch import Tensor
 
 
+class Contents(Protocol):
+    """Keys, values and last queries of the n tokens that are held, or of a prompt, by rank; for a policy that
+    `reads_contents`. Each call computes anew.
+    """
+
+    def keys(self) -> Tensor:
+        """float32 [batch, kv_heads, n, head_dim], as they are stored: rotated to their true positions with positions
+        "original", else not rotated, and with the channels in another order."""
+        ...
+
+    def values(self) -> Tensor:
+        """float32 [batch, kv_heads, n, value_dim]."""
+        ...
+
+    def logits(self) -> Tensor:
+        """float32 [batch, kv_heads, group, m, n]: the products, scaled as before the softmax, of all keys with the last
+        m queries, `Policy.last_queries` of them; also of keys after a query, which it did not see."""
+        ...
+
+
 class Scores(Protocol):
     """What a policy may look at when it evicts. Ranks are positions in the cache, oldest first.
 
     Attributes:
         held: number of ranks, the newest tokens included.
-        capacity: ranks at rest; `held - capacity` must be evicted.
+        capacity: the most ranks at rest.
         cursor: where the next contest starts, counted from its first rank: one number for all rows, or a LongTensor
             [batch, 1, 1].
         step: true position of the newest token: one number, or a LongTensor [batch, 1, 1].
@@ -30,6 +50,11 @@ class Scores(Protocol):
     traced: bool
     shape: tuple[int, int]
     device: torch.device
+
+    @property
+    def contents(self) -> Contents:
+        """Keys and values, for a policy that `reads_contents`."""
+        ...
 
     @property
     def held(self) -> int: ...
@@ -86,6 +111,7 @@ class Prompt(NamedTuple):
         future: float32 [batch, kv_heads, T], what queries moved to places after the prompt see, for a policy that
             `scores_future`; else None.
         traced: whether survivors are recorded; a policy may leave them out otherwise.
+        contents: keys and values, for a policy that `reads_contents`; else None.
     """
 
     length: int
@@ -97,6 +123,7 @@ class Prompt(NamedTuple):
     device: torch.device
     future: Tensor | None = None
     traced: bool = True
+    contents: Contents | None = None
 
 
 class Selection(NamedTuple):

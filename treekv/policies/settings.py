@@ -30,6 +30,7 @@ OPTIONS: Final[dict[str, Any]] = {
     "prompt_scope": 32,
     "future_window": 256,
     "window_share": 0.25,
+    "interval": 1,
 }
 
 
@@ -66,11 +67,17 @@ class Settings:
     future_window: int = OPTIONS["future_window"]
     window_share: float = OPTIONS["window_share"]
     after_prompt: str = "evict"
+    interval: int = DERIVED
 
     @property
     def region_size(self) -> int:
         """Ranks between the sinks and the recent tokens when the cache is full: where evictions happen."""
         return self.cache_size - self.sink_size - self.recent_size
+
+    @property
+    def rest_size(self) -> int:
+        """Tokens that are left when the cache has evicted: the next `interval` - 1 fill it again."""
+        return self.cache_size - self.interval + 1
 
     @property
     def delay(self) -> int:

@@ -60,7 +60,8 @@ def test_first_layer_equals_a_real_trace(llama, captured, settings, prefill, pro
     assert torch.equal(got, cache.trace[0].survivor[0])
     held = (torch.tensor(result["evicted_at"].values) < 0).sum(-1)
     sizes = torch.tensor(settings.get("budgets", (12, 12))).view(2, -1)
-    assert (held == sizes.clamp(min=prompt if prefill == "none" else 0)).all()
+    most = sizes.clamp(min=prompt if prefill == "none" else 0)
+    assert ((held <= most) & (held > most - config.interval)).all()
 
 
 @pytest.mark.parametrize("policy", ["snapkv", "pyramidkv"])

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.policies_table import BOUNDED
+from tests.policies_table import CONTESTS
 from tests.reference.policies import Entry, late_delay, make_rule, select_prompt
 from treekv import TreeKVConfig
 from treekv.cache.ledger import Ledger
@@ -85,7 +85,7 @@ def check_invariants(ledger: Ledger, config: TreeKVConfig, seen: int) -> None:
 
 @st.composite
 def settings_and_calls(draw):
-    policy = draw(st.sampled_from(BOUNDED))
+    policy = draw(st.sampled_from(CONTESTS))
     cache_size = draw(st.integers(4, 24))
     sink = draw(st.integers(0, cache_size - 3))
     sizes = dict(cache_size=cache_size, sink_size=sink, seed=draw(st.integers(0, 3)))
@@ -110,7 +110,7 @@ def test_ledger_equals_the_rule_on_lists(case, seed, ties):
 
 
 @given(
-    st.sampled_from(BOUNDED),
+    st.sampled_from(CONTESTS),
     st.integers(1, 8),
     st.integers(3, 12),
     st.data(),

@@ -65,4 +65,5 @@ def test_what_is_compared_says_whether_attention_is_needed():
     for name in ("tree", "h2o", "snapkv", "pyramidkv"):
         assert registry.get(name).uses_attention and registry.get(name).accumulates
     assert registry.get("tova").uses_attention and not registry.get("tova").accumulates
-    assert all(registry.get(name).has_contest for name in treekv.policy_names())
+    for policy in map(registry.get, treekv.policy_names()):
+        assert policy.has_contest != policy.reads_contents and not (policy.uses_attention and policy.reads_contents)

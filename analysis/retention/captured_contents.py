@@ -1,0 +1,58 @@
+"""Keys, values and last queries of captured tokens, as a policy that reads them would find them in a cache."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from treekv.attention.rotary import Rotary
+
+
+class CapturedContents:
+    """The `SlotContents` of a simulation, whose rows are layers or heads of a captured text of T tokens.
+
+    Args:
+        query: float32 [rows, query_heads, T, head_dim], scaled, after rotary embedding.
+        key: float32 [rows, kv_heads, T, head_dim], after rotary embedding.
+        value: float32 [rows, kv_heads, T, value_dim].
+        rotary: by which keys would be stored unrotated, or None.
+        queries: how many of the last queries the policy looks at.
+    """
+
+    def __init__(self, query: Tensor, key: Tensor, value: Tensor, rotary: Rotary | None, queries: int) -> None:
+        self._query, self._key, self._value, self._queries = query, key, value, queries
+        position = torch.arange(key.shape[2], device=key.device)[None]
+        self._stored = key if rotary is None else rotary.unrotated(key, position)
+
+    def by_rank(self, slots: Tensor, position: Tensor) -> CapturedTokens:
+        return CapturedTokens(self._query, self._key, self._value, self._stored, self._queries, position)
+
+    def prompt(self, length: int) -> CapturedTokens:
+        """The `Contents` of the first `length` tokens."""
+        position = torch.arange(length, device=self._key.device).expand(*self._key.shape[:2], -1)
+        return self.by_rank(position, position)
+
+
+class CapturedTokens:
+    """The `Contents` of the tokens at `position` LongTensor [rows, heads, n], ascending, in a `CapturedContents`."""
+
+    def __init__(
+        self, query: Tensor, key: Tensor, value: Tensor, stored: Tensor, queries: int, position: Tensor
+    ) -> None:
+        self._query, self._key, self._value, self._stored = query, key, value, stored
+        self._queries, self._position = queries, position
+
+    def keys(self) -> Tensor:
+        return self._chosen(self._stored)
+
+    def values(self) -> Tensor:
+        return self._chosen(self._value)
+
+    def logits(self) -> Tensor:
+        seen = int(self._position[0, 0, -1]) + 1
+        last = self._query[:, :, seen - self._queries : seen].unflatten(1, (self._key.shape[1], -1))
+        keys = self._chosen(self._key)
+        return (last.flatten(2, 3) @ keys.transpose(2, 3)).unflatten(2, last.shape[2:4])
+
+    def _chosen(self, tensor: Tensor) -> Tensor:
+        return tensor.gather(2, self._position[..., None].expand(-1, -1, -1, tensor.shape[3]))

@@ -1,0 +1,103 @@
+"""Keys, values and last queries as a policy that reads them sees them: of what layers store, and of a prompt."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from treekv.attention import seen_distance
+from treekv.attention.rotary import Rotary
+from treekv.cache.attend import NewTokens
+from treekv.cache.layer import TreeKVLayer
+
+
+class StoredContents:
+    """Those of rows of some layers, in the order of the ledger's rows.
+
+    Args:
+        parts: the layers, each with the rows of it.
+        positions: as in the settings: where queries see keys.
+    """
+
+    def __init__(self, parts: list[tuple[TreeKVLayer, slice]], positions: str) -> None:
+        self._parts, self._positions = parts, positions
+
+    def by_rank(self, slots: Tensor, position: Tensor) -> RankedContents:
+        return RankedContents(self._parts, slots, position, self._positions == "compressed")
+
+
+class RankedContents:
+    """`treekv.policies.scores.Contents` of the tokens in `slots`, whose true positions are `position`."""
+
+    def __init__(
+        self, parts: list[tuple[TreeKVLayer, slice]], slots: Tensor, position: Tensor, compressed: bool
+    ) -> None:
+        self._parts, self._position, self._compressed = parts, position, compressed
+        self._slots = slots.split([rows.stop - rows.start for _, rows in parts])
+
+    def keys(self) -> Tensor:
+        return torch.cat(self._by_part(0))
+
+    def values(self) -> Tensor:
+        return torch.cat(self._by_part(1))
+
+    def logits(self) -> Tensor:
+        positions = self._position.split([len(slots) for slots in self._slots])
+        logits = []
+        for (layer, rows), keys, position in zip(self._parts, self._by_part(0), positions, strict=True):
+            assert layer.queries is not None  # the policy looks at them
+            query = layer.queries[rows].float()
+            if layer.rotary is not None:
+                # Counted back from the newest token, as in a block of these queries.
+                m, n = query.shape[2], keys.shape[2]
+                distance = torch.arange(n - 1, -1, -1, device=keys.device).expand(position.shape)
+                if self._compressed:
+                    seen = seen_distance.compressed(position[..., -m:][..., :1] - position) + (m - 1)
+                    distance = torch.where(distance < m, distance, seen)
+                limit = n + seen_distance.FARTHEST if self._compressed else n
+                keys = layer.rotary.at_distance(keys, distance, limit)
+                back = torch.arange(m - 1, -1, -1, device=keys.device).expand(query.shape[:3])
+                query = layer.rotary.at_distance(query, back, limit)
+            logits.append(_products(query, keys, layer.scaling))
+        return torch.cat(logits)
+
+    def _by_part(self, which: int) -> list[Tensor]:
+        """Keys or values of each layer."""
+        chosen = []
+        for (layer, rows), slots in zip(self._parts, self._slots, strict=True):
+            stored = layer.view(rows)[which].detach()
+            chosen.append(stored.gather(2, slots[..., None].expand(-1, -1, -1, stored.shape[3])).float())
+        return chosen
+
+
+class PromptContents:
+    """`treekv.policies.scores.Contents` of all tokens of a prompt.
+
+    Args:
+        new: the prompt.
+        rotary: by which keys are stored unrotated, or None.
+        queries: how many of the last queries the policy looks at.
+    """
+
+    def __init__(self, new: NewTokens, rotary: Rotary | None, queries: int) -> None:
+        self._new, self._rotary, self._queries = new, rotary, queries
+
+    def keys(self) -> Tensor:
+        key = self._new.key.detach()
+        if self._rotary is not None:
+            key = self._rotary.unrotated(key, self._new.positions.true(key.shape[2]))
+        return key.float()
+
+    def values(self) -> Tensor:
+        return self._new.value.detach().float()
+
+    def logits(self) -> Tensor:
+        query, key = (each.detach().float() for each in (self._new.query[:, :, -self._queries :], self._new.key))
+        return _products(query, key, self._new.scaling)
+
+
+def _products(query: Tensor, key: Tensor, scaling: float) -> Tensor:
+    """float32 [batch, kv_heads, group, m, n] of `query` [batch, query_heads, m, dim] and `key` [batch, kv_heads, n,
+    dim]."""
+    grouped = (query * scaling).unflatten(1, (key.shape[1], -1))
+    return (grouped.flatten(2, 3) @ key.transpose(2, 3)).unflatten(2, grouped.shape[2:4])
