@@ -147,9 +147,10 @@ class _Nothing(NamedTuple):
     queries: int
 
     def keys(self) -> torch.Tensor:
-        return torch.zeros(1, 1, self.tokens, 1)
+        return torch.zeros(1, 1, self.tokens, 2)
 
-    values = keys
+    def values(self) -> torch.Tensor:
+        return self.keys()
 
     def logits(self) -> torch.Tensor:
         return torch.zeros(1, 1, 1, self.queries, self.tokens)

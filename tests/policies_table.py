@@ -130,6 +130,36 @@ TABLE: dict[str, Row] = {
         prompts=[dict(positions="original"), dict(sink_size=2, recent_size=3, prefill="none", interval=3)],
         importance=contents.keydiff,
     ),
+    "lagkv": Row(
+        decoding=[dict(sink_size=0, interval=4)],
+        blocks=[dict(sink_size=1, interval=3)],
+        prompts=[dict(sink_size=2, interval=3, positions="original")],
+        importance=contents.lagkv,
+    ),
+    "rkv": Row(
+        decoding=[dict(recent_size=3, interval=4)],
+        blocks=[dict(sink_size=1, recent_size=2, interval=3)],
+        prompts=[dict(recent_size=3, interval=5, positions="original")],
+        importance=contents.rkv,
+    ),
+    "snapkv_decode": Row(
+        decoding=[dict(recent_size=3, interval=3, kernel_size=3)],
+        blocks=[dict(sink_size=1, recent_size=2, interval=2, pooling="max", kernel_size=3)],
+        prompts=[dict(recent_size=4, interval=4, positions="original")],
+        importance=contents.snapkv_decode,
+    ),
+    "cur": Row(
+        decoding=[dict(sink_size=2, recent_size=2, interval=3, seed=5)],
+        blocks=[dict(sink_size=1, recent_size=2, interval=3)],
+        prompts=[dict(sink_size=2, recent_size=3, interval=4, positions="original")],
+        importance=contents.cur,
+    ),
+    "vase": Row(
+        decoding=[dict(sink_size=1, recent_size=3, interval=4, seed=9)],
+        blocks=[dict(sink_size=1, recent_size=2, interval=2)],
+        prompts=[dict(sink_size=2, recent_size=3, interval=4, positions="original")],
+        importance=contents.vase,
+    ),
 }
 
 

@@ -170,8 +170,8 @@ class TreeKVConfig(Settings):
         Sizes that have the value they would have by default (`sink_size`, `recent_size`, `block_size`,
         `window_size`), and options whose default a variant changes, are derived again from the changed fields, so
         `config.replace(cache_size=64)`, `config.replace(policy=...)` and `config.replace(variant=...)` mean what they
-        say. Other sizes stay, and may then not fit. With the same `cache_size`, `block_size` changes only if it does not
-        fit: up to a block more is held while it is read, so settings are compared fairly only with equal blocks.
+        say. Other sizes stay, and may then not fit. With the same `cache_size`, `block_size` changes only if it does
+        not fit: up to a block more is held while it is read, so settings are compared fairly only with equal blocks.
         """
         _check_fields(changes)
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

@@ -123,7 +123,8 @@ class ReferenceLlama:
             for i, queries in enumerate(layer.queries[h][-m:] if m else [])
         ]
         by_group = torch.stack([torch.stack(each) for each in logits], 1).double().numpy() if m else None
-        stored = self.rotate(keys, true) if config.positions == "original" else keys
+        pairs = keys.unflatten(1, (2, -1)).transpose(1, 2).flatten(1)  # what is rotated together stands side by side
+        stored = self.rotate(keys, true) if config.positions == "original" else pairs
         values = torch.stack([entry.value for entry in entries])
         return Head(stored.double().numpy(), values.double().numpy(), by_group)
 
@@ -162,6 +163,7 @@ class ReferenceLlama:
             if config.policy != "full" and config.prefill == "once":
                 for own in self.configs[number]:  # what this head's settings choose for it, among all heads
                     reads = policies.get(config.policy).reads_contents
+                    reads = reads and length > own.cache_size
                     held = [self.contents(number, h) for h in range(len(layer.heads))] if reads else None
                     chosen = select_prompt(own, list(layer.heads), number, len(self.layers), held)
                     kept_by_head = [kept if other == own else None for kept, other in zip(chosen, self.configs[number])]

@@ -225,7 +225,6 @@ def usual_sizes(policy: str, variant: str, cache_size: int) -> tuple[int, int]:
         ("h2o", "paper"): (4, half - 4),  # the TreeKV paper: 1,024 = 4 initial + 508 recent + 512 chosen
         ("tova", "published"): (0, 0),  # the whole cache competes
         ("tova", "paper"): (4, half - 4),
-        ("keydiff", "published"): (0, 0),
         ("keydiff", "paper"): (4, half - 4),
     }[policy, variant]
 

@@ -172,8 +172,11 @@ def _save_part(part: TreeKVLayer, name: str, tensors: dict[str, Tensor]) -> dict
     assert isinstance(group, LayerGroup)  # the only owner there is
     state = ledger_state.state_of(group.ledger, group.ledger_rows(part))
     own = {"keys": part.keys, "values": part.values, **state.tensors}
+    numbers = state.numbers
+    if part.queries is not None:
+        own["queries"], numbers = part.queries, numbers | {"scaling": part.scaling}
     tensors |= {f"{name}.{key}": tensor for key, tensor in own.items()}
-    return state.numbers
+    return numbers
 
 
 def _load_part(
@@ -187,6 +190,7 @@ def _load_part(
     whole = (described.rows, heads, 0, keys.shape[3]), (described.rows, heads, 0, values.shape[3])
     part.lazy_initialization(keys.new_empty(whole[0]), values.new_empty(whole[1]))
     part.keys, part.values, part.tokens_seen = keys, values, described.tokens
+    part.queries, part.scaling = _queries(part, name, numbers, tensors)
     own = {}
     for key in (*ledger_state.TENSORS, "undone", "log"):
         if f"{name}.{key}" in tensors:
@@ -194,6 +198,23 @@ def _load_part(
         elif key in ledger_state.TENSORS:
             raise TreeKVError(f"the tensor {name}.{key} is missing")
     return LedgerState(own, numbers)
+
+
+def _queries(part: TreeKVLayer, name: str, numbers: Any, tensors: dict[str, Tensor]) -> tuple[Tensor | None, float]:
+    """The last queries of a part, if its policy looks at them, and the factor of their products."""
+    group, queries = part.owner, tensors.pop(f"{name}.queries", None)
+    assert isinstance(group, LayerGroup)  # the only owner there is
+    policy, keys = group.ledger.policy, part.keys
+    count = policy.last_queries(group.config) if policy.evicts_after(group.config) else 0
+    if not count and queries is None:
+        return None, 1.0
+    scaling = numbers.get("scaling") if isinstance(numbers, dict) else None
+    if queries is None or not isinstance(scaling, float) or queries.dtype != keys.dtype:
+        raise TreeKVError(f"the queries {name} that its policy looks at are missing")
+    right = queries.ndim == 4 and queries.shape[0] == keys.shape[0] and queries.shape[2:] == (count, keys.shape[3])
+    if not right or queries.shape[1] % keys.shape[1]:
+        raise TreeKVError(f"the queries {name} have the shape {list(queries.shape)}")
+    return queries, scaling
 
 
 def _load_plain(index: int, layer: Any, saved: list[Any], tensors: dict[str, Tensor], described: SavedCache) -> None:

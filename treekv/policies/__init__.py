@@ -25,6 +25,11 @@ _BUILT_IN = (
     "pyramidkv:PyramidKV",
     "random:Random",
     "keydiff:KeyDiff",
+    "lagkv:LagKV",
+    "rkv:RKV",
+    "snapkv_decode:SnapKVDecode",
+    "cur:CUR",
+    "vase:VaSE",
 )
 
 for _entry in _BUILT_IN:

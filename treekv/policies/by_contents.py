@@ -51,6 +51,11 @@ class ByContents(Policy):
 
     def check(self, settings: Settings) -> None:
         super().check(settings)
+        if not settings.recent_size and type(self).last_queries is not ByContents.last_queries:
+            raise TreeKVError(
+                f"recent_size must be at least 1 for policy {self.name!r}, which compares the other tokens by the "
+                "queries of the recent ones, got 0"
+            )
         if settings.interval > settings.region_size:
             raise TreeKVError(
                 f"interval must be at most {settings.region_size} for policy {self.name!r}, the tokens of the cache "

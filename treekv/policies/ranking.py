@@ -64,7 +64,7 @@ def splitmix(
     layer: int | tuple[int, ...],
     heads: int | Tensor,
     step: int | Tensor,
-    held: int,
+    held: int | Tensor,
     device: torch.device | str,
 ) -> Tensor:
     """Pseudo-random numbers from 0 to 2**31 - 1, LongTensor [1 or batch, heads, 1 or as many as `step` has].
@@ -81,3 +81,13 @@ def splitmix(
         value = (value ^ (value >> 27 & (1 << 37) - 1)) * -7723592293110705685
         value = value ^ (value >> 31 & (1 << 33) - 1)
     return value >> 33 & (1 << 31) - 1
+
+
+def gaussians(
+    seed: int, layer: int | tuple[int, ...], step: int | Tensor, count: int, device: torch.device | str
+) -> Tensor:
+    """Pseudo-random normal numbers, float32 [1 or batch, count], by Box and Muller from `splitmix`."""
+    numbers = torch.arange(2 * count, device=device)
+    uniform = (splitmix(seed, layer, 1, numbers, step, device)[:, 0].double() + 0.5) / 2**31
+    radius, angle = (-2 * uniform[:, :count].log()).sqrt(), 2 * torch.pi * uniform[:, count:]
+    return (radius * angle.cos()).float()

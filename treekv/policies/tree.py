@@ -10,7 +10,7 @@ from treekv.policies.base import Policy
 from treekv.policies.contest import AVERAGE, Contest, run_contest
 from treekv.policies.prompt_choice import choose_tokens
 from treekv.policies.ranking import without
-from treekv.policies.scores import Prompt, Selection
+from treekv.policies.scores import Contents, Prompt, Selection
 from treekv.policies.settings import Settings
 
 #: The value of `prompt_score` that chooses tokens instead of blocks, and the options that only it heeds.
@@ -154,6 +154,10 @@ class _Blocks:
         self.layer, self.heads = prompt.layer, prompt.heads
         self.shape = (self.averages.shape[0], self.averages.shape[1])
         self.device = prompt.device
+
+    @property
+    def contents(self) -> Contents:
+        raise NotImplementedError("a block of a prompt has an average and nothing else")
 
     @property
     def held(self) -> int:

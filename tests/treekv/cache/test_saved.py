@@ -201,7 +201,7 @@ def test_nothing_of_a_ledger_or_a_trace_is_forgotten(llama):
     llama(tiny.tokens(20), past_key_values=cache)
     assert vars(cache.layers[0]).keys() == {
         "rotary", "future_rotary", "number", "layers", "head_numbers", "group_index", "group_offset", "tokens_seen",
-        "awaits_attention", "keys", "values", "owner", "is_initialized", "dtype", "device",
+        "awaits_attention", "keys", "values", "queries", "scaling", "owner", "is_initialized", "dtype", "device",
     }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ PAPER = TreeKVConfig(policy="h2o", variant="paper")
         ("tree", "published"),
         ("streaming", "published"),
         *[(policy, variant) for policy in ("h2o", "tova") for variant in ("published", "paper")],
+        ("keydiff", "paper"),
     ],
 )
 def test_sizes_are_those_of_the_papers(policy, variant, cache_size):
