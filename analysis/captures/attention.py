@@ -25,7 +25,7 @@ def attention_weights(q: Tensor, k: Tensor, scaling: float, positions: Sequence[
     """
     seen = max(positions) + 1
     visible = torch.arange(seen, device=q.device) <= torch.tensor(list(positions), device=q.device)[:, None]
-    weights = softmax.attention_weights(q[None].float(), k[None, :, :seen].float(), scaling, visible)
+    weights = softmax.attention_weights(q[None].float(), k[None, :, :seen].float(), softmax.Scoring(scaling), visible)
     return F.pad(weights.view(*q.shape[:2], seen), (0, k.shape[1] - seen))
 
 

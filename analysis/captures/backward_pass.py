@@ -24,15 +24,16 @@ from analysis.captures.forward_pass import (
     Consumer,
     RecordingLayer,
     cache_layers,
+    captured_layers,
     check_new,
     check_seen,
     evaluating,
-    full_attention_layers,
     run_decoder,
 )
 from analysis.captures.free_memory import free_bytes
 from analysis.units import format_bytes
 from treekv.attention.interface import AttentionCall
+from treekv.cache.hybrid_layer import with_attention
 from treekv.errors import TreeKVError
 
 # Takes the layer's number and the gradient, [query_heads, T, value_dim], in nats per unit of the values.
@@ -167,11 +168,10 @@ def _run(
         config: Any = model.config
         cache = DynamicCache(config=config)
         phase = _Phase()
-        for number in full_attention_layers(config):
+        for number in captured_layers(config):
             kept = number in layers
-            cache.layers[number] = _DifferentiableLayer(
-                number, passed if kept else None, received if kept else None, phase
-            )
+            own = _DifferentiableLayer(number, passed if kept else None, received if kept else None, phase)
+            cache.layers[number] = with_attention(cache.layers[number], own)
         for number, layer in enumerate(cache.layers):
             if type(layer) is DynamicSlidingWindowLayer:
                 cache.layers[number] = _SlidingLayer(layer.sliding_window)
@@ -209,7 +209,7 @@ class _DifferentiableLayer(RecordingLayer):
         self.phase = phase
 
     def attend(self, call: AttentionCall) -> Tensor:
-        query, scaling = call.query, call.scaling
+        query, scaling = call.query, call.scoring.scaling
         # Keys and values of their own for each query head: not every backward kernel shares them among a group.
         key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (call.key, call.value))
         output = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling)
@@ -259,7 +259,7 @@ def _blocks(model: nn.Module) -> list[nn.Module]:
 def _can_recompute(model: nn.Module) -> bool:
     """Whether every layer's cache is one that a second computation finds as the first did."""
     config: Any = model.config
-    known = {*full_attention_layers(config)}
+    known = {*captured_layers(config)}
     layers = DynamicCache(config=config).layers
     plain = all(i in known or type(layer) is DynamicSlidingWindowLayer for i, layer in enumerate(layers))
     return plain and bool(_blocks(model))

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
+from treekv.attention import supported
 from treekv.attention.interface import AttentionCall, attach_handler
-from treekv.attention.supported import full_attention_layers
+from treekv.cache.hybrid_layer import attention_of, with_attention
 from treekv.errors import TreeKVError
 
 # Takes the layer's number, q [query_heads, T, dim], k and v [kv_heads, T, dim], and the factor before the softmax; of
@@ -64,12 +65,30 @@ def record_batch(model: nn.Module, ids: Tensor, layers: Sequence[int], consume: 
         seen.append(number)
         consume(number, *tensors)
 
-    for number in full_attention_layers(config):
-        cache.layers[number] = RecordingLayer(number, passed if number in layers else None)
+    for number in captured_layers(config):
+        recording = RecordingLayer(number, passed if number in layers else None)
+        cache.layers[number] = with_attention(cache.layers[number], recording)
     with evaluating(model), torch.no_grad():  # not inference_mode: the captured tensors must be ordinary ones
         run_decoder(model, ids, cache)
     check_seen(layers, seen)
     return cache_layers(cache)
+
+
+def captured_layers(config: Any) -> list[int]:
+    """The model's numbers of the layers with full attention, which are those to capture.
+
+    Raises:
+        TreeKVError: as `supported.full_attention_layers` does, or their attention is more than a softmax over products
+            of queries and keys.
+    """
+    layers = supported.full_attention_layers(config)
+    more = supported.more_than_softmax(config)
+    if more is not None:
+        raise TreeKVError(
+            f"this {supported.family(config)!r} model has {more}, which a TreeKV cache computes, but captures, "
+            "simulations and predictions do not; run the cache itself (treekv eval, treekv generate)"
+        )
+    return layers
 
 
 def run_decoder(model: nn.Module, ids: Tensor, cache: DynamicCache) -> Any:
@@ -113,6 +132,7 @@ def cache_layers(cache: DynamicCache) -> list[CacheLayer]:
 
 
 def _kept(number: int, layer: Any) -> CacheLayer | None:
+    layer = attention_of(layer)
     if isinstance(layer, RecordingLayer):
         return None if layer.channels is None else CacheLayer(number, layer.channels, None)
     if isinstance(layer, DynamicSlidingWindowLayer) and layer.keys is not None and layer.values is not None:
@@ -138,7 +158,7 @@ class RecordingLayer(DynamicLayer):
         return attach_handler(key_states, self), value_states
 
     def attend(self, call: AttentionCall) -> Tensor:
-        query, key, value, scaling = call.query, call.key, call.value, call.scaling
+        query, key, value, scaling = call.query, call.key, call.value, call.scoring.scaling
         grouped = query.shape[1] != key.shape[1]
         output = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped)
         self.check_finite(call, output)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from analysis import netcdf
+from analysis.captures.forward_pass import captured_layers
 from analysis.captures.rotary_record import rotary_attrs
-from treekv.attention.supported import full_attention_layers
 from treekv.errors import TreeKVError
 from treekv.files import check_text
 from treekv.model_identity import model_fingerprint, model_name
@@ -101,7 +101,7 @@ def chosen_layers(config: Any, layers: Sequence[int] | None) -> list[int]:
 
     Raises TreeKVError for a layer that cannot be captured, or an empty list.
     """
-    available = full_attention_layers(config)
+    available = captured_layers(config)
     chosen = available if layers is None else sorted(set(layers))
     wrong = [layer for layer in chosen if layer not in available]
     if wrong or not chosen:

@@ -140,5 +140,5 @@ def _check(model: nn.Module, ids: Tensor, cache: Cache, chunk: int, prompt: int)
 def _bytes_in(cache: Any) -> int:
     if hasattr(cache, "nbytes"):
         return int(cache.nbytes)
-    tensors = (tensor for layer in cache.layers for tensor in (layer.keys, layer.values) if tensor is not None)
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    tensors = (getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values"))
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)

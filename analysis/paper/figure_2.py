@@ -171,7 +171,8 @@ def last_contributions(q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tenso
     `q` [rows, query_heads, T, head_dim], `k` and `v` [rows, kv_heads, T, dim]. The weights of this one query are all
     that is computed.
     """
-    weights = softmax.attention_weights(q[:, :, -1:].float(), k.float(), scaling)  # [rows, kv_heads, group, T]
+    scoring = softmax.Scoring(scaling)
+    weights = softmax.attention_weights(q[:, :, -1:].float(), k.float(), scoring)  # [rows, kv_heads, group, T]
     return (weights.unsqueeze(-1) * v.float().unsqueeze(2)).flatten(1, 2)
 
 

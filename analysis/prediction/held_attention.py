@@ -27,7 +27,7 @@ def held_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float, ev
             stayed; None where nothing is evicted.
     """
     if evicted_at is None:
-        return softmax.causal_attention(query[None], key[None], value[None], scaling)[0]
+        return softmax.causal_attention(query[None], key[None], value[None], softmax.Scoring(scaling))[0]
     heads, tokens, _ = key.shape
     until = np.where(evicted_at < 0, tokens, evicted_at).astype(np.int64)
     grouped = query.unflatten(0, (heads, -1))

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from analysis.captures.forward_pass import full_attention_layers
+from analysis.captures.forward_pass import captured_layers
 from analysis.prediction.held_attention import held_attention
 from treekv.attention.interface import AttentionCall, attach_handler
+from treekv.cache.hybrid_layer import with_attention
 
 NUMBERS_AT_ONCE: Final = 2**26  # logits that exist at a time: 128 MB in bfloat16
 FLOATS_AT_ONCE: Final = 64  # tokens whose logits are taken to float32 at a time, which caches hold
@@ -34,8 +35,8 @@ def masked_losses(model: nn.Module, ids: Tensor, rows: int, held: Held, done: Ca
         done: called after each full-attention layer.
     """
     cache = DynamicCache(config=model.config)  # type: ignore[arg-type]
-    for number in full_attention_layers(model.config):
-        cache.layers[number] = _Layer(number, held, done)
+    for number in captured_layers(model.config):
+        cache.layers[number] = with_attention(cache.layers[number], _Layer(number, held, done))
     decoder: Any = getattr(model, "base_model", model)
     with torch.inference_mode():
         ids = ids.to(next(model.parameters()).device)
@@ -91,7 +92,7 @@ class _Layer(DynamicLayer):
         outputs = []
         for row in range(len(call.query)):
             tensors = call.query[row], call.key[row], call.value[row]
-            evicted_at = self.held(self.number, row, *tensors, call.scaling)
-            outputs.append(held_attention(*tensors, call.scaling, evicted_at))
+            evicted_at = self.held(self.number, row, *tensors, call.scoring.scaling)
+            outputs.append(held_attention(*tensors, call.scoring.scaling, evicted_at))
         self.done()
         return torch.stack(outputs)

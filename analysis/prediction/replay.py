@@ -18,7 +18,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from analysis.captures.data import Capture
-from analysis.captures.forward_pass import full_attention_layers
+from analysis.captures.forward_pass import captured_layers
 from analysis.captures.rotary_record import rotary_attrs
 from analysis.prediction.computing import computing_in
 from analysis.prediction.loss_table import FULL, Text, check_configs, check_losses, checked_text, loss_table
@@ -72,7 +72,7 @@ def replay(
     """
     check_configs(configs)
     ids = checked_text(model, text, prompt)
-    layers = full_attention_layers(model.config)
+    layers = captured_layers(model.config)
     if retention is not None:
         _check_record(retention, configs, layers, len(ids))
     rows = {FULL: TreeKVConfig(policy=FULL), **configs} if full else dict(configs)

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
-from analysis.captures.forward_pass import full_attention_layers
 from treekv import TreeKVCache
 from treekv.attention.interface import AttentionCall, attach_handler, handler_of
+from treekv.attention.supported import full_attention_layers
+from treekv.cache.hybrid_layer import attention_of, with_attention
 from treekv.cache.layer import TreeKVLayer
 from treekv.cache.split_layer import SplitLayer
 
@@ -24,7 +25,8 @@ class RowCaches(Cache):
     def __init__(self, caches: list[TreeKVCache], model_config: Any) -> None:
         layers = DynamicCache(config=model_config).layers
         for number in full_attention_layers(model_config):
-            layers[number] = _RowsLayer([cache.layers[number] for cache in caches])  # type: ignore[misc]
+            own = _RowsLayer([attention_of(cache.layers[number]) for cache in caches])
+            layers[number] = with_attention(layers[number], own)
         super().__init__(layers=layers)
 
 

@@ -172,13 +172,13 @@ def _ledger(
         parts, parts_ahead = [], []
         for place in places:
             q, k = (each[None, :, :prompt].float() for each in (place.queries(captured), place.keys(captured)))
-            scaling, norms = place.scaling(captured), place.value_norms(captured, config)
+            scoring, norms = softmax.Scoring(place.scaling(captured)), place.value_norms(captured, config)
             weighting = 1.0 if norms is None else norms[:, :prompt]
-            part, counts = softmax.window_scores(q, k, scaling, window, config.delay)
+            part, counts = softmax.window_scores(q, k, scoring, window, config.delay)
             parts.append(part * weighting)
             if ahead:
                 position = torch.arange(prompt, device=device)[None]
-                moved = future_scores(q, k, scaling, position, captured.rotary, config.future_window, config.seed)
+                moved = future_scores(q, k, scoring, position, captured.rotary, config.future_window, config.seed)
                 parts_ahead.append(moved * weighting)
         sums, future = torch.cat(parts), torch.cat(parts_ahead) if ahead else None
     rows = slice(0, len(places))

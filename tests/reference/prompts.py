@@ -24,16 +24,31 @@ def place(number: int, length: int, window: int, seed: int) -> int:
     return length + splitmix(seed, 0, 0, length, number) % window
 
 
-def future(queries, keys, scaling: float, frequencies: list[float], window: int, seed: int, every: int = 8):
+def future(
+    queries,
+    keys,
+    scaling: float,
+    frequencies: list[float],
+    window: int,
+    seed: int,
+    every: int = 8,
+    softcap: float | None = None,
+    sinks: list[float] | None = None,
+):
     """F of one KV head. `queries` has one list of T unrotated queries for each query head of its group, `keys` T
-    unrotated keys, and every so many queries are moved; `frequencies` is empty for a model without rotary positions."""
+    unrotated keys, and every so many queries are moved; `frequencies` is empty for a model without rotary positions.
+    `sinks` has one logit for each query head, which belongs to no key."""
     length = len(keys)
     turned = [rotated(key, j, frequencies) for j, key in enumerate(keys)]
     scores = [0.0] * length
-    for own in queries:
+    for number, own in enumerate(queries):
         for i in range(0, length, every):
             query = rotated(own[i], place(i, length, window, seed), frequencies)
             logits = [scaling * sum(a * b for a, b in zip(query, key)) for key in turned]
+            if softcap is not None:
+                logits = [softcap * math.tanh(logit / softcap) for logit in logits]
+            if sinks is not None:
+                logits.append(sinks[number])
             top = max(logits)
             powers = [math.exp(logit - top) for logit in logits]
             for j in range(length):

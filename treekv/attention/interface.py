@@ -16,6 +16,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from treekv.attention.softmax import Scoring, explicit_attention
 from treekv.errors import TreeKVError
 
 NAME = "treekv"
@@ -29,19 +30,22 @@ class AttentionCall(NamedTuple):
 
     Attributes:
         query: [batch, query_heads, q, head_dim], after rotary embedding.
-        key, value: the q new ones, [batch, kv_heads, q, head_dim], after rotary embedding.
+        key, value: the q new ones, [batch, kv_heads, q, head_dim], after rotary embedding. A layer that attends to the
+            keys and values of an earlier one may ask for its last queries only, and then there are fewer of these.
         padding: bool [batch, seen + q], False where a token is padding, or None when none of the new tokens is (with
             several of them, when nothing was read before either).
-        scaling: the factor before the softmax.
+        scoring: how products of queries and keys become weights.
         position_ids: [1 or batch, q] as the model used them, or None where it does not pass them on.
+        latents: of latent attention, what keys and values are computed from and what is cached of the new tokens.
     """
 
     query: Tensor
     key: Tensor
     value: Tensor
     padding: Tensor | None
-    scaling: float
+    scoring: Scoring
     position_ids: Tensor | None
+    latents: tuple[Tensor, Tensor] | None = None
 
 
 class AttentionHandler(Protocol):
@@ -57,6 +61,27 @@ def attach_handler(key: Tensor, handler: AttentionHandler) -> Tensor:
     key = key.view_as(key)  # a new tensor object: the mark must not outlive this call
     setattr(key, _HANDLER, handler)
     return key
+
+
+def attach_to_all_made_of(latents: Tensor, handler: AttentionHandler) -> Tensor:
+    """Mark `latents` and all that is computed from them, so that the attention call that receives keys made of them is
+    answered by `handler`."""
+    marked = latents.as_subclass(_Marked)
+    setattr(marked, _HANDLER, handler)
+    return marked
+
+
+class _Marked(Tensor):
+    """A tensor whose handler goes on to what is computed from it."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = super().__torch_function__(func, types, args, kwargs or {})
+        handler = next((handler for each in args if (handler := getattr(each, _HANDLER, None)) is not None), None)
+        for each in found if isinstance(found, (tuple, list)) else [found]:
+            if isinstance(each, _Marked):
+                setattr(each, _HANDLER, handler)
+        return found
 
 
 def handler_of(key: Tensor) -> AttentionHandler | None:
@@ -79,16 +104,26 @@ def treekv_attention(
     Returns the attention output [batch, q, query_heads, head_dim] and None for the weights.
     """
     handler = handler_of(key)
-    for unsupported in ("s_aux", "sinks", "softcap"):  # SDPA would ignore the first two
-        if kwargs.get(unsupported) is not None:
-            raise _not_computed(unsupported)
-    if handler is None:
+    if isinstance(key, _Marked):
+        key, value = key.as_subclass(Tensor), value.as_subclass(Tensor)
+    if kwargs.get("sinks") is not None:  # of each query; SDPA would ignore them
+        raise _not_computed("sinks")
+    sink = kwargs.get("s_aux")
+    scoring = Scoring(
+        query.shape[-1] ** -0.5 if scaling is None else scaling,
+        kwargs.get("softcap"),
+        None if sink is None else sink[None],
+    )
+    if handler is None and scoring.is_plain:
         mask = _materialized(attention_mask)
         return sdpa_attention_forward(module, query, key, value, mask, dropout=dropout, scaling=scaling, **kwargs)
     if kwargs.get("position_bias") is not None:
         raise _not_computed("position_bias")
     if getattr(module, "is_causal", True) is False:
         raise TreeKVError("the model's attention is bidirectional, but a cache needs tokens that see only earlier ones")
+    if handler is None:  # SDPA would leave out the sink, and refuse the cap
+        output = explicit_attention(query, key, value, scoring, _materialized(attention_mask), dropout)
+        return output.transpose(1, 2).contiguous(), None
     if dropout:
         raise TreeKVError(
             f"the model drops attention weights in training (attention_dropout {dropout}), which a TreeKV cache does "
@@ -96,10 +131,8 @@ def treekv_attention(
         )
     if kwargs.get("output_attentions"):
         raise TreeKVError("attention weights cannot be returned with a TreeKV cache: leave output_attentions out")
-    if scaling is None:
-        scaling = query.shape[-1] ** -0.5
     padding, position_ids = _padding_of(attention_mask), kwargs.get("position_ids")
-    output = handler.attend(AttentionCall(query, key, value, padding, scaling, position_ids))
+    output = handler.attend(AttentionCall(query, key, value, padding, scoring, position_ids))
     return output.transpose(1, 2).contiguous(), None
 
 
@@ -156,8 +189,29 @@ def treekv_mask(
         device=device,
         **kwargs,
     )
+    if "reuse" in (getattr(kwargs.get("config"), "kv_sharing_modes", None) or ()):
+        mask = mask.as_subclass(_SlicedMask)
+        request["allow_is_causal_skip"] = False  # it aligns the first query and key
     setattr(mask, _REQUEST, (padded, (batch_size, columns), request))
     return mask
+
+
+class _SlicedMask(Tensor):
+    """A padding mask of which models take the last queries, as of one with four dimensions: `mask[:, :, -1:, :]`.
+
+    Those with layers that attend to the keys and values of earlier ones do that, since these layers need not compute
+    outputs that nothing reads.
+    """
+
+    def __getitem__(self, index: Any) -> Tensor:
+        if self.ndim != 2 or not isinstance(index, tuple) or len(index) != 4:
+            return super().__getitem__(index)
+        mask = self.view_as(self).as_subclass(_SlicedMask)
+        padded, shape, request = getattr(self, _REQUEST)
+        built = _materialized(self)
+        assert built is not None  # it is not skipped
+        setattr(mask, _REQUEST, (padded, shape, {**request, "built": built[index]}))
+        return mask
 
 
 @torch.compiler.disable(

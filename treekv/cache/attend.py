@@ -9,23 +9,28 @@ from torch import Tensor
 
 from treekv.attention import softmax
 from treekv.attention.rotary import Rotary
+from treekv.attention.softmax import Scoring
 from treekv.cache.future import future_scores
+from treekv.cache.latent_layer import LatentLayer
 from treekv.cache.layer import TreeKVLayer
 from treekv.cache.padding import TokenPositions
 from treekv.cache.slot_plan import SlotPlan
+from treekv.errors import TreeKVError
 
 
 class NewTokens(NamedTuple):
     """New tokens of some rows, without padding.
 
-    `query` [rows, query_heads, q, head_dim]; `key`, `value` [rows, kv_heads, q, head_dim], after rotary embedding.
+    `query` [rows, query_heads, q, head_dim]; `key`, `value` [rows, kv_heads, q, head_dim], after rotary embedding;
+    `latents` [rows, 1, q, dim], of latent attention, what is stored instead of these.
     """
 
     query: Tensor
     key: Tensor
     value: Tensor
-    scaling: float
+    scoring: Scoring
     positions: TokenPositions
+    latents: tuple[Tensor, Tensor] | None = None
 
     @property
     def differentiable(self) -> bool:
@@ -35,7 +40,8 @@ class NewTokens(NamedTuple):
     def part(self, first: int, last: int) -> NewTokens:
         """The tokens first ... last - 1."""
         query, key, value = (t[:, :, first:last] for t in self[:3])
-        return NewTokens(query, key, value, self.scaling, self.positions.after(first))
+        latents = self.latents and (self.latents[0][:, :, first:last], self.latents[1][:, :, first:last])
+        return NewTokens(query, key, value, self.scoring, self.positions.after(first), latents)
 
 
 class Observation(NamedTuple):
@@ -56,42 +62,46 @@ def attend_all(layer: TreeKVLayer, rows: slice, new: NewTokens, held: list[int],
     q, longest = new.key.shape[2], max(held)
     layer.reserve(reserved)
     visible = None
-    if new.differentiable or min(held) < longest:
+    if new.differentiable or min(held) < longest or new.latents is not None:
         slots = torch.tensor(held, device=new.key.device)[:, None, None] + torch.arange(q, device=new.key.device)
-        slots = slots.expand(-1, new.key.shape[1], -1)
-        keys, values = layer.write(rows, slots, new.key, new.value, new.differentiable)
+        slots = slots.expand(-1, layer.keys.shape[1], -1)
+        keys, values = _write(layer, rows, slots, new, new.key)
         keys, values = keys[:, :, : longest + q], values[:, :, : longest + q]
         if min(held) < longest:
             visible = torch.arange(longest + 1, device=keys.device) <= slots[:, :1, :, None]
     else:
         keys, values = (t[:, :, : longest + q] for t in layer.view(rows))
         keys[:, :, longest:], values[:, :, longest:] = new.key.detach(), new.value.detach()
-    return softmax.causal_attention(new.query, keys, values, new.scaling, visible)
+    return softmax.causal_attention(new.query, keys, values, new.scoring, visible)
 
 
 def attend_prompt(new: NewTokens) -> Tensor:
     """Attend to a whole prompt at its true positions."""
-    return softmax.causal_attention(new.query, new.key, new.value, new.scaling)
+    return softmax.causal_attention(new.query, new.key, new.value, new.scoring)
 
 
 def prompt_scores(new: NewTokens, window: int, observation: Observation) -> tuple[Tensor, Tensor]:
     """Sums and counts of the last `window` queries of a prompt; see `softmax.window_scores`."""
-    sums, counts = softmax.window_scores(new.query.detach(), new.key.detach(), new.scaling, window, observation.delay)
-    return (sums * value_norms(new.value.detach()) if observation.times_value_norm else sums), counts
+    sums, counts = softmax.window_scores(new.query.detach(), new.key.detach(), new.scoring, window, observation.delay)
+    if observation.times_value_norm:
+        sums = sums * value_norms(new.value.detach())
+    return (sums if new.latents is None else sums.mean(1, keepdim=True)), counts
 
 
 def prompt_future(rotary: Rotary | None, new: NewTokens, window: int, seed: int, observation: Observation) -> Tensor:
     """What queries of a prompt would see from after it; see `future_scores`."""
     query, key = new.query.detach(), new.key.detach()
-    scores = future_scores(query, key, new.scaling, new.positions.true(key.shape[2]), rotary, window, seed)
-    return scores * value_norms(new.value.detach()) if observation.times_value_norm else scores
+    scores = future_scores(query, key, new.scoring, new.positions.true(key.shape[2]), rotary, window, seed)
+    if observation.times_value_norm:
+        scores = scores * value_norms(new.value.detach())
+    return scores if new.latents is None else scores.sum(1, keepdim=True)
 
 
 def remember_queries(layer: TreeKVLayer, rows: slice, new: NewTokens, most: int) -> None:
     """Cache the last `most` queries of some rows, these included, in the form of stored keys."""
     q = new.query.shape[2]
     last = new.part(max(q - most, 0), q)
-    query, layer.scaling = last.query, new.scaling
+    query, layer.scaling = last.query, new.scoring.scaling
     if layer.rotary is not None:
         query = layer.rotary.unrotated(query, last.positions.true(query.shape[2]))
     layer.remember(rows, query, most)
@@ -100,10 +110,10 @@ def remember_queries(layer: TreeKVLayer, rows: slice, new: NewTokens, most: int)
 def store_prompt(layer: TreeKVLayer, rows: slice, new: NewTokens, kept: Tensor, slots: int) -> None:
     """Store the tokens at `kept` LongTensor [rows, kv_heads, k] of a prompt, with `slots` slots at least."""
     layer.reserve(slots)
-    key = new.key
+    key, value = new.latents or (new.key, new.value)
     if layer.rotary is not None:
         key = layer.rotary.unrotated(key, new.positions.true(key.shape[2]))
-    layer.fill(rows, kept, key, new.value, new.differentiable)
+    layer.fill(rows, kept, key, value, new.differentiable)
 
 
 def attend_block(
@@ -132,7 +142,7 @@ def attend_block(
     layer.reserve(plan.padded_capacity)
     if rotary is not None:
         query, key = _rotate_new(rotary, new)
-    keys, values = layer.write(rows, plan.slots, key, new.value, new.differentiable)
+    keys, values = _write(layer, rows, plan.slots, new, key)
     if plan.used < keys.shape[2]:
         keys, values = keys[:, :, : plan.used], values[:, :, : plan.used]
     if rotary is not None:
@@ -141,9 +151,42 @@ def attend_block(
         keys = rotary.at_distance(keys, distance if plan.all_used else distance.clamp(min=0), table_size)
     visible = softmax.visible(plan.distance, q, plan.all_used)
     if observation is None:
-        return softmax.masked_attention(query, keys, values, new.scaling, visible), None
-    output, weights = softmax.observed_attention(query, keys, values, new.scaling, visible)
+        return softmax.masked_attention(query, keys, values, new.scoring, visible), None
+    output, weights = softmax.observed_attention(query, keys, values, new.scoring, visible)
+    if new.latents is not None:  # all heads share what is kept
+        weights = weights * value_norms(values)[:, :, None] if observation.times_value_norm else weights
+        weights, observation = weights.flatten(1, 2)[:, None], observation._replace(times_value_norm=False)
     return output, _observed(weights, values, q, observation)
+
+
+def attend_block_again(rows: slice, plan: SlotPlan, table_size: int, layer: TreeKVLayer, new: NewTokens) -> Tensor:
+    """The output of `attend_block` for the same new tokens, with queries of another layer."""
+    return attend_block(layer, rows, new, plan, None, table_size)[0]
+
+
+def _write(layer: TreeKVLayer, rows: slice, slots: Tensor, new: NewTokens, key: Tensor) -> tuple[Tensor, Tensor]:
+    """Put new tokens, their keys in stored form, at `slots`; returns keys and values of all slots of these rows."""
+    if new.latents is None:
+        return layer.write(rows, slots, key, new.value, new.differentiable)
+    assert isinstance(layer, LatentLayer)  # no other has latents
+    return layer.write_new(rows, slots, key, new.value, new.latents)
+
+
+def checked(layer: TreeKVLayer, output: Tensor, q: int) -> Tensor:
+    """The output, if it is made of finite numbers.
+
+    NaN spreads to all later layers, so while decoding it is enough to check the last one; on a GPU it is not
+    checked then, since each step would have to wait. A call that is refused counts as unfinished, so the cache
+    cannot be used further.
+    """
+    checks = q > 1 or (layer.number == layer.layers - 1 and output.is_cpu)
+    if checks and not torch.compiler.is_compiling() and not bool(output.isfinite().all()):
+        where = f"layer {layer.number}" if q > 1 else "the model"
+        raise TreeKVError(
+            f"the attention of {where} is not made of finite numbers (the model computes in {output.dtype}); try "
+            "torch.float32 or torch.bfloat16, and cache.reset() before continuing"
+        )
+    return output
 
 
 def value_norms(values: Tensor) -> Tensor:

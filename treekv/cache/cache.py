@@ -11,12 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
-from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, LinearAttentionLayer
 
 from treekv import policies
 from treekv.attention import supported
 from treekv.attention.rotary import Rotary, model_rotary
 from treekv.cache import saved
+from treekv.cache.contents import check_attention
+from treekv.cache.hybrid_layer import attention_of, with_attention
+from treekv.cache.latent_layer import LatentLayer
 from treekv.cache.layer import TreeKVLayer
 from treekv.cache.layer_group import LayerGroup
 from treekv.cache.split_layer import SplitLayer
@@ -30,8 +33,9 @@ class TreeKVCache(Cache):
     the settings under which it keeps more.
 
     Pass it to a model whose attention implementation is "treekv", to `model(...)` or `model.generate(...)`, as
-    `past_key_values`. Layers with a sliding window (hybrid models) are left as transformers builds them. A call of one
-    token is a decoding step; a prompt that is read in chunks needs chunks of two tokens or more.
+    `past_key_values`. Other layers of hybrid models (with a sliding window, linear attention, convolution) are left as
+    transformers builds them. A call of one token is a decoding step; a prompt that is read in chunks needs chunks of
+    two tokens or more.
 
     Args:
         config: the settings.
@@ -64,6 +68,8 @@ class TreeKVCache(Cache):
         compressed = supported.full_attention_layers(model_config)
         self.config = config
         self._model = saved.description(model_config)
+        check_attention(config, model_config)
+        latent = supported.latent_layers(model_config)
         rotary = None
         if config.positions != "original" and config.policy != "full":
             rotary = Rotary.from_config(model_config, positions=config.positions)
@@ -72,20 +78,26 @@ class TreeKVCache(Cache):
             groups = self._split(layers, compressed, rotary, getattr(model_config, "num_key_value_heads", None))
         else:
             configs = config.per_layer(len(compressed))
-            made = [TreeKVLayer(rotary, number, len(compressed)) for number in range(len(compressed))]
+            made = [
+                LatentLayer(number, len(compressed))
+                if index in latent
+                else TreeKVLayer(rotary, number, len(compressed))
+                for number, index in enumerate(compressed)
+            ]
             for index, layer in zip(compressed, made, strict=True):
-                layers[index] = layer
+                layers[index] = with_attention(layers[index], layer)
             # Successive layers with the same settings share a group.
             together = itertools.groupby(zip(configs, made, strict=True), key=lambda pair: pair[0])
             groups = [(own, [layer for _, layer in same]) for own, same in together]
         super().__init__(layers=layers)
         self._compressed = compressed
+        self._attending = [index for index, layer in enumerate(layers) if isinstance(layer, CacheLayerMixin)]
         self._before = dict(zip(compressed[1:], compressed, strict=False))  # the compressed layer before each
-        future = _future_rotary(config, model_config)
+        future, followed = _future_rotary(config, model_config), supported.followed_layers(model_config)
         for own, members in groups:
             LayerGroup(own, members)
             for member in members:
-                member.future_rotary = future
+                member.future_rotary, member.followed = future, compressed[member.number] in followed
 
     def _split(
         self, layers: list[Any], compressed: list[int], rotary: Rotary | None, heads: int | None
@@ -101,7 +113,8 @@ class TreeKVCache(Cache):
                 numbers = [head for head, other in enumerate(own) if other == config]
                 parts.append(TreeKVLayer(rotary, number, len(compressed), numbers))
                 groups.setdefault(config, []).append(parts[-1])
-            layers[compressed[number]] = SplitLayer(parts)
+            index = compressed[number]
+            layers[index] = with_attention(layers[index], SplitLayer(parts))
         return list(groups.items())
 
     def save(self, path: str | os.PathLike[str], model: Any = None, *, notes: Mapping[str, Any] | None = None) -> None:
@@ -154,8 +167,8 @@ class TreeKVCache(Cache):
                 f"the cache was made for a model of {len(self.layers)} layers, but layer {layer_idx} asks for it; "
                 "make it with the configuration of this model"
             )
-        if layer_idx == 0:
-            seen = [self.get_seq_length(index) for index in range(len(self.layers))]
+        if layer_idx == self._attending[0]:
+            seen = [self.get_seq_length(index) for index in self._attending]
             if any(tokens != seen[0] for tokens in seen[1:]):
                 raise TreeKVError(
                     f"the layers of the cache have seen different numbers of tokens ({min(seen)} and {max(seen)}): the "
@@ -189,7 +202,7 @@ class TreeKVCache(Cache):
         """
         self._check_rows(indices, "indices")
         self._select(indices)
-        super().batch_select_indices(indices)
+        self._select_in_layers(indices)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat each row `repeats` times, one after the other.
@@ -200,8 +213,17 @@ class TreeKVCache(Cache):
         if type(repeats) is not int or repeats < 1:
             raise TreeKVError(f"repeats must be a whole number of at least 1, got {repeats!r}")
         if self._batch():
-            self._select(torch.arange(self._batch()).repeat_interleave(repeats))
-        super().batch_repeat_interleave(repeats)
+            rows = torch.arange(self._batch()).repeat_interleave(repeats)
+            self._select(rows)
+            self._select_in_layers(rows)
+
+    def _select_in_layers(self, rows: Any) -> None:
+        layers: list[Any] = self.layers
+        for layer in layers:
+            if isinstance(layer, LinearAttentionLayer):  # transformers' own can be reordered only
+                layer.reorder_cache(rows)
+            else:
+                layer.batch_select_indices(rows)
 
     def _check_rows(self, index: Any, name: str) -> None:
         if not isinstance(index, Tensor) or index.ndim != 1 or index.dtype not in (torch.int64, torch.int32):
@@ -322,11 +344,12 @@ class TreeKVCache(Cache):
         """A compressed layer: itself, or its parts."""
         if not hasattr(layer, "__index__") or not 0 <= layer < len(self.layers):  # numpy's whole numbers too
             raise TreeKVError(f"layer must be a whole number between 0 and {len(self.layers) - 1}, got {layer!r}")
-        found = self.layers[layer]
+        found = attention_of(self.layers[layer])
         if isinstance(found, SplitLayer):
             return found.parts
         if not isinstance(found, TreeKVLayer):
-            raise TreeKVError(f"layer {layer} has a sliding window of its own and is not compressed")
+            what = "a sliding window" if getattr(found, "is_sliding", False) else "no full attention"
+            raise TreeKVError(f"layer {layer} has {what} and is not compressed")
         return [found]
 
     def _batch(self) -> int:
@@ -350,6 +373,7 @@ def _future_rotary(config: TreeKVConfig, model_config: Any) -> Rotary | None:
 
 def _storages(layer: Any) -> list[Any]:
     """What has the keys and values of a layer."""
+    layer = attention_of(layer)
     if isinstance(layer, SplitLayer):
         return list(layer.parts)
     return [layer] if isinstance(layer, CacheLayerMixin) else []

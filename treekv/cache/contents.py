@@ -2,13 +2,44 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from treekv.attention import seen_distance
+from treekv import policies
+from treekv.attention import seen_distance, supported
 from treekv.attention.rotary import Rotary
 from treekv.cache.attend import NewTokens
 from treekv.cache.layer import TreeKVLayer
+from treekv.config import TreeKVConfig
+from treekv.errors import TreeKVError
+
+
+def check_attention(config: TreeKVConfig, model_config: Any) -> None:
+    """Refuse settings that need more of a model's attention than a cache of it has.
+
+    Raises:
+        TreeKVError: all heads share latents, but heads have budgets of their own, or queries are moved; or the policy
+            looks at keys, and these are latents, or its logits are no plain products of queries and keys.
+    """
+    policy, latent = policies.get(config.policy), supported.latent_layers(model_config)
+    family, more = supported.family(model_config), supported.more_than_softmax(model_config)
+    if latent and config.differs_by_head:
+        raise TreeKVError(
+            f"budgets differ by KV head, but all heads of this {family!r} model share the latents that it caches; give "
+            "one for each layer"
+        )
+    if latent and policy.scores_future(config):
+        raise TreeKVError(
+            f"prompt_score 'future' moves queries to other positions, which is not possible for this {family!r} model, "
+            "whose keys are computed from latents; use prompt_score 'window'"
+        )
+    if policy.reads_contents and more is not None and not supported.followed_layers(model_config):
+        raise TreeKVError(
+            f"policy {config.policy!r} looks at keys and at their products with queries, but this {family!r} model has "
+            f"{more}; use a policy that does not, such as 'tree'"
+        )
 
 
 class StoredContents:
@@ -93,7 +124,7 @@ class PromptContents:
 
     def logits(self) -> Tensor:
         query, key = (each.detach().float() for each in (self._new.query[:, :, -self._queries :], self._new.key))
-        return _products(query, key, self._new.scaling)
+        return _products(query, key, self._new.scoring.scaling)
 
 
 def _products(query: Tensor, key: Tensor, scaling: float) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from treekv.attention.rotary import Rotary
+from treekv.attention.softmax import Scoring
 from treekv.policies.ranking import splitmix
 
 EVERY: Final = 8  # of so many queries one is moved,
@@ -20,14 +21,14 @@ NUMBERS_AT_ONCE: Final = 2**20  # weights that exist at a time: few enough to st
 
 
 def future_scores(
-    query: Tensor, key: Tensor, scaling: float, positions: Tensor, rotary: Rotary | None, window: int, seed: int
+    query: Tensor, key: Tensor, scoring: Scoring, positions: Tensor, rotary: Rotary | None, window: int, seed: int
 ) -> Tensor:
     """Attention weights that a prompt's queries, every 8th or 512 of them, would give its tokens from after its end.
 
     Args:
         query: [batch, query_heads, T, head_dim], after rotary embedding.
         key: [batch, kv_heads, T, head_dim] likewise.
-        scaling: the factor of their products.
+        scoring: how their products become weights.
         positions: LongTensor [1 or batch, T] as the model used them.
         rotary: its rotary embedding; None for a model without, whose queries stay as they are.
         window: places are drawn from the first so many positions after the prompt, by `places_ahead`.
@@ -43,7 +44,7 @@ def future_scores(
         ahead = places_ahead(length, window, seed, positions.device)
         by = positions[:, -1:] + ahead - positions[:, ::every]
         chosen, key = rotary.moved(chosen, by), rotary.interleave(key)
-    grouped = (chosen * scaling).unflatten(1, (key.shape[1], -1)).flatten(2, 3)
+    grouped = (chosen * scoring.scaling).unflatten(1, (key.shape[1], -1)).flatten(2, 3)
     keys = key.transpose(2, 3).contiguous()
     sums = torch.zeros(key.shape[:3], dtype=torch.float32, device=key.device)
     at_once = min(max(NUMBERS_AT_ONCE // sums.numel(), 1), grouped.shape[2])
@@ -51,12 +52,18 @@ def future_scores(
     products = grouped.new_empty((*key.shape[:2], at_once, length))
     logits = products if products.dtype == torch.float32 else products.float()
     weights = torch.empty_like(logits)
-    for part in grouped.split(at_once, dim=2):
+    sinks = None if scoring.sink is None else scoring.sinks(key.shape[1], chosen.shape[2]).split(at_once, dim=2)
+    for number, part in enumerate(grouped.split(at_once, dim=2)):
         now = slice(0, part.shape[2])
         torch.matmul(part, keys, out=products[:, :, now])
         if logits is not products:
             logits[:, :, now] = products[:, :, now]
+        if scoring.softcap is not None:
+            logits[:, :, now].div_(scoring.softcap).tanh_().mul_(scoring.softcap)
         torch.softmax(logits[:, :, now], -1, out=weights[:, :, now])
+        if sinks is not None:  # what the sink leaves
+            share = (logits[:, :, now].logsumexp(-1) - sinks[number]).sigmoid()
+            weights[:, :, now] *= share[..., None]
         sums += weights[:, :, now].sum(2)
     return sums
 

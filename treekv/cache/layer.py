@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,23 @@ from transformers.cache_utils import CacheLayerMixin
 from treekv.attention.interface import AttentionCall, attach_handler
 from treekv.attention.rotary import Rotary
 from treekv.errors import TreeKVError
+
+
+class Step(NamedTuple):
+    """A part of a call of a layer that others follow.
+
+    Attributes:
+        rows: rows of the batch; None for a step that only moves tokens to other slots.
+        real: which columns of these rows are no padding, None for all.
+        first, last: which of these columns it is about.
+        what: computes the attention of new tokens with a layer, or where slots were reordered, the old number of each.
+    """
+
+    rows: slice | None
+    real: slice | Tensor | None
+    first: int
+    last: int
+    what: Any
 
 
 class LayerOwner(Protocol):
@@ -27,6 +44,9 @@ class LayerOwner(Protocol):
 
     def attend(self, layer: TreeKVLayer, call: AttentionCall) -> Tensor:
         """Attend to the kept tokens and to the new ones, then store and evict."""
+
+    def follow(self, layer: TreeKVLayer, call: AttentionCall) -> Tensor:
+        """Attend with other queries to what the last call of `attend` attended to."""
 
     def copy_tensors(self) -> None:
         """Replace tensors made under `torch.inference_mode` by copies."""
@@ -50,6 +70,7 @@ class TreeKVLayer(CacheLayerMixin):
         group_index, group_offset: its place in its group, and the rows before it there for each row of the batch.
         tokens_seen: columns of the input, padding included, as transformers counts.
         awaits_attention: whether the layer has got tokens that it was not asked to attend to yet.
+        followed: whether later layers of the model attend to the same keys and values.
     """
 
     keys: Tensor
@@ -68,6 +89,9 @@ class TreeKVLayer(CacheLayerMixin):
         self.group_index = self.group_offset = 0
         self.tokens_seen = 0
         self.awaits_attention = False
+        self.followed = False
+        self._steps: list[Step] = []
+        self._before: tuple[Tensor, Tensor] | None = None
 
     # ------------------------------------------------------------------ what transformers calls
 
@@ -141,17 +165,23 @@ class TreeKVLayer(CacheLayerMixin):
         Raises:
             TreeKVError: it was done for these tokens already.
         """
+        if not self.awaits_attention and self.followed:
+            return self._detached(self.owner.follow(self, call))
         if not self.awaits_attention:
             raise TreeKVError(
                 f"layer {self.number} of the model attends more than once to the same new tokens, which a TreeKV cache "
                 "does not compute; call cache.reset() and use a model with one softmax attention a layer"
             )
-        output = self.owner.attend(self, call)
+        self._steps, self._before = [], None
+        output = self._detached(self.owner.attend(self, call))
+        self.tokens_seen += call.query.shape[2]
+        self.awaits_attention = False
+        return output
+
+    def _detached(self, output: Tensor) -> Tensor:
         if output.requires_grad:
             # The next call must not write into what the gradient of this one needs.
             self.keys, self.values = self.keys.detach().clone(), self.values.detach().clone()
-        self.tokens_seen += call.query.shape[2]
-        self.awaits_attention = False
         return output
 
     def get_seq_length(self) -> int:
@@ -169,6 +199,7 @@ class TreeKVLayer(CacheLayerMixin):
         if self.is_initialized:
             self.keys, self.values, self.queries = self.keys.new_empty(0), self.values.new_empty(0), None
         self.owner.release()
+        self._steps, self._before = [], None
         self.is_initialized = False
         self.tokens_seen = 0
         self.awaits_attention = False
@@ -188,6 +219,30 @@ class TreeKVLayer(CacheLayerMixin):
         if self.is_initialized:
             rows = torch.arange(self.batch // self.heads_as_rows)
             self.batch_select_indices(rows.repeat_interleave(repeats))
+
+    # ------------------------------------------------------------------ layers that follow
+
+    def keep_slots(self) -> None:
+        """Remember what the slots hold before a call that may overwrite or move it, for layers that follow."""
+        if self.followed:
+            self._before = self.keys.clone(), self.values.clone()
+
+    def record(self, step: Step) -> None:
+        """Remember a part of a call, for layers that follow."""
+        if self.followed:
+            self._steps.append(step)
+
+    def repeated(self) -> tuple[TreeKVLayer, list[Step]]:
+        """A layer with what the slots held before the last call, and the parts of this call.
+
+        It is the layer itself if the call has written a token to a free slot and moved nothing: writing it again
+        changes nothing.
+        """
+        if self._before is None:
+            return self, self._steps
+        twin = TreeKVLayer(self.rotary, self.number, self.layers, self.head_numbers)
+        twin.keys, twin.values = (each.clone() for each in self._before)
+        return twin, self._steps
 
     # ------------------------------------------------------------------ slots
 
@@ -262,6 +317,7 @@ class TreeKVLayer(CacheLayerMixin):
 
     def reorder_slots(self, old: Tensor) -> None:
         """Keep some slots: LongTensor [batch, kv_heads, fewer slots], the present number of each."""
+        self.record(Step(None, None, 0, 0, old))
         self.keys, self.values = _chosen(self.keys, old), _chosen(self.values, old)
 
 

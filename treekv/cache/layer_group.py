@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -12,14 +14,17 @@ from treekv.cache.attend import (
     Observation,
     attend_all,
     attend_block,
+    attend_block_again,
     attend_prompt,
+    checked,
     prompt_future,
     prompt_scores,
     remember_queries,
     store_prompt,
 )
 from treekv.cache.contents import PromptContents, StoredContents
-from treekv.cache.layer import TreeKVLayer
+from treekv.cache.followed_call import repeat_call
+from treekv.cache.layer import Step, TreeKVLayer
 from treekv.cache.ledger import Ledger
 from treekv.cache.padding import TokenPositions, split_padding
 from treekv.cache.slot_plan import SlotPlan, padded_capacity
@@ -118,12 +123,18 @@ class LayerGroup:
             plan = self._plan_step(layer)
             if plan is not None:
                 every = slice(0, batch)
-                output, observed = self._attend_slots(layer, every, self._new_tokens(layer, call, every), plan)
-                self._collect(layer, observed, call.query.shape[1] // call.key.shape[1])
-                return self._checked(layer, output, 1)
+                output, observed = self._attend_slots(layer, every, self._new_tokens(layer, call, every), plan, None)
+                self._collect(layer, observed, call.query.shape[1] // ledger.heads)
+                return checked(layer, output, 1)
+        if not ledger.keeps_everything:
+            layer.keep_slots()
         outputs = self._attend_by_rows(layer, call, pads, scattered)
         self._compact(layer)
-        return self._checked(layer, outputs, q)
+        return checked(layer, outputs, q)
+
+    def follow(self, layer: TreeKVLayer, call: AttentionCall) -> Tensor:
+        """See `treekv.cache.layer.LayerOwner`. What is evicted is decided by the queries of the layer itself."""
+        return repeat_call(layer, call, partial(self._new_tokens, layer))
 
     # ------------------------------------------------------------------ one token of all layers
 
@@ -176,7 +187,7 @@ class LayerGroup:
         else:
             groups = [slice(row, row + 1) for row in range(batch)]
         if len(groups) == 1 and not pads[0]:
-            return self._attend_rows(layer, groups[0], self._new_tokens(layer, call, groups[0]), block=q > 1)
+            return self._attend_rows(layer, groups[0], self._new_tokens(layer, call, groups[0]), None, block=q > 1)
         output = call.query.new_zeros((*call.query.shape[:3], call.value.shape[3]))
         for rows in groups:
             pad = pads[rows.start]
@@ -184,22 +195,29 @@ class LayerGroup:
                 continue
             real = scattered.get(rows.start, slice(pad, None))
             new = self._new_tokens(layer, call, rows, real)
-            output[rows, :, real] = self._attend_rows(layer, rows, new, block=q > 1)
+            output[rows, :, real] = self._attend_rows(layer, rows, new, real, block=q > 1)
         return output
 
-    def _attend_rows(self, layer: TreeKVLayer, rows: slice, new: NewTokens, *, block: bool) -> Tensor:
-        """Rows in the same state. `block`: the call has several columns, so these tokens belong to a text that is read
-        in blocks, even where padding leaves a row only one of them."""
+    def _attend_rows(
+        self, layer: TreeKVLayer, rows: slice, new: NewTokens, real: slice | Tensor | None, *, block: bool
+    ) -> Tensor:
+        """Rows in the same state, of whose columns `real` are the new tokens (None: all).
+
+        `block`: the call has several columns, so these tokens belong to a text that is read in blocks, even where
+        padding leaves a row only one of them."""
         ledger, own, q = self.ledger, self.ledger_rows(layer, rows), new.key.shape[2]
         if ledger.keeps_everything:
             held = ledger.held[own]
-            output = attend_all(layer, rows, new, held, padded_capacity(max(held) + q, None))
+            attend = partial(attend_all, rows=rows, held=held, reserved=padded_capacity(max(held) + q, None))
+            output = attend(layer, new=new)
+            layer.record(Step(rows, real, 0, q, lambda twin, new: attend(twin, new=new)))
             ledger.count(own, q)
             return output
         if ledger.seen[own][0] == 0 and self.config.prefill != "stream":
+            layer.record(Step(rows, real, 0, q, lambda _, new: attend_prompt(new)))
             return self._attend_prompt(layer, rows, new)
         if not block:
-            return self._attend_block(layer, rows, new)
+            return self._attend_block(layer, rows, new, real)
         outputs, first, size = [], 0, self.config.block_size
         ledger.roll_back(own)
         while first < q:
@@ -209,20 +227,29 @@ class LayerGroup:
             if unfinished:  # the slots of what it evicts must remain, so none can be freed afterwards
                 self._compact(layer)
             part = new.part(first, last)
-            outputs.append(self._attend_block(layer, rows, part, opened=opened, unfinished=unfinished))
+            output = self._attend_block(layer, rows, part, real, first=first, opened=opened, unfinished=unfinished)
+            outputs.append(output)
             first = last
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
 
     def _attend_block(
-        self, layer: TreeKVLayer, rows: slice, new: NewTokens, *, opened: int = 0, unfinished: bool = False
+        self,
+        layer: TreeKVLayer,
+        rows: slice,
+        new: NewTokens,
+        real: slice | Tensor | None,
+        *,
+        first: int = 0,
+        opened: int = 0,
+        unfinished: bool = False,
     ) -> Tensor:
-        """Attend to the cache and causally to q new tokens, then evict down to the capacity; `opened` tokens of their
-        block came in earlier calls."""
+        """Attend to the cache and causally to q new tokens, the `first` of the call and later ones, then evict down to
+        the capacity; `opened` tokens of their block came in earlier calls."""
         ledger, own, q = self.ledger, self.ledger_rows(layer, rows), new.key.shape[2]
         plan = self._plan_slots(own, q, distance=q > 1 or layer.rotary is not None, opened=opened)
-        output, observed = self._attend_slots(layer, rows, new, plan)
+        output, observed = self._attend_slots(layer, rows, new, plan, real, first)
         if observed is not None:
-            observed = observed / (new.query.shape[1] // new.key.shape[1])
+            observed = observed / (new.query.shape[1] // ledger.heads)
         ledger.step(own, plan, observed, contents=self._contents([(layer, rows)]), unfinished=unfinished)
         return output
 
@@ -249,10 +276,20 @@ class LayerGroup:
     # ------------------------------------------------------------------ details
 
     def _attend_slots(
-        self, layer: TreeKVLayer, rows: slice, new: NewTokens, plan: SlotPlan
+        self,
+        layer: TreeKVLayer,
+        rows: slice,
+        new: NewTokens,
+        plan: SlotPlan,
+        real: slice | Tensor | None,
+        first: int = 0,
     ) -> tuple[Tensor, Tensor | None]:
         self._remember(layer, rows, new)
-        return attend_block(layer, rows, new, plan, self._observation(), self._table_size)
+        table = self._table_size
+        if layer.followed:
+            last = first + new.query.shape[2]
+            layer.record(Step(rows, real, first, last, partial(attend_block_again, rows, plan.kept(), table)))
+        return attend_block(layer, rows, new, plan, self._observation(), table)
 
     def _remember(self, layer: TreeKVLayer, rows: slice, new: NewTokens) -> None:
         """Cache the queries that the policy will look at, if any."""
@@ -297,15 +334,17 @@ class LayerGroup:
         """The tokens in columns `real` of some rows, by default all columns of all rows."""
         position_ids, first = call.position_ids, 0
         query, key, value = call.query, call.key, call.value
+        latents = call.latents
         if real is not None:
             query, key, value = query[rows, :, real], key[rows, :, real], value[rows, :, real]
+            latents = latents and (latents[0][rows, :, real], latents[1][rows, :, real])
         if isinstance(real, slice):
             first = real.start
         elif real is not None and position_ids is not None:
             position_ids = position_ids[rows if position_ids.shape[0] > 1 else slice(0, 1), real]
         seen = [] if position_ids is not None else self.ledger.seen[self.ledger_rows(layer, rows)]
         positions = TokenPositions(position_ids, rows, first, seen, call.key.device)
-        return NewTokens(query, key, value, call.scaling, positions)
+        return NewTokens(query, key, value, call.scoring.of_rows(rows), positions, latents)
 
     def _compact(self, layer: TreeKVLayer) -> None:
         """Free the slots that the last block needed beyond the capacity."""
@@ -357,19 +396,3 @@ class LayerGroup:
                     continue
             ledger.held.add(one, -extra)
             ledger.seen.add(one, -extra)
-
-    def _checked(self, layer: TreeKVLayer, output: Tensor, q: int) -> Tensor:
-        """The output, if it is made of finite numbers.
-
-        NaN spreads to all later layers, so while decoding it is enough to check the last one; on a GPU it is not
-        checked then, since each step would have to wait. A call that is refused counts as unfinished, so the cache
-        cannot be used further.
-        """
-        checks = q > 1 or (layer.number == layer.layers - 1 and output.is_cpu)
-        if checks and not torch.compiler.is_compiling() and not bool(output.isfinite().all()):
-            where = f"layer {layer.number}" if q > 1 else "the model"
-            raise TreeKVError(
-                f"the attention of {where} is not made of finite numbers (the model computes in {output.dtype}); try "
-                "torch.float32 or torch.bfloat16, and cache.reset() before continuing"
-            )
-        return output

@@ -82,6 +82,9 @@ def save(
         raise TreeKVError(f"the second argument must be the model, got {type(model).__name__}")
     if model is not None and any(description(model.config)[field] != own[field] for field in MODEL_FIELDS):
         raise TreeKVError(f"the cache was made for the model {own['name']!r}; save it with that one")
+    for index, layer in enumerate(cache.layers):
+        if not _parts(layer):
+            _numbers_of(index, layer)  # refuses layers that cannot be kept
     tokens = _tokens_read(cache)
     tensors: dict[str, Tensor] = {}
     layers: list[Any] = []

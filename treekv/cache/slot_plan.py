@@ -28,6 +28,10 @@ class SlotPlan(NamedTuple):
     all_used: bool
     padded_capacity: int
 
+    def kept(self) -> SlotPlan:
+        """The same after the ledger's next step, which changes the tensor of slots."""
+        return self._replace(slots=self.slots.clone())
+
     def of(self, rows: slice) -> SlotPlan:
         """The same for some of the rows."""
         return self._replace(slots=self.slots[rows], distance=None if self.distance is None else self.distance[rows])

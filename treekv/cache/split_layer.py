@@ -59,9 +59,13 @@ class SplitLayer(CacheLayerMixin):
         """See `treekv.attention.interface.AttentionHandler`."""
         batch, heads = call.key.shape[:2]
         query, key, value = call.query.unflatten(1, (heads, -1)), call.key, call.value
+        sink = call.scoring.sink
+        if sink is not None:
+            sink = sink.unflatten(1, (heads, -1)).expand(batch, -1, -1)
         if not self._in_order:
             order = self._on(key.device)[0]
             query, key, value = (each.index_select(1, order) for each in (query, key, value))
+            sink = None if sink is None else sink.index_select(1, order)
         outputs, first = [], 0
         for part in self.parts:
             n = part.heads_as_rows
@@ -72,7 +76,7 @@ class SplitLayer(CacheLayerMixin):
                 key[:, own].flatten(0, 1)[:, None],
                 value[:, own].flatten(0, 1)[:, None],
                 padding,
-                call.scaling,
+                call.scoring if sink is None else call.scoring._replace(sink=sink[:, own].flatten(0, 1)),
                 self._position_ids(call.position_ids, n),
             )
             outputs.append(part.attend(asked).unflatten(0, (batch, n)))

@@ -12,10 +12,11 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, CacheLayerMixin
 
 from treekv import TreeKVCache, TreeKVConfig, policies
 from treekv.attention.interface import AttentionCall, AttentionHandler, attach_handler, handler_of
+from treekv.cache.hybrid_layer import attention_of
 
 MOST_BYTES: Final = 4 * 2**30  # of the queries, keys and values of one prompt; longer prompts are read every time
 
@@ -89,7 +90,9 @@ class _RecordingCache(Cache):
 
     def __init__(self, cache: TreeKVCache) -> None:
         super().__init__(layers=cache.layers)
-        self.calls: list[_LayerCall] | None = []
+        # States beside keys and values would be missing when the calls are repeated, and the numbers of layers too.
+        alone = all(isinstance(layer, CacheLayerMixin) and attention_of(layer) is layer for layer in cache.layers)
+        self.calls: list[_LayerCall] | None = [] if alone else None
         self._cache = cache
         self._bytes = 0
 

@@ -39,7 +39,7 @@ def test_a_handler_gets_the_call_and_its_output_is_turned_for_transformers():
     (call,) = handler.calls
     assert weights is None and torch.equal(output, query.transpose(1, 2))
     assert torch.equal(call.key, key) and call.value is value and call.position_ids is positions
-    assert call.scaling == 4**-0.5 and call.padding is None
+    assert call.scoring == (4**-0.5, None, None) and call.padding is None
 
 
 def test_a_key_without_a_handler_goes_to_pytorch():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from treekv.attention.softmax import Scoring
 from treekv.cache.attend import (
     NewTokens,
     Observation,
@@ -42,7 +43,7 @@ def new_tokens(q: int, rows: int = 1, seed: int = 0) -> NewTokens:
     generator = torch.Generator().manual_seed(seed)
     query = torch.randn(rows, GROUP * HEADS, q, DIM, generator=generator)
     key, value = (torch.randn(rows, HEADS, q, DIM, generator=generator) for _ in range(2))
-    return NewTokens(query, key, value, SCALING, TokenPositions(None, slice(0, rows), 0, [0] * rows, CPU))
+    return NewTokens(query, key, value, Scoring(SCALING), TokenPositions(None, slice(0, rows), 0, [0] * rows, CPU))
 
 
 def expected_attention(query, keys, values, visible):

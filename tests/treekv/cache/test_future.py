@@ -7,6 +7,7 @@ import torch
 
 from tests.reference import prompts
 from treekv.attention.rotary import Rotary
+from treekv.attention.softmax import Scoring
 from treekv.cache import future
 from treekv.cache.future import future_scores, places_ahead
 
@@ -43,10 +44,33 @@ def test_scores_are_those_of_queries_after_the_prompt(monkeypatch, length, heads
     frequencies, places = FREQUENCIES[:rotated], list(range(5, 5 + length))
     turned = [model_order(x, places, frequencies).float()[None] for x in (query, key)]
     rotary = Rotary(frequencies, DIM) if rotated else None
-    got = future_scores(*turned, 0.7, torch.tensor([places]), rotary, 16, 3)
+    got = future_scores(*turned, Scoring(0.7), torch.tensor([places]), rotary, 16, 3)
     assert got.shape == (1, kv_heads, length) and got.dtype == torch.float32
     assert torch.allclose(got[0], expected(query, key, 0.7, frequencies, 16, 3), atol=1e-4)
     assert got.sum(-1).allclose(torch.tensor(heads // kv_heads * len(range(0, length, 8)), dtype=torch.float32))
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_capped_logits_and_sinks_take_part(rows, monkeypatch):
+    monkeypatch.setattr(future, "NUMBERS_AT_ONCE", 3 * 2 * 20 * rows)
+    torch.manual_seed(0)
+    query, key = torch.randn(4, 20, DIM), torch.randn(2, 20, DIM)
+    sinks = torch.tensor([[0.5, 1.5, -1.0, 3.0], [2.0, 0.0, 1.0, -2.0]])[:rows]
+    got = future_scores(
+        query.expand(rows, -1, -1, -1),
+        key.expand(rows, -1, -1, -1),
+        Scoring(0.7, softcap=1.2, sink=sinks),
+        torch.arange(20)[None],
+        None,
+        16,
+        3,
+    )
+    for row, own in enumerate(sinks.tolist()):
+        for head in range(2):
+            part = slice(2 * head, 2 * head + 2)
+            options = dict(softcap=1.2, sinks=own[part])
+            wanted = prompts.future(query[part].tolist(), key[head].tolist(), 0.7, [], 16, 3, **options)
+            assert torch.allclose(got[row, head], torch.tensor(wanted), atol=1e-4)
 
 
 def test_rows_of_other_positions_and_half_precision():
@@ -57,7 +81,7 @@ def test_rows_of_other_positions_and_half_precision():
     wanted = expected(query, key, 0.3, FREQUENCIES, 256, 0)
     for dtype, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 0.05)):
         own = [x.to(dtype) for x in turned]
-        got = future_scores(*own, 0.3, torch.tensor(places), Rotary(FREQUENCIES, DIM), 256, 0)
+        got = future_scores(*own, Scoring(0.3), torch.tensor(places), Rotary(FREQUENCIES, DIM), 256, 0)
         assert got.dtype == torch.float32
         assert torch.allclose(got, wanted.expand_as(got), atol=tolerance)
 
@@ -68,7 +92,7 @@ def test_long_prompts_are_scored_by_a_sample(monkeypatch):
     torch.manual_seed(1)
     query, key, places = torch.randn(4, 50, DIM), torch.randn(2, 50, DIM), list(range(50))
     turned = [model_order(x, places, FREQUENCIES).float()[None] for x in (query, key)]
-    got = future_scores(*turned, 0.5, torch.tensor([places]), Rotary(FREQUENCIES, DIM), 256, 0)
+    got = future_scores(*turned, Scoring(0.5), torch.tensor([places]), Rotary(FREQUENCIES, DIM), 256, 0)
     assert torch.allclose(got[0], expected(query, key, 0.5, FREQUENCIES, 256, 0, every=17), atol=1e-4)
 
 

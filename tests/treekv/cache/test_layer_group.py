@@ -10,6 +10,7 @@ import torch
 from tests import tiny
 from treekv import TreeKVCache, TreeKVConfig
 from treekv.attention.interface import AttentionCall
+from treekv.attention.softmax import Scoring
 from treekv.cache.layer import TreeKVLayer
 from treekv.cache.layer_group import LayerGroup
 
@@ -19,7 +20,7 @@ CONFIG = TreeKVConfig(cache_size=8, sink_size=1, recent_size=3, positions="origi
 def feed(layer: TreeKVLayer, states: list[torch.Tensor]) -> torch.Tensor:
     query, key, value = states
     layer.update(key, value)
-    return layer.attend(AttentionCall(query, key, value, padding=None, scaling=0.3, position_ids=None))
+    return layer.attend(AttentionCall(query, key, value, padding=None, scoring=Scoring(0.3), position_ids=None))
 
 
 @pytest.mark.parametrize("heads", [[2, 2, 2, 2], [2, 2, 1, 1], [1, 2, 1, 2]], ids=str)
@@ -64,6 +65,6 @@ def test_an_interrupted_step_leaves_the_ledger_unchanged(llama):
     states = [torch.randn(1, heads, 1, 8) for heads in (4, 2, 2)]
     query, key, value = states
     layer.update(key, value)
-    layer.attend(AttentionCall(query, key, value, None, 0.3, torch.tensor([[40]])))
+    layer.attend(AttentionCall(query, key, value, None, Scoring(0.3), torch.tensor([[40]])))
     for number in range(2):
         assert torch.equal(cache.kept_positions(number), before[number])

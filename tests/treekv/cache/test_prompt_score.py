@@ -126,7 +126,8 @@ def test_without_rotary_positions_the_sum_is_plain():
     cache = TreeKVCache(config, model.config)
     model(ids, past_key_values=cache)
     captured = analysis.capture(model, None, ids[0], max_tokens=50, queries=4)
-    weights = softmax.attention_weights(captured.q[0][None, :, ::8], captured.k[0][None], captured.scaling[0])
+    scoring = softmax.Scoring(captured.scaling[0])
+    weights = softmax.attention_weights(captured.q[0][None, :, ::8], captured.k[0][None], scoring)
     for head in range(4):
         scores = weights[0, head].sum(0).tolist()
         assert cache.kept_positions(0)[0, head].tolist() == prompts.choose(config, scores, scores)[0]
