@@ -1,0 +1,40 @@
+"""Families of different kinds are compressed as their own attention says; `python -m tests.families` takes all."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.families import oracles
+from tests.families.tiny_models import build
+
+SHARED = dict(num_kv_shared_layers=2)
+KINDS = {
+    "llama": {},
+    "gpt2": {},  # learned positions
+    "bart": {},  # the decoder of a model with an encoder
+    "phi": {},  # a part of each head is rotated
+    "mixtral": {"sliding_window": None},  # experts
+    "gemma2": {},  # soft-capped logits
+    "gpt_oss": {},  # sink logits
+    "granite_swa": {},
+    "mimo_v2_flash": {},  # sink logits in sliding layers only
+    "llama4_text": {},  # chunks
+    "cohere2": {},
+    "gemma3n_text": SHARED,  # layers that follow others
+    "qwen3_next": {},  # linear attention
+    "bamba": {},
+    "falcon_h1": {},  # linear and full attention in the same layer
+    "nemotron_h": {},  # layers without attention
+    "lfm2": {},  # convolution
+    "jamba": {},
+    "deepseek_v3": {},  # latents
+    "kimi_linear": {},  # latents and linear attention
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_kinds_of_families(name):
+    plain, model = build(name, **KINDS[name]), build(name, **KINDS[name])
+    model.set_attn_implementation("treekv")
+    oracles.generates_what_the_plain_model_generates(model, plain, 12, 4, [2], ["once"], positions="original")
+    oracles.steps_are_eager_attention_over_exactly_the_kept_tokens(model, plain, prompt=16, steps=3, streamed=15)
