@@ -26,7 +26,7 @@ ORIGINAL = TreeKVConfig(cache_size=CAPACITY, sink_size=2, recent_size=4, block_s
 # What layer `number` sees: bool [rows, kv_heads, T, T], or None for the model's own mask.
 Visible = dict[int, Tensor]
 
-_NAME = "families_oracle"
+_NAME = "eager_oracle"
 _current: Callable[..., Any] | None = None
 
 
@@ -34,9 +34,9 @@ _current: Callable[..., Any] | None = None
 def generates_what_the_plain_model_generates(
     model: Any,
     plain: Any,
-    prompt: int = 30,
-    steps: int = 12,
-    beams: Sequence[int] = (1, 2),
+    prompt: int = 24,
+    steps: int = 8,
+    beams: Sequence[int] = (2,),
     prefills: Sequence[str] = ("once", "stream"),
     **settings: Any,
 ) -> None:
@@ -56,7 +56,7 @@ def generates_what_the_plain_model_generates(
 
 @torch.no_grad()
 def steps_are_eager_attention_over_exactly_the_kept_tokens(
-    model: Any, plain: Any, prompt: int = 30, steps: int = 14, streamed: int = 44
+    model: Any, plain: Any, prompt: int = 24, steps: int = 6, streamed: int = 24
 ) -> None:
     """At original positions: a prompt with decoding steps, and a text of `streamed` tokens that is read one by one."""
     stream = ORIGINAL.replace(prefill="stream", block_size=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.families import oracles
+from tests.families import eager_oracle
 from tests.families.tiny_models import build
 
 SHARED = dict(num_kv_shared_layers=2)
@@ -36,5 +36,5 @@ KINDS = {
 def test_kinds_of_families(name):
     plain, model = build(name, **KINDS[name]), build(name, **KINDS[name])
     model.set_attn_implementation("treekv")
-    oracles.generates_what_the_plain_model_generates(model, plain, 12, 4, [2], ["once"], positions="original")
-    oracles.steps_are_eager_attention_over_exactly_the_kept_tokens(model, plain, prompt=16, steps=3, streamed=15)
+    eager_oracle.generates_what_the_plain_model_generates(model, plain, 12, 4, [2], ["once"], positions="original")
+    eager_oracle.steps_are_eager_attention_over_exactly_the_kept_tokens(model, plain, prompt=16, steps=3, streamed=15)
