@@ -202,6 +202,8 @@ def test_nothing_of_a_ledger_or_a_trace_is_forgotten(llama):
     assert vars(cache.layers[0]).keys() == {
         "rotary", "future_rotary", "number", "layers", "head_numbers", "group_index", "group_offset", "tokens_seen",
         "awaits_attention", "keys", "values", "queries", "scaling", "owner", "is_initialized", "dtype", "device",
+        "followed",  # follows from the model
+        "_steps", "_before",  # of one call
     }  # fmt: skip
 
 
