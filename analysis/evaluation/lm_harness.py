@@ -111,6 +111,8 @@ def register() -> Any:
             changes = {name: options.pop(name) for name in names & options.keys()}
             config = TreeKVConfig() if settings is None else TreeKVConfig.load(settings)
             self.cache_config, self.chunk = config.replace(**changes), chunk
+            if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
+                device = None  # the harness asks for "cuda:0" unless it is told; its own class falls back likewise
             model, tokenizer = load_model(pretrained, dtype=dtype, device=device)
             TreeKVCache(self.cache_config, model.config)  # refuses a model that cannot be compressed so
             super().__init__(pretrained=model, tokenizer=tokenizer, backend="causal", **options)
