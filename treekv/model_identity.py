@@ -48,7 +48,9 @@ def _with_weights(description: str, model: nn.Module) -> str:
         digest.update(f"{name} {tuple(parameter.shape)}".encode())
         if parameter.is_meta or not parameter.numel():
             continue
-        flat = parameter.detach().reshape(-1)
+        # Quantised parameters are of types of their own, which know what they stand for but not how to be sampled.
+        own = type(parameter.data) is torch.Tensor
+        flat = (parameter.detach() if own else parameter.detach().dequantize()).reshape(-1)
         # From the first to the last element, so that both rows and columns are sampled.
         index = torch.arange(SAMPLED, device=flat.device) * (flat.shape[0] - 1) // (SAMPLED - 1)
         digest.update(flat[index].to(torch.float32).cpu().numpy().tobytes())

@@ -29,6 +29,7 @@ from analysis.captures.forward_pass import (
     check_seen,
     evaluating,
     run_decoder,
+    without_adapter,
 )
 from analysis.captures.free_memory import free_bytes
 from analysis.units import format_bytes
@@ -82,6 +83,7 @@ def record_with_gradients(
     and for a layer that never computed attention, or more than once, or a gradient that is not finite. An exception of
     `consume` or `receive` ends the work; the model is unchanged.
     """
+    model = without_adapter(model)
     needs = measure(model, ids, layers)
     check_memory(needs, len(ids), next(model.parameters()).device)
     return _run(model, ids, layers, consume, receive, needs.recompute)
@@ -89,6 +91,7 @@ def record_with_gradients(
 
 def measure(model: nn.Module, ids: Sequence[int], layers: Sequence[int]) -> Needs:
     """What the backward pass takes, from a trial run of a few tokens. Raises TreeKVError where there is no gradient."""
+    model = without_adapter(model)
     kind = type(model).__name__
     if model.get_output_embeddings() is None:  # type: ignore[operator]
         raise TreeKVError(f"this {kind} has no language-model head, so there is no loss; load a causal language model")

@@ -91,9 +91,21 @@ def captured_layers(config: Any) -> list[int]:
     return layers
 
 
+def without_adapter(model: nn.Module) -> nn.Module:
+    """The causal language model inside a wrapper of the library peft, with its adapters; any other model itself."""
+    inner = getattr(model, "get_base_model", None)
+    return inner() if callable(inner) else model
+
+
+def decoder_of(model: nn.Module) -> Any:
+    """A causal language model without its head."""
+    model = without_adapter(model)
+    return getattr(model, "base_model", model)
+
+
 def run_decoder(model: nn.Module, ids: Tensor, cache: DynamicCache) -> Any:
     """The model over `ids` [rows, T] without its language-model head: logits would be larger than the capture."""
-    decoder: Any = getattr(model, "base_model", model)
+    decoder = decoder_of(model)
     device = next(model.parameters()).device
     return decoder(input_ids=ids.to(device), past_key_values=cache, use_cache=True)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from analysis.captures.forward_pass import captured_layers
+from analysis.captures.forward_pass import captured_layers, decoder_of, without_adapter
 from analysis.prediction.held_attention import held_attention
 from treekv.attention.interface import AttentionCall, attach_handler
 from treekv.cache.hybrid_layer import with_attention
@@ -37,7 +37,8 @@ def masked_losses(model: nn.Module, ids: Tensor, rows: int, held: Held, done: Ca
     cache = DynamicCache(config=model.config)  # type: ignore[arg-type]
     for number in captured_layers(model.config):
         cache.layers[number] = with_attention(cache.layers[number], _Layer(number, held, done))
-    decoder: Any = getattr(model, "base_model", model)
+    model = without_adapter(model)
+    decoder = decoder_of(model)
     with torch.inference_mode():
         ids = ids.to(next(model.parameters()).device)
         hidden = decoder(input_ids=ids.expand(rows, -1), past_key_values=cache, use_cache=True).last_hidden_state

@@ -105,7 +105,7 @@ def masked_logits(plain: Any, ids: Tensor, visible: Visible, prompt: int) -> Ten
         return own(module, query, key, value, attention_mask=attention_mask, **options)
 
     cache, attending, logits = DynamicCache(config=plain.config), _attending(plain.config), []
-    with _attention(plain, attend):
+    with attention(plain, attend):
         for first, last in [(0, prompt), *((at, at + 1) for at in range(prompt, ids.shape[1]))]:
             calls, step = iter(attending), last - 1
             logits.append(plain(ids[:, first:last], past_key_values=cache).logits[:, -1])
@@ -124,7 +124,7 @@ def _attending(config: Any) -> list[int]:
 
 
 @contextmanager
-def _attention(model: Any, function: Callable[..., Any]) -> Iterator[None]:
+def attention(model: Any, function: Callable[..., Any]) -> Iterator[None]:
     global _current
     _current = function
     before = model.config._attn_implementation

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from analysis.captures.forward_pass import decoder_of
 from analysis.evaluation.tasks import options
 from analysis.evaluation.tasks.base import Document, Measurement
 from analysis.progress import Progress
@@ -101,7 +102,7 @@ def _round(model: Any, config: TreeKVConfig, ids: Tensor, tokens: int) -> dict[s
     peak = _PeakMemory(device)
     with torch.inference_mode():
         start = _now(device)
-        hidden = model.base_model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
+        hidden = decoder_of(model)(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
         token = model.get_output_embeddings()(hidden[:, -1:]).argmax(-1)
         prompt = _now(device) - start
         start = _now(device)
