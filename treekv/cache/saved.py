@@ -13,14 +13,15 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from treekv.budgets import shortened
-from treekv.cache import cache_file, ledger_state
+from treekv.cache import cache_file, ledger_state, plain_layers
 from treekv.cache.cache_file import CacheFile
+from treekv.cache.hybrid_layer import attention_of
 from treekv.cache.layer import TreeKVLayer
 from treekv.cache.layer_group import LayerGroup
 from treekv.cache.ledger_state import LedgerState, is_count
+from treekv.cache.plain_layers import PlainState
 from treekv.cache.split_layer import SplitLayer
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
@@ -40,9 +41,6 @@ MODEL_FIELDS: Final = (
     "layer_types",
     "rope_parameters",
 )
-
-#: Layers that transformers builds and that can be kept, with their numbers; each has keys and values.
-PLAIN_LAYERS: Final[dict[type, tuple[str, ...]]] = {DynamicLayer: (), DynamicSlidingWindowLayer: ("cumulative_length",)}
 
 
 class SavedCache(NamedTuple):
@@ -66,8 +64,13 @@ class SavedCache(NamedTuple):
 def description(model_config: Any) -> dict[str, Any]:
     """What a file says of the model with this configuration."""
     text = model_config.get_text_config(decoder=True)
-    fields: dict[str, Any] = cache_file.as_json({name: getattr(text, name, None) for name in MODEL_FIELDS}, default=str)
-    return {"name": model_name(model_config), **fields}
+    found: dict[str, Any] = {"name": model_name(model_config)}
+    for name in MODEL_FIELDS:
+        try:
+            found[name] = cache_file.as_json(getattr(text, name, None), default=str)
+        except Exception:  # transformers refuses to name one value where layers differ
+            found[name] = str(text.to_dict().get(name))
+    return found
 
 
 def save(
@@ -83,8 +86,7 @@ def save(
     if model is not None and any(description(model.config)[field] != own[field] for field in MODEL_FIELDS):
         raise TreeKVError(f"the cache was made for the model {own['name']!r}; save it with that one")
     for index, layer in enumerate(cache.layers):
-        if not _parts(layer):
-            _numbers_of(index, layer)  # refuses layers that cannot be kept
+        plain_layers.check_kind(index, layer, bool(_parts(layer)))
     tokens = _tokens_read(cache)
     tensors: dict[str, Tensor] = {}
     layers: list[Any] = []
@@ -93,10 +95,10 @@ def save(
         parts = _parts(layer)
         if parts:
             rows = parts[0].batch // parts[0].heads_as_rows
-            layers.append([_save_part(part, f"{index}.{number}", tensors) for number, part in enumerate(parts)])
-        else:
-            tensors[f"{index}.keys"], tensors[f"{index}.values"] = layer.keys, layer.values
-            layers.append([getattr(layer, name) for name in _numbers_of(index, layer)])
+        plain = plain_layers.state_of(layer)
+        tensors |= {f"{index}.{name}": tensor for name, tensor in plain.tensors.items()}
+        compressed = [_save_part(part, f"{index}.{number}", tensors) for number, part in enumerate(parts)]
+        layers.append({"parts": compressed, **plain.numbers})
     about = {
         "settings": cache.config.to_dict(),
         "model": dict(own),
@@ -143,12 +145,12 @@ def load(
         states: dict[int, LedgerState] = {}  # by the identity of the part
         for index, (layer, saved) in enumerate(zip(cache.layers, layers, strict=True)):
             parts = _parts(layer)
-            if not isinstance(saved, list) or len(saved) != (len(parts) or len(_numbers_of(index, layer))):
+            compressed = saved.pop("parts", None) if isinstance(saved, dict) else None
+            if not isinstance(compressed, list) or len(compressed) != len(parts):
                 raise TreeKVError(f"its layer {index} has other parts than the settings say")
-            for number, (part, numbers) in enumerate(zip(parts, saved, strict=False)):
+            for number, (part, numbers) in enumerate(zip(parts, compressed, strict=True)):
                 states[id(part)] = _load_part(part, f"{index}.{number}", numbers, tensors, described)
-            if not parts:
-                _load_plain(index, layer, saved, tensors, described)
+            _load_plain(index, layer, saved, tensors, described)
         if tensors:
             raise TreeKVError(f"it has tensors that no layer needs, such as {next(iter(tensors))!r}")
         for group in {id(part.owner): part.owner for layer in cache.layers for part in _parts(layer)}.values():
@@ -164,6 +166,7 @@ def load(
 
 def _parts(layer: Any) -> list[TreeKVLayer]:
     """Of a compressed layer; none of others."""
+    layer = attention_of(layer)
     if isinstance(layer, SplitLayer):
         return layer.parts
     return [layer] if isinstance(layer, TreeKVLayer) else []
@@ -220,15 +223,16 @@ def _queries(part: TreeKVLayer, name: str, numbers: Any, tensors: dict[str, Tens
     return queries, scaling
 
 
-def _load_plain(index: int, layer: Any, saved: list[Any], tensors: dict[str, Tensor], described: SavedCache) -> None:
-    keys, values = _keys_and_values(str(index), tensors)
-    if keys.shape[0] != described.rows or not all(map(is_count, saved)):
-        raise TreeKVError(f"layer {index} has the keys or numbers of another batch")
-    layer.lazy_initialization(keys, values)
-    layer.keys, layer.values = keys, values
-    for name, number in zip(_numbers_of(index, layer), saved, strict=True):
-        setattr(layer, name, number)
-    if layer.get_seq_length() != described.tokens:
+def _load_plain(
+    index: int, layer: Any, numbers: dict[str, Any], tensors: dict[str, Tensor], described: SavedCache
+) -> None:
+    own = {name: tensors.pop(name) for name in list(tensors) if name.partition(".")[0] == str(index)}
+    state = PlainState({name.partition(".")[2]: tensor for name, tensor in own.items()}, numbers)
+    try:
+        plain_layers.restore(layer, state, described.rows)
+    except TreeKVError as error:
+        raise TreeKVError(f"its layer {index} {error}") from error
+    if plain_layers.attends(layer) and layer.get_seq_length() != described.tokens:
         raise TreeKVError(f"layer {index} has read {layer.get_seq_length()} tokens, others {described.tokens}")
 
 
@@ -243,18 +247,12 @@ def _keys_and_values(name: str, tensors: dict[str, Tensor]) -> tuple[Tensor, Ten
     return keys, values
 
 
-def _numbers_of(index: int, layer: Any) -> tuple[str, ...]:
-    if type(layer) not in PLAIN_LAYERS:
-        raise TreeKVError(f"layer {index} is a {type(layer).__name__} of transformers, which cannot be saved")
-    return PLAIN_LAYERS[type(layer)]
-
-
 # ---------------------------------------------------------------------- what is said of them
 
 
 def _tokens_read(cache: Any) -> int:
     """Columns that every layer has read."""
-    seen = [cache.get_seq_length(index) for index in range(len(cache.layers))]
+    seen = [layer.get_seq_length() for layer in cache.layers if plain_layers.attends(layer)]
     waits = any(part.awaits_attention for layer in cache.layers for part in _parts(layer))
     if waits or any(tokens != seen[0] for tokens in seen):
         raise TreeKVError("the last forward pass was interrupted, so the cache cannot be saved; call cache.reset()")

@@ -32,7 +32,7 @@ def state(llama, tmp_path_factory) -> State:
 
 
 def numbers(about: dict[str, Any]) -> dict[str, Any]:
-    return about["layers"][1][0]
+    return about["layers"][1]["parts"][0]
 
 
 def put(name: str, value: Any) -> Callable[..., Any]:
@@ -80,7 +80,9 @@ WRONG: list[tuple[Callable[..., Any], str]] = [
     (put("trace", [[30, 18, [[5, 1, 2, 1]]]]), "no runs"),
     (lambda tensors, about: about["layers"].pop(), "number of layers"),
     (lambda tensors, about: about.update(layers=[[], []]), "other parts"),
-    (lambda tensors, about: about.update(layers=[["a"], ["a"]]), "for each of its"),
+    (lambda tensors, about: about.update(layers=[{"parts": ["a"]}] * 2), "for each of its"),
+    (lambda tensors, about: about["layers"][1].update(more=1), "has other numbers"),
+    (lambda tensors, about: tensors.update({"1.more": tensors["1.0.keys"].clone()}), "does not need"),
     (lambda tensors, about: about.update(rows=7), "have the shape"),
     (lambda tensors, about: about.update(tokens="many"), "does not say what it holds"),
     (lambda tensors, about: about.update(settings=None), "is not a TreeKV settings file"),

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from tests import tiny
+from tests.families.tiny_models import build
 from tests.policies_table import settings_of
 from treekv import TreeKVCache, TreeKVConfig, TreeKVError
 from treekv.cache.ledger import Ledger
@@ -115,26 +115,16 @@ def test_a_padded_batch_and_its_rows(llama, prefill, tmp_path):
         more, masks = one[:, -1:].argmax(-1), torch.cat([masks, torch.ones(4, 1).long()], dim=1)
 
 
-@pytest.fixture(scope="module")
-def hybrid():
-    """A layer with a sliding window, then one with full attention."""
-    torch.manual_seed(0)
-    config = Gemma3TextConfig(
-        vocab_size=tiny.VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, sliding_window=9, layer_types=["sliding_attention", "full_attention"],
-    )  # fmt: skip
-    model = Gemma3ForCausalLM(config).eval()
-    model.set_attn_implementation("treekv")
-    return model
-
-
-def test_sliding_layers_of_a_hybrid_model(hybrid, tmp_path):
-    ids = tiny.tokens(40)
-    cache = TreeKVCache(TreeKVConfig(cache_size=12), hybrid.config)
-    read(hybrid, cache, ids, [30])
-    cache.save(tmp_path / "x", hybrid)
-    loaded = TreeKVCache.load(tmp_path / "x", hybrid)
-    assert torch.equal(read(hybrid, loaded, ids, [6, 1, 1], 30), read(hybrid, cache, ids, [6, 1, 1], 30))
+@pytest.mark.parametrize("family", ["gemma3_text", "lfm2", "qwen3_next", "falcon_h1", "deepseek_v3", "gemma4_text"])
+def test_other_kinds_of_layers(family, tmp_path):
+    """Sliding windows, convolution, linear attention, that beside attention, latents, and keys of earlier layers."""
+    model = build(family, "treekv")
+    ids = tiny.tokens(40, batch=2)
+    cache = TreeKVCache(TreeKVConfig(cache_size=12, sink_size=1, positions="original"), model.config)
+    read(model, cache, ids, [30, 1])
+    cache.save(tmp_path / "x", model)
+    loaded = TreeKVCache.load(tmp_path / "x", model)
+    assert torch.equal(read(model, loaded, ids, [1] * 8, 31), read(model, cache, ids, [1] * 8, 31))
 
 
 def test_many_questions_go_on_from_one_file(llama, tmp_path):
