@@ -41,7 +41,13 @@ FLOORS: dict[str, list[tuple[str, ...]]] = {
         ("layer", "cache_file", "padding", "slot_plan", "ranked_scores", "trace", "future"),
         ("row_values", "slot_contents"),
     ],
-    "treekv.attention": [("supported", "rotary", "seen_distance"), ("interface",), ("softmax",), ("__init__",)],
+    "treekv.attention": [
+        ("rotary_check",),
+        ("supported", "model_rotary", "seen_distance"),
+        ("interface", "rotary", "rotary_families"),
+        ("softmax", "convention"),
+        ("__init__",),
+    ],
     "treekv.policies": [
         ("__init__",),
         ("registry", "pyramidkv", "tree_left"),
@@ -70,7 +76,8 @@ FLOORS: dict[str, list[tuple[str, ...]]] = {
         ("capture", "contributions"),
         ("data", "request"),
         ("backward_pass",),
-        ("attention", "file_content", "forward_pass", "free_memory", "rotary_record"),
+        ("attention", "file_content", "forward_pass", "free_memory"),
+        ("rotary_record",),
         ("__init__",),
     ],
     "analysis.wavelets": [

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from treekv import budgets, files, options, policies, shipped
+from treekv.attention.model_rotary import usable_positions
 from treekv.errors import TreeKVError
 from treekv.policies.contest import MOST_HEIGHT, check_contest
 from treekv.policies.settings import DERIVED, OPTIONS, Settings
@@ -52,6 +53,9 @@ class TreeKVConfig(Settings):
         positions: "rank" renumbers kept tokens, so that positions stay within the capacity while decoding (in a block
             of b tokens up to b - 1 beyond it); "original" keeps the true positions, for use inside the model's window;
             "compressed" keeps true distances up to 128 tokens, and beyond lets them grow with the logarithm only.
+            Default: "rank" for a model whose positions can be changed exactly, else "original", which a line on stderr
+            says; the `config` of a cache says which it uses. "rank" and "compressed" are refused where they are not
+            possible.
         prefill: what happens to a prompt. "once": attended in full, then reduced once by the scores of its
             observation window (for policy "tree" block by block, as in the paper); "stream": processed in blocks of
             `block_size`, evicting after each, with bounded memory; "none": kept whole, each new token then evicts one.
@@ -132,7 +136,8 @@ class TreeKVConfig(Settings):
         if not isinstance(self.trace, bool):
             raise TreeKVError(f"trace must be true or false, got {self.trace!r}")
         for field, choices in CHOICES.items():
-            self._require_choice(field, choices)
+            if field != "positions" or self.positions is not None:  # which depends on the model
+                self._require_choice(field, choices)
         options.check_options(self)
         self._set("budgets", budgets.checked_budgets(self.budgets, self.policy, self.cache_size))
         self._take_recent_budgets()
@@ -219,6 +224,19 @@ class TreeKVConfig(Settings):
         if not other.evicts_decoding:
             changes |= {"prefill": "once", "sink_size": DERIVED, "window_size": DERIVED}
         return self.replace(**changes)
+
+    def for_model(self, model_config: Any) -> TreeKVConfig:
+        """The same settings with the positions that a cache for a model with this configuration uses, if they were not
+        given: "rank" where they can be changed exactly, else "original", which a line on stderr says once.
+
+        Raises:
+            TreeKVError: `positions` are given and not possible for this model.
+        """
+        if self.policy == "full":  # keeps everything where it is
+            used = self.positions or "original"
+        else:
+            used = usable_positions(model_config.get_text_config(decoder=True), self.positions)
+        return self if self.positions is not None else dataclasses.replace(self, positions=used)
 
     def per_layer(self, layers: int) -> list[TreeKVConfig]:
         """The settings of each of a model's `layers` compressed layers: all the same without `budgets`.

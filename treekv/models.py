@@ -19,7 +19,7 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto import modeling_auto
 
-from treekv.attention import interface, supported
+from treekv.attention import interface, rotary_check, supported
 from treekv.errors import TreeKVError
 
 HUB_TIMEOUT: Final = 10.0  # seconds to wait for the hub's first answer
@@ -113,7 +113,9 @@ def load_model(
             raise TreeKVError(f"there is no file or folder {name!r}; a model is {_KINDS}")
         else:
             model, tokenizer = _load_from_hub(name, options)
-    return model.to(target).eval(), tokenizer
+    model = model.to(target).eval()
+    rotary_check.check_rotation(model)
+    return model, tokenizer
 
 
 def home() -> Path:

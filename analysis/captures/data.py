@@ -86,13 +86,12 @@ class Capture:
         to; like `model_layers` only the captured ones for old files."""
         return [layer.number for layer in self.model_layers if layer.window is None]
 
-    @property
-    def rotary(self) -> Rotary | None:
-        """The model's rotary embedding, which moves queries; None for a model without one.
+    def rotary(self, layer: int) -> Rotary | None:
+        """The rotary embedding that moves the queries of the model's layer `layer`; None if it has none.
 
-        Raises TreeKVError where the capture does not record it.
+        Raises TreeKVError where the capture does not record it, or for a layer that was not captured.
         """
-        return recorded_rotary(self.attrs, self.k[0].shape[2])
+        return recorded_rotary(self.attrs, layer, self.k[self._index(layer)].shape[2])
 
     def weights(self, layer: int, query_positions: Sequence[int]) -> Tensor:
         """Softmax weights of these queries, float32 [query_heads, queries, T], zero after each query.

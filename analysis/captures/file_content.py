@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from analysis.captures import rotary_record
 from treekv.errors import TreeKVError
 
 _STATES = {
@@ -94,12 +95,7 @@ def _attributes(dataset: xr.Dataset) -> str | None:
         if unknown:
             return f"its layer {unknown[0]} is none of the full-attention layers in 'model_layers'"
     if "rotary" in recorded:
-        rotary = recorded["rotary"]
-        channels = dataset.sizes["channel"]
-        if not isinstance(rotary, list) or not all(_is_number(x) and x > 0 for x in rotary):
-            return "its attribute 'rotary' is no list of frequencies"
-        if 2 * len(rotary) > channels:
-            return f"its attribute 'rotary' has {len(rotary)} frequencies, but keys have {channels} channels"
+        return rotary_record.fault(recorded["rotary"], dataset["layer"].values.tolist(), dataset.sizes["channel"])
     return None
 
 
@@ -112,7 +108,3 @@ def _is_cache_layer(layer: Any) -> bool:
         and layer[1] > 0
         and (layer[2] is None or (type(layer[2]) is int and layer[2] > 0))
     )
-
-
-def _is_number(x: Any) -> bool:
-    return isinstance(x, (int, float)) and not isinstance(x, bool) and bool(np.isfinite(x))

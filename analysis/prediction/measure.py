@@ -69,6 +69,7 @@ def measure(
     check_configs(configs)
     ids = checked_text(model, text, prompt)
     rows = {FULL: TreeKVConfig(policy=FULL), **configs}
+    rows = {name: config.for_model(model.config) for name, config in rows.items()}
     for config in rows.values():  # all of them before the first one runs
         TreeKVCache(config, model.config)
     losses: dict[str, np.ndarray] = {}

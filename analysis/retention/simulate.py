@@ -178,7 +178,8 @@ def _ledger(
             parts.append(part * weighting)
             if ahead:
                 position = torch.arange(prompt, device=device)[None]
-                moved = future_scores(q, k, scoring, position, captured.rotary, config.future_window, config.seed)
+                rotary = captured.rotary(place.layer)
+                moved = future_scores(q, k, scoring, position, rotary, config.future_window, config.seed)
                 parts_ahead.append(moved * weighting)
         sums, future = torch.cat(parts), torch.cat(parts_ahead) if ahead else None
     rows = slice(0, len(places))

@@ -122,6 +122,8 @@ def generate(
         from treekv import load_model
 
         network, tokenizer = load_model(name)
+    config = config.for_model(network.config)
+    other = None if other is None else other.for_model(network.config)
     ids = _tokens(tokenizer, content, chat)
     results = [_run(network, tokenizer, ids, config, tokens, temperature, quiet=as_json)]
     if other is not None and not results[0].stopped:

@@ -47,7 +47,7 @@ def read_with_each(network: Any, ids: Any, configs: dict[str, TreeKVConfig]) -> 
     for name, config in configs.items():
         with stage(f"Reading {ids.shape[1]:,} tokens with {name}"):
             cache, seconds = read_context(network, ids, config)
-        read.append(Asked(name, config, cache, seconds, cache.nbytes))
+        read.append(Asked(name, cache.config, cache, seconds, cache.nbytes))
     return read
 
 

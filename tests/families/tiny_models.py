@@ -65,11 +65,17 @@ _SIZES: dict[str, Any] = {
 }
 
 
+def usual_configuration(name: str) -> PreTrainedConfig:
+    """The configuration of the family `name` as transformers makes it, of usual size."""
+    with _quiet():
+        return AutoConfig.for_model(name)
+
+
 def configuration(name: str, **changes: Any) -> PreTrainedConfig:
     """The configuration of a tiny model of the family `name`, with two layers of each kind that the family has;
     `changes` are fields of its text part."""
     with _quiet():
-        usual = AutoConfig.for_model(name)
+        usual = usual_configuration(name)
         text = usual if usual.is_encoder_decoder else usual.get_text_config(decoder=True)
         parts = {
             key: part for key in usual.sub_configs if isinstance(part := getattr(usual, key, None), PreTrainedConfig)

@@ -182,7 +182,7 @@ class ReferenceLlama:
     def block(self, tokens: list[int]) -> Tensor:
         def attend(number: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
             layer, config = self.layers[number], self.configs[number][0]
-            rule = "original" if config.policy == "full" else config.positions
+            rule = "original" if config.policy == "full" else config.positions or "rank"
             out = torch.empty(len(tokens), self.shape.num_attention_heads, self.dim)
             for h, entries in enumerate(layer.heads):
                 for i in range(len(tokens)):

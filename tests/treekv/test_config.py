@@ -14,7 +14,7 @@ from treekv import TreeKVConfig, TreeKVError, policies
 def test_defaults_are_the_papers():
     config = TreeKVConfig()
     assert (config.policy, config.cache_size, config.sink_size, config.recent_size) == ("tree", 1024, 4, 508)
-    assert (config.region_size, config.stride, config.positions, config.prefill) == (512, 1, "rank", "once")
+    assert (config.region_size, config.stride, config.positions, config.prefill) == (512, 1, None, "once")
     assert (config.block_size, config.window_size, config.trace) == (64, 64, False)
 
 
@@ -143,7 +143,8 @@ def test_a_settings_file_of_the_first_version(tmp_path, prefill):
     (tmp_path / "old.json").write_text(json.dumps(old))
     config = TreeKVConfig.load(tmp_path / "old.json")
     # The first version kept options that its policy ignored.
-    assert config == TreeKVConfig(policy="h2o", cache_size=128, prefill="once" if prefill == "tree" else prefill)
+    now = "once" if prefill == "tree" else prefill
+    assert config == TreeKVConfig(policy="h2o", cache_size=128, prefill=now, positions="rank")
     tree = TreeKVConfig.from_dict(old | {"policy": "tree", "sink_size": 4, "recent_size": 60, "block_size": 16})
     assert tree.stride == 2 and tree.kernel_size == 5
 

@@ -5,37 +5,19 @@ at a distance of their own; both change while it is cached, so the key is stored
 used: one rotation, never a chain of them, so nothing drifts. Products see differences of angles only, so positions are
 counted back from the newest token: a single new token's query then only needs the model's own rotation undone.
 
-Rotation is a product of complex numbers. Models keep the two parts of a number far apart in a head (dimension i and
-i + rotary_dim / 2); stored keys have them side by side, so that rotating all of them is one multiplication. The
-product of a query and a key does not depend on the order of their dimensions.
+Rotation is a product of complex numbers. Many models keep the two parts of a number far apart in a head (dimension i
+and i + rotary_dim / 2); stored keys have them side by side, so that rotating all of them is one multiplication. The
+product of a query and a key does not depend on the order of their dimensions. Which model rotates how is measured, see
+`treekv.attention.model_rotary`.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from treekv.errors import TreeKVError
-
-#: Families that rotate the first half of the rotary dimensions against the second half.
-HALF_ROTATION = frozenset(
-    [
-        "gemma3_text",
-        "gpt_neox",
-        "granite",
-        "llama",
-        "mistral",
-        "olmo2",
-        "phi3",
-        "qwen2",
-        "qwen3",
-    ]
-)
-#: Scalings whose angles do not depend on the length of the input.
-FIXED_SCALINGS = frozenset(["default", "linear", "llama3", "yarn"])
 TABLE_STEP = 256
 
 
@@ -53,52 +35,35 @@ class Shift(NamedTuple):
 
 
 class Rotary:
-    """The rotary embedding of one layer type of a model.
+    """The rotary embedding of one or several layers of a model.
 
     Args:
-        inverse_frequencies: float32 [rotary_dim / 2], radians per position.
+        frequencies: float32 [rotary_dim / 2], radians per position; negative ones turn the other way.
         head_dim: channels of a head; those beyond rotary_dim are not rotated.
+        pairs: which two dimensions are one complex number: "half", i and i + rotary_dim / 2, or "interleaved", 2 i and
+            2 i + 1.
+        part: which dimensions of a head are rotated, the "first" or the "last".
+
+    Attributes:
+        inverse_frequencies: float32 [head_dim / 2], in the order of stored keys, zero where nothing is rotated.
     """
 
-    def __init__(self, inverse_frequencies: Tensor, head_dim: int) -> None:
-        self.rotary_dim = 2 * inverse_frequencies.shape[0]
-        still = inverse_frequencies.new_zeros((head_dim - self.rotary_dim) // 2)
-        self.inverse_frequencies = torch.cat([inverse_frequencies, still]).float()
+    def __init__(
+        self,
+        frequencies: Tensor,
+        head_dim: int,
+        pairs: Literal["half", "interleaved"] = "half",
+        part: Literal["first", "last"] = "first",
+    ) -> None:
+        self.frequencies, self.pairs, self.part = frequencies.float(), pairs, part
+        self.rotary_dim = 2 * frequencies.shape[0]
+        still = self.frequencies.new_zeros((head_dim - self.rotary_dim) // 2)
+        order = [self.frequencies, still] if part == "first" else [still, self.frequencies]
+        self.inverse_frequencies = torch.cat(order)
+        self._first = 0 if part == "first" else head_dim - self.rotary_dim
         self._tables: dict[torch.device, Tensor] = {}  # layers may be spread over devices
         self._asked_of: Tensor | None = None
         self._answers: dict[tuple[Any, ...], Shift] = {}
-
-    @classmethod
-    def from_config(cls, config: Any, layer_type: str = "full_attention", positions: str = "rank") -> Rotary:
-        """Read the frequencies that transformers computes for this model; `positions` is the setting that needs them.
-
-        Raises:
-            TreeKVError: the model has no rotary embedding that can be renumbered exactly.
-        """
-        family = getattr(config, "model_type", "?")
-        if family not in HALF_ROTATION:
-            raise TreeKVError(
-                f"positions={positions!r} is not supported for the model family {family!r}: its rotary embedding is "
-                f"not known here; use positions='original', or one of {', '.join(sorted(HALF_ROTATION))}"
-            )
-        parameters = getattr(config, "rope_parameters", None) or {}
-        nested = isinstance(parameters.get(layer_type), dict)
-        if nested:
-            parameters = parameters[layer_type]
-        kind = parameters.get("rope_type", "default")
-        if kind not in FIXED_SCALINGS:
-            raise TreeKVError(
-                f"positions={positions!r} is not supported for rotary scaling {kind!r}, whose angles change with the "
-                f"length of the input; use positions='original' or a model with one of "
-                f"{', '.join(sorted(FIXED_SCALINGS))}"
-            )
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        if kind == "default":
-            dim = int(head_dim * parameters.get("partial_rotary_factor", 1.0))
-            exponent = torch.arange(0, dim, 2, dtype=torch.float) / dim
-            return cls(1.0 / parameters["rope_theta"] ** exponent, head_dim)
-        frequencies, _ = ROPE_INIT_FUNCTIONS[kind](config, layer_type=layer_type if nested else None)
-        return cls(frequencies, head_dim)
 
     def clear(self) -> None:
         """Start a new pass: the tensor of positions may have been changed in place since the last."""
@@ -106,16 +71,18 @@ class Rotary:
 
     def interleave(self, x: Tensor) -> Tensor:
         """From the model's order of dimensions to the stored one, the parts of a number side by side."""
-        half = self.rotary_dim // 2
-        rotated = torch.stack([x[..., :half], x[..., half : self.rotary_dim]], dim=-1).flatten(-2)
+        if self.pairs == "interleaved":
+            return x
+        first, middle, last = self._first, self._first + self.rotary_dim // 2, self._first + self.rotary_dim
+        rotated = torch.stack([x[..., first:middle], x[..., middle:last]], dim=-1).flatten(-2)
         if self.rotary_dim == x.shape[-1]:
             return rotated
-        return torch.cat([rotated, x[..., self.rotary_dim :]], dim=-1)
+        return torch.cat([x[..., :first], rotated, x[..., last:]], dim=-1)
 
     def rotate(self, x: Tensor, phases: Tensor) -> Tensor:
         """Stored form of `x` [..., head_dim], which is in the model's order, rotated by `phases`."""
         half = self.rotary_dim // 2
-        if torch.compiler.is_compiling() or self.rotary_dim < x.shape[-1]:
+        if torch.compiler.is_compiling() or self.pairs == "interleaved" or self.rotary_dim < x.shape[-1]:
             return rotate_interleaved(self.interleave(x), phases)
         parts = x.float()
         numbers = torch.complex(parts[..., :half], parts[..., half:]) * torch.view_as_complex(phases)
@@ -177,15 +144,6 @@ class Rotary:
             table = _polar(-self._angles(distances)).flatten(-2)
             self._tables[device] = table
         return table
-
-
-def model_rotary(config: Any) -> Rotary | None:
-    """The rotary embedding of a model, by which queries can be moved; None for a model without one.
-
-    Raises:
-        TreeKVError: it has one that is not known here.
-    """
-    return Rotary.from_config(config) if hasattr(config, "rope_parameters") else None
 
 
 def rotate_interleaved(x: Tensor, phases: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, Linea
 
 from treekv import policies
 from treekv.attention import supported
-from treekv.attention.rotary import Rotary, model_rotary
+from treekv.attention.model_rotary import layer_rotaries, query_rotaries
+from treekv.attention.rotary import Rotary
 from treekv.cache import saved
 from treekv.cache.contents import check_attention
 from treekv.cache.hybrid_layer import attention_of, with_attention
@@ -38,7 +39,7 @@ class TreeKVCache(Cache):
     two tokens or more.
 
     Args:
-        config: the settings.
+        config: the settings. The cache's `config` says which positions are used, if they leave it open.
         model_config: `model.config`.
 
     Raises:
@@ -66,22 +67,23 @@ class TreeKVCache(Cache):
             )
         model_config = model_config.get_text_config(decoder=True)
         compressed = supported.full_attention_layers(model_config)
-        self.config = config
         self._model = saved.description(model_config)
         check_attention(config, model_config)
         latent = supported.latent_layers(model_config)
-        rotary = None
-        if config.positions != "original" and config.policy != "full":
-            rotary = Rotary.from_config(model_config, positions=config.positions)
         layers = DynamicCache(config=model_config).layers
+        self.config = config = config.for_model(model_config)
+        rotaries: list[Rotary | None] = [None] * len(compressed)
+        if config.positions != "original" and config.policy != "full":
+            by_layer = layer_rotaries(model_config, str(config.positions))
+            rotaries = [by_layer[index] for index in compressed]
         if config.differs_by_head:
-            groups = self._split(layers, compressed, rotary, getattr(model_config, "num_key_value_heads", None))
+            groups = self._split(layers, compressed, rotaries, getattr(model_config, "num_key_value_heads", None))
         else:
             configs = config.per_layer(len(compressed))
             made = [
                 LatentLayer(number, len(compressed))
                 if index in latent
-                else TreeKVLayer(rotary, number, len(compressed))
+                else TreeKVLayer(rotaries[number], number, len(compressed))
                 for number, index in enumerate(compressed)
             ]
             for index, layer in zip(compressed, made, strict=True):
@@ -93,14 +95,17 @@ class TreeKVCache(Cache):
         self._compressed = compressed
         self._attending = [index for index, layer in enumerate(layers) if isinstance(layer, CacheLayerMixin)]
         self._before = dict(zip(compressed[1:], compressed, strict=False))  # the compressed layer before each
-        future, followed = _future_rotary(config, model_config), supported.followed_layers(model_config)
+        future, followed = _future_rotaries(config, model_config), supported.followed_layers(model_config)
         for own, members in groups:
             LayerGroup(own, members)
             for member in members:
-                member.future_rotary, member.followed = future, compressed[member.number] in followed
+                index = compressed[member.number]
+                member.first_with_rotary = rotaries.index(member.rotary) == member.number
+                member.future_rotary = None if future is None else future[index]
+                member.followed = index in followed
 
     def _split(
-        self, layers: list[Any], compressed: list[int], rotary: Rotary | None, heads: int | None
+        self, layers: list[Any], compressed: list[int], rotaries: list[Rotary | None], heads: int | None
     ) -> list[tuple[TreeKVConfig, list[TreeKVLayer]]]:
         """Put layers in parts, by the capacity of their heads, in place of the compressed ones; the parts of all layers
         with the same settings share a group."""
@@ -111,7 +116,7 @@ class TreeKVCache(Cache):
             parts = []
             for config in dict.fromkeys(own):
                 numbers = [head for head, other in enumerate(own) if other == config]
-                parts.append(TreeKVLayer(rotary, number, len(compressed), numbers))
+                parts.append(TreeKVLayer(rotaries[number], number, len(compressed), numbers))
                 groups.setdefault(config, []).append(parts[-1])
             index = compressed[number]
             layers[index] = with_attention(layers[index], SplitLayer(parts))
@@ -358,12 +363,12 @@ class TreeKVCache(Cache):
         return part.batch // part.heads_as_rows if part.is_initialized else 0
 
 
-def _future_rotary(config: TreeKVConfig, model_config: Any) -> Rotary | None:
-    """The rotary embedding by which a prompt's queries are moved, if they are and the model has one."""
+def _future_rotaries(config: TreeKVConfig, model_config: Any) -> list[Rotary | None] | None:
+    """How a prompt's queries are moved in each of the model's layers, if they are."""
     if not policies.get(config.policy).scores_future(config):
         return None
     try:
-        return model_rotary(model_config)
+        return query_rotaries(model_config)
     except TreeKVError as error:
         raise TreeKVError(
             "prompt_score 'future' moves queries to other positions, which is not possible with the rotary embedding "

@@ -62,8 +62,9 @@ class TreeKVLayer(CacheLayerMixin):
         queries: [batch, query_heads, n, head_dim], the last n of each row, stored as keys are, for a policy that looks
             at them; else None.
         scaling: the factor of their products.
-        rotary: of the model, if keys are stored unrotated.
-        future_rotary: of the model, if prompts are scored by queries that are moved and the model has one.
+        rotary: of the layer, if keys are stored unrotated.
+        first_with_rotary: whether no layer before it has the same rotary embedding.
+        future_rotary: of the layer, if prompts are scored by queries that are moved and the layer has one.
         number, layers: the layer's place among the compressed layers of the model, and how many there are.
         head_numbers: of a part of a layer (see `SplitLayer`), the numbers of its heads, which are rows here: those of
             the first row of the batch, then of the second. None for a whole layer.
@@ -82,7 +83,7 @@ class TreeKVLayer(CacheLayerMixin):
         self, rotary: Rotary | None, number: int = 0, layers: int = 1, head_numbers: list[int] | None = None
     ) -> None:
         super().__init__()
-        self.rotary = rotary
+        self.rotary, self.first_with_rotary = rotary, False
         self.future_rotary: Rotary | None = None
         self.queries, self.scaling = None, 1.0
         self.number, self.layers, self.head_numbers = number, layers, head_numbers

@@ -110,7 +110,7 @@ class LayerGroup:
 
     def attend(self, layer: TreeKVLayer, call: AttentionCall) -> Tensor:
         ledger, rotary = self.ledger, layer.rotary
-        if layer.number == 0 and rotary is not None:
+        if layer.first_with_rotary and rotary is not None:
             rotary.clear()
         batch, q = call.key.shape[0], call.key.shape[2]
         pads, scattered = split_padding(call.padding, batch, q)

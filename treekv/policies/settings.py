@@ -47,7 +47,7 @@ class Settings:
     sink_size: int = DERIVED
     recent_size: int = DERIVED
     stride: int = OPTIONS["stride"]
-    positions: str = "rank"
+    positions: str | None = None
     prefill: str = "once"
     block_size: int = DERIVED
     window_size: int = DERIVED

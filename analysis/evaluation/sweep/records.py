@@ -22,7 +22,10 @@ VERSION: Final = 1
 MARKER: Final = "results.json"
 FOLDER: Final = "records"
 # Values of settings that had another name when keys were fixed: field, former name, today's name.
-_RENAMED: Final = (("prefill", "tree", "once"),)
+_RENAMED: Final = (
+    ("prefill", "tree", "once"),
+    ("positions", "rank", None),  # its default was "rank" before it depended on the model
+)
 # Settings that came later, with the value at which they do what earlier versions did; it is left out of definitions.
 _FIRST: Final = ("stride", "scope", "importance", "kernel_size", "pooling")  # the options that there always were
 _ADDED: Final = {name: value for name, value in OPTIONS.items() if name not in _FIRST} | {
@@ -75,7 +78,7 @@ class Definition:
         """32 hexadecimal digits, the same for former names: records of earlier versions are found by it."""
         content = dataclasses.asdict(self)
         for name, former, current in _RENAMED:
-            if self.config is not None and self.config.get(name) == current:
+            if self.config is not None and name in self.config and self.config[name] == current:
                 content["config"][name] = former
         return digest({"version": VERSION, **content})
 
@@ -95,7 +98,7 @@ class Record:
         facts: small values of the document, such as length and depth.
         error: one sentence if it failed, else None.
         seconds: wall time.
-        about: versions, machine, date and, if it failed, the traceback.
+        about: versions, machine, date, the positions that were used and, if it failed, the traceback.
     """
 
     of: Definition

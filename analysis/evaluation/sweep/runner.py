@@ -16,6 +16,7 @@ from typing import Any, Final, cast
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from analysis.evaluation.sweep.grid import ModelSpec, SettingsSpec, budget_in_tokens
 from analysis.evaluation.sweep.records import Definition, Record, digest
@@ -160,6 +161,9 @@ class Runner:
                 return [record for job in jobs for record in self.measure([job], progress)]
             return [jobs[0].failed(fault, time.perf_counter() - start, about)]
         seconds = (time.perf_counter() - start) / len(jobs)
+        config, network = jobs[0].config(), self._get(jobs[0].model)[0]
+        if config is not None and isinstance(network, PreTrainedModel):
+            about["positions"] = config.for_model(network.config).positions  # the model may decide
         return [replace(record, seconds=seconds, about=about) for record in made]
 
     def _measured(self, jobs: list[CellJob], progress: Progress | None) -> list[Record]:

@@ -103,7 +103,8 @@ def _check_window(model: Any, config: TreeKVConfig, length: int, tokens: int) ->
     positions = context_window(model)
     if positions is None or length + tokens <= positions:
         return
-    if config.policy != "full" and config.prefill == "stream" and config.positions != "original":
+    moves = config.for_model(model.config).positions != "original"
+    if config.policy != "full" and config.prefill == "stream" and moves:
         return
     raise TreeKVError(
         f"a prompt of {length} tokens and {tokens} more do not fit the model's window of {positions}; only prefill "

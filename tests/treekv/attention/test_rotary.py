@@ -8,6 +8,7 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 from treekv import TreeKVError
+from treekv.attention.model_rotary import layer_rotaries
 from treekv.attention.rotary import Rotary
 
 SCALINGS = {
@@ -40,7 +41,7 @@ def make(scaling: str):
         cos, sin = embedding(x, positions[None])
         return apply_rotary_pos_emb(x, x, cos, sin)[0]
 
-    return Rotary.from_config(config), embedding.attention_scaling, model_rotation
+    return layer_rotaries(config)[0], embedding.attention_scaling, model_rotation
 
 
 def same_products(a: torch.Tensor, b: torch.Tensor, expected_a: torch.Tensor, expected_b: torch.Tensor) -> bool:
@@ -129,4 +130,4 @@ def test_what_cannot_be_renumbered_is_refused_by_name(changes, words):
     for key, value in changes.items():
         setattr(config, key, value)
     with pytest.raises(TreeKVError, match=words):
-        Rotary.from_config(config)
+        layer_rotaries(config)

@@ -170,8 +170,9 @@ def test_models_without_rotary_positions_work_at_original_positions(family):
     expected = model.generate(ids, max_new_tokens=20, do_sample=False, pad_token_id=0)
     model.set_attn_implementation("treekv")
     with pytest.raises(TreeKVError, match=f"{family}.*positions='original'"):
-        TreeKVCache(TreeKVConfig(cache_size=64), model.config)
-    cache = TreeKVCache(TreeKVConfig(cache_size=64, positions="original"), model.config)
+        TreeKVCache(TreeKVConfig(cache_size=64, positions="rank"), model.config)
+    cache = TreeKVCache(TreeKVConfig(cache_size=64), model.config)
+    assert cache.config.positions == "original"
     got = model.generate(ids, past_key_values=cache, max_new_tokens=20, do_sample=False, pad_token_id=0)
     assert torch.equal(got, expected)
 
@@ -292,5 +293,6 @@ def test_dynamic_rotary_scaling_cannot_be_renumbered():
     rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
     config = AutoConfig.for_model("qwen2", rope_parameters=rope, attn_implementation="treekv")
     with pytest.raises(TreeKVError, match=r"'dynamic'.*positions='original'"):
-        TreeKVCache(TreeKVConfig(cache_size=16), config)
-    TreeKVCache(TreeKVConfig(cache_size=16, positions="original"), config)
+        TreeKVCache(TreeKVConfig(cache_size=16, positions="rank"), config)
+    for asked in ("original", None):
+        assert TreeKVCache(TreeKVConfig(cache_size=16, positions=asked), config).config.positions == "original"

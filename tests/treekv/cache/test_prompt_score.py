@@ -5,8 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from transformers import (
-    CohereConfig,
-    CohereForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     GPT2Config,
@@ -15,6 +13,7 @@ from transformers import (
 
 import analysis
 from tests import tiny
+from tests.families import tiny_models
 from tests.reference import prompts
 from tests.reference.policies import pooled
 from tests.treekv.cache.test_cache import compare
@@ -146,12 +145,9 @@ def test_sliding_layers_are_left_alone():
 
 
 def test_a_rotation_that_is_not_known_is_refused_by_name():
-    model = tiny_of(
-        CohereForCausalLM, CohereConfig, hidden_size=32, intermediate_size=48, num_hidden_layers=1,
-        num_attention_heads=4, num_key_value_heads=2,
-    )  # fmt: skip
+    model = tiny_models.build("hunyuan_v1_dense", "treekv")  # it scales keys after they are rotated
     TreeKVCache(config_of(prompt_score="window", positions="original"), model.config)
-    with pytest.raises(TreeKVError, match=r"prompt_score 'future' moves queries.*'cohere'.*prompt_score 'window'"):
+    with pytest.raises(TreeKVError, match=r"prompt_score 'future' moves queries.*'hunyuan_v1_dense'.*score 'window'"):
         TreeKVCache(config_of(positions="original"), model.config)
 
 
@@ -205,7 +201,7 @@ def test_the_real_model_chooses_by_the_transcription(smollm2):
     model(ids[None], past_key_values=cache)
     captured = analysis.capture(model, tokenizer, ids)
     simulated = analysis.simulate(captured, {"it": config}, layers=[0], prompt=157)["evicted_at"].values[0, 0]
-    frequencies = captured.rotary.inverse_frequencies.tolist()
+    frequencies = captured.rotary(0).frequencies.tolist()
     q, k = ([unrotated(x, frequencies) for x in each[0].double().tolist()] for each in (captured.q, captured.k))
     window = captured.weights(0, list(range(125, 157))).unflatten(0, (3, 3)).mean(1).sum(1)
     for head in range(3):

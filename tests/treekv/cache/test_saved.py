@@ -43,7 +43,7 @@ def check_goes_on(
     read(model, cache, ids, before)
     cache.save(path, model)
     loaded = TreeKVCache.load(path, model)
-    assert loaded.config == config and loaded.get_seq_length() == sum(before)
+    assert loaded.config == cache.config and loaded.get_seq_length() == sum(before)
     assert loaded.nbytes == cache.nbytes and tiny.same_state(loaded, cache)
     right, got = (read(model, each, ids, after, sum(before)) for each in (cache, loaded))
     assert torch.equal(got, right) and tiny.same_state(loaded, cache)
@@ -190,8 +190,9 @@ def test_nothing_of_a_ledger_or_a_trace_is_forgotten(llama):
     cache = TreeKVCache(TreeKVConfig(cache_size=12), llama.config)
     llama(tiny.tokens(20), past_key_values=cache)
     assert vars(cache.layers[0]).keys() == {
-        "rotary", "future_rotary", "number", "layers", "head_numbers", "group_index", "group_offset", "tokens_seen",
-        "awaits_attention", "keys", "values", "queries", "scaling", "owner", "is_initialized", "dtype", "device",
+        "rotary", "first_with_rotary", "future_rotary", "number", "layers", "head_numbers", "group_index",
+        "group_offset", "tokens_seen", "awaits_attention", "keys", "values", "queries", "scaling", "owner",
+        "is_initialized", "dtype", "device",
         "followed",  # follows from the model
         "_steps", "_before",  # of one call
     }  # fmt: skip
