@@ -8,6 +8,7 @@ of the model count, including those that were not captured and those with a slid
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
@@ -118,10 +119,10 @@ def _slots(config: TreeKVConfig, layer: int, layers: int, tokens: int, prompt: i
             slots = min(slots, capacity + 1)  # the last block counts as finished
     else:
         kept = prompt
-        if prompt > config.cache_size and config.prefill != "none":
+        if ledger.reduces_prompt(prompt):
             # The number of kept tokens of a long prompt depends on its length only through the last, incomplete block.
             enough = LONG * config.cache_size
-            asked = min(prompt, enough + (prompt - enough) % config.block_size)
+            asked = min(prompt, enough + (prompt - enough) % math.lcm(config.block_size, config.interval))
             sums = torch.zeros(1, 1, asked) if policy.uses_attention else None
             counts = None if sums is None else torch.ones(1, 1, asked)
             future = torch.zeros(1, 1, asked) if policy.scores_future(config) else None
@@ -133,6 +134,8 @@ def _slots(config: TreeKVConfig, layer: int, layers: int, tokens: int, prompt: i
         slots = padded_capacity(kept, None) if capacity is None else padded_capacity(kept + 1, capacity + 1)
     if tokens == prompt:
         return slots
+    if capacity is not None and kept > capacity:
+        return capacity + 1  # the first token after a prompt that was held whole frees the rest
     last = kept + tokens - prompt
     return max(
         slots,

@@ -22,6 +22,7 @@ class Row:
         blocks: for caches of 12 tokens that read in blocks of 2 to 12.
         prompts: for caches of 16 tokens that reduce a prompt.
         published: whether it is a method of a paper, which its docstring then names.
+        least: the smallest cache with its default sizes.
         keeps: the positions of a prompt that each head keeps, (config, heads) -> list of lists, where `heads` are lists
             of `tests.reference.policies.Entry`; None for the rules that are written out in that file.
         importance: of a policy that reads keys and values, written out in `tests.reference.contents`.
@@ -31,6 +32,7 @@ class Row:
     blocks: list[Settings] = field(default_factory=list)
     prompts: list[Settings] = field(default_factory=list)
     published: bool = True
+    least: int = 4
     keeps: Callable[[TreeKVConfig, list[list[Any]]], list[list[int]]] | None = None
     importance: contents.Importance | None = None
 
@@ -160,6 +162,16 @@ TABLE: dict[str, Row] = {
         prompts=[dict(sink_size=2, recent_size=3, interval=4, positions="original")],
         importance=contents.vase,
     ),
+    "openvino": Row(
+        decoding=[
+            dict(sink_size=2, recent_size=2, interval=2),
+            dict(sink_size=3, recent_size=3, interval=3, aggregation="sum"),
+            dict(sink_size=1, recent_size=4, interval=1),
+        ],
+        blocks=[dict(sink_size=2, recent_size=4, interval=2)],
+        published=False,
+        least=127,
+    ),
 }
 
 
@@ -168,7 +180,11 @@ def settings_of(kind: str) -> list[Settings]:
     return [{"policy": name, **own} for name, row in TABLE.items() for own in getattr(row, kind)]
 
 
-#: Policies that evict both in prompts and while decoding,
-BOUNDED = [name for name in TABLE if policies.get(name).evicts_prompt and policies.get(name).evicts_decoding]
+#: Policies that evict both in prompts and while decoding, whose default sizes suit caches as small as those of tests,
+BOUNDED = [
+    name
+    for name, row in TABLE.items()
+    if policies.get(name).evicts_prompt and policies.get(name).evicts_decoding and row.least < 8
+]
 #: and of these the ones whose rule is a contest.
 CONTESTS = [name for name in BOUNDED if policies.get(name).has_contest]

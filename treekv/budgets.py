@@ -204,3 +204,26 @@ def eighth(size: int, sink: int) -> int:
 
 #: Values of `recent_size` by name: (capacity, sinks) -> recent tokens.
 RECENT_SHARES: Final[dict[str, Callable[[int, int], int]]] = {QUARTER: quarter, EIGHTH: eighth}
+
+
+def checked_recents(recents: Any, settings: Settings) -> tuple[Table | str, int]:
+    """Recent tokens of several capacities as `TreeKVConfig` keeps them, and those of a head of `cache_size` tokens.
+
+    Raises:
+        TreeKVError: they are no known share and no table of the same shape as that of `budgets`.
+    """
+    if isinstance(recents, str) and recents in RECENT_SHARES:
+        return recents, RECENT_SHARES[recents](settings.cache_size, settings.sink_size)
+    if not is_table(recents):
+        raise TreeKVError(
+            "recent_size must be a whole number, 'quarter', 'eighth', or a table with a row for each layer and a "
+            f"number for each KV head, got {shortened(recents)}"
+        )
+    table, sizes = checked_table(recents, "recent_size", 0), table_of(settings.budgets)
+    if sizes is None or (len(sizes), len(sizes[0])) != (len(table), len(table[0])):
+        have = f"{len(sizes)} layers and {len(sizes[0])} heads" if sizes else "no table"
+        raise TreeKVError(
+            f"a table of recent_size needs budgets of the same shape; it has {len(table)} layers and "
+            f"{len(table[0])} heads, budgets have {have}"
+        )
+    return table, round(sum(map(sum, table)) / sum(map(len, table)))

@@ -27,6 +27,7 @@ CHOICES: Final = {
     "after_prompt": ("evict", "keep"),
     "pooling": ("average", "max", "forward"),
     "prompt_score": ("window", "future"),
+    "aggregation": ("norm_sum", "sum"),
 }
 LARGEST_DEFAULT_BLOCK: Final = 64
 MOST_TOKENS: Final = 2**53 - 1  # whole numbers up to it are exact in JSON, in floating point and in tensors
@@ -55,7 +56,7 @@ class TreeKVConfig(Settings):
             "compressed" keeps true distances up to 128 tokens, and beyond lets them grow with the logarithm only.
             Default: "rank" for a model whose positions can be changed exactly, else "original", which a line on stderr
             says; the `config` of a cache says which it uses. "rank" and "compressed" are refused where they are not
-            possible.
+            possible. "original" for policy "openvino".
         prefill: what happens to a prompt. "once": attended in full, then reduced once by the scores of its
             observation window (for policy "tree" block by block, as in the paper); "stream": processed in blocks of
             `block_size`, evicting after each, with bounded memory; "none": kept whole, each new token then evicts one.
@@ -100,7 +101,9 @@ class TreeKVConfig(Settings):
         prompt_scope: how many neighbours compete there.
         future_window: how far after the prompt those queries are, at most.
         interval: how many tokens are evicted at once when the cache is full; `cache_size` is the most that is kept. An
-            option of the policies that act so; the default is their papers', at most an eighth of the cache.
+            option of the policies that act so; the default is their papers', at most an eighth of the cache, and the
+            engine's 32 for "openvino", which evicts whole blocks of so many tokens.
+        aggregation: how policy "openvino" adds up what queries see, "norm_sum" or "sum" (the engine's names).
         window_share: the share of the slots between sinks and recent tokens that goes by the observation window, from 0
             to less than 1.
 
@@ -121,6 +124,8 @@ class TreeKVConfig(Settings):
             self._set("prefill", "once")
         self._require_int("cache_size", 1)
         defaults = policy.defaults(self.variant)  # raises for an unknown variant
+        if self.positions is None:
+            self._set("positions", policy.default_positions)
         self._derive("sink_size", defaults.sink_size)
         self._require_int("sink_size", 0)
         self._require_int("stride", 1, 2)
@@ -188,6 +193,8 @@ class TreeKVConfig(Settings):
             **{name: options.defaults_of(self)[name] for name in options.DERIVED_OPTIONS},
         }
         fields |= {field: DERIVED for field, value in usual.items() if fields[field] == value}
+        if self.positions == policies.get(self.policy).default_positions:
+            fields["positions"] = None
         if self.recent_budgets is not None or "recent_budgets" in changes:
             fields["recent_size"] = DERIVED
         if "recent_size" in changes:
@@ -223,7 +230,7 @@ class TreeKVConfig(Settings):
             changes["after_prompt"] = "evict"
         if not other.evicts_decoding:
             changes |= {"prefill": "once", "sink_size": DERIVED, "window_size": DERIVED}
-        return self.replace(**changes)
+        return self.replace(**(changes | other.nearest(self)))
 
     def for_model(self, model_config: Any) -> TreeKVConfig:
         """The same settings with the positions that a cache for a model with this configuration uses, if they were not
@@ -340,23 +347,8 @@ class TreeKVConfig(Settings):
         recents = self.recent_budgets
         if recents is None:
             return
-        if isinstance(recents, str) and recents in budgets.RECENT_SHARES:
-            nominal = budgets.RECENT_SHARES[recents](self.cache_size, self.sink_size)
-        elif budgets.is_table(recents):
-            table, sizes = budgets.checked_table(recents, "recent_size", 0), budgets.table_of(self.budgets)
-            if sizes is None or (len(sizes), len(sizes[0])) != (len(table), len(table[0])):
-                have = f"{len(sizes)} layers and {len(sizes[0])} heads" if sizes else "no table"
-                raise TreeKVError(
-                    f"a table of recent_size needs budgets of the same shape; it has {len(table)} layers and "
-                    f"{len(table[0])} heads, budgets have {have}"
-                )
-            self._set("recent_budgets", table)
-            nominal = round(sum(map(sum, table)) / sum(map(len, table)))
-        else:
-            raise TreeKVError(
-                "recent_size must be a whole number, 'quarter', 'eighth', or a table with a row for each layer and a "
-                f"number for each KV head, got {budgets.shortened(recents)}"
-            )
+        kept, nominal = budgets.checked_recents(recents, self)
+        self._set("recent_budgets", kept)
         if not (self.recent_size is DERIVED or self.recent_size is None) and self.recent_size != nominal:
             raise TreeKVError(f"recent_size {self.recent_size!r} contradicts recent_budgets, which make it {nominal}")
         self._set("recent_size", nominal)

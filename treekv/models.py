@@ -128,7 +128,7 @@ def alias_states() -> list[AliasState]:
     """The state of each alias, without loading anything."""
     states = []
     for name, alias in ALIASES.items():
-        version = _installed(alias)
+        version = installed_version(alias)
         folder = _folder(alias, version or alias.version)
         kept = folder if folder.is_dir() else None
         states.append(AliasState(name, alias.title, alias.package, version is not None, kept))
@@ -166,7 +166,7 @@ def _dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype
 
 def _converted(alias: Alias) -> Path:
     """The folder that holds the alias' model in transformers' own format, made on first use."""
-    version = _installed(alias)
+    version = installed_version(alias)
     if version is None:
         raise TreeKVError(
             f"the model {alias.title} needs the package {alias.package!r}, which is not installed: "
@@ -175,7 +175,7 @@ def _converted(alias: Alias) -> Path:
     folder = _folder(alias, version)
     if folder.is_dir():
         return folder
-    with _packaged_file(alias) as file:
+    with packaged_file(alias) as file:
         model, tokenizer = _load_gguf(file, {"dtype": torch.float32})
     # Read from GGUF the model holds plain floats, but says that it is quantized and refuses to be saved.
     if getattr(model.config, "quantization_config", None) is not None:
@@ -205,7 +205,8 @@ def _converted(alias: Alias) -> Path:
     return folder
 
 
-def _installed(alias: Alias) -> str | None:
+def installed_version(alias: Alias) -> str | None:
+    """The version of the alias' package; None if it is not installed."""
     try:
         return metadata.version(alias.package)
     except metadata.PackageNotFoundError:
@@ -217,7 +218,7 @@ def _folder(alias: Alias, version: str) -> Path:
 
 
 @contextlib.contextmanager
-def _packaged_file(alias: Alias) -> Iterator[Path]:
+def packaged_file(alias: Alias) -> Iterator[Path]:
     """The alias' GGUF file; one that is shipped in parts is assembled temporarily."""
     if alias.file is None:
         with tempfile.TemporaryDirectory(prefix="treekv-") as folder:

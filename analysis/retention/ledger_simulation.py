@@ -147,7 +147,7 @@ def _observed(logits: _Logits, norms: Tensor | None, ledger: Ledger, plan: SlotP
     """Weights as `Ledger.step` takes them, of the new tokens from position `first` on, stored by `plan`; `norms`
     [rows, kv_heads, T] of all tokens."""
     weights = logits.of(plan, first).softmax(-1).mean(2)
-    if ledger.delay and weights.shape[2] > 1:
+    if ledger.policy.counts_by_query(ledger.config) and weights.shape[2] > 1:
         return weights
     observed = weights.sum(2) if ledger.policy.accumulates else weights[:, :, -1]
     if norms is None:

@@ -8,12 +8,12 @@ import torch
 from analysis import capture
 from analysis.memory_size import cache_bytes, cache_bytes_by_context
 from tests import tiny
-from tests.policies_table import BOUNDED
+from tests.policies_table import BOUNDED, TABLE
 from treekv import TreeKVCache, TreeKVConfig, TreeKVError, policies
 
 SETTINGS = [
     *(
-        TreeKVConfig(policy=name, cache_size=96, **options)
+        TreeKVConfig(policy=name, cache_size=max(96, TABLE[name].least), **options)
         for name in policies.names()
         for options in ({"window_size": 16},)
     ),
@@ -22,6 +22,9 @@ SETTINGS = [
         for name in (*BOUNDED, "full")
         for prefill in ("stream", "none")
     ),
+    TreeKVConfig(policy="openvino", cache_size=80, sink_size=16, recent_size=16, interval=8),
+    TreeKVConfig(policy="openvino", cache_size=80, sink_size=16, recent_size=16, interval=8, prefill="none"),
+    TreeKVConfig(policy="openvino", cache_size=80, sink_size=16, recent_size=16, interval=8, prefill="stream"),
     TreeKVConfig(cache_size=100, prefill="stream", block_size=7),
     TreeKVConfig(cache_size=96, budgets="rising", block_size=8),
     TreeKVConfig(cache_size=96, budgets=(64, 128), prefill="stream"),

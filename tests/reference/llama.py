@@ -10,9 +10,9 @@ import functools
 import torch
 from torch import Tensor
 
-from tests.reference import prompts
+from tests.reference import openvino, prompts
 from tests.reference.contents import Head
-from tests.reference.policies import ContentsRule, Entry, Eviction, late_delay, make_rule, select_prompt
+from tests.reference.policies import ContentsRule, Entry, Eviction, capacity_of, late_delay, make_rule, select_prompt
 from tests.reference.positions import places
 from treekv import policies
 
@@ -26,7 +26,7 @@ class Layer:
         self.heads: list[list[TokenEntry]] = [[] for _ in configs]
         self.evictions: list[list[Eviction]] = [[] for _ in configs]
         self.queries: list[list[Tensor]] = [[] for _ in configs]  # of each head all that there were, [group, dim]
-        self.capacity = [own.cache_size if keeps_bound(own) else None for own in configs]
+        self.capacity = [capacity_of(own) if keeps_bound(own) else None for own in configs]
         self.make_rules()
 
     def make_rules(self) -> None:
@@ -53,7 +53,7 @@ class Layer:
                     self.evictions[head] += evictions
             while len(heads[0]) > self.capacity[own[0]]:
                 for head, eviction in zip(own, rule.evict(heads, step)):
-                    self.evictions[head].append(eviction)
+                    self.evictions[head] += eviction if isinstance(eviction, list) else [eviction]
 
 
 class TokenEntry(Entry):
@@ -159,8 +159,9 @@ class ReferenceLlama:
                     self.observe(own, entries[: t + 1], torch.stack(group).mean(0), t >= length - window)
                 if config.prompt_score == "future":
                     self.look_ahead(config, entries, queries[:, h * self.groups : (h + 1) * self.groups])
+            openvino.observe(layer.heads, together=True)
             selected: dict[int, list[int]] = {}
-            if config.policy != "full" and config.prefill == "once":
+            if config.policy not in ("full", "openvino") and config.prefill == "once":
                 for own in self.configs[number]:  # what this head's settings choose for it, among all heads
                     reads = policies.get(config.policy).reads_contents
                     reads = reads and length > own.cache_size
@@ -196,6 +197,7 @@ class ReferenceLlama:
                         group.append(w)
                     layer.queries[h].append(queries[i, h * self.groups : (h + 1) * self.groups])
                     self.observe(self.configs[number][h], entries, torch.stack(group).mean(0), True)
+            openvino.observe(layer.heads, together=False)
             layer.shrink(self.seen + len(tokens) - 1, functools.partial(self.contents, number))
             return out
 
@@ -207,7 +209,10 @@ class ReferenceLlama:
         for entry, weight in zip(entries, weights.tolist()):
             if config.importance == "contribution":
                 weight *= entry.value.norm().item()
-            if counts:
+            if counts and config.policy == "openvino":
+                entry.given[entries[-1].position] = weight
+                entry.count += 1
+            elif counts:
                 entry.see(weight, entries[-1].position, late_delay(config))
 
     def look_ahead(self, config, entries: list, queries: Tensor) -> None:

@@ -6,12 +6,12 @@ entries per KV head, oldest first, all equally long.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from tests.policies_table import TABLE
-from tests.reference import contents, prompts
+from tests.reference import contents, openvino, prompts
 from tests.reference.contents import Moment, losers
 from tests.reference.draws import splitmix
 from treekv import policies
@@ -28,6 +28,7 @@ class Entry:
     count: int = 0
     last: float = 0.0
     future: float = 0.0
+    given: dict[int, float] = field(default_factory=dict)  # by query, where weights are not added as they are
 
     @property
     def average(self) -> float:
@@ -195,6 +196,21 @@ class ContestRule:
         return np.float32({SUM: entry.total, LAST: entry.last}.get(self.contest.by, 0))
 
 
+class OpenVINORule:
+    """Whole blocks at once, the same of all heads."""
+
+    def __init__(self, config, capacity: int) -> None:
+        self.config, self.capacity = config, capacity
+
+    def evict(self, heads: list[list], step: int) -> list[list[Eviction]]:
+        ranks = openvino.ranks_to_evict(self.config, heads[0], self.capacity)
+        evictions = [[Eviction(entries[rank].position, None, step) for rank in ranks] for entries in heads]
+        for entries in heads:
+            for rank in reversed(ranks):
+                del entries[rank]
+        return evictions
+
+
 class ContentsRule:
     """Several at once, by keys and values: when the cache is full, down to what `interval` - 1 more tokens fill."""
 
@@ -213,6 +229,11 @@ class ContentsRule:
             for rank in reversed(ranks):
                 del entries[rank]
         return evictions
+
+
+def capacity_of(config) -> int:
+    """The most tokens that are held."""
+    return openvino.capacity(config) if config.policy == "openvino" else config.cache_size
 
 
 def usual_sizes(policy: str, variant: str, cache_size: int) -> tuple[int, int]:
@@ -247,6 +268,8 @@ def make_rule(config, capacity: int | None = None, layer: int = 0, numbers=None)
         return RandomRule(sink, recent, config.seed, layer, numbers)
     if policies.get(config.policy).reads_contents:
         return ContentsRule(config, layer, numbers)
+    if config.policy == "openvino":
+        return OpenVINORule(config, capacity)
     return ContestRule(policies.get(config.policy).contest(config, capacity), layer, numbers)
 
 
@@ -254,7 +277,7 @@ def select_prompt(config, heads: list[list[Entry]], layer: int = 0, layers: int 
     """Section 4 and the baselines: which positions of a prompt stay in each head of a layer; `held` are the contents of
     the heads, for a policy that reads them."""
     length, size = len(heads[0]), config.block_size
-    if length <= config.cache_size:
+    if length <= capacity_of(config):
         return [list(range(length)) for _ in heads]
     sinks = list(range(config.sink_size))
     recents = list(range(length - config.recent_size, length))

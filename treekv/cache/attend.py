@@ -46,12 +46,13 @@ class NewTokens(NamedTuple):
 
 class Observation(NamedTuple):
     """What is recorded of attention weights: their sum over queries or only the last query's, whether they are
-    multiplied by the norm of the token's value, and how many tokens after a token a query must come to count; with such
-    a delay those of a block are recorded query by query, since the ledger knows how old tokens are."""
+    multiplied by the norm of the token's value, how many tokens after a token a query must come to count, and whether
+    those of a block are recorded query by query, since the ledger knows how old tokens are and in what order."""
 
     accumulates: bool
     times_value_norm: bool
     delay: int = 0
+    by_query: bool = False
 
 
 def attend_all(layer: TreeKVLayer, rows: slice, new: NewTokens, held: list[int], reserved: int) -> Tensor:
@@ -136,7 +137,8 @@ def attend_block(
 
     Returns:
         The output [rows, query_heads, q, dim], and what the queries saw by slot, float32 [rows, kv_heads, plan.used],
-        summed over the query heads of each KV head; [rows, kv_heads, q, plan.used] of several tokens with a delay.
+        summed over the query heads of each KV head; [rows, kv_heads, q, plan.used] of several tokens that are recorded
+        query by query.
     """
     q, query, key, rotary = new.key.shape[2], new.query, new.key, layer.rotary
     layer.reserve(plan.padded_capacity)
@@ -201,7 +203,7 @@ def _observed(weights: Tensor, values: Tensor, q: int, observation: Observation)
         weights, values = weights.detach(), values.detach()
     if q > 1:
         by_query = weights.unflatten(2, (-1, q))
-        if observation.delay:
+        if observation.by_query:
             return by_query.sum(2)
         weights = by_query.sum(3) if observation.accumulates else by_query[:, :, :, -1]
     observed = weights.sum(2)

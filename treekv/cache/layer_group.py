@@ -161,6 +161,7 @@ class LayerGroup:
             seen = torch.cat(self._observed) / queries if self._observed else None
             contents = self._contents([(each, slice(0, each.batch)) for each in self.layers])
             self.ledger.step(slice(0, len(self.ledger.held)), self._plan, seen, contents=contents)
+            self._shrink()
             self._plan, self._observed = None, []
 
     def _shrink(self) -> None:
@@ -321,7 +322,8 @@ class LayerGroup:
 
     def _weighting(self) -> Observation:
         contribution = self.config.importance == "contribution"
-        return Observation(self.ledger.policy.accumulates, contribution, self.ledger.delay)
+        policy = self.ledger.policy
+        return Observation(policy.accumulates, contribution, self.ledger.delay, policy.counts_by_query(self.config))
 
     def _observation(self) -> Observation | None:
         """What the ledger needs of attention weights while decoding."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from treekv import policies
 from treekv.cache.block_snapshot import BlockSnapshot
-from treekv.cache.ranked_scores import RankedScores, late_sum, observations
+from treekv.cache.ranked_scores import RankedScores, by_rank, late_sum, observations
 from treekv.cache.row_values import RowValues, same
 from treekv.cache.slot_contents import SlotContents
 from treekv.cache.slot_plan import GROWTH, SlotPlan, padded_capacity
@@ -73,7 +73,7 @@ class Ledger:
         self._layer[:] = [layer] * rows if isinstance(layer, int) else list(layer)
         self._head = None if head is None else torch.tensor(head, device=self.device)[:, None]
         self.held, self.seen, self.first_query, self.cursor = (RowValues(0, rows) for _ in range(4))
-        most = config.cache_size if self.policy.evicts_after(config) else None
+        most = self.policy.capacity(config) if self.policy.evicts_after(config) else None
         self.capacity: RowValues[int | None] = RowValues(most, rows)
         self.used_slots = RowValues(0, rows)  # slots from here on have not been used yet and stand in their own order
         self.open_blocks: list[BlockSnapshot | None] = [None] * rows
@@ -147,7 +147,8 @@ class Ledger:
 
     def reduces_prompt(self, length: int) -> bool:
         """Whether a prompt of so many tokens is not kept whole."""
-        return self.policy.evicts_prompt and self.config.prefill != "none" and length > self.config.cache_size
+        most = self.policy.capacity(self.config)
+        return self.policy.evicts_prompt and self.config.prefill != "none" and length > most
 
     def choose_prompt(
         self,
@@ -163,6 +164,7 @@ class Ledger:
         if not self.reduces_prompt(length):
             return None
         heads, layer, traced = self.head_numbers(rows), self.layer_numbers(rows), self.trace is not None
+        sums = None if sums is None else self.policy.observe(sums)
         prompt = Prompt(length, sums, counts, heads, layer, self.layers, self.device, future, traced, contents)
         return self.policy.select_prompt(self.config, prompt)
 
@@ -184,7 +186,7 @@ class Ledger:
         self.reserve(held if most is None else held + 1, None if most is None else most + 1)
         self.position[rows, :, :held] = kept
         if sums is not None:
-            self.sums[rows, :, :held] = sums.expand(batch, self.heads, -1).gather(2, kept)
+            self.sums[rows, :, :held] = self.policy.observe(sums).expand(batch, self.heads, -1).gather(2, kept)
         self.held[rows], self.seen[rows] = [held] * batch, [length] * batch
         self.first_query[rows] = [length - observers if sums is not None else 0] * batch
         if self.trace is not None:
@@ -245,8 +247,8 @@ class Ledger:
             rows: they `can_step_together`.
             plan: from `plan_slots`.
             observed: float32 [rows, heads, plan.used], attention weights by slot, summed over the queries of the q new
-                tokens (of the last one, for a policy that does not accumulate), or with a delay and q > 1 [rows, heads,
-                q, plan.used] of each of them; None for a policy without attention.
+                tokens (of the last one, for a policy that does not accumulate), or [rows, heads, q, plan.used] of each
+                of them if q > 1 and the policy `counts_by_query`; None for a policy without attention.
             contents: of these rows, for a policy that reads them.
             unfinished: the new tokens are part of a block that may continue; then `roll_back` can undo the evictions.
         """
@@ -259,7 +261,9 @@ class Ledger:
             position.scatter_(2, plan.slots, (self._count(q) + start).expand(plan.slots.shape))
         if observed is not None:
             sums = self.rows_view(self.sums, rows).narrow(2, 0, plan.used)
-            if self.delay:
+            if self.policy.changes_weights:
+                observed = by_rank(self.policy.observe, observed, self.rows_view(self.order, rows))
+            if self.policy.counts_by_query(self.config):
                 observed = late_sum(observed, position.narrow(2, 0, plan.used), start, self.delay)
             if self.policy.accumulates:
                 sums.scatter_(2, plan.slots, 0.0)
@@ -274,7 +278,7 @@ class Ledger:
         else:
             self.open_blocks[rows] = [None] * len(self.open_blocks[rows])
         if capacity is not None and excess:
-            self._evict(rows, held, capacity, excess + self.config.interval - 1, contents)
+            self._evict(rows, held, capacity, self.policy.eviction_count(self.config, excess), contents)
 
     def _evict(self, rows: slice, held: int, capacity: int, excess: int, contents: SlotContents | None) -> None:
         position = self.rows_view(self.position, rows)
@@ -380,15 +384,8 @@ class Ledger:
         """Keep, repeat or reorder rows: `index` LongTensor, for each new row the old one."""
         index = index.to(self.device)
         chosen = index.tolist()
-        for per_row in (
-            self.held,
-            self.seen,
-            self.first_query,
-            self.cursor,
-            self.capacity,
-            self.used_slots,
-            self._layer,
-        ):
+        whole = (self.held, self.seen, self.first_query, self.cursor, self.capacity, self.used_slots, self._layer)
+        for per_row in whole:
             per_row.select(chosen)
         self.order, self.position, self.sums = (
             t.index_select(0, index) for t in (self.order, self.position, self.sums)

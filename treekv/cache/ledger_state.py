@@ -124,7 +124,7 @@ def _check_numbers(ledger: Ledger) -> None:
     for row, (held, seen, first, cursor, capacity, used) in enumerate(
         zip(*(getattr(ledger, name)[:] for name in NUMBERS), strict=True)
     ):
-        right = capacity is not None and capacity >= config.cache_size if bounded else capacity is None
+        right = capacity is not None and capacity >= ledger.policy.capacity(config) if bounded else capacity is None
         fits = held <= seen and first <= seen and max(0 if everything else held, used) <= slots
         if not (right and fits):
             raise TreeKVError(f"the numbers of its row {row} do not fit together")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -86,6 +88,14 @@ class RankedScores:
         self.order.narrow(2, last, 1).copy_(moved)
 
 
+def by_rank(change: Callable[[Tensor], Tensor], values: Tensor, order: Tensor) -> Tensor:
+    """`change` applied to `values` [rows, heads, n] of the first n slots, or [rows, heads, q, n] of several queries,
+    which it is given by rank: `order` [rows, heads, n or more] has the slot at each."""
+    order = order.narrow(2, 0, values.shape[-1])
+    order = order if values.ndim == 3 else order[:, :, None].expand_as(values)
+    return torch.empty_like(values).scatter_(-1, order, change(values.gather(-1, order)))
+
+
 def observations(position: Tensor, first_query: int | Tensor, seen: int | Tensor, delay: int = 0) -> Tensor:
     """How many of the queries `first_query` ... `seen` - 1 have observed the tokens at `position` [rows, heads, n], if
     a query has to come `delay` tokens after one."""
@@ -105,7 +115,7 @@ def late_sum(observed: Tensor, position: Tensor, start: int | Tensor, delay: int
         observed: float32 [rows, heads, q, n] of the queries from position `start` on, or [rows, heads, n] of one.
         position: LongTensor [rows, heads, n] of the tokens.
         start: one number for all rows, or LongTensor [rows, 1, 1] for single queries.
-        delay: in tokens.
+        delay: in tokens; 0 for queries that count for every token that they see.
 
     Returns:
         float32 [rows, heads, n], summed over the queries.

@@ -30,6 +30,7 @@ _BUILT_IN = (
     "snapkv_decode:SnapKVDecode",
     "cur:CUR",
     "vase:VaSE",
+    "openvino:OpenVINO",
 )
 
 for _entry in _BUILT_IN:

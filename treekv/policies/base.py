@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
+
+from torch import Tensor
 
 from treekv.errors import TreeKVError
 from treekv.policies.contest import AVERAGE, DRAW, LAST, NOTHING, Contest, run_contest
@@ -27,6 +29,7 @@ class Policy(ABC):
         variants: other defaults by the name that `TreeKVConfig.variant` gives them, beside "published", its own; a
             policy that has any lists "variant" in its options.
         by: what tokens are compared by: NOTHING, AVERAGE, SUM, LAST or DRAW.
+        default_positions: what `TreeKVConfig.positions` is by default; None leaves it to the model.
         evicts_prompt: whether a prompt is reduced.
         evicts_decoding: whether the capacity also holds while decoding; if not, new tokens are all kept.
         budgets_per_layer: whether `TreeKVConfig.budgets` may give each layer a capacity,
@@ -42,6 +45,7 @@ class Policy(ABC):
     options: tuple[str, ...] = ()
     variants: ClassVar[Mapping[str, Variant]] = {}
     by: int = AVERAGE
+    default_positions: str | None = None
     evicts_prompt: bool = True
     evicts_decoding: bool = True
     budgets_per_layer: bool = True
@@ -66,6 +70,11 @@ class Policy(ABC):
         """Whether `contest` says everything about evictions while decoding: `evict` is not overridden."""
         return type(self).evict is Policy.evict
 
+    @property
+    def changes_weights(self) -> bool:
+        """Whether `observe` is overridden."""
+        return type(self).observe is not Policy.observe
+
     def heeded(self, settings: Settings) -> tuple[str, ...]:
         """Those of `options` that make a difference beside the other settings; the rest must keep their defaults."""
         return self.options
@@ -77,6 +86,31 @@ class Policy(ABC):
     def scores_future(self, settings: Settings) -> bool:
         """Whether a prompt that is reduced is also scored by queries from the places that follow it."""
         return False
+
+    def capacity(self, settings: Settings) -> int:
+        """The most tokens that are held while decoding: `cache_size`, or fewer."""
+        return settings.cache_size
+
+    def eviction_count(self, settings: Settings, excess: int) -> int:
+        """How many tokens are evicted when `excess` more than the capacity are held."""
+        return excess + settings.interval - 1
+
+    def observe(self, weights: Tensor) -> Tensor:
+        """What adds to the scores of tokens: the weights themselves, unless this is overridden.
+
+        Args:
+            weights: float32 [batch, kv_heads, ..., n] of n tokens, oldest first: of one query, or summed over the
+                observation window of a prompt.
+        """
+        return weights
+
+    def counts_by_query(self, settings: Settings) -> bool:
+        """Whether what each query of a block saw is needed, not only their sum."""
+        return bool(settings.delay) or self.changes_weights
+
+    def nearest(self, settings: Settings) -> dict[str, Any]:
+        """What has to change in another policy's settings, whose derived sizes are kept, so that they fit this one."""
+        return {}
 
     def last_queries(self, settings: Settings) -> int:
         """How many of the last queries a policy that `reads_contents` looks at; they are cached too."""

@@ -31,6 +31,7 @@ OPTIONS: Final[dict[str, Any]] = {
     "future_window": 256,
     "window_share": 0.25,
     "interval": 1,
+    "aggregation": "norm_sum",
 }
 
 
@@ -68,6 +69,7 @@ class Settings:
     window_share: float = OPTIONS["window_share"]
     after_prompt: str = "evict"
     interval: int = DERIVED
+    aggregation: str = OPTIONS["aggregation"]
 
     @property
     def region_size(self) -> int:

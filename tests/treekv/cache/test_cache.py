@@ -67,8 +67,16 @@ def test_stream_prefill_follows_the_rule(llama, settings, block_size):
     compare(llama, config, [41, 1, 1, 1, 17, 1, 1])
 
 
+# A policy that evicts nothing from a prompt until the first token after it has come.
+HELD_WHOLE = [
+    dict(policy="openvino", sink_size=4, recent_size=4, interval=4),
+    dict(policy="openvino", sink_size=2, recent_size=4, interval=2, aggregation="sum", window_size=3, positions="rank"),
+    dict(policy="openvino", sink_size=2, recent_size=2, interval=2, prefill="none"),
+]
+
+
 @pytest.mark.parametrize("length", [1, 2, 15, 16, 17, 31, 48, 53])
-@pytest.mark.parametrize("settings", settings_of("prompts"), ids=str)
+@pytest.mark.parametrize("settings", [*settings_of("prompts"), *HELD_WHOLE], ids=str)
 def test_prompt_then_decoding_follows_the_rule(llama, settings, length):
     compare(llama, TreeKVConfig(cache_size=16, **settings), [length] + [1] * 12)
 
@@ -171,6 +179,7 @@ EXACT = [(name, "original" if policies.get(name).reads_contents else "rank") for
     [
         *(dict(policy=policy, positions=way) for policy, way in EXACT),
         dict(sink_size=1, recent_size=5, importance="late"),
+        dict(policy="openvino", sink_size=2, recent_size=2, interval=2),
     ],
     ids=str,
 )

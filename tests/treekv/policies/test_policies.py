@@ -128,7 +128,7 @@ def test_random_differs_between_layers_heads_and_seeds_and_repeats():
     assert len({str(kept(0, 0)[0]), str(kept(0, 0)[1]), str(kept(0, 1)[0]), str(kept(1, 0)[0])}) == 4
 
 
-@pytest.mark.parametrize("name", [name for name in TABLE if name not in ("full", "pyramidkv")])
+@pytest.mark.parametrize("name", [name for name in TABLE if policies.get(name).budgets_per_layer])
 @pytest.mark.parametrize("budgets", ["rising", [96, 160]])
 def test_budgets_go_with_every_policy_that_evicts(name, budgets):
     config = TreeKVConfig(policy=name, cache_size=128, budgets=budgets)
@@ -151,7 +151,7 @@ def test_the_same_budget_under_every_other_policy(name, settings):
     config = TreeKVConfig(cache_size=128, **settings)
     other = config.for_policy(name)
     assert other.policy == name and other.cache_size == 128
-    assert other.budgets == (config.budgets if name not in ("full", "pyramidkv") else None)
+    assert other.budgets == (config.budgets if policies.get(name).budgets_per_layer else None)
     assert (other == config) == (name == "tree")
 
 

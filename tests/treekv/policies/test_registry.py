@@ -66,4 +66,4 @@ def test_what_is_compared_says_whether_attention_is_needed():
         assert registry.get(name).uses_attention and registry.get(name).accumulates
     assert registry.get("tova").uses_attention and not registry.get("tova").accumulates
     for policy in map(registry.get, treekv.policy_names()):
-        assert policy.has_contest != policy.reads_contents and not (policy.uses_attention and policy.reads_contents)
+        assert not ((policy.has_contest and policy.reads_contents) or (policy.uses_attention and policy.reads_contents))
