@@ -83,7 +83,7 @@ def generate(
     """
     check_temperature(temperature)
     cache = _Checked(config, model.config, check) if read is None else copy.deepcopy(read)
-    streamer = _Recorder(tokenizer, on_text, lambda times: on_token(Pace(len(times), _rate(times), cache.nbytes)))
+    streamer = Recorder(tokenizer, on_text, lambda times: on_token(Pace(len(times), rate(times), cache.nbytes)))
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
     torch.manual_seed(config.seed)
     result = Generation(prompt_tokens=ids.shape[1])
@@ -106,7 +106,7 @@ def generate(
     result.text = tokenizer.decode(streamer.ids, skip_special_tokens=True)
     if streamer.times:
         result.prompt_seconds = streamer.times[0] - start
-    result.tokens_per_second = _rate(streamer.times)
+    result.tokens_per_second = rate(streamer.times)
     result.cache_bytes, result.full_bytes = cache.nbytes, cache.full_nbytes
     result.kept_tokens = cache.kept_tokens
     return result, cache
@@ -134,6 +134,37 @@ def check_temperature(temperature: float) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Agreement:
+    """What a model with a cache would have said of a text that was generated elsewhere, token by token.
+
+    Attributes:
+        gaps: by how much the logit of its own choice is above that of the token; 0 where it would choose the same.
+        log_probs: natural logarithm of the probability that it gives each token.
+    """
+
+    gaps: list[float]
+    log_probs: list[float]
+
+    @property
+    def equal(self) -> int:
+        """How many tokens it would choose too."""
+        return self.gaps.count(0.0)
+
+
+def follow(model: Any, ids: torch.Tensor, token_ids: list[int], config: TreeKVConfig) -> Agreement:
+    """Read `ids` [1, prompt] under `config`, and then `token_ids` one by one, whatever the model would have chosen."""
+    cache = TreeKVCache(config, model.config)
+    gaps, log_probs, piece = [], [], ids
+    with torch.inference_mode():
+        for token in token_ids:
+            logits = model(piece, past_key_values=cache, logits_to_keep=1).logits[0, -1].float()
+            gaps.append(float(logits.max() - logits[token]))
+            log_probs.append(float(logits.log_softmax(-1)[token]))
+            piece = torch.tensor([[token]], device=ids.device)
+    return Agreement(gaps, log_probs)
+
+
 def parting(one: list[int], other: list[int]) -> int | None:
     """The first index at which two token lists differ; None if they are the same."""
     for index, (a, b) in enumerate(zip(one, other, strict=False)):
@@ -142,7 +173,7 @@ def parting(one: list[int], other: list[int]) -> int | None:
     return None if len(one) == len(other) else min(len(one), len(other))
 
 
-def _rate(times: list[float]) -> float | None:
+def rate(times: list[float]) -> float | None:
     """Tokens a second after the first; None if there is only one."""
     return (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else None
 
@@ -159,10 +190,15 @@ class _Checked(TreeKVCache):
         return super().update(*args, **kwargs)
 
 
-class _Recorder(TextStreamer):
+class Recorder(TextStreamer):
     """Records each token and its time, and passes on the text word by word."""
 
-    def __init__(self, tokenizer: Any, on_text: Callable[[str], None], on_token: Callable[[list[float]], None]) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        on_text: Callable[[str], None],
+        on_token: Callable[[list[float]], None] = lambda times: None,
+    ) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
         self.on_text, self.on_token = on_text, on_token
         self.ids: list[int] = []

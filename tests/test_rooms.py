@@ -108,6 +108,7 @@ FLOORS: dict[str, list[tuple[str, ...]]] = {
     "app": [
         ("cli",),
         ("dashboard", "demo"),
+        ("engines",),
         ("generation", "report"),
         ("runs", "export"),
         ("text",),

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from app import DEFAULT_MODEL
-from app.cli.console import err, one_sentence, print_json, stage
-from app.text.wording import size_beside
+from app.cli.console import one_sentence, print_json, stage
+from app.cli.generated import divergence, run, show_divergence
+
+
+class Engine(str, Enum):
+    """What generates."""
+
+    transformers = "transformers"
+    openvino = "openvino"
+
 
 if TYPE_CHECKING:
     from app.generation import Generation
@@ -74,6 +83,9 @@ def generate(
     tokens: Annotated[int, typer.Option(min=1, help="Generate at most this many tokens.")] = 64,
     chat: Annotated[bool, typer.Option("--chat", help="Give the prompt to the model as a user message.")] = False,
     temperature: Annotated[float, typer.Option(min=0.0, help="Sample at this temperature; 0 is greedy.")] = 0.0,
+    engine: Annotated[
+        Engine, typer.Option(help="What generates: transformers with a TreeKV cache, or OpenVINO GenAI.")
+    ] = Engine.transformers,
     compare: Annotated[
         str | None,
         typer.Option(metavar="POLICY", help="Run this policy too, such as full, and show where the texts diverge."),
@@ -83,6 +95,9 @@ def generate(
     """Continue a prompt with a compressed cache; tokens are printed as they are generated.
 
     Options given here override the settings file. Ctrl-C stops and keeps the text so far.
+
+    OpenVINO evicts by its own rule, policy openvino; other settings run as the nearest of it. With --compare openvino
+    the same settings also run here.
 
     Example: [bold]treekv generate --prompt-file novel.txt --settings treekv-runs/demo/settings.json[/]
     """
@@ -97,6 +112,10 @@ def generate(
         "positions": positions,
     }
     _check_temperature(temperature)
+    if engine is Engine.openvino:
+        from app.cli.engine import check
+
+        check(_config(settings, **changes), asks=any((context, cache, question, save_cache)))
     if context is not None or cache is not None or question or save_cache is not None:
         from app.cli.kept_context import ask, check_options
 
@@ -125,75 +144,29 @@ def generate(
     config = config.for_model(network.config)
     other = None if other is None else other.for_model(network.config)
     ids = _tokens(tokenizer, content, chat)
-    results = [_run(network, tokenizer, ids, config, tokens, temperature, quiet=as_json)]
+    if engine is Engine.openvino:
+        from app.cli.engine import continue_in_openvino
+
+        stopped = continue_in_openvino(
+            name, network, tokenizer, ids, config, other, tokens=tokens, temperature=temperature, as_json=as_json
+        )
+        raise typer.Exit(130 if stopped else 0)
+    results = [run(network, tokenizer, ids, config, tokens, temperature, quiet=as_json)]
     if other is not None and not results[0].stopped:
-        results.append(_run(network, tokenizer, ids, other, tokens, temperature, quiet=as_json))
+        results.append(run(network, tokenizer, ids, other, tokens, temperature, quiet=as_json))
     if as_json:
         print_json(_as_json(results, config, other))
     elif len(results) > 1:
-        _show_divergence(tokenizer, results[0], results[1], names=(config.policy, str(compare)))
+        show_divergence(tokenizer, results[0], results[1], names=(config.policy, str(compare)))
     if results[-1].stopped:
         raise typer.Exit(130)
-
-
-def _run(
-    network: Any, tokenizer: Any, ids: Any, config: Any, tokens: int, temperature: float, quiet: bool
-) -> Generation:
-    from app.generation import generate as run
-
-    def show(text: str) -> None:
-        if not quiet:
-            print(text, end="", flush=True)
-
-    result, _ = run(network, tokenizer, ids, config, tokens, show, temperature)
-    if not quiet:
-        print()
-        err().print(f"[dim]{_summary(result, config.policy)}[/]", soft_wrap=True)
-    return result
-
-
-def _summary(result: Generation, policy: str) -> str:
-    parts = [f"{policy}: {result.prompt_tokens:,} + {len(result.token_ids):,} tokens"]
-    if result.prompt_seconds is not None:
-        parts.append(f"prompt {result.prompt_seconds:.1f} s")
-    if result.tokens_per_second is not None:
-        parts.append(f"{result.tokens_per_second:.1f} new tokens/s")
-    parts.append(f"cache {size_beside(result.cache_bytes, result.full_bytes)}")
-    parts.append(f"{result.kept_tokens:,} tokens kept")
-    if result.stopped:
-        parts.append("stopped")
-    return ", ".join(parts)
-
-
-def _show_divergence(tokenizer: Any, one: Generation, other: Generation, names: tuple[str, str]) -> None:
-    place = _divergence(one, other)
-    if place is None and other.stopped:
-        read = len(other.token_ids)
-        err().print(f"{names[1]} was stopped after {read} tokens, all equal to those of {names[0]}", soft_wrap=True)
-        return
-    if place is None:
-        err().print(f"{names[0]} and {names[1]} gave the same {len(one.token_ids)} tokens", soft_wrap=True)
-        return
-    err().print(f"the texts diverge after {place} equal tokens:", soft_wrap=True)
-    for name, result in zip(names, (one, other), strict=True):
-        before = tokenizer.decode(result.token_ids[max(place - 8, 0) : place])
-        after = tokenizer.decode(result.token_ids[place : place + 12])
-        err().print(f"  {name}: …{before} | {after}…", soft_wrap=True, markup=False)
-
-
-def _divergence(one: Generation, other: Generation) -> int | None:
-    """The first index at which the texts differ; None if they do not. Being stopped is no difference."""
-    from app.generation import parting
-
-    first = one.token_ids[: len(other.token_ids)] if other.stopped else one.token_ids
-    return parting(first, other.token_ids)
 
 
 def _as_json(results: list[Generation], config: Any, other: Any) -> dict[str, Any]:
     content: dict[str, Any] = results[0].to_dict() | {"settings": config.to_dict()}
     if len(results) > 1:
         content["compared"] = results[1].to_dict() | {"settings": other.to_dict()}
-        content["equal_tokens"] = _divergence(*results)
+        content["equal_tokens"] = divergence(*results)
     return content
 
 

@@ -7,11 +7,13 @@ TensorRT-LLM's reference of KvCacheConfig, and mlx-lm's cache code (a rotating c
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from treekv import TreeKVConfig, TreeKVError, policies
+from treekv.policies.openvino import BLOCK, OpenVINO
 
-OPENVINO_BLOCK: Final = 32  # tokens of a block of the pipeline's cache, on the CPU; sizes are whole blocks
+OPENVINO_BLOCK: Final = BLOCK  # tokens of a block of the pipeline's cache on a CPU,
+OPENVINO_BLOCKS: Final = (BLOCK, 16)  # and on a GPU
 MLX_KEEP: Final = 4
 
 
@@ -36,40 +38,84 @@ def translations(config: TreeKVConfig) -> list[Translation]:
 
 
 def openvino(config: TreeKVConfig, block: int = OPENVINO_BLOCK) -> Translation:
-    """OpenVINO GenAI: start, recent and maximum size, whole blocks of `block` tokens, none of them zero.
+    """OpenVINO GenAI: the nearest settings of policy "openvino", which is its rule.
 
     Raises:
-        TreeKVError: policy "full", or a block below 1.
+        TreeKVError: policy "full", or a block that is not 16 or 32.
     """
-    start, recent, most = openvino_sizes(config, block)
-    mode = "SUM" if config.policy == "h2o" else "NORM_SUM"
-    rotation = config.positions != "original"
+    fields = eviction_settings(config, block)
+    lines = "".join(
+        f"    {name}={f'AggregationMode.{value}' if name == 'aggregation_mode' else value},\n"
+        for name, value in fields.items()
+    )
     code = f"""\
-from openvino_genai import AggregationMode, CacheEvictionConfig
+from openvino_genai import AggregationMode, CacheEvictionConfig, SchedulerConfig
 
-eviction = CacheEvictionConfig(
-    start_size={start},
-    recent_size={recent},
-    max_cache_size={most},
-    aggregation_mode=AggregationMode.{mode},
-    apply_rotation={rotation},
-)
+scheduler = SchedulerConfig()
+scheduler.use_cache_eviction = True
+scheduler.cache_eviction_config = CacheEvictionConfig(
+{lines})
 """
+    most = fields["max_cache_size"] + block - 1
+    sizes = fields["start_size"], fields["recent_size"], most
     notes = []
-    exact = (config.sink_size, config.recent_size, config.cache_size)
-    if exact != (start, recent, most):
+    if sizes != (config.sink_size, config.recent_size, config.cache_size):
         notes.append(
-            f"Sizes must be multiples of {block} tokens and must not be zero, so {exact[0]} sinks, {exact[1]:,} recent "
-            f"and {exact[2]:,} tokens in total become {start}, {recent:,} and {most:,}."
+            f"Areas are whole blocks of {block} tokens, none of them empty, and up to {block - 1} tokens more than "
+            f"max_cache_size are held, so {config.sink_size} sinks, {config.recent_size:,} recent and at most "
+            f"{config.cache_size:,} tokens become {sizes[0]}, {sizes[1]:,} and at most {most:,}."
         )
+    if config.policy == "openvino":
+        window = fields["snapkv_window_size"]
+        notes.append(
+            "Your settings do the same"
+            + (", at other positions." if config.positions != "original" else ".")
+            + f" It fails on prompts that are 1 to {window - 1} tokens longer than start_size."
+        )
+        return Translation("OpenVINO GenAI", code, tuple(notes))
     notes.append(_scoring(config))
-    if config.positions == "compressed":
-        notes.append("It cannot compress positions; with apply_rotation what is kept is renumbered instead.")
+    if config.positions != "original":
+        notes.append(
+            "It keeps true positions: apply_rotation, which would renumber what is kept, is left off, for it ends "
+            "version 2026.4.1 with heap corruption, or spoils the text."
+        )
     notes.append(
-        "It evicts whole blocks, while TreeKV evicts single tokens for each KV head separately, so it keeps different "
-        "tokens."
+        "It evicts whole blocks, the same for all heads of a layer, while TreeKV evicts single tokens for each KV head "
+        "separately. Compare the policy openvino, which is its rule."
     )
     return Translation("OpenVINO GenAI", code, tuple(notes))
+
+
+def eviction_settings(config: TreeKVConfig, block: int = OPENVINO_BLOCK) -> dict[str, Any]:
+    """The fields of the engine's CacheEvictionConfig for settings, or for the nearest of policy "openvino".
+
+    Raises:
+        TreeKVError: policy "full", or a block that the engine does not have.
+    """
+    if config.policy == "full":
+        raise TreeKVError("policy 'full' evicts nothing, so there is no eviction to set")
+    if block not in OPENVINO_BLOCKS:
+        raise TreeKVError(f"the engine's cache has blocks of 32 tokens on a CPU and 16 on a GPU, got {block}")
+    near = config if config.policy == "openvino" else config.for_policy("openvino")
+    near = near if near.interval == block or config.policy == "openvino" else near.replace(interval=block)
+    if near.interval != block:
+        raise TreeKVError(f"interval must be {block}, the tokens of the engine's blocks, got {near.interval}")
+    engine = policies.get("openvino")
+    assert isinstance(engine, OpenVINO)
+    most = engine.max_cache_size(near)
+    recent = near.recent_size
+    if not policies.get(config.policy).evicts_after(config):
+        recent = (
+            most - near.sink_size - block
+        )  # nothing that decodes is chosen by score, so recent tokens take the room
+    return {
+        "start_size": near.sink_size,
+        "recent_size": recent,
+        "max_cache_size": most,
+        "aggregation_mode": near.aggregation.upper(),
+        "apply_rotation": False,
+        "snapkv_window_size": near.window_size,
+    }
 
 
 def _scoring(config: TreeKVConfig) -> str:
@@ -77,27 +123,6 @@ def _scoring(config: TreeKVConfig) -> str:
     if config.policy in _SCORING:
         return _SCORING[config.policy]
     return _OTHER if policies.get(config.policy).uses_attention else _BLIND
-
-
-def openvino_sizes(config: TreeKVConfig, block: int = OPENVINO_BLOCK) -> tuple[int, int, int]:
-    """(start_size, recent_size, max_cache_size) in whole blocks: start and recent rounded up to at least one, the
-    maximum to the nearest, and at least one block more than both together.
-
-    Raises:
-        TreeKVError: policy "full", or a block below 1.
-    """
-    if config.policy == "full":
-        raise TreeKVError("policy 'full' evicts nothing, so there is no eviction to set")
-    if block < 1:
-        raise TreeKVError(f"the block must have at least 1 token, got {block}")
-    start = max(-(-config.sink_size // block), 1)
-    most = max((config.cache_size + block // 2) // block, 3)
-    recent = max(-(-config.recent_size // block), 1)
-    if not policies.get(config.policy).evicts_after(config) or not config.region_size:
-        recent = most  # nothing that decodes is chosen by score, so recent tokens take all the room
-    recent = min(recent, max(most - start - 1, 1))
-    most = max(most, start + recent + 1)
-    return start * block, recent * block, most * block
 
 
 def tensorrt_llm(config: TreeKVConfig) -> Translation:
