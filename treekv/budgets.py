@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -9,6 +10,7 @@ from treekv import policies
 from treekv.errors import TreeKVError
 from treekv.policies.settings import Settings
 
+MOST_TOKENS: Final = 2**53 - 1  # whole numbers up to it are exact in JSON, in floating point and in tensors
 SHAPES: Final = ("rising", "falling")
 QUARTER: Final = "quarter"
 EIGHTH: Final = "eighth"
@@ -227,3 +229,20 @@ def checked_recents(recents: Any, settings: Settings) -> tuple[Table | str, int]
             f"{len(table[0])} heads, budgets have {have}"
         )
     return table, round(sum(map(sum, table)) / sum(map(len, table)))
+
+
+def checked_int(field: str, value: Any, least: int, most: int = MOST_TOKENS) -> int:
+    """`value` as a whole number.
+
+    Raises:
+        TreeKVError: it is none, or out of range.
+    """
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)  # numpy's whole numbers too
+    except TypeError:
+        number = None
+    if number is None or not least <= number <= most:
+        bounded = most != MOST_TOKENS or (number or 0) > most
+        right = f"between {least} and {most}" if bounded else f"of at least {least}"
+        raise TreeKVError(f"{field} must be a whole number {right}, got {shortened(value)}")
+    return number

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import operator
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -30,7 +29,6 @@ CHOICES: Final = {
     "aggregation": ("norm_sum", "sum"),
 }
 LARGEST_DEFAULT_BLOCK: Final = 64
-MOST_TOKENS: Final = 2**53 - 1  # whole numbers up to it are exact in JSON, in floating point and in tensors
 
 
 @dataclass(frozen=True)
@@ -353,17 +351,8 @@ class TreeKVConfig(Settings):
             raise TreeKVError(f"recent_size {self.recent_size!r} contradicts recent_budgets, which make it {nominal}")
         self._set("recent_size", nominal)
 
-    def _require_int(self, field: str, least: int, most: int = MOST_TOKENS) -> None:
-        value = getattr(self, field)
-        try:
-            number = None if isinstance(value, bool) else operator.index(value)  # numpy's whole numbers too
-        except TypeError:
-            number = None
-        if number is None or not least <= number <= most:
-            bounded = most != MOST_TOKENS or (number or 0) > most
-            right = f"between {least} and {most}" if bounded else f"of at least {least}"
-            raise TreeKVError(f"{field} must be a whole number {right}, got {budgets.shortened(value)}")
-        self._set(field, number)
+    def _require_int(self, field: str, least: int, most: int = budgets.MOST_TOKENS) -> None:
+        self._set(field, budgets.checked_int(field, getattr(self, field), least, most))
 
     def _require_choice(self, field: str, choices: tuple[str, ...]) -> None:
         value = getattr(self, field)

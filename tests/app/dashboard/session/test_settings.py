@@ -38,7 +38,7 @@ def test_settings_come_back_from_an_address(config: TreeKVConfig) -> None:
 
 @given(
     policy=st.sampled_from(policies.names()),
-    cache=st.integers(80, 3000),
+    cache=st.integers(127, 3000),
     seed=st.integers(0, 2**63 - 1),
     positions=st.sampled_from(["rank", "original", "compressed"]),
 )
