@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -109,6 +110,12 @@ def register() -> Any:
         ) -> None:
             names = {field.name for field in dataclasses.fields(TreeKVConfig)}
             changes = {name: options.pop(name) for name in names & options.keys()}
+            known = inspect.signature(HFLM.__init__).parameters.keys() - {"self", "kwargs", "tokenizer", "backend"}
+            for name in options.keys() - known:  # the harness's own class would ignore it
+                raise TreeKVError(
+                    f"the model 'treekv' has no argument {name!r}; it has settings, the fields of the settings, chunk, "
+                    f"and {', '.join(sorted(known))}"
+                )
             config = TreeKVConfig() if settings is None else TreeKVConfig.load(settings)
             self.cache_config, self.chunk = config.replace(**changes), chunk
             if device is not None and device.startswith("cuda") and not torch.cuda.is_available():

@@ -94,7 +94,8 @@ def test_the_harness_scores_through_the_cache(tasks, llama, monkeypatch):
     if importlib.util.find_spec("lm_eval") is None:
         lacking("lm-evaluation-harness is not installed: pip install 'treekv[lm-eval]'")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tasks / "cache"))
-    lm_harness.register()
+    with pytest.raises(TreeKVError, match="has no argument 'polcy'"):
+        lm_harness.register()("model", polcy="full")
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
 
