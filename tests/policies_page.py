@@ -1,4 +1,5 @@
-"""docs/policies.md, from the registry and the docstrings of the policies: `python -m tests.policies_page` writes it."""
+"""docs/policies.md, and the table of policies in README.md, from the registry and the docstrings of the policies:
+`python -m tests.policies_page` writes both."""
 
 from __future__ import annotations
 
@@ -9,13 +10,50 @@ from pathlib import Path
 from treekv import TreeKVConfig, policies
 from treekv.policies import Policy
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "policies.md"
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "policies.md"
+README = ROOT / "README.md"
+START, END = "<!-- the table of policies -->\n", "<!-- end of the table -->\n"
 
 HEAD = """# The policies
 
 All policies that come with TreeKV, from their docstrings. This page is generated: `python -m tests.policies_page`.
 Sizes are the defaults for `cache_size=1024`; `options` are settings that only some policies use.
 """
+
+
+def ours() -> list[Policy]:
+    found = [policies.get(name) for name in policies.names()]
+    return [policy for policy in found if type(policy).__module__.startswith("treekv.")]
+
+
+def row(policy: Policy) -> str:
+    """Name, what it does, paper, stage, and what it needs of attention."""
+    config, text = TreeKVConfig(policy=policy.name), inspect.cleandoc(type(policy).__doc__ or "")
+    what = text.split("\n\n")[0].replace("\n", " ").rstrip(".")
+    paper = re.search(r"arXiv\s+(\d{4}\.\d{5})", text)
+    link = f"[{paper[1]}](https://arxiv.org/abs/{paper[1]})" if paper else ""
+    stage = {(True, True): "prompts, decoding", (True, False): "prompts", (False, True): "decoding"}.get(
+        (policy.evicts_prompt, policy.evicts_decoding), ""
+    )
+    needs = "no"
+    if policy.uses_attention:
+        needs = "weights of every step" if policy.evicts_decoding else "weights at the end of the prompt"
+    elif policy.last_queries(config):
+        needs = f"the last {policy.last_queries(config)} queries, every {config.interval} tokens"
+    elif policy.future_by(config):
+        needs = "queries of the prompt"
+    return f"| `{policy.name}` | {what} | {link} | {stage} | {needs} |"
+
+
+def table() -> str:
+    head = ["| policy | what it does | paper | evicts in | attention it needs |", "| --- | --- | --- | --- | --- |"]
+    return "\n".join([*head, *map(row, ours()), ""])
+
+
+def readme() -> str:
+    before, rest = README.read_text(encoding="utf-8").split(START)
+    return before + START + table() + END + rest.split(END)[1]
 
 
 def section(policy: Policy) -> str:
@@ -35,10 +73,9 @@ def section(policy: Policy) -> str:
 
 
 def page() -> str:
-    ours = [policies.get(name) for name in policies.names()]
-    sections = [section(policy) for policy in ours if type(policy).__module__.startswith("treekv.")]
-    return "\n".join([HEAD, *(f"{text}\n" for text in sections)])
+    return "\n".join([HEAD, *(f"{section(policy)}\n" for policy in ours())])
 
 
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
+    README.write_text(readme(), encoding="utf-8")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.reference import contents
+from tests.reference import contents, prompts
 from treekv import TreeKVConfig, policies
 
 Settings = dict[str, Any]
@@ -171,6 +171,10 @@ TABLE: dict[str, Row] = {
         blocks=[dict(sink_size=2, recent_size=4, interval=2)],
         published=False,
         least=127,
+    ),
+    "expected": Row(
+        prompts=[dict(sink_size=2), dict(sink_size=1, recent_size=3, positions="original")],
+        keeps=prompts.largest_future,
     ),
 }
 

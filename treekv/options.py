@@ -8,6 +8,7 @@ from treekv import policies
 from treekv.errors import TreeKVError
 from treekv.policies.contest import AVERAGE
 from treekv.policies.pooling import FORWARD, FORWARD_KERNEL
+from treekv.policies.scores import MOVED
 from treekv.policies.settings import DERIVED, OPTIONS, Settings
 
 FUTURE_OBSERVATION: Final = 32  # tokens at the end of a prompt that is also scored by its future, as SnapKV has it
@@ -22,7 +23,7 @@ def defaults_of(settings: Settings) -> dict[str, Any]:
     defaults = OPTIONS | dict(policy.defaults(settings.variant).options)
     if "interval" in policy.options:
         defaults["interval"] = policy.default_interval(settings.cache_size)
-    if policy.scores_future(settings):
+    if policy.future_by(settings) == MOVED:
         defaults["pooling"] = FORWARD
     if (defaults["pooling"] if settings.pooling is DERIVED else settings.pooling) == FORWARD:
         defaults["kernel_size"] = FORWARD_KERNEL
@@ -32,7 +33,7 @@ def defaults_of(settings: Settings) -> dict[str, Any]:
 def default_window(settings: Settings) -> int:
     """The default of `window_size`, once `block_size` is known."""
     policy = policies.get(settings.policy)
-    if policy.scores_future(settings):
+    if policy.future_by(settings) == MOVED:
         return FUTURE_OBSERVATION
     return policy.defaults(settings.variant).window_size(settings.block_size)
 

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from analysis.captures.data import Capture
 from analysis.retention.captured_contents import CapturedContents
+from treekv import policies
 from treekv.attention import softmax
 from treekv.cache.ledger import Ledger
 from treekv.cache.slot_plan import SlotPlan
 from treekv.config import TreeKVConfig
+from treekv.policies.scores import EXPECTED
 
 QUERIES_AT_ONCE = 16  # attention logits exist for this many queries at a time
 
@@ -48,7 +50,7 @@ class Place(NamedTuple):
 
     def value_norms(self, captured: Capture, config: TreeKVConfig) -> Tensor | None:
         """float32 [kv_heads, T], the length of each value, if these settings weigh attention by it."""
-        if config.importance != "contribution":
+        if config.importance != "contribution" and policies.get(config.policy).future_by(config) != EXPECTED:
             return None
         return torch.linalg.vector_norm(self.values(captured).float(), dim=-1)
 

@@ -20,7 +20,7 @@ from analysis.retention.record import FORMAT
 from analysis.retention.simulated_cache import SimulatedCache, advance_all
 from treekv import policies
 from treekv.attention import softmax
-from treekv.cache.future import future_scores
+from treekv.cache.future import scores_from_after
 from treekv.cache.ledger import Ledger
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
@@ -164,24 +164,23 @@ def _ledger(
     contents = contents_of(captured, ledger, places)
     if not prompt or ledger.keeps_everything:
         return ledger, contents
-    sums, counts, future, window = None, None, None, 0
-    if ledger.policy.uses_attention:
+    counts, window = None, 0
+    ahead = ledger.policy.future_by(config) if ledger.reduces_prompt(prompt) else None
+    parts, parts_ahead = [], []
+    for place in places if ledger.policy.uses_attention or ahead else []:
         # Row by row: a policy that looks at every query of a prompt needs room for no more.
-        window = ledger.policy.scoring_queries(config, prompt)
-        ahead = ledger.reduces_prompt(prompt) and ledger.policy.scores_future(config)
-        parts, parts_ahead = [], []
-        for place in places:
-            q, k = (each[None, :, :prompt].float() for each in (place.queries(captured), place.keys(captured)))
-            scoring, norms = softmax.Scoring(place.scaling(captured)), place.value_norms(captured, config)
-            weighting = 1.0 if norms is None else norms[:, :prompt]
+        q, k = (each[None, :, :prompt].float() for each in (place.queries(captured), place.keys(captured)))
+        scoring, norms = softmax.Scoring(place.scaling(captured)), place.value_norms(captured, config)
+        weighting = 1.0 if norms is None else norms[:, :prompt]
+        if ledger.policy.uses_attention:
+            window = ledger.policy.scoring_queries(config, prompt)
             part, counts = softmax.window_scores(q, k, scoring, window, config.delay)
             parts.append(part * weighting)
-            if ahead:
-                position = torch.arange(prompt, device=device)[None]
-                rotary = captured.rotary(place.layer)
-                moved = future_scores(q, k, scoring, position, rotary, config.future_window, config.seed)
-                parts_ahead.append(moved * weighting)
-        sums, future = torch.cat(parts), torch.cat(parts_ahead) if ahead else None
+        if ahead is not None:
+            position = torch.arange(prompt, device=device)[None]
+            seen = scores_from_after(ahead, config, q, k, scoring, position, captured.rotary(place.layer))
+            parts_ahead.append(seen * weighting)
+    sums, future = (torch.cat(found) if found else None for found in (parts, parts_ahead))
     rows = slice(0, len(places))
     of_prompt = None if contents is None else contents.prompt(prompt)
     selection = ledger.choose_prompt(rows, prompt, sums, counts, future, of_prompt)

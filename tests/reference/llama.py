@@ -159,6 +159,12 @@ class ReferenceLlama:
                     self.observe(own, entries[: t + 1], torch.stack(group).mean(0), t >= length - window)
                 if config.prompt_score == "future":
                     self.look_ahead(config, entries, queries[:, h * self.groups : (h + 1) * self.groups])
+                if config.policy == "expected" and length > config.cache_size:
+                    own = queries[:, h * self.groups : (h + 1) * self.groups].transpose(0, 1)
+                    turned = self.rotate(keys[:, h], list(range(length)))
+                    seen = [each.double().numpy() for each in (own, turned, values[:, h])]
+                    for entry, future in zip(entries, prompts.expected_weights(*seen, config.sink_size)):
+                        entry.future = future
             openvino.observe(layer.heads, together=True)
             selected: dict[int, list[int]] = {}
             if config.policy not in ("full", "openvino") and config.prefill == "once":

@@ -1,10 +1,49 @@
-"""How policy "tree" reduces a prompt with prompt_score "future", on Python lists, one token at a time."""
+"""How a prompt is reduced by what queries after it see: policy "tree" with prompt_score "future", and "expected"; on
+Python lists, one token at a time."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from tests.reference.draws import splitmix
+
+
+def expected_weights(queries, keys, values, sinks: int) -> list[float]:
+    """Expected Attention of one head: `queries` [group, T, dim] before rotary embedding, keys [T, dim] at their true
+    positions; the rotation to the 512 places after the prompt is applied as a matrix, the mean over them."""
+    group, length, dim = queries.shape
+    half = dim // 2
+    mean_rotation = np.zeros((dim, dim))
+    for place in range(length, length + 512):
+        for i in range(half):
+            angle = place * 10000.0 ** (-i / half)
+            cos, sin = math.cos(angle) / 512, math.sin(angle) / 512
+            mean_rotation[i, i] += cos
+            mean_rotation[i, i + half] -= sin
+            mean_rotation[i + half, i] += sin
+            mean_rotation[i + half, i + half] += cos
+    total = np.zeros(length)
+    for query in queries:
+        own = query[sinks:] @ mean_rotation.T
+        mu = own.mean(0)
+        sigma = sum(np.outer(q - mu, q - mu) for q in own) / len(own)
+        exponents = np.array([k @ mu / dim**0.5 + k @ sigma @ k / (2 * dim) for k in keys[sinks:]])
+        powers = np.exp(exponents - exponents.max())
+        total[sinks:] += powers / powers.sum() / group
+    return [float(weight * np.linalg.norm(value)) for weight, value in zip(total, values)]
+
+
+def largest_future(config, heads: list[list]) -> list[list[int]]:
+    """Sinks, recent tokens, and between them the largest."""
+    last = len(heads[0]) - config.recent_size
+    kept = []
+    for entries in heads:
+        ranked = sorted(range(config.sink_size, last), key=lambda p: (entries[p].future, p))
+        chosen = ranked[len(ranked) - config.region_size :]
+        kept.append(sorted([*range(config.sink_size), *chosen, *range(last, len(entries))]))
+    return kept
 
 
 def rotated(vector: list[float], position: int, frequencies: list[float]) -> list[float]:

@@ -97,6 +97,11 @@ class Rotary:
         positions."""
         return self.rotate(x, _polar(self._angles(by[:, None])))
 
+    def turned_by_mean(self, stored: Tensor, positions: Tensor) -> Tensor:
+        """Stored form [batch, heads, n, head_dim], each turned by the mean of the rotations to `positions` [1 or batch,
+        m]."""
+        return rotate_interleaved(stored, _polar(self._angles(positions)).mean(1)[:, None, None])
+
     def at_distance(self, stored: Tensor, distance: Tensor, limit: int) -> Tensor:
         """Stored keys [batch, heads, n, head_dim], each `distance` [batch, heads, n] positions before the last new
         token, 0 or more and below `limit`."""

@@ -10,12 +10,14 @@ from torch import Tensor
 from treekv.attention import softmax
 from treekv.attention.rotary import Rotary
 from treekv.attention.softmax import Scoring
-from treekv.cache.future import future_scores
+from treekv.cache.future import scores_from_after
 from treekv.cache.latent_layer import LatentLayer
 from treekv.cache.layer import TreeKVLayer
 from treekv.cache.padding import TokenPositions
 from treekv.cache.slot_plan import SlotPlan
 from treekv.errors import TreeKVError
+from treekv.policies.scores import EXPECTED
+from treekv.policies.settings import Settings
 
 
 class NewTokens(NamedTuple):
@@ -89,11 +91,11 @@ def prompt_scores(new: NewTokens, window: int, observation: Observation) -> tupl
     return (sums if new.latents is None else sums.mean(1, keepdim=True)), counts
 
 
-def prompt_future(rotary: Rotary | None, new: NewTokens, window: int, seed: int, observation: Observation) -> Tensor:
-    """What queries of a prompt would see from after it; see `future_scores`."""
+def prompt_future(rotary: Rotary | None, new: NewTokens, by: str, settings: Settings) -> Tensor:
+    """What queries from after a prompt would see of it; see `scores_from_after`."""
     query, key = new.query.detach(), new.key.detach()
-    scores = future_scores(query, key, new.scoring, new.positions.true(key.shape[2]), rotary, window, seed)
-    if observation.times_value_norm:
+    scores = scores_from_after(by, settings, query, key, new.scoring, new.positions.true(key.shape[2]), rotary)
+    if by == EXPECTED or settings.importance == "contribution":
         scores = scores * value_norms(new.value.detach())
     return scores if new.latents is None else scores.sum(1, keepdim=True)
 

@@ -370,9 +370,12 @@ def _future_rotaries(config: TreeKVConfig, model_config: Any) -> list[Rotary | N
     try:
         return query_rotaries(model_config)
     except TreeKVError as error:
+        moves, instead = f"policy {config.policy!r}", "another policy"
+        if config.prompt_score == "future":
+            moves, instead = "prompt_score 'future'", "prompt_score 'window'"
         raise TreeKVError(
-            "prompt_score 'future' moves queries to other positions, which is not possible with the rotary embedding "
-            f"of this {getattr(model_config, 'model_type', '?')!r} model; use prompt_score 'window'"
+            f"{moves} moves queries to other positions, which is not possible with the rotary embedding of this "
+            f"{getattr(model_config, 'model_type', '?')!r} model; use {instead}"
         ) from error
 
 

@@ -14,6 +14,7 @@ from treekv.cache.attend import NewTokens
 from treekv.cache.layer import TreeKVLayer
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
+from treekv.policies.scores import EXPECTED
 
 
 def check_attention(config: TreeKVConfig, model_config: Any) -> None:
@@ -30,15 +31,16 @@ def check_attention(config: TreeKVConfig, model_config: Any) -> None:
             f"budgets differ by KV head, but all heads of this {family!r} model share the latents that it caches; give "
             "one for each layer"
         )
+    products = policy.reads_contents or policy.future_by(config) == EXPECTED
+    if products and more is not None and not supported.followed_layers(model_config):
+        raise TreeKVError(
+            f"policy {config.policy!r} looks at keys and at their products with queries, but this {family!r} model has "
+            f"{more}; use a policy that does not, such as 'tree'"
+        )
     if latent and policy.scores_future(config):
         raise TreeKVError(
             f"prompt_score 'future' moves queries to other positions, which is not possible for this {family!r} model, "
             "whose keys are computed from latents; use prompt_score 'window'"
-        )
-    if policy.reads_contents and more is not None and not supported.followed_layers(model_config):
-        raise TreeKVError(
-            f"policy {config.policy!r} looks at keys and at their products with queries, but this {family!r} model has "
-            f"{more}; use a policy that does not, such as 'tree'"
         )
 
 

@@ -14,10 +14,22 @@ from torch import Tensor
 from treekv.attention.rotary import Rotary
 from treekv.attention.softmax import Scoring
 from treekv.policies.ranking import splitmix
+from treekv.policies.scores import EXPECTED
+from treekv.policies.settings import Settings
 
+PLACES: Final = 512  # that follow a prompt, over which rotations are averaged for what is expected
 EVERY: Final = 8  # of so many queries one is moved,
 MOST_QUERIES: Final = 512  # and of more where that would be more than these: a sample is enough, and costs less
 NUMBERS_AT_ONCE: Final = 2**20  # weights that exist at a time: few enough to stay in a processor's cache
+
+
+def scores_from_after(
+    by: str, settings: Settings, query: Tensor, key: Tensor, scoring: Scoring, positions: Tensor, rotary: Rotary | None
+) -> Tensor:
+    """What queries from the places after a prompt see of it, by `Policy.future_by`; the rest as of `future_scores`."""
+    if by == EXPECTED:
+        return expected_scores(query, key, scoring.scaling, positions, rotary, settings.sink_size)
+    return future_scores(query, key, scoring, positions, rotary, settings.future_window, settings.seed)
 
 
 def future_scores(
@@ -66,6 +78,36 @@ def future_scores(
             weights[:, :, now] *= share[..., None]
         sums += weights[:, :, now].sum(2)
     return sums
+
+
+def expected_scores(
+    query: Tensor, key: Tensor, scaling: float, positions: Tensor, rotary: Rotary | None, sinks: int
+) -> Tensor:
+    """Expected Attention: mean weights from queries that are drawn from a normal distribution, in closed form.
+
+    The logarithm of the mean of exp(q k) over such queries is mu k + k Sigma k / 2, with the mean and the covariance of
+    the prompt's queries, turned by the mean rotation of the places that follow.
+
+    Args:
+        query, key, positions, rotary: as of `future_scores`.
+        scaling: the factor of their products, which are logits as they are.
+        sinks: the first so many tokens are left out, as queries and of the softmax.
+
+    Returns:
+        float32 [batch, kv_heads, T], averaged over the query heads of a group; 0 for the sinks.
+    """
+    query = query.float()
+    if rotary is not None:
+        following = positions[:, -1:] + 1 + torch.arange(PLACES, device=positions.device)
+        query = rotary.turned_by_mean(rotary.unrotated(query, positions), following)
+        key = rotary.interleave(key)
+    query, key = query[:, :, sinks:] * scaling, key[:, :, sinks:].float()
+    mean = query.mean(2, keepdim=True)
+    query, mean = ((query - mean).unflatten(1, (key.shape[1], -1)), mean.unflatten(1, (key.shape[1], -1)))
+    covariance = query.transpose(3, 4) @ query / query.shape[3]  # [batch, kv_heads, group, dim, dim]
+    logits = (mean @ key[:, :, None].transpose(3, 4))[:, :, :, 0]
+    logits += ((key[:, :, None] @ covariance) * key[:, :, None]).sum(4) / 2
+    return torch.nn.functional.pad(logits.softmax(3).mean(2), (sinks, 0))
 
 
 def distance_of_queries(length: int) -> int:

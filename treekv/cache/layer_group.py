@@ -262,8 +262,9 @@ class LayerGroup:
         if ledger.policy.uses_attention:
             window = ledger.policy.scoring_queries(config, length)
             sums, counts = prompt_scores(new, window, self._weighting())
-        if ledger.reduces_prompt(length) and ledger.policy.scores_future(config):
-            future = prompt_future(layer.future_rotary, new, config.future_window, config.seed, self._weighting())
+        ahead = ledger.policy.future_by(config)
+        if ahead is not None and ledger.reduces_prompt(length):
+            future = prompt_future(layer.future_rotary, new, ahead, config)
         if ledger.policy.reads_contents:
             contents = PromptContents(new, layer.rotary, ledger.policy.last_queries(config))
         selection = ledger.choose_prompt(own, length, sums, counts, future, contents)

@@ -31,6 +31,7 @@ _BUILT_IN = (
     "cur:CUR",
     "vase:VaSE",
     "openvino:OpenVINO",
+    "expected:Expected",
 )
 
 for _entry in _BUILT_IN:

@@ -83,9 +83,14 @@ class Policy(ABC):
         """Whether the capacity also holds while decoding, under these settings."""
         return self.evicts_decoding and settings.after_prompt == "evict"
 
+    def future_by(self, settings: Settings) -> str | None:
+        """How it is estimated what queries from the places after a prompt see of it, MOVED or EXPECTED, if a prompt is
+        scored by that."""
+        return None
+
     def scores_future(self, settings: Settings) -> bool:
         """Whether a prompt that is reduced is also scored by queries from the places that follow it."""
-        return False
+        return self.future_by(settings) is not None
 
     def capacity(self, settings: Settings) -> int:
         """The most tokens that are held while decoding: `cache_size`, or fewer."""

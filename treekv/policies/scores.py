@@ -7,6 +7,10 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+#: Estimates of what queries from the places after a prompt see: the prompt's own queries, moved there, or the mean over
+#: a normal distribution with their mean and covariance.
+MOVED, EXPECTED = "moved", "expected"
+
 
 class Contents(Protocol):
     """Keys, values and last queries of the n tokens that are held, or of a prompt, by rank; for a policy that
@@ -108,8 +112,8 @@ class Prompt(NamedTuple):
         layer: the layer's number, as in `Scores`.
         layers: how many compressed layers the model has.
         device: where the tensors live.
-        future: float32 [batch, kv_heads, T], what queries moved to places after the prompt see, for a policy that
-            `scores_future`; else None.
+        future: float32 [batch, kv_heads, T], what queries from places after the prompt see, by `Policy.future_by`; else
+            None.
         traced: whether survivors are recorded; a policy may leave them out otherwise.
         contents: keys and values, for a policy that `reads_contents`; else None.
     """

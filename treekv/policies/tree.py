@@ -10,7 +10,7 @@ from treekv.policies.base import Policy
 from treekv.policies.contest import AVERAGE, Contest, run_contest
 from treekv.policies.prompt_choice import choose_tokens
 from treekv.policies.ranking import without
-from treekv.policies.scores import Contents, Prompt, Selection
+from treekv.policies.scores import MOVED, Contents, Prompt, Selection
 from treekv.policies.settings import Settings
 
 #: The value of `prompt_score` that chooses tokens instead of blocks, and the options that only it heeds.
@@ -43,8 +43,8 @@ class Tree(Policy):
             return self.options
         return tuple(option for option in self.options if option not in FUTURE_OPTIONS)
 
-    def scores_future(self, settings: Settings) -> bool:
-        return "prompt_score" in self.options and settings.prompt_score == FUTURE
+    def future_by(self, settings: Settings) -> str | None:
+        return MOVED if "prompt_score" in self.options and settings.prompt_score == FUTURE else None
 
     def check(self, settings: Settings) -> None:
         if settings.region_size < 2:

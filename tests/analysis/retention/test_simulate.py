@@ -72,7 +72,7 @@ def test_first_layer_equals_a_real_trace(llama, captured, captured_once_each, se
     assert ((held <= most) & (held > most - config.interval)).all()
 
 
-@pytest.mark.parametrize("policy", ["snapkv", "pyramidkv"])
+@pytest.mark.parametrize("policy", ["snapkv", "pyramidkv", "expected"])
 def test_prompt_policies_keep_all_that_is_generated(llama, captured, policy):
     config = TreeKVConfig(policy=policy, cache_size=12, window_size=4, positions="original", trace=True)
     cache = TreeKVCache(config, llama.config)

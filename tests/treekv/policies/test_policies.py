@@ -198,6 +198,9 @@ class Nameless(policies.Policy):
 
 def test_the_docs_list_the_policies_as_they_are():
     assert policies_page.PAGE.read_text(encoding="utf-8") == policies_page.page(), "run python -m tests.policies_page"
+    assert policies_page.README.read_text(encoding="utf-8") == policies_page.readme(), (
+        "run python -m tests.policies_page"
+    )
 
 
 def test_late_is_at_most_half_of_the_recent_tokens():
