@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from treekv.attention.rotary import Rotary
-
 
 class CapturedContents:
     """The `SlotContents` of a simulation, whose rows are layers or heads of a captured text of T tokens.
@@ -15,14 +13,12 @@ class CapturedContents:
         query: float32 [rows, query_heads, T, head_dim], scaled, after rotary embedding.
         key: float32 [rows, kv_heads, T, head_dim], after rotary embedding.
         value: float32 [rows, kv_heads, T, value_dim].
-        rotary: by which keys would be stored unrotated, or None.
+        stored: the keys as a cache stores them.
         queries: how many of the last queries the policy looks at.
     """
 
-    def __init__(self, query: Tensor, key: Tensor, value: Tensor, rotary: Rotary | None, queries: int) -> None:
-        self._query, self._key, self._value, self._queries = query, key, value, queries
-        position = torch.arange(key.shape[2], device=key.device)[None]
-        self._stored = key if rotary is None else rotary.unrotated(key, position)
+    def __init__(self, query: Tensor, key: Tensor, value: Tensor, stored: Tensor, queries: int) -> None:
+        self._query, self._key, self._value, self._stored, self._queries = query, key, value, stored, queries
 
     def by_rank(self, slots: Tensor, position: Tensor) -> CapturedTokens:
         return CapturedTokens(self._query, self._key, self._value, self._stored, self._queries, position)

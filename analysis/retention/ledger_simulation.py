@@ -15,6 +15,7 @@ from treekv.attention import softmax
 from treekv.cache.ledger import Ledger
 from treekv.cache.slot_plan import SlotPlan
 from treekv.config import TreeKVConfig
+from treekv.errors import TreeKVError
 from treekv.policies.scores import EXPECTED
 
 QUERIES_AT_ONCE = 16  # attention logits exist for this many queries at a time
@@ -64,8 +65,23 @@ def contents_of(captured: Capture, ledger: Ledger, places: list[Place]) -> Captu
     key, value = (
         torch.stack([part(place, captured).float() for place in places]) for part in (Place.keys, Place.values)
     )
-    rotary = None if config.positions == "original" else captured.rotary
-    return CapturedContents(query, key, value, rotary, ledger.policy.last_queries(config))
+    stored = torch.stack([_stored(captured, place, own, config) for place, own in zip(places, key, strict=True)])
+    return CapturedContents(query, key, value, stored, ledger.policy.last_queries(config))
+
+
+def _stored(captured: Capture, place: Place, key: Tensor, config: TreeKVConfig) -> Tensor:
+    """Keys [kv_heads, T, head_dim] as a cache stores them, which leaves them as they are where it does not know how the
+    model rotates, unless settings ask for other positions."""
+    if config.positions == "original":
+        return key
+    try:
+        rotary = captured.rotary(place.layer)
+    except TreeKVError:
+        if config.positions is not None:
+            raise
+        return key
+    position = torch.arange(key.shape[1], device=key.device)[None]
+    return key if rotary is None else rotary.unrotated(key[None], position)[0]
 
 
 def simulate_with_ledger(

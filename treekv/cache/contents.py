@@ -52,7 +52,7 @@ class StoredContents:
         positions: as in the settings: where queries see keys.
     """
 
-    def __init__(self, parts: list[tuple[TreeKVLayer, slice]], positions: str) -> None:
+    def __init__(self, parts: list[tuple[TreeKVLayer, slice]], positions: str | None) -> None:
         self._parts, self._positions = parts, positions
 
     def by_rank(self, slots: Tensor, position: Tensor) -> RankedContents:

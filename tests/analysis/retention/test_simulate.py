@@ -238,3 +238,15 @@ def test_a_file_that_does_not_say_is_read_as_before(four):
 def test_bad_requests_are_one_sentence(captured, arguments, words):
     with pytest.raises(TreeKVError, match=words):
         simulate(captured, **arguments)
+
+
+@pytest.mark.parametrize("positions", [None, "rank", "compressed"])
+@pytest.mark.parametrize("policy", ["keydiff", "lagkv", "cur"])
+def test_policies_that_read_keys_only_are_simulated_at_other_positions_too(
+    llama, captured_once_each, policy, positions
+):
+    config = TreeKVConfig(policy=policy, cache_size=16, prefill="stream", block_size=4, positions=positions, trace=True)
+    cache = TreeKVCache(config, llama.config)
+    llama(captured_once_each.token_ids[None], past_key_values=cache)
+    found = simulate(captured_once_each, {"it": config})["evicted_at"].sel(policy="it", layer=0).values
+    assert torch.equal(torch.tensor(found), cache.trace[0].evicted_at[0])
