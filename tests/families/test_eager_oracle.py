@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+import copy
 
+import pytest
+import torch
+
+from tests import tiny
 from tests.families import eager_oracle
 from tests.families.tiny_models import build
+from treekv import TreeKVCache
 
 SHARED = dict(num_kv_shared_layers=2)
 KINDS = {
@@ -38,3 +43,25 @@ def test_kinds_of_families(name):
     model.set_attn_implementation("treekv")
     eager_oracle.generates_what_the_plain_model_generates(model, plain, 12, 4, [2], ["once"], positions="original")
     eager_oracle.steps_are_eager_attention_over_exactly_the_kept_tokens(model, plain, prompt=16, steps=3, streamed=15)
+
+
+@pytest.mark.parametrize("name", ["bamba", "falcon_h1", "gemma3n_text", "deepseek_v3"])
+def test_rows_copies_and_another_text(name):
+    """States beside keys and values, latents and layers that follow go where the rows go."""
+    model = build(name, "treekv", **KINDS[name])
+    cache = TreeKVCache(eager_oracle.ORIGINAL, model.config)
+    ids = tiny.tokens(21, batch=2)
+    model(ids[:, :20], past_key_values=cache)
+    both = copy.deepcopy(cache)
+    expected = model(ids[:, 20:], past_key_values=both).logits
+    one = copy.deepcopy(cache)
+    one.batch_select_indices(torch.tensor([1]))
+    assert torch.allclose(model(ids[1:, 20:], past_key_values=one).logits, expected[1:], atol=1e-3)
+    more = copy.deepcopy(cache)
+    more.batch_repeat_interleave(2)
+    got = model(ids[:, 20:].repeat_interleave(2, 0), past_key_values=more).logits
+    assert torch.allclose(got, expected.repeat_interleave(2, 0), atol=1e-3)
+    cache.reset()
+    model(ids[:, :20], past_key_values=cache)
+    assert torch.allclose(model(ids[:, 20:], past_key_values=cache).logits, expected, atol=1e-3)
+    assert cache.nbytes < cache.full_nbytes
