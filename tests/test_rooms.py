@@ -27,7 +27,7 @@ FLOORS: dict[str, list[tuple[str, ...]]] = {
         ("cache", "models"),
         ("config",),
         ("budgets", "options"),
-        ("policies", "attention", "files", "shipped", "model_identity"),
+        ("policies", "attention", "files", "shipped", "model_identity", "device"),
         ("errors",),
     ],
     "treekv.cache": [

@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto import modeling_auto
 
 from treekv.attention import interface, rotary_check, supported
+from treekv.device import usable_device
 from treekv.errors import TreeKVError
 
 HUB_TIMEOUT: Final = 10.0  # seconds to wait for the hub's first answer
@@ -94,7 +95,7 @@ def load_model(
         >>> model.config._attn_implementation
         'treekv'
     """
-    target = _device(device)
+    target = usable_device(device)
     options = {"dtype": _dtype(dtype, target)}
     name = os.fspath(name) if isinstance(name, os.PathLike) else name
     if not isinstance(name, str):
@@ -136,18 +137,6 @@ def alias_states() -> list[AliasState]:
 
 
 _KINDS = f"an alias ({', '.join(ALIASES)}), a local folder, a .gguf file, or a hub id such as 'owner/model'"
-
-
-def _device(device: torch.device | str | None) -> torch.device:
-    try:
-        target = torch.device(device if device is not None else "cpu")
-    except RuntimeError as error:
-        raise TreeKVError(f"device must be one such as 'cpu' or 'cuda', got {device!r}") from error
-    try:
-        torch.empty(0, device=target)  # fails before the model is loaded, not after
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise TreeKVError(f"device {str(target)!r} cannot be used here: {_first_line(error)}") from error
-    return target
 
 
 def _dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype | str:

@@ -16,7 +16,7 @@ from transformers import (
     BertForMaskedLM,
     BloomConfig,
     BloomForCausalLM,
-    Gemma2Config,
+    DiffLlamaConfig,
     GPTJConfig,
     GPTJForCausalLM,
     LlamaConfig,
@@ -248,9 +248,9 @@ def test_attention_that_cannot_be_replaced(tmp_path: Path) -> None:
 
 
 def test_what_the_cache_refuses_is_refused_before_the_weights_are_read(tmp_path: Path) -> None:
-    Gemma2Config(num_hidden_layers=1).save_pretrained(tmp_path)
+    DiffLlamaConfig(num_hidden_layers=1).save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"")
-    assert "cannot be used with a TreeKV cache: this 'gemma2' model caps its attention logits" in sentence(tmp_path)
+    assert "cannot be used with a TreeKV cache: models of the family 'diffllama' attend twice" in sentence(tmp_path)
 
 
 def test_a_hub_id_without_network(no_network: None) -> None:

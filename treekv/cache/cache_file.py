@@ -102,18 +102,21 @@ class CacheFile:
             TreeKVError: they are not those that were written.
         """
         tensors, found = {}, 0
-        try:
-            with safe_open(self._path, framework="pt") as opened:
-                for name in self._names:
-                    # safetensors maps the file into memory; the copy is ours, whatever becomes of the file.
-                    own = opened.get_tensor(name).clone()
-                    found = checksum([own], found)
-                    tensors[name] = own.to(device)
-        except Exception as error:
-            raise self.damaged(str(error)) from error
+        for name in self._names:
+            own = self._tensor(name)
+            found = checksum([own], found)
+            tensors[name] = own.to(device)
         if found != self.about.get("checksum"):
             raise self.damaged("its tensors are not those that were saved")
         return tensors
+
+    def _tensor(self, name: str) -> Tensor:
+        try:
+            with safe_open(self._path, framework="pt") as opened:
+                # safetensors maps the file into memory; the copy is ours, whatever becomes of the file.
+                return opened.get_tensor(name).clone()
+        except Exception as error:
+            raise self.damaged(str(error)) from error
 
     def damaged(self, reason: str) -> TreeKVError:
         """The error to raise when the content cannot be used."""

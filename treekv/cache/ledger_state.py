@@ -76,6 +76,19 @@ def restore(ledger: Ledger, states: Sequence[LedgerState]) -> None:
                 for state, rows in zip(states, counts, strict=True)
             ]
         )
+    for row, block in enumerate(ledger.open_blocks):
+        if block is not None:
+            _check_block(ledger, row, block)
+
+
+def used_slots(numbers: Any, rows: int) -> int:
+    """How many slots the keys of a part must have, whose ledger state has these numbers.
+
+    Raises:
+        TreeKVError: they are not those of `rows` rows.
+    """
+    held, used = (_numbers(numbers, name, rows) for name in ("held", "used_slots"))
+    return max(number or 0 for number in (*held, *used))
 
 
 def _open_numbers(block: BlockSnapshot) -> list[Any]:
@@ -120,7 +133,6 @@ def _check_numbers(ledger: Ledger) -> None:
     """What the ledger's numbers must be, so that nothing is looked for where there is no slot."""
     config, slots, everything = ledger.config, ledger.slots, ledger.keeps_everything
     bounded = ledger.policy.evicts_after(config)
-    contests = bounded and ledger.policy.has_contest
     for row, (held, seen, first, cursor, capacity, used) in enumerate(
         zip(*(getattr(ledger, name)[:] for name in NUMBERS), strict=True)
     ):
@@ -128,14 +140,33 @@ def _check_numbers(ledger: Ledger) -> None:
         fits = held <= seen and first <= seen and max(0 if everything else held, used) <= slots
         if not (right and fits):
             raise TreeKVError(f"the numbers of its row {row} do not fit together")
-        if cursor >= (ledger.policy.contest(config, capacity).wrap if contests else slots + 1):
+        if cursor >= _cursor_limit(ledger, capacity):
             raise TreeKVError(f"the cursor of its row {row} is outside the cache")
     if everything:
         return
     held, seen = (torch.tensor(each[:], device=ledger.device)[:, None, None] for each in (ledger.held, ledger.seen))
     by_rank = ledger.position.gather(2, ledger.order)
-    if bool(((by_rank >= seen) & (torch.arange(slots, device=ledger.device) < held)).any()):
+    kept = torch.arange(slots, device=ledger.device) < held
+    if bool(((by_rank >= seen) & kept).any()):
         raise TreeKVError("it keeps tokens that it has not seen")
+    if bool(((by_rank[..., 1:] <= by_rank[..., :-1]) & kept[..., 1:]).any()):
+        raise TreeKVError("it keeps tokens twice, or in another order than they came")
+
+
+def _cursor_limit(ledger: Ledger, capacity: int | None) -> int:
+    """No cursor of a row with this capacity reaches it."""
+    policy, config = ledger.policy, ledger.config
+    contests = policy.evicts_after(config) and policy.has_contest
+    return policy.contest(config, capacity).wrap if contests and capacity is not None else ledger.slots + 1
+
+
+def _check_block(ledger: Ledger, row: int, block: BlockSnapshot) -> None:
+    """Refuse an unfinished block that no further tokens could finish."""
+    mark, trace = block.mark, ledger.trace
+    marked = mark is None or (trace is not None and trace.has(row, mark))
+    fits = block.tokens < ledger.config.block_size and block.cursor < _cursor_limit(ledger, ledger.capacity[row])
+    if not (fits and marked):
+        raise TreeKVError(f"the unfinished block of its row {row} does not fit")
 
 
 def _numbers(numbers: Any, name: str, rows: int) -> list[int | None]:

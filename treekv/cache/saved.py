@@ -24,6 +24,7 @@ from treekv.cache.ledger_state import LedgerState, is_count
 from treekv.cache.plain_layers import PlainState
 from treekv.cache.split_layer import SplitLayer
 from treekv.config import TreeKVConfig
+from treekv.device import usable_device
 from treekv.errors import TreeKVError
 from treekv.model_identity import model_name, weights_fingerprint
 
@@ -131,6 +132,7 @@ def load(
         )
     if device is None:
         device = "cpu" if network is None else next(network.parameters()).device
+    device = usable_device(device)
     file = CacheFile(path)
     described = _described(file)
     _check_model(file, description(model_config), network)
@@ -193,6 +195,10 @@ def _load_part(
     heads = 1 if part.head_numbers is not None else keys.shape[1]
     if keys.shape[:2] != (described.rows * part.heads_as_rows, heads):
         raise TreeKVError(f"the keys {name} have the shape {list(keys.shape)}")
+    # Tensors of no slots claim any number of rows for no bytes, but the numbers are one for each.
+    used = ledger_state.used_slots(numbers, keys.shape[0])
+    if keys.shape[2] < used:
+        raise TreeKVError(f"the keys {name} have {keys.shape[2]} slots, but tokens stand in {used}")
     whole = (described.rows, heads, 0, keys.shape[3]), (described.rows, heads, 0, values.shape[3])
     part.lazy_initialization(keys.new_empty(whole[0]), values.new_empty(whole[1]))
     part.keys, part.values, part.tokens_seen = keys, values, described.tokens

@@ -98,6 +98,10 @@ class LayerTrace:
         """The present length of the log of a row."""
         return TraceCheckpoint(self._count[row], self._runs[row])
 
+    def has(self, row: int, mark: TraceCheckpoint) -> bool:
+        """Whether a row has come past this place."""
+        return mark.logged <= self._count[row] and sum(run.evictions for run in mark.runs) == mark.logged
+
     def take_back(self, row: int, mark: TraceCheckpoint) -> None:
         """Forget what was recorded of a row since `mark`."""
         self._count[row : row + 1], self._runs[row : row + 1] = [mark.logged], [mark.runs]

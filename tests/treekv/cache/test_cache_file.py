@@ -123,3 +123,9 @@ def test_an_interrupted_save_leaves_the_old_file(llama, saved, monkeypatch):
     link.symlink_to(saved)
     cache.save(link, llama)  # a link is replaced, not followed
     assert saved.read_bytes() == old and not link.is_symlink()
+
+
+def test_a_device_that_is_not_there_is_named(llama, saved):
+    for device, words in (("nonsense", "device must be one such as"), ("xpu", "device 'xpu' cannot be used here")):
+        with pytest.raises(TreeKVError, match=words):
+            TreeKVCache.load(saved, llama, device=device)

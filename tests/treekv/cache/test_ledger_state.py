@@ -43,6 +43,11 @@ def tensor(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Callabl
     return lambda tensors, about: tensors.update({name: change(tensors[name])})
 
 
+def tensors_of(*names: Any) -> Callable[..., Any]:
+    *names, change = names
+    return lambda tensors, about: tensors.update({name: change(tensors[name]).clone() for name in names})
+
+
 WRONG: list[tuple[Callable[..., Any], str]] = [
     (lambda tensors, about: tensors.pop("1.0.keys"), "keys or values 1.0 are missing"),
     (lambda tensors, about: tensors.pop("1.0.sums"), "1.0.sums is missing"),
@@ -62,7 +67,7 @@ WRONG: list[tuple[Callable[..., Any], str]] = [
     (tensor("1.0.log", lambda t: t.long()), "its trace does not fit"),
     (tensor("1.0.log", lambda t: t[..., :7]), "ends too early"),
     (tensor("1.0.log", lambda t: t + 30), "were not seen"),
-    (put("held", [10**6]), "do not fit together"),
+    (put("held", [10**6]), "tokens stand in 1000000"),
     (put("held", [-1]), "no list of whole numbers"),
     (put("held", [True]), "no list of whole numbers"),
     (put("held", [1, 2]), "for each of its 1 rows"),
@@ -70,10 +75,15 @@ WRONG: list[tuple[Callable[..., Any], str]] = [
     (put("capacity", [None]), "do not fit together"),
     (put("capacity", [3]), "do not fit together"),
     (put("cursor", [500]), "outside the cache"),
-    (put("used_slots", [500]), "do not fit together"),
+    (put("used_slots", [500]), "tokens stand in 500"),
     (put("open", [[1, 2]]), "unfinished blocks"),
     (put("open", [[6, 500, 0, True, None]]), "unfinished blocks"),
     (put("open", [[6, 12, 0, True, "mark"]]), "unfinished block"),
+    (put("open", [[8, 12, 0, True, None]]), "unfinished block of its row 1"),
+    (put("open", [[6, 12, 10**12, True, None]]), "unfinished block of its row 1"),
+    (put("open", [[6, 12, 0, True, [10**9, []]]]), "unfinished block of its row 1"),
+    (tensor("1.0.position", lambda t: t * 0), "twice, or in another order"),
+    (tensors_of("1.0.keys", "1.0.values", lambda t: t[:, :, :3]), "have 3 slots, but tokens stand in"),
     (put("trace", None), "its trace does not fit"),
     (put("trace", [[30, 5, []]]), "lost evictions"),
     (put("trace", [[30, 18, [[0, 1, 2**50, 1]]]]), "lost evictions"),
@@ -101,3 +111,26 @@ def test_an_impossible_state_is_refused(llama, state: State, change, sentence, t
     with pytest.raises(TreeKVError, match=sentence) as raised:
         TreeKVCache.load(tmp_path / "x", llama)
     assert "\n" not in str(raised.value)
+
+
+def test_a_full_cache_that_claims_more_tokens_than_it_has_is_refused(llama, tmp_path: Path):
+    cache = TreeKVCache(TreeKVConfig(policy="full"), llama.config)
+    llama(tiny.tokens(10), past_key_values=cache)
+    cache.save(tmp_path / "x")
+    file = cache_file.CacheFile(tmp_path / "x")
+    about = {key: value for key, value in file.about.items() if key not in ("format", "version", "checksum")}
+    numbers(about).update(held=[10**11], seen=[10**11])
+    cache_file.write(tmp_path / "x", file.tensors("cpu"), about)
+    with pytest.raises(TreeKVError, match="slots, but tokens stand in 100000000000"):
+        TreeKVCache.load(tmp_path / "x", llama)
+
+
+def test_rows_without_bytes_are_refused_before_anything_is_made_for_them(state: State, llama, tmp_path: Path):
+    tensors, about = dict(state[0]), copy.deepcopy(state[1])
+    for name, held in tensors.items():
+        if name.endswith(("keys", "values")):
+            tensors[name] = held.new_empty((2_000_000, 2, 0, held.shape[3]))
+    about["rows"] = 2_000_000
+    cache_file.write(tmp_path / "x", tensors, about)
+    with pytest.raises(TreeKVError, match="it has no held for each of its 2000000 rows"):
+        TreeKVCache.load(tmp_path / "x", llama)
