@@ -22,6 +22,7 @@ CLOSE = 2e-4  # of the largest logit
 #: How families get one layer of full attention where "layer_types" does not say it.
 ONE_LAYER: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [0]},
+    "falcon_h1": {},
     "jamba": {"attn_layer_period": 1, "attn_layer_offset": 0},
     "nemotron_h": {"layers_block_type": ["full_attention"]},
     "zamba": {"layers_block_type": ["hybrid"]},

@@ -14,9 +14,8 @@ from tests.families.tiny_models import NOT_BUILT, build
 from treekv import TreeKVCache, TreeKVConfig, TreeKVError
 from treekv.attention import supported
 
-
-#: Differences of logits, as a share of the largest. Weights of these models are large, so that rounding grows in some; a
-#: wrong rotation gives some tenths.
+#: A difference of logits, as a share of the largest, up to which it is rounding: the weights of these models are large.
+#: A wrong rotation gives some tenths.
 ROUNDING = 5e-3
 
 
