@@ -56,7 +56,8 @@ def compare(
 
     Returns:
         Dataset over `policy`, in the order of `configs`:
-          kept        tokens kept at the end of the text, mean over layers and KV heads
+          kept        tokens kept at the end of the text, mean over layers and KV heads; by settings that evict several
+                      at once (`TreeKVConfig.interval`) the most while so many tokens pass
           mass        share of attention retained, 0 to 1, mean over layers, query heads and queries
           error       relative error of the attention output, mean over layers and queries
           distance    tokens: how far the kept tokens are from the tree's ideal, mean over layers and KV heads; NaN if
@@ -83,7 +84,7 @@ def compare(
     taken = [cache_bytes(captured, config, context, batch=batch, dtype=dtype) for config in configs.values()]
     heads = ("layer", "head")
     columns = {
-        "kept": (kept_mask(retention, step).sum("position").mean(heads), "tokens"),
+        "kept": (_most_kept(retention, configs, step), "tokens"),
         "mass": (lost["mass"].mean((*heads, "query")), "1"),
         "error": (lost["error"].mean(("layer", "query")), "1"),
     }
@@ -103,3 +104,14 @@ def compare(
             "dtype": dtype,
         },
     )
+
+
+def _most_kept(retention: xr.Dataset, configs: Mapping[str, TreeKVConfig], step: int) -> xr.DataArray:
+    """The most tokens kept after any of the last `interval` tokens up to `step`, mean over layers and heads."""
+    most = []
+    for name, config in configs.items():
+        own = retention.sel(policy=[name])
+        last = range(max(step + 1 - config.interval, 0), step + 1)
+        held = [kept_mask(own, at).sum("position").mean(("layer", "head")) for at in last]
+        most.append(held[0] if len(held) == 1 else xr.concat(held, "at").max("at"))
+    return xr.concat(most, "policy")
