@@ -65,7 +65,7 @@ def continue_in_openvino(
     if other is not None and not result.stopped:
         results.append(run(network, tokenizer, ids, other, tokens, temperature, quiet=as_json))
         if not as_json:
-            show_divergence(tokenizer, *results, names=(NAME, other.policy))
+            show_divergence(tokenizer, results[0], results[1], names=(NAME, other.policy))
         told = _agreement(network, ids, other, result, usage)
         if not as_json:
             err().print(f"[dim]{_in_words(told, other.policy)}[/]", soft_wrap=True)
