@@ -17,9 +17,9 @@ from treekv.errors import TreeKVError
 
 NOT_READ = "not read yet"
 
-_COLUMNS = 3  # maps in a row
-_TITLE_WIDTH = 14  # characters of a line above a map, in a full row
-_LABEL_WIDTH = 8  # characters of a line inside a map, in a full row
+# Characters that fit in a line above a map and inside it on a narrow page, by the number of maps in a row.
+_TITLE_WIDTH = {1: 60, 2: 24, 3: 14}
+_LABEL_WIDTH = {1: 60, 2: 60, 3: 8}
 _ROW_HEIGHT = 330  # pixels
 
 
@@ -93,7 +93,7 @@ def eviction_maps(
     pooled = _pooled(layer, head)
     maps = [record.retention_map(part, name, layer, head, side, steps, pooled=pooled) for name in names]
     total = int(data.attrs["steps"])
-    columns = min(len(names), _COLUMNS)
+    columns = 2 if len(names) == 4 else min(len(names), 3)  # no row with a hole where that can be
     rows = -(-len(names) // columns)
     # The axis title below a single map has no room to say how positions are pooled.
     size = maps[0].attrs["position_size"]
@@ -106,7 +106,7 @@ def eviction_maps(
         f"Maps of step against position, one per policy, {words}: {_shown(pooled)}. "
         "After the last step the four quarters of the text are kept to: "
         f"{'; '.join(f'{name} {table}' for name, table in zip(names, tables, strict=True))}.",
-        [_narrow(theme.shown(name), columns, _TITLE_WIDTH) for name in names],
+        [_narrow(theme.shown(name), _TITLE_WIDTH[columns]) for name in names],
         columns,
         130 + _ROW_HEIGHT * rows,
     )
@@ -117,14 +117,12 @@ def eviction_maps(
         heatmap = _heatmap(cells, at_cell(part))
         heatmap.update(coloraxis="coloraxis")
         figure.add_trace(heatmap, **place)
-        hide_future(figure, view, total, _narrow(NOT_READ, columns, _LABEL_WIDTH), **place)
+        hide_future(figure, view, total, _narrow(NOT_READ, _LABEL_WIDTH[columns]), **place)
     bar = _colorbar(pooled, maps[0].attrs["step_size"] * maps[0].attrs["position_size"])
     figure.update_layout(coloraxis={"colorscale": "Cividis", "cmin": 0, "cmax": 100, "colorbar": bar})
     # Few tick labels, so that those of neighbouring maps do not overlap.
     for number, axis in enumerate(list(figure.select_xaxes())):
-        labels: dict[str, Any] = {}
-        if number + columns >= len(names):  # no map below
-            labels["showticklabels"] = True
+        labels: dict[str, Any] = {"showticklabels": True}
         if number == (rows - 1) * columns:
             labels["title"] = {"text": "position", "standoff": 8}
         theme.style(figure, axis, showgrid=False, range=view[:2], nticks=4, **labels)
@@ -135,10 +133,8 @@ def eviction_maps(
     return figure
 
 
-def _narrow(words: str, columns: int, letters: int) -> str:
-    """Wrap text to lines of `letters` characters in a full row of maps, where a narrow page has little room."""
-    if columns < _COLUMNS:
-        return words
+def _narrow(words: str, letters: int) -> str:
+    """Wrap text to lines of `letters` characters."""
     return "<br>".join(textwrap.wrap(words, letters, break_long_words=False, break_on_hyphens=False))
 
 
@@ -204,17 +200,22 @@ def _extent(part: xr.Dataset, steps: tuple[int, int], total: int) -> str:
 
 
 def hide_future(
-    figure: go.Figure, view: tuple[float, float, float, float], total: int, words: str = NOT_READ, **place: int
+    figure: go.Figure,
+    view: tuple[float, float, float, float],
+    total: int,
+    words: str = NOT_READ,
+    ground: str = "#f2f3f5",
+    **place: int,
 ) -> None:
     """Cover the triangle above the diagonal: whole per cents have no value for "not read yet"."""
-    near, far, grey = -0.5, total - 0.5, "#f2f3f5"
+    near, far = -0.5, total - 0.5
     triangle = go.Scatter(
         x=[near, far, far, near],
         y=[near, near, far, near],
         mode="lines",
-        line={"color": grey, "width": 2},
+        line={"color": "#f2f3f5", "width": 2},
         fill="toself",
-        fillcolor=grey,
+        fillcolor=ground,
         hoveron="fills",
         hoverinfo="text",
         text=NOT_READ,

@@ -10,17 +10,16 @@ from analysis.plot import theme
 from analysis.wavelets.growth import band_growth
 from treekv.errors import TreeKVError
 
-_LIMIT = 3.0  # powers of ten: beyond a thousandfold colours no longer differ
-_MAX_ANNOTATED = 16  # heads; with more, the numbers in the cells would overlap
+_SHARE = 0.95  # of the heads whose colours differ; a few grow so much that the others would look alike
 
 
 def growth_grid(data: xr.Dataset, *, band: str | None = None) -> go.Figure:
     """Draw the growth of the amplitude of a band towards the end in every layer (y) and query head (x).
 
     `data` is a spectrum. Growth is that of `analysis.band_growth`: the mean over the last 64 positions divided by that
-    over the first quarter, on a logarithmic scale from at most a thousandth to a thousand; grey is no growth. `band`
-    is a name such as "D1", the highest band if None. The text alternative is in `layout.meta["alt"]`. Raises
-    TreeKVError, listing the choices, for a band that does not exist.
+    over the first quarter, on a logarithmic scale that reaches as far as 19 of 20 heads; grey is no growth. The value
+    of a cell is in its hover text. `band` is a name such as "D1", the highest band if None. The text alternative is in
+    `layout.meta["alt"]`. Raises TreeKVError, listing the choices, for a band that does not exist.
     """
     bands = [str(name) for name in data["band"].values]
     band = bands[-1] if band is None else band
@@ -31,14 +30,15 @@ def growth_grid(data: xr.Dataset, *, band: str | None = None) -> go.Figure:
     with np.errstate(divide="ignore", invalid="ignore"):
         logarithm = np.where(np.isfinite(values) & (values > 0), np.log10(values), np.nan)
     seen = logarithm[np.isfinite(logarithm)]
-    limit = min(max(float(np.abs(seen).max()) if seen.size else 1.0, 0.1), _LIMIT)
+    limit = max(float(np.quantile(np.abs(seen), _SHARE)) if seen.size else 1.0, 0.1)
+    beyond = " · 1 in 20 heads lies beyond the colours" if seen.size and float(np.abs(seen).max()) > limit else ""
     grew = 100 * float((values > 1.1).mean())
     where = np.unravel_index(int(np.nanargmax(logarithm)) if seen.size else 0, values.shape)
     median = f"{10 ** float(np.median(seen)):.3g}" if seen.size else "unknown"
     last, first = ratio.attrs["last_positions"], ratio.attrs["first_positions"]
     figure = theme.figure(
         f"Growth of {theme.shown(band)} towards the end, head by head",
-        f"{theme.source(data)} · last {last} positions over the first {first}",
+        f"{theme.source(data)} · last {last} positions over the first {first}{beyond}",
         f"Grid of {len(layers)} layers by {len(heads)} query heads: amplitude of band {band} over the last {last} "
         f"positions divided by that over the first {first}. Median {median}; {grew:.0f} % of the heads grow by more "
         f"than a tenth; most grows layer {layers[where[0]]}, head {heads[where[1]]}, by "
@@ -53,8 +53,6 @@ def growth_grid(data: xr.Dataset, *, band: str | None = None) -> go.Figure:
         zmax=limit,
         colorscale=theme.DIVERGING,
         customdata=values,
-        text=[[_written(value) for value in row] for row in values] if len(heads) <= _MAX_ANNOTATED else None,
-        texttemplate="%{text}" if len(heads) <= _MAX_ANNOTATED else None,
         colorbar=_colorbar(limit),
         hovertemplate=f"layer %{{y}}, head %{{x}}: {theme.shown(band)} grows by %{{customdata:.3~g}}<extra></extra>",
     )
@@ -63,17 +61,10 @@ def growth_grid(data: xr.Dataset, *, band: str | None = None) -> go.Figure:
     return figure
 
 
-def _written(value: float) -> str:
-    if value >= 1e4:
-        return f"{value / 1e3:.0f}k" if value < 1e6 else f"{value:.0e}"
-    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}" if value >= 0.95 else f"{value:.2g}"
-
-
 def _colorbar(limit: float) -> dict[str, object]:
-    nice = [0.001, 0.01, 0.1, 0.2, 0.5, 1, 2, 5, 10, 100, 1000]
+    powers = [10.0**power for power in range(-int(limit), int(limit) + 1)]
+    nice = [0.2, 0.5, 1, 2, 5] if limit < 1 else [0.1, 0.2, 0.5, 1, 2, 5, 10] if limit < 2 else powers
     ticks = [tick for tick in nice if abs(np.log10(tick)) <= limit]
-    if len(ticks) > 7:
-        ticks = [tick for tick in ticks if np.log10(tick) % 1 == 0]
     return {
         "title": {"text": "growth", "side": "top"},
         "tickvals": [float(np.log10(tick)) for tick in ticks],

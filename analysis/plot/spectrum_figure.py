@@ -66,7 +66,11 @@ def spectrum(
             hovertemplate=f"{bands[number]} around %{{x:.0f}}: %{{y:.3~g}}<br>%{{text}}<extra></extra>",
         )
     figure.update_xaxes(title=theme.position_title(int(edges[1] - edges[0]), "mean"))
-    figure.update_yaxes(title="amplitude (units of the values)", type="log", exponentformat="power", dtick=1)
+    drawn = lines[np.isfinite(lines) & (lines > 0)]
+    ticks = theme.log_ticks(float(drawn.min()), float(drawn.max())) if drawn.size else {}
+    figure.update_yaxes(
+        title="amplitude (units of the values)", type="log", exponentformat="power", automargin=True, **ticks
+    )
     # Below the plot: beside it the legend would take half of a narrow page. Relative to the paper: relative to the
     # container it would overlap the axis.
     below = {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0}

@@ -19,6 +19,7 @@ from treekv.errors import TreeKVError
 MAX_CELLS = 512
 LINE = 68  # characters of a subtitle that fit a narrow page
 LINE_HEIGHT = 18
+_BETWEEN_ROWS = 60  # pixels, of a grid whose subplots have names of one line
 
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif"
@@ -38,6 +39,8 @@ def grid(
 ) -> go.Figure:
     """An empty figure with one small subplot for each of `names`, its title, in rows of `columns`."""
     rows = -(-len(names) // columns)
+    lines = max(name.count("<br>") for name in names)
+    height += LINE_HEIGHT * lines * rows
     figure = make_subplots(
         rows,
         columns,
@@ -45,11 +48,11 @@ def grid(
         shared_xaxes="all" if shared else False,
         shared_yaxes="all" if shared else False,
         horizontal_spacing=0.18 / columns if shared else 0.2 / columns,
-        vertical_spacing=0.22 / rows,
+        # Between two rows are the tick labels of the upper one and the names of the lower one.
+        vertical_spacing=max(0.22 / rows, (_BETWEEN_ROWS + LINE_HEIGHT * lines) / (height - 175)) if rows > 1 else 0,
     )
     figure.layout.annotations = [above.to_plotly_json() | {"font": {"size": 14}} for above in figure.layout.annotations]
-    lines = max(name.count("<br>") for name in names)
-    return _styled(figure, title, subtitle, alt, height + LINE_HEIGHT * lines, top=115 + LINE_HEIGHT * lines)
+    return _styled(figure, title, subtitle, alt, height, top=115 + LINE_HEIGHT * lines)
 
 
 def _styled(figure: go.Figure, title: str, subtitle: str, alt: str, height: int, top: int = 90) -> go.Figure:
@@ -187,6 +190,17 @@ def chosen(dataset: xr.Dataset, layer: int | None, head: int | None) -> tuple[xr
         dataset = dataset.sel({name: [value]})
         words.append(f"{name} {value}")
     return dataset, ", ".join(words)
+
+
+def log_ticks(lowest: float, highest: float) -> dict[str, Any]:
+    """Properties of a logarithmic axis over these values that give it several labels, however short it is."""
+    decades = np.log10(highest / lowest) if 0 < lowest < highest else 0.0
+    if decades >= 2:
+        return {"dtick": 1}
+    steps = (1, 2, 5) if decades >= 0.7 else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
+    first, last = int(np.floor(np.log10(lowest))) if lowest > 0 else 0, int(np.ceil(np.log10(highest or 1)))
+    values = [step * 10.0**power for power in range(first, last + 1) for step in steps]
+    return {"tickvals": values, "ticktext": [f"{value:.3g}" for value in values]}
 
 
 def shade(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import xarray as xr
 
-from analysis.retention.record import kept_mask
+from analysis.retention.record import kept_mask, select
 from treekv.errors import TreeKVError
 
 BETWEEN = ("policy", "layer", "head")
@@ -62,3 +64,17 @@ def _jaccard(kept: np.ndarray) -> np.ndarray:
     size = sets.sum(-1)
     either = size[..., :, None] + size[..., None, :] - both
     return np.where(either > 0, both / np.maximum(either, 1), 1.0)
+
+
+def agreement_over_time(
+    data: xr.Dataset, policies: Sequence[str], layer: int | None = None, head: int | None = None
+) -> float:
+    """How much of what either of two policies keeps both keep, 0 to 1, summed over all steps, layers and heads.
+
+    `data` is a retention record with both. Raises TreeKVError for a policy, layer or head that is not in it.
+    """
+    held = [select(data, name, layer, head)["evicted_at"].values.astype(np.int64) for name in policies]
+    steps, position = int(data.attrs["steps"]), data["position"].values
+    until = [np.where(gone < 0, steps, gone) - position for gone in held]
+    either = float(np.maximum(*until).sum())
+    return float(np.minimum(*until).sum()) / either if either else 1.0

@@ -81,8 +81,8 @@ RECOMMENDATION: Final = (
     "that of equal budgets."
 )
 DIFFERENCE: Final = (
-    "White: simulation and real run keep the same tokens. Blue: only the simulation kept them. Yellow: only the real "
-    "run did. A pale map means that the simulation can be trusted."
+    "Only differences are drawn. Blue: more heads keep the token in the simulation; yellow: more do in the real run. "
+    "An almost empty map means that the simulation can be trusted."
 )
 QUALITY: Final = (
     "Each line is one policy. The higher it stays towards small budgets (or the lower, where less is better), the "

@@ -13,6 +13,7 @@ import xarray as xr
 
 import analysis
 from analysis import plot
+from analysis.retention.agreement import agreement_over_time
 from app.dashboard.session.keys import REAL_TRACE, SIMULATED_TRACE
 from app.dashboard.session.run import open_capture
 from app.dashboard.widgets.figure import draw_figure
@@ -236,7 +237,7 @@ PICTURES: Final = {
 def draw_reality_check() -> None:
     """The simulation of the last generated text, laid over its real run once there is one."""
     real, simulated = st.session_state.get(REAL_TRACE), st.session_state.get(SIMULATED_TRACE)
-    st.subheader("Simulation against reality")
+    st.subheader("Compare the simulation with the real run")
     if real is None or simulated is None:
         st.info("Generate a text first: the page Generate records the real run and simulates exactly the same text.")
         return
@@ -245,4 +246,11 @@ def draw_reality_check() -> None:
         return
     names = [wording.policy_title(str(record["policy"].values[0])) for record in (simulated, real)]
     both = wording.titled(analysis.merge_retention(simulated, real))
+    shared = agreement_over_time(both, names)
+    st.markdown(
+        f"Over all {int(both.attrs['steps']):,} steps, layers and heads the simulation shares **{100 * shared:.2f} %** "
+        f"of what either keeps with the real run.{' They never differ.' if shared == 1 else ''}"
+    )
+    if shared == 1:
+        return
     draw_figure(lambda: plot.retention_difference(both, policies=names), captions.DIFFERENCE, key="reality")

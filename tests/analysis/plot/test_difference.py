@@ -21,7 +21,22 @@ def test_two_records_laid_over_each_other(marked_up):
         )
         np.testing.assert_array_equal(cells[step], 100 * (mine - other))
     common, either = (mine & other).sum(), (mine | other).sum()
-    assert f"share {100 * common / either:.0f} % of what either keeps" in figure.layout.title.subtitle.text
+    words = figure.layout.title.subtitle.text.replace("<br>", " ")
+    steps = int(marked_up.attrs["steps"])
+    assert f"after step {steps - 1} {100 * common / either:.0f} %" in words
+    both = alone = 0
+    for step in range(steps):
+        mine, other = (
+            analysis.kept_mask(marked_up, step).sel(policy=name, layer=1, head=0).values
+            for name in ("tree", "<b>window</b>")
+        )
+        both, alone = both + int((mine & other).sum()), alone + int((mine | other).sum())
+    assert f"over all steps they share {100 * both / alone:.1f} % of what either keeps" in words
+    grid = figure.data[0]
+    colours = dict(grid.colorscale[1:-1])
+    assert set(colours.values()) >= {"rgba(0,0,0,0)"}  # where nothing differs nothing is drawn
+    smallest = (1 - grid.zmin) / (grid.zmax - grid.zmin)
+    assert smallest > 0.5025  # and the smallest difference is
     assert (np.asarray(plot.retention_difference(marked_up, policies=("tree", "tree")).data[0].z) == 0).all()
     part = plot.retention_difference(
         marked_up, policies=("tree", "<b>window</b>"), start=100, stop=150, steps=(120, 130)

@@ -79,15 +79,14 @@ def test_each_map_of_a_grid_names_its_own_columns(made_record):
     record = made_record(600)
     figure = plot.eviction_maps(record, policies=["tree", "streaming", "tree", "streaming"])
     maps = [trace for trace in figure.data if trace.type == "heatmap"]
-    # Axes 1 to 6 are the places of the grid, of which the last two are empty.
-    assert [heatmap.xaxis for heatmap in maps] == ["x7", "x8", "x9", "x10"]
+    # Axes 1 to 4 are the places of the grid: two rows of two, without a hole.
+    assert [heatmap.xaxis for heatmap in maps] == ["x5", "x6", "x7", "x8"]
     for number, heatmap in enumerate(maps, 1):
         names = figure.layout[heatmap.xaxis.replace("x", "xaxis")]
         assert names.overlaying == ("x" if number == 1 else f"x{number}")
         np.testing.assert_array_equal(names.tickvals, heatmap.x)
         assert names.ticktext[1] == "\u201c w3 w4 w5\u201d"
-    shown = [figure.layout[f"xaxis{number}"].showticklabels for number in (2, 3)]
-    assert shown == [True, True]  # nothing stands below them
+    assert all(figure.layout[f"xaxis{number}"].showticklabels for number in ("", 2, 3, 4))
 
 
 def test_a_stretch_of_the_map_is_drawn_cell_by_cell(made_record):
@@ -142,6 +141,12 @@ def test_maps_abreast_have_names_in_short_lines_and_room_for_them(made_record):
     notes = [note.text for note in three.layout.annotations]
     assert notes[:3] == ["A TreeKV 128", "B StreamingLLM<br>128", "C H2O 128"]
     assert set(notes[3:]) == {"not read<br>yet"}
+    long = many.assign_coords(policy=["A TreeKV, budgets by head 128", *names[1:]])
+    four = plot.eviction_maps(long)
+    assert four.layout.annotations[0].text == "A TreeKV, budgets by<br>head 128"
+    upper, lower = four.layout.yaxis.domain, four.layout.yaxis3.domain
+    drawn = four.layout.height - four.layout.margin.t - four.layout.margin.b
+    assert (upper[0] - lower[1]) * drawn > 2 * plot.theme.LINE_HEIGHT + 35  # its name and the tick labels above it
     line = plot.theme.LINE_HEIGHT
     assert three.layout.margin.t - short.layout.margin.t == three.layout.height - short.layout.height == line
 

@@ -17,7 +17,7 @@ def test_the_grid_draws_each_head(growing):
     np.testing.assert_allclose(10 ** np.asarray(grid.z, dtype=float), growth, rtol=1e-5)
     assert grid.zmin == -grid.zmax  # the middle of the scale is no growth
     assert "most grows layer 1, head 2" in figure.layout.meta["alt"]
-    assert grid.text[1][2] == f"{growth[1, 2]:.0f}"
+    assert grid.text is None and grid.customdata[1][2] == growth[1, 2]  # numbers stand in the hover text alone
     assert "band D1" in plot.growth_grid(growing).layout.meta["alt"]
     with pytest.raises(TreeKVError, match="there is no band 'D7'; choose one of A4, D4, D3, D2, D1"):
         plot.growth_grid(growing, band="D7")
@@ -29,3 +29,11 @@ def test_silent_heads_leave_a_gap(growing):
     assert np.isnan(grid.z[0][1]) and np.isfinite(grid.z[1]).all()
     growing["amplitude"][:] = 0
     assert "Median unknown" in plot.growth_grid(growing, band="D1").layout.meta["alt"]
+
+
+def test_one_head_beyond_all_others_does_not_take_their_colours(growing):
+    growing["amplitude"].loc[{"layer": 0, "head": 0}] *= 1.0 + 1e6 * (growing["position"] > 200)
+    figure = plot.growth_grid(growing, band="D1")
+    seen = np.abs(np.log10(analysis.band_growth(growing).sel(band="D1").values))
+    assert figure.data[0].zmax == pytest.approx(np.quantile(seen, 0.95)) and figure.data[0].zmax < seen.max()
+    assert "beyond the colours" in figure.layout.title.subtitle.text

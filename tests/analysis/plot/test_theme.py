@@ -47,3 +47,13 @@ def test_selections_are_described_and_stretches_are_those_asked_for(made_spectru
     assert theme.stretch(spectrum, None, None) is spectrum
     with pytest.raises(TreeKVError, match="there is no head 9; choose one of 0, 1, 2"):
         theme.chosen(spectrum, None, 9)
+
+
+@pytest.mark.parametrize(
+    ("lowest", "highest"), [(1e-4, 3.0), (0.02, 0.3), (0.03, 0.09), (4.0, 4.4), (1.0, 1.0), (0.0, 5.0)]
+)
+def test_a_logarithmic_axis_has_several_labels(lowest: float, highest: float) -> None:
+    ticks = theme.log_ticks(lowest, highest)
+    inside = [value for value in ticks.get("tickvals", []) if 0.8 * lowest <= value <= 1.25 * highest]
+    assert ticks == {"dtick": 1} or len(inside) >= 2
+    assert len(inside) < 14
