@@ -1,4 +1,8 @@
-"""Text as HTML, each token on a background of its own: pale for nothing, darker for more."""
+"""Text as HTML, each token on a background of its own: that of the page for nothing, a stronger colour for more.
+
+Every colour is one for light pages and one for dark ones (CSS `light-dark`); the `color-scheme` of what surrounds the
+text decides between them.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,10 @@ from plotly.colors import sample_colorscale
 from analysis.plot import theme
 
 MOST_TOKENS = 8192  # a longer page is neither readable nor small
-_NOTHING = "#f2f3f5"
+_NOTHING = ("#f2f3f5", "#1a202a")  # on a light page, on a dark one
+_INK, _QUIET = (theme.INK, "#e6e9f0"), (theme.QUIET, "#aab2c0")
+# The strongest colour on a dark page, by the scale that a light one has.
+_STRONGEST = {"Blues": (43, 108, 176), "Oranges": (171, 78, 12)}
 
 
 def shaded_text(
@@ -32,7 +39,7 @@ def shaded_text(
         caption: a line above the text.
         alt: the text alternative.
         legend: shares with their words.
-        colours: a sequential scale of plotly.
+        colours: "Blues" or "Oranges", from the colour of the page to a strong one.
     """
     grounds = _grounds(colours)
     spans = [
@@ -42,9 +49,9 @@ def shaded_text(
         )
     ]
     return (
-        f'<figure style="margin:0;font-family:system-ui,sans-serif;color:{theme.INK}" role="group" '
+        f'<figure style="margin:0;font-family:system-ui,sans-serif;color:{_either(*_INK)}" role="group" '
         f'aria-label="{html.escape(alt)}">'
-        f'<figcaption style="font-size:14px;color:{theme.QUIET};margin-bottom:8px">'
+        f'<figcaption style="font-size:14px;color:{_either(*_QUIET)};margin-bottom:8px">'
         f"{html.escape(caption)} {_legend(grounds, legend)}"
         '</figcaption><div style="font-size:15px;line-height:1.75;white-space:pre-wrap;overflow-wrap:anywhere">'
         f"{''.join(spans)}</div></figure>"
@@ -53,14 +60,21 @@ def shaded_text(
 
 def _grounds(scale: str) -> list[tuple[str, str]]:
     """Background and text colour for 0 to 100 per cent."""
-    # One hue from pale to dark: scales of two hues are brightest where there is hardly anything.
-    colours = sample_colorscale(scale, np.linspace(0.1, 1.0, 100).tolist())
-    grounds = [(_NOTHING, theme.QUIET)]
-    for colour in colours:
+    # One hue from that of the page to a strong one: scales of two hues stand out where there is hardly anything.
+    shares = np.linspace(0.1, 1.0, 100)
+    grounds = [(_either(*_NOTHING), _either(*_QUIET))]
+    page = np.array([int(_NOTHING[1][at : at + 2], 16) for at in (1, 3, 5)])
+    for share, colour in zip(shares, sample_colorscale(scale, shares.tolist()), strict=True):
         red, green, blue = (int(part) for part in colour[4:-1].split(","))
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 130
-        grounds.append((f"#{red:02x}{green:02x}{blue:02x}", "#ffffff" if dark else theme.INK))
+        strong = np.rint(page + share * (np.array(_STRONGEST[scale]) - page)).astype(int)
+        ground = _either(f"#{red:02x}{green:02x}{blue:02x}", "#{:02x}{:02x}{:02x}".format(*strong))
+        grounds.append((ground, _either("#fff" if dark else theme.INK, "#fff")))
     return grounds
+
+
+def _either(light: str, dark: str) -> str:
+    return f"light-dark({light},{dark})"
 
 
 def _legend(grounds: list[tuple[str, str]], legend: Sequence[tuple[float, str]]) -> str:

@@ -84,6 +84,7 @@ def _styled(figure: go.Figure, title: str, subtitle: str, alt: str, height: int,
             "plot_bgcolor": "white",
             "height": height + more,
             "margin": {"l": 80, "r": 30, "t": top + more, "b": 60},
+            "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": QUIET, "activecolor": INK},
             "hoverlabel": {"font": {"family": _FONT, "size": 12}},
             "meta": {"alt": alt},
         }

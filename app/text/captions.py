@@ -35,8 +35,8 @@ DENSITY: Final = (
     "and less is kept of the older text."
 )
 TEXT: Final = (
-    "The text at that step. Most heads still keep the tokens on dark ground, and none keeps the palest ones. Move the "
-    "slider or press Play to watch the past thin out."
+    "The text at that step. Most heads still keep the tokens on strong blue, and none keeps those without colour. Move "
+    "the slider or press Play to watch the past thin out."
 )
 TREE: Final = (
     "Each vertical line is the lifetime of one token, with time running upwards. Where it ends, a horizontal line "
@@ -68,8 +68,8 @@ MEMORY: Final = (
     "between the two at your context length is what you save."
 )
 TEXT_LOSS: Final = (
-    "Each token by how much harder it is to predict than with the full cache: the darker, the more loss. Pale tokens "
-    "are predicted as well or better. Point at a token for both losses."
+    "Each token by how much harder it is to predict than with the full cache: the stronger the colour, the more loss. "
+    "Tokens without colour are predicted as well or better. Point at a token for both losses."
 )
 NEED: Final = (
     "Tokens of each KV head in proportion to what it needs: the finest band of its contributions along the gradient of "

@@ -21,9 +21,14 @@ MOST_SHOWN: Final = 2048  # tokens of text at once
 
 
 _SHEET: Final = (
-    "background:#ffffff;color:#1f2430;border:1px solid #d5d9e0;border-radius:8px;padding:16px 20px;"
-    "max-height:28rem;overflow-y:auto"
+    "background:light-dark(#ffffff,#12161d);color:light-dark(#1f2430,#e6e9f0);border:1px solid "
+    "light-dark(#d5d9e0,#3d4656);border-radius:8px;padding:16px 20px;max-height:28rem;overflow-y:auto"
 )
+# Of plotly's tools those that these figures need: an image, zooming by dragging, moving, and back again.
+_CONFIG: Final = {
+    "displaylogo": False,
+    "modeBarButtonsToRemove": ["zoomIn2d", "zoomOut2d", "autoScale2d", "lasso2d", "select2d"],
+}
 
 
 def draw_figure(make: Callable[[], go.Figure], caption: str, key: str, zoomable: bool = False) -> None:
@@ -39,9 +44,7 @@ def draw_figure(make: Callable[[], go.Figure], caption: str, key: str, zoomable:
         figure.update_layout(dragmode="select", selectdirection="h")
         key = f"{key}-{st.session_state.get('positions')}"  # another stretch is another figure, with nothing selected
         options = {"on_select": functools.partial(_zoom_to_selection, key), "selection_mode": "box"}
-    st.plotly_chart(
-        figure, key=key, theme=None, alt=figure.layout.meta["alt"], config={"displaylogo": False}, **options
-    )
+    st.plotly_chart(figure, key=key, theme=None, alt=figure.layout.meta["alt"], config=_CONFIG, **options)
     st.caption(caption)
 
 
@@ -70,13 +73,18 @@ def show_stretch(data: xr.Dataset) -> None:
     cut = f", the first {MOST_SHOWN:,} of them" if last - first > MOST_SHOWN else ""
     st.markdown(f"**The text of positions {first:,} to {last - 1:,}**{cut}")
     words = html.escape("".join(map(str, part)))
-    st.html(region(words, f"The text of positions {first} to {last - 1}", f'style="{_SHEET};white-space:pre-wrap"'))
+    st.html(region(words, f"The text of positions {first} to {last - 1}", f'style="{_sheet()};white-space:pre-wrap"'))
 
 
 def draw_text(make: Callable[[], str], caption: str, shaded_by: str = "what is kept") -> None:
-    """Draw a shaded text of `analysis.plot`, which escapes it, on white in either theme."""
-    st.html(region(or_stop(make), f"The text, shaded by {shaded_by}", f'style="{_SHEET}"'))
+    """Draw a shaded text of `analysis.plot`, which escapes it."""
+    st.html(region(or_stop(make), f"The text, shaded by {shaded_by}", f'style="{_sheet()}"'))
     st.caption(caption)
+
+
+def _sheet() -> str:
+    """The style of a sheet with text, in the theme of the page."""
+    return f"color-scheme:{'dark' if theme.is_dark() else 'light'};{_SHEET}"
 
 
 def region(content: str, label: str, attributes: str) -> str:

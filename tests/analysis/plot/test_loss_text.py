@@ -30,8 +30,8 @@ def test_tokens_say_both_losses(table):
     spans = Spans(page).found
     assert spans[1] == ["position 6: loss 4.50, with the full cache 2.00", "<b>"]
     assert "predicted" in page and "most +2.50 at position 6" in page
-    paler, darkest = (page.split(f'title="position {n}')[0].rsplit("background:", 1)[1][:7] for n in (7, 6))
-    assert paler == "#f2f3f5" != darkest  # a loss that fell is not shaded
+    paler, darkest = (page.split(f'title="position {n}')[0].rsplit("background:", 1)[1].split(";")[0] for n in (7, 6))
+    assert paler == "light-dark(#f2f3f5,#1a202a)" != darkest  # a loss that fell is not shaded
     assert plot.text_loss(table) == page
     part = plot.text_loss(table.assign_attrs(source="run"), policy="tree", start=7, stop=9)
     assert [text for _, text in Spans(part).found] == ["c\u23ce", "d"] and "measured" in part
