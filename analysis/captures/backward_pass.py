@@ -137,7 +137,7 @@ def check_memory(needs: Needs, tokens: int, device: torch.device) -> None:
     raise TreeKVError(
         f"the gradients of {tokens:,} tokens need about {format_bytes(needs.total(tokens))} of memory, but "
         f"{format_bytes(free)} are free on {str(device)!r}; "
-        + (f"max_tokens={fits} would do" if fits > PROBE else "capture without sensitivity, or free memory")
+        + (f"{fits:,} tokens would fit" if fits > PROBE else "capture without sensitivity, or free memory")
     )
 
 

@@ -130,9 +130,8 @@ def _token_text(tokenizer: Any, ids: list[int]) -> list[str]:
     return [tokenizer.decode([i]).replace("\0", "\u2400") for i in ids]
 
 
-def check_ids(ids: Sequence[int], config: Any, argument: str = "max_tokens") -> None:
-    """Raise TreeKVError for token ids that the model does not have, or for more of them than it has positions;
-    `argument` is what the sentence tells the caller to lower."""
+def check_ids(ids: Sequence[int], config: Any) -> None:
+    """Raise TreeKVError for token ids that the model does not have, or for more of them than it has positions."""
     config = config.get_text_config()
     low, high = min(ids), max(ids)
     if low < 0 or high >= config.vocab_size:
@@ -142,6 +141,6 @@ def check_ids(ids: Sequence[int], config: Any, argument: str = "max_tokens") -> 
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None and len(ids) > positions:
         raise TreeKVError(
-            f"{len(ids)} tokens exceed the {positions} positions that the model was trained with; "
-            f"set {argument} to at most {positions}"
+            f"{len(ids):,} tokens exceed the {positions:,} positions that the model was trained with; use at most "
+            f"{positions:,} tokens"
         )

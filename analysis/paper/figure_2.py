@@ -88,7 +88,7 @@ def figure2(
     numbers = chosen_layers(model.config, layers)
     windows = cut_windows(tokenizer, texts, tokens, samples)
     for ids in windows.ids.tolist():
-        check_ids(ids, model.config, "tokens")
+        check_ids(ids, model.config)
     transform = transform_of(tokens, "haar", LEVELS)
     by_sample = _by_sample(model, windows, numbers, transform, batch, progress)
     low, high = _interval(by_sample, resamples, np.random.default_rng(seed))

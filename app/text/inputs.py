@@ -19,6 +19,19 @@ def read_text(path: str) -> str:
     return files.read_text(path)
 
 
+def uploaded_text(content: bytes, name: str) -> str:
+    """The text in an uploaded file; `name` is the file's in error messages.
+
+    Raises:
+        TreeKVError: a PDF or another file that is no text, not UTF-8, or nothing in it.
+    """
+    if content.startswith(b"%PDF"):
+        raise TreeKVError(f"{name} is a PDF; save its text as a UTF-8 file, such as .txt, and upload that")
+    if b"\0" in content[:4096]:
+        raise TreeKVError(f"{name} is no text file; upload plain text in UTF-8, such as .txt or .md")
+    return files.decoded(content, name)
+
+
 def read_layers(words: str | None) -> list[int] | None:
     """Layer numbers from a word such as "0,5,10-12"; None, which means all layers, for an empty one.
 

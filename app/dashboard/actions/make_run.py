@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any, Final
 
 import streamlit as st
 
+from analysis.captures.request import check_ids
 from app.dashboard.session.jobs import Job
 from app.runs import folder as run_folder
 from app.runs import pipeline
@@ -62,6 +64,17 @@ def model_title(name: str) -> str:
     return f"{name} ({ALIASES[name].title})" if name in ALIASES else name
 
 
+def trained_window(name: str) -> int | None:
+    """How many positions a model was trained with, where a file on this machine says so without loading it."""
+    copies = {state.name: state.converted for state in alias_states()}
+    folder = copies.get(name) or Path(name)
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("max_position_embeddings")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return found if isinstance(found, int) else None
+
+
 def free_name(root: Path, model: str, title: str, tokens: int) -> str:
     """A name for the run that is not in use."""
     words = f"{Path(model).name or 'model'}-{title}-{tokens}".lower()
@@ -93,6 +106,12 @@ def check(request: RunRequest, root: Path) -> None:
     if not pipeline.LEAST_TOKENS <= request.tokens <= MOST_TOKENS:
         raise TreeKVError(
             f"tokens must be between {pipeline.LEAST_TOKENS} and {MOST_TOKENS:,} here, got {request.tokens:,}"
+        )
+    window = trained_window(request.model)
+    if window is not None and request.tokens > window:
+        raise TreeKVError(
+            f"{model_title(request.model)} was trained with texts of {window:,} tokens, got {request.tokens:,}; use at "
+            f"most {window:,}"
         )
     if not request.cache_size < request.tokens:
         raise TreeKVError(
@@ -130,6 +149,7 @@ def make(request: RunRequest, root: Path, load_model: Callable[[str], tuple[Any,
     with stage(f"Loading {request.model}"):
         model, tokenizer = load_model(request.model)
     more = pipeline.token_ids(tokenizer, request.text, max(request.tokens, pipeline.SAMPLES * pipeline.WINDOW))
+    check_ids(more[: request.tokens].tolist(), model.config)
     settings = configs(request)
     layers = read_layers(request.layers)
     found = pipeline.analyse(

@@ -11,13 +11,14 @@ from app.dashboard.actions import make_run, worked_example
 from app.dashboard.actions.make_run import RunRequest
 from app.dashboard.pages import PAGES, UPLOAD_MB, runs_root
 from app.dashboard.session import jobs, loaded_model
-from app.dashboard.session.messages import or_stop, plain
+from app.dashboard.session.messages import or_stop, plain, sentence
 from app.dashboard.session.run import find_run, open_run, show_run_error
 from app.dashboard.widgets.job_progress import show_job
 from app.runs import folder as run_folder
 from app.runs.folder import RunFolder
 from app.runs.sample_text import sample_text
 from app.text import wording
+from app.text.inputs import uploaded_text
 from treekv import TreeKVError
 
 SAMPLE, PASTE, UPLOAD = "Sample", "Paste", "Upload"
@@ -120,28 +121,28 @@ def recent(runs: list[RunFolder]) -> None:
             )
 
 
-def chosen_text() -> tuple[str, str]:
-    """Title and text."""
+def chosen_text() -> tuple[str, str, str]:
+    """Title, text, and what is wrong with an uploaded file, in one sentence; empty if nothing is."""
     source = st.segmented_control(
         "Text", [SAMPLE, PASTE, UPLOAD], default=SAMPLE, required=True, key="source", persist_state="session"
     )
     if source == SAMPLE:
         st.caption("English prose that comes with every Python: its language reference.")
-        return SAMPLE_TITLE, sample_text()
+        return SAMPLE_TITLE, sample_text(), ""
     if source == PASTE:
-        return "Pasted text", st.text_area("Your text", key="pasted", height=180, persist_state="session") or ""
-    file = st.file_uploader(
-        f"A text file, at most {UPLOAD_MB} MB", type=["txt", "md"], key="uploaded", max_upload_size=UPLOAD_MB
-    )
+        return "Pasted text", st.text_area("Your text", key="pasted", height=180, persist_state="session") or "", ""
+    # Of any kind, so that the page says what is wrong with the others; a browser's own list would hide them.
+    file = st.file_uploader(f"A text file, at most {UPLOAD_MB} MB", key="uploaded", max_upload_size=UPLOAD_MB)
     if file is None:
-        return "", ""
+        return "", "", ""
     try:
-        return file.name, file.getvalue().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise TreeKVError(f"{file.name!r} is not UTF-8 text (byte {error.start} cannot be read)") from error
+        return file.name, uploaded_text(file.getvalue(), repr(file.name)), ""
+    except TreeKVError as error:
+        return file.name, "", str(error)
 
 
-def request_form() -> RunRequest:
+def request_form() -> tuple[RunRequest, str]:
+    """What the form asks for, and what is wrong with its text, in one sentence; empty if nothing is."""
     model = st.selectbox(
         "Model",
         make_run.model_names(),
@@ -152,7 +153,9 @@ def request_form() -> RunRequest:
         help="An installed model; or enter a local folder, a GGUF file or a hub id such as owner/model. Code from "
         "model repositories is never run.",
     )
-    title, text = or_stop(chosen_text)
+    title, text, wrong = chosen_text()
+    if wrong:
+        st.error(sentence(wrong))
     left, right = st.columns(2)
     tokens = left.number_input(
         "Tokens",
@@ -193,7 +196,7 @@ def request_form() -> RunRequest:
         short = "sample" if title == SAMPLE_TITLE else Path(title).stem or "text"
         suggested = make_run.free_name(runs_root(), model or "", short, int(tokens))
         name = st.text_input("Name of the run", key="run_name", placeholder=suggested, persist_state="session")
-    return RunRequest(
+    request = RunRequest(
         name or suggested,
         model or "",
         title,
@@ -204,6 +207,14 @@ def request_form() -> RunRequest:
         tuple(policies),
         GRADIENTS[str(choice)],
     )
+    return request, wrong
+
+
+def forget_failed() -> None:
+    """Drop a job that has failed or was stopped when another run is asked for, with its message."""
+    job = st.session_state.get("making")
+    if job is not None and job.ended:
+        del st.session_state["making"]
 
 
 def make() -> None:
@@ -218,8 +229,8 @@ def make() -> None:
         if not job.ended:
             st.caption("You can use other pages meanwhile; closing the tab stops the job.")
             return
-    request = request_form()
-    if st.button("Make the run", type="primary", width="stretch"):
+    request, wrong = request_form()
+    if st.button("Make the run", type="primary", width="stretch", on_click=forget_failed, disabled=bool(wrong)):
         or_stop(lambda: make_run.check(request, runs_root()))
         root = runs_root()
         st.session_state.pop("made", None)

@@ -43,13 +43,20 @@ def request_form() -> Request | None:
             persist_state="session",
             help="Of 512 tokens of the sample text, for figure 2; the paper has 2,000.",
         )
-        pressed = st.form_submit_button("Measure figures 1 and 2", type="primary")
+        pressed = st.form_submit_button("Measure figures 1 and 2", type="primary", on_click=_forget_failed)
     if not pressed:
         return None
     capture = None
     if run is not None and run.has(run_folder.CAPTURE):
         capture = or_stop(lambda: run.file(run_folder.CAPTURE))
     return Request(model or "", int(windows), capture)
+
+
+def _forget_failed() -> None:
+    """Drop a job that has failed or was stopped when figures are asked for again, with its message."""
+    job = st.session_state.get(JOB)
+    if job is not None and job.ended and job.result is None:
+        del st.session_state[JOB]
 
 
 def measured(found: Measured) -> None:

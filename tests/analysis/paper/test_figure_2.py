@@ -113,7 +113,7 @@ def test_it_is_saved_and_opened_again(texts, tmp_path):
     ("changes", "words"),
     [
         (dict(tokens=95), "tokens is 95.*at least 96"),
-        (dict(tokens=640), "640 tokens exceed the 512 positions.*set tokens to at most 512"),
+        (dict(tokens=640), "640 tokens exceed the 512 positions.*use at most 512 tokens"),
         (dict(tokens=400), "'other' has 300 tokens, fewer than a window of 400"),
         (dict(tokens=100, samples=11), "samples is 11.*10 windows"),
         (dict(layers=[7]), r"layer 7 cannot be captured.*\[0, 1\]"),

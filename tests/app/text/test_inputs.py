@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
-from app.text.inputs import read_layers, read_text
+from app.text.inputs import read_layers, read_text, uploaded_text
 from treekv import TreeKVError
 
 
@@ -49,3 +50,18 @@ def test_layers_are_read(words: str | None, layers: list[int] | None) -> None:
 def test_other_words_are_refused(words: str) -> None:
     with pytest.raises(TreeKVError, match="cannot be read at"):
         read_layers(words)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"%PDF-1.7\n", "'a' is a PDF; save its text"),
+        (b"PK\x03\x04\0\0", "'a' is no text file"),
+        (b"caf\xe9", "'a' is not UTF-8 text (byte 3"),
+        (b" \n", "'a' is empty"),
+    ],
+)
+def test_an_uploaded_file_that_is_no_text_is_one_sentence(content: bytes, words: str) -> None:
+    with pytest.raises(TreeKVError, match=re.escape(words)):
+        uploaded_text(content, "'a'")
+    assert uploaded_text(b"\xef\xbb\xbfone\r\ntwo", "'a'") == "one\ntwo"

@@ -119,8 +119,41 @@ def test_a_failed_job_shows_on_the_page_and_can_be_tried_again(
     test.text_area(key="pasted").set_value("w3 w4").run()
     test = finished(press(test, "Make the run"))
     assert "the text has 2 tokens" in sentence(test)
+    test.text_area(key="pasted").set_value(" ").run()
+    test = press(test, "Make the run")
+    assert "the text is empty" in sentence(test)  # alone: the last attempt's error is gone
     test.text_area(key="pasted").set_value(TEXT).run()
     assert finished(press(test, "Make the run")).success
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"caf\xe9", "'a.txt' is not UTF-8 text (byte 3 cannot be read)"),
+        (b"%PDF-1.7 x", "'a.txt' is a PDF; save its text"),
+    ],
+)
+def test_a_file_that_is_no_text_is_said_and_the_form_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, words: str
+) -> None:
+    test = opened(None, monkeypatch, root=tmp_path)
+    test.segmented_control(key="source").set_value("Upload").run()
+    test.get("file_uploader")[0].set_value(("a.txt", content, "text/plain")).run()
+    assert words in sentence(test)
+    assert test.number_input(key="tokens").value == 1024
+    assert next(button for button in test.button if button.label == "Make the run").disabled
+
+
+def test_more_tokens_than_the_model_was_trained_with_are_refused_in_the_words_of_the_form(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"max_position_embeddings": 512}')
+    monkeypatch.setattr(make_run, "model_names", lambda: [str(tmp_path / "model")])
+    test = filled(tmp_path / "runs", monkeypatch)
+    test.number_input(key="tokens").set_value(600).run()
+    test = press(test, "Make the run")
+    assert "was trained with texts of 512 tokens, got 600; use at most 512" in sentence(test)
 
 
 def test_recent_runs_are_listed_and_opened(small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
