@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import jinja2
@@ -9,6 +10,7 @@ import plotly.graph_objects as go
 import plotly.offline
 
 from app.export import figure_files
+from app.export.dark import dark_changes
 from app.text import wording
 
 _TEMPLATES = jinja2.Environment(
@@ -29,4 +31,10 @@ def render(template: str, **values: Any) -> str:
 
 def picture(name: str, figure: go.Figure, caption: str = "") -> dict[str, str]:
     """A figure as the templates take it; `name` must be unique on its page."""
-    return {"html": figure_files.div(figure, f"picture-{name}"), "alt": figure.layout.meta["alt"], "caption": caption}
+    return {
+        "html": figure_files.div(figure, f"picture-{name}"),
+        "alt": figure.layout.meta["alt"],
+        "caption": caption,
+        # For a script inside the page: no text of a figure may end it.
+        "dark": json.dumps([f"picture-{name}", dark_changes(figure)]).replace("<", "\\u003c"),
+    }

@@ -16,6 +16,7 @@ from app.dashboard.session.messages import or_stop
 from app.dashboard.session.run import tokens_of
 from app.dashboard.session.view import LEAST_STRETCH, selected_stretch, zoom
 from app.dashboard.widgets import theme
+from app.export.dark import themed
 
 MOST_SHOWN: Final = 2048  # tokens of text at once
 
@@ -37,7 +38,7 @@ def draw_figure(make: Callable[[], go.Figure], caption: str, key: str, zoomable:
     In a zoomable one, whose x axis is the position, dragging selects the stretch that all figures show.
     """
     with st.spinner("Drawing"):
-        figure = theme.themed(or_stop(make), theme.is_dark())
+        figure = themed(or_stop(make), theme.is_dark())
     options: dict[str, Any] = {}
     key = f"picture-{key}"
     if zoomable:
