@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import xarray as xr
 
 from analysis import plot
 from app.report.templates import picture, render
 from app.text import captions, wording
+
+MOST_OTHERS: Final = 3  # maps for comparison
+_TREE: Final = wording.policy_title("tree")
+_OTHERS: Final = {
+    wording.policy_title(
+        "streaming"
+    ): "For comparison, a window of the same size: the first and the last tokens, and nothing between them."
+}
 
 
 def write_report(
@@ -19,28 +27,31 @@ def write_report(
 
     Args:
         path: the HTML file.
-        contents: what `app.demo.summary` returns.
+        contents: what `app.demo.summary` returns, or the entries of a manifest alone, without streaming and
+            generation, which are then left out.
         settings: the text of the settings file.
         spectrum, retention: what the figures show.
     """
     layers = retention["layer"].values
     retention = wording.titled(retention)
-    tree, streaming = map(wording.policy_title, ("tree", "streaming"))
+    # The tree first; the others for comparison.
+    first, *others = sorted((str(name) for name in retention["policy"].values), key=lambda name: name != _TREE)
     layer, head = int(layers[len(layers) // 2]), int(retention["head"].values[0])
     pictures = {
         "spectrum": (plot.spectrum(spectrum), captions.SPECTRUM),
         "coefficients": (plot.coefficients(spectrum), captions.COEFFICIENTS),
-        "tree": (plot.eviction_map(retention, policy=tree), captions.EVICTION_MAP),
-        "head": (
-            plot.eviction_map(retention, policy=tree, layer=layer, head=head),
-            f"The same for a single head (layer {layer}, KV head {head}): every head keeps its own choice of tokens, "
-            "fewer and fewer towards the left.",
-        ),
-        "streaming": (
-            plot.eviction_map(retention, policy=streaming),
-            "For comparison, a window of the same size: the first and the last tokens, and nothing between them.",
-        ),
     }
+    maps = [
+        (plot.eviction_map(retention, policy=first), captions.EVICTION_MAP),
+        (
+            plot.eviction_map(retention, policy=first, layer=layer, head=head),
+            f"The same for a single head (layer {layer}, KV head {head}), which keeps its own choice of tokens.",
+        ),
+        *(
+            (plot.eviction_map(retention, policy=name), _OTHERS.get(name, f"For comparison, {name}."))
+            for name in others[:MOST_OTHERS]
+        ),
+    ]
     page = render(
         "report.html",
         run=contents,
@@ -49,5 +60,6 @@ def write_report(
         beyond=wording.beyond_words(contents["claims"]["beyond"]),
         settings=settings,
         pictures={name: picture(name, *drawn) for name, drawn in pictures.items()},
+        maps=[picture(f"map-{number}", *drawn) for number, drawn in enumerate(maps)],
     )
     path.write_text(page, encoding="utf-8")

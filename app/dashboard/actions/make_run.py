@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,11 @@ import streamlit as st
 
 from analysis.captures.request import check_ids
 from app.dashboard.session.jobs import Job
+from app.report.run_report import write_report
 from app.runs import folder as run_folder
 from app.runs import pipeline
+from app.runs.folder import RunFolder
+from app.text import wording
 from app.text.inputs import read_layers
 from treekv import TreeKVConfig, TreeKVError, policies
 from treekv.models import ALIASES, alias_states
@@ -126,6 +130,20 @@ def check(request: RunRequest, root: Path) -> None:
         raise TreeKVError(f"there is already a run {request.name!r}; choose another name")
 
 
+def estimate(request: RunRequest, runs: Sequence[RunFolder]) -> str:
+    """What the run will take, in one sentence, in proportion to the last run of the same model on this machine."""
+    for run in runs:
+        tokens, seconds = run.manifest.get("text", {}).get("tokens", 0), run.manifest.get("seconds")
+        if run.manifest.get("load") != request.model or not tokens or not isinstance(seconds, (int, float)):
+            continue
+        share = request.tokens / tokens
+        return (
+            f"About {wording.duration(seconds * share)} and {wording.size(run_folder.size(run) * share)} of disk, as "
+            f"far as the run {run.path.name!r} says; a shorter text takes less."
+        )
+    return ""
+
+
 def make(request: RunRequest, root: Path, load_model: Callable[[str], tuple[Any, Any]], job: Job[str]) -> str:
     """The work of the job: capture, spectrum, trends and simulation. Returns the run's name.
 
@@ -135,6 +153,7 @@ def make(request: RunRequest, root: Path, load_model: Callable[[str], tuple[Any,
         TreeKVError: what only shows during the work, such as a missing model or a text that is too short.
     """
     check(request, root)  # again: another session may have taken the name meanwhile
+    start = time.monotonic()
     number = 0
 
     @contextlib.contextmanager
@@ -156,8 +175,18 @@ def make(request: RunRequest, root: Path, load_model: Callable[[str], tuple[Any,
         model, tokenizer, more[: request.tokens], settings, stage, layers, more, request.sensitivity
     )
     with stage("Writing the run"), run_folder.new_run(run_folder.place_below(root, request.name)) as folder:
-        pipeline.save(folder, found, next(iter(settings.values())))
-        run_folder.write_manifest(folder, pipeline.manifest_entries(request.title, found) | {"load": request.model})
+        config = next(iter(settings.values()))
+        pipeline.save(folder, found, config)
+        entries = pipeline.manifest_entries(request.title, found)
+        entries |= {"load": request.model, "seconds": round(time.monotonic() - start, 1)}
+        write_report(
+            folder / run_folder.REPORT,
+            entries,
+            settings=json.dumps(config.to_dict(), indent=2),
+            spectrum=found.spectrum,
+            retention=found.retention,
+        )
+        run_folder.write_manifest(folder, entries)
         job.step(600, 600)
     return request.name
 

@@ -9,6 +9,9 @@ import pytest
 from app.dashboard.actions import make_run
 from app.dashboard.actions.make_run import RunRequest
 from app.dashboard.session import loaded_model
+from app.runs import folder as run_folder
+from app.runs.folder import RunFolder
+from app.text import wording
 from tests.app.pages import TEXT
 from treekv import TreeKVError
 
@@ -31,6 +34,17 @@ def test_what_shows_on_the_way_is_one_sentence_and_leaves_nothing(
         job._stop.wait(0.02)
     assert (job.state, words in job.error) == ("failed", True), job.error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_last_run_of_the_model_says_what_another_will_take(small_run: Path) -> None:
+    run = RunFolder(small_run, {"load": "tiny", "seconds": 30.0, "text": {"tokens": 100}})
+    other = RunFolder(small_run, {"load": "other", "seconds": 1.0, "text": {"tokens": 100}})
+    size = wording.size(3 * run_folder.size(run))
+    assert make_run.estimate(REQUEST, [other, run]) == (
+        f"About 90 s and {size} of disk, as far as the run 'small' says; a shorter text takes less."
+    ).replace("90 s", wording.duration(90))
+    assert make_run.estimate(REQUEST, [other]) == ""
+    assert [wording.duration(seconds) for seconds in (0.2, 45, 200, 9000)] == ["1 s", "45 s", "3 min", "2.5 h"]
 
 
 def test_a_name_that_is_taken(small_run: Path) -> None:
