@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 import torch
 import xarray as xr
 
 from analysis.captures.data import Capture
+from analysis.captures.forward_pass import CacheLayer
 from treekv import policies
 from treekv.cache.ledger import Ledger
 from treekv.cache.slot_plan import padded_capacity
@@ -27,8 +28,27 @@ LONG: Final = 4  # times the cache size: a longer prompt does not take more slot
 DTYPES: Final = ("float32", "bfloat16", "float16")
 
 
+class Sizes(Protocol):
+    """What bytes depend on: a `Capture`, or the sizes of a model."""
+
+    @property
+    def model_layers(self) -> list[CacheLayer]: ...
+
+    @property
+    def kv_heads(self) -> int: ...
+
+    @property
+    def query_heads(self) -> int: ...
+
+
+def check_dtype(dtype: str) -> None:
+    """Raise TreeKVError for a number type that keys and values cannot have here."""
+    if dtype not in DTYPES:
+        raise TreeKVError(f"dtype must be one of {', '.join(map(repr, DTYPES))}, got {dtype!r}")
+
+
 def cache_bytes(
-    captured: Capture,
+    captured: Sizes,
     config: TreeKVConfig,
     tokens: int,
     *,
@@ -59,8 +79,7 @@ def cache_bytes(
     prompt = max(tokens - 1, 1) if prompt is None else prompt
     if not 1 <= prompt <= tokens:
         raise TreeKVError(f"prompt must be between 1 and the {tokens} tokens, got {prompt}")
-    if dtype not in DTYPES:
-        raise TreeKVError(f"dtype must be one of {', '.join(map(repr, DTYPES))}, got {dtype!r}")
+    check_dtype(dtype)
     every = captured.model_layers
     full = [layer for layer in every if layer.window is None]
     policy, group = policies.get(config.policy), captured.query_heads // captured.kv_heads

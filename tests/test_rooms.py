@@ -66,7 +66,7 @@ FLOORS: dict[str, list[tuple[str, ...]]] = {
         ("evaluation",),
         ("plot",),
         ("paper",),
-        ("retention", "wavelets"),
+        ("retention", "wavelets", "memory_plan"),
         ("memory_size", "result_files"),
         ("captures",),
         ("netcdf", "binning", "units", "progress", "token_ids"),

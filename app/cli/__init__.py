@@ -6,7 +6,20 @@ import os
 
 import typer
 
-from app.cli import capture, compare, dashboard, demo, evaluate, generate, lm_eval, models, recommend, report, spectrum
+from app.cli import (
+    capture,
+    compare,
+    dashboard,
+    demo,
+    evaluate,
+    generate,
+    lm_eval,
+    models,
+    plan,
+    recommend,
+    report,
+    spectrum,
+)
 
 app = typer.Typer(
     name="treekv",
@@ -24,6 +37,7 @@ for command in (
     spectrum.spectrum,
     compare.compare,
     recommend.recommend,
+    plan.plan,
     dashboard.dashboard,
 ):
     app.command()(command)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     import xarray as xr
 
+    from analysis.memory_plan import Plan
     from treekv import TreeKVConfig
 
 MODEL_HELP: Final = "An alias such as smollm2, a local folder, or a hub id."
@@ -151,6 +152,26 @@ def size(number: float) -> str:
     from analysis.units import format_bytes  # here, since the command line's help loads no analysis
 
     return format_bytes(number)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as text to estimate by: "20 s", "3 min", "1.5 h"."""
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def plan_in_words(found: Plan, users: int, context: int, dtype: str) -> str:
+    """What `analysis.memory_plan.plan` found, in one sentence."""
+    many = f"{users:,} {'request' if users == 1 else 'requests'} of {context:,} tokens"
+    if found.config.policy == "full":
+        return f"The full cache fits: {many} take {size(users * found.request_bytes)} in {dtype}."
+    room = f"{found.users_full:,}" if found.users_full else "none"
+    return (
+        f"{found.config.cache_size:,} tokens for each layer and KV head ({found.config.title}) are the most with which "
+        f"{many} fit: {size(found.request_bytes)} a request in {dtype}, {found.full_bytes / found.request_bytes:.1f} "
+        f"times less than the full cache ({size(found.full_bytes)}), with which {room} would fit."
+    )
 
 
 def size_beside(held: float, every: float) -> str:

@@ -1,0 +1,70 @@
+"""The largest cache that fits: found by trying every size, and the sizes of a model without its weights."""
+
+from __future__ import annotations
+
+import pytest
+
+from analysis import capture
+from analysis.memory_plan import LEAST, STEP, model_sizes, plan, read_bytes
+from analysis.memory_size import cache_bytes
+from tests import tiny
+from treekv import TreeKVConfig, TreeKVError
+
+
+@pytest.fixture(scope="module")
+def captured():
+    return capture(tiny.llama(), None, tiny.tokens(64)[0], queries=4)
+
+
+@pytest.mark.parametrize("kind", ["llama", "hybrid"])
+def test_sizes_are_those_of_a_real_model(kind: str, hybrid) -> None:
+    model = hybrid if kind == "hybrid" else tiny.llama()
+    real, sizes = capture(model, None, tiny.tokens(64)[0], queries=4), model_sizes(model.config)
+    assert sizes.model_layers == real.model_layers and sizes.kv_heads == real.kv_heads
+    assert sizes.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert sizes.weight_bytes("float32") == 4 * sizes.parameters
+
+
+@pytest.mark.parametrize(("memory", "users"), [(200_000, 3), (90_000, 1), (1_000_000, 7)])
+def test_it_is_the_largest_of_all_sizes_that_fit(captured, memory: int, users: int) -> None:
+    found = plan(captured, memory=memory, users=users, context=2000)
+    sizes = range(LEAST, 2000, STEP)
+    fitting = [
+        size
+        for size in sizes
+        if users * cache_bytes(captured, TreeKVConfig(cache_size=size, prefill="stream"), 2000) <= memory
+    ]
+    assert found.config == TreeKVConfig(cache_size=max(fitting), prefill="stream")
+    assert found.request_bytes == cache_bytes(captured, found.config, 2000)
+    assert found.users_full == memory // found.full_bytes
+
+
+def test_where_all_fits_nothing_is_evicted(captured) -> None:
+    found = plan(captured, memory=10**9, users=2, context=500)
+    assert found.config.policy == "full" and found.request_bytes == found.full_bytes
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (dict(memory=100, users=4), "100 B are too little: 4 caches of 16 tokens take"),
+        (dict(memory=1e9, users=0), "users must be between 1 and"),
+        (dict(memory=0), "memory must be more than 0"),
+    ],
+)
+def test_what_cannot_be_planned_is_one_sentence(captured, options: dict, words: str) -> None:
+    with pytest.raises(TreeKVError, match=words):
+        plan(captured, **options)
+
+
+@pytest.mark.parametrize(
+    ("words", "number"), [("24GB", 24 * 10**9), ("16 gib", 2**34), ("512m", 512 * 10**6), ("1.5k", 1500), ("7", 7)]
+)
+def test_sizes_are_read(words: str, number: int) -> None:
+    assert read_bytes(words) == number
+
+
+@pytest.mark.parametrize("words", ["", "GB", "-1GB", "0", "1e9", "24XB"])
+def test_what_is_no_size_is_refused(words: str) -> None:
+    with pytest.raises(TreeKVError, match="such as 24GB or 512MB"):
+        read_bytes(words)
