@@ -54,6 +54,8 @@ def _by_layer(values: xr.DataArray, policy: str | None, title: str, axis: str, m
     mean = percent.mean(others)
     low, high = percent.quantile(0.1, others), percent.quantile(0.9, others)
     layers = values["layer"].values.tolist()
+    # No line leads over layers that were not computed.
+    gaps = [place for place in range(1, len(layers)) if layers[place] > layers[place - 1] + 1]
     table = ", ".join(f"{name} {float(mean.sel(policy=name).mean()):.1f} %" for name in names if policy in (None, name))
     figure = theme.figure(
         title,
@@ -61,19 +63,19 @@ def _by_layer(values: xr.DataArray, policy: str | None, title: str, axis: str, m
         f"Line chart of {axis} against the layer, {mean_of}. Mean over {len(layers)} "
         f"layer{'' if len(layers) == 1 else 's'}: {table}.",
     )
-    for number, (name, colour) in enumerate(zip(names, theme.ordered_colours(len(names)), strict=True)):
+    for number, (name, colour) in enumerate(zip(names, theme.colours(names), strict=True)):
         if policy not in (None, name):
             continue
         shown = theme.shown(name)
         spread = np.stack((low.sel(policy=name).values, high.sel(policy=name).values), axis=1)
         figure.add_scatter(
-            x=layers,
-            y=mean.sel(policy=name).values,
+            x=np.insert(np.array(layers, dtype=float), gaps, np.nan) if gaps else layers,
+            y=np.insert(mean.sel(policy=name).values, gaps, np.nan),
             mode="lines+markers",
             name=shown,
             line={"color": colour, "width": 2},
             marker={"symbol": _SYMBOLS[number % len(_SYMBOLS)], "size": 8},
-            customdata=spread,
+            customdata=np.insert(spread, gaps, np.nan, axis=0),
             hovertemplate=(
                 f"{shown}, layer %{{x}}: %{{y:.1f}} %<br>eight in ten lie between %{{customdata[0]:.1f}} and "
                 "%{customdata[1]:.1f} %<extra></extra>"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, NamedTuple
 
+import numpy as np
 import plotly.graph_objects as go
 import streamlit as st
 import xarray as xr
@@ -14,6 +16,8 @@ import xarray as xr
 import analysis
 from analysis import plot
 from analysis.retention.agreement import agreement_over_time
+from app.dashboard.actions import table
+from app.dashboard.session import jobs
 from app.dashboard.session.keys import REAL_TRACE, SIMULATED_TRACE
 from app.dashboard.session.run import open_capture
 from app.dashboard.widgets.figure import draw_figure
@@ -90,6 +94,36 @@ def dearest(run: RunFolder, captured: analysis.Capture, found: Comparison, name:
     return known["sentences"]
 
 
+def is_known(run: RunFolder, configs: Mapping[str, TreeKVConfig], layers: Sequence[int], prompt: int) -> bool:
+    """Whether `simulate` has the results for these layers already."""
+    file = run.file(run_folder.CAPTURE)
+    text = (str(file), file.stat().st_mtime_ns, tuple(sorted(layers)), prompt)
+    return all(_simulated(*text, json.dumps(config.to_dict())) for config in configs.values())
+
+
+def ask(run: RunFolder, configs: Mapping[str, TreeKVConfig], layers: Sequence[int], prompt: int) -> jobs.Job[None]:
+    """Start a job that simulates all these layers; `simulate` has the results when it has ended."""
+    title = f"Simulating {len(layers)} layers"
+    return jobs.submit(jobs.owner(), title, partial(_work, run=run, configs=configs, layers=layers, prompt=prompt))
+
+
+def _work(
+    job: jobs.Job[None], run: RunFolder, configs: Mapping[str, TreeKVConfig], layers: Sequence[int], prompt: int
+) -> None:
+    captured = open_capture(run)
+    file = run.file(run_folder.CAPTURE)
+    text = (str(file), file.stat().st_mtime_ns, tuple(sorted(layers)), prompt)
+    for number, (name, config) in enumerate(configs.items()):
+        entry = _simulated(*text, json.dumps(config.to_dict()))
+        if entry:
+            continue
+        words = f"{name}, {number + 1} of {len(configs)}"
+        report = partial(job.step, text=words)
+        retention = analysis.simulate(captured, {name: config}, layers=sorted(layers), prompt=prompt, progress=report)
+        loss = analysis.output_loss(captured, retention, progress=report)
+        entry |= {"retention": retention, "loss": loss}
+
+
 @st.cache_resource(max_entries=48, show_spinner=False)
 def _simulated(path: str, changed: int, layers: tuple[int, ...], prompt: int, settings: str) -> dict[str, xr.Dataset]:
     """The entry for one setting, shared by all sessions: empty until `simulate` fills it."""
@@ -117,9 +151,13 @@ def default_prompt(configs: Mapping[str, TreeKVConfig], tokens: int) -> int:
 
 
 def default_layers(captured: analysis.Capture) -> list[int]:
+    """A few layers to begin with, see `few_of`."""
+    return few_of(captured.layers)
+
+
+def few_of(layers: Sequence[int]) -> list[int]:
     """The middle layer of each third: the first and last layers of a model can rank settings differently."""
-    count = len(captured.layers)
-    return sorted({captured.layers[(2 * third + 1) * count // 6] for third in range(3)})
+    return sorted({layers[(2 * third + 1) * len(layers) // 6] for third in range(3)})
 
 
 def without_eviction(configs: Mapping[str, TreeKVConfig], prompt: int) -> list[str]:
@@ -148,12 +186,15 @@ def describe_means(captured: analysis.Capture, found: Comparison) -> str:
     """What the numbers of the table are means over."""
     layers, query = [int(layer) for layer in found.retention["layer"].values], found.loss["query"].values
     every = len(captured.full_layers)
-    named = wording.listed(layers)
+    named = wording.listed(layers) if len(layers) < every else f"all {every}"
+    where = (
+        f"{'layer' if len(layers) == 1 else 'layers'} {named} of {every}" if len(layers) < every else f"{named} layers"
+    )
     others = ""
     if len(layers) < every:
-        others = " Other layers may rank the settings differently; simulate all of them before you decide."
+        others = " Other layers may rank the settings differently."
     return (
-        f"Means over {'layer' if len(layers) == 1 else 'layers'} {named} of {every}.{others} "
+        f"Means over {where}.{others} "
         f"Tokens kept are counted after all {captured.tokens:,} tokens; attention retained and output error, relative "
         f"to the full cache, are means over {len(query)} {'query' if len(query) == 1 else 'queries'} from position "
         f"{int(query[0]):,} on."
@@ -162,22 +203,39 @@ def describe_means(captured: analysis.Capture, found: Comparison) -> str:
 
 def rows(
     captured: analysis.Capture, found: Comparison, length: int, batch: int, dtype: str
-) -> list[dict[str, str | float]]:
-    """One row per setting: tokens kept, losses, and the memory of `batch` contexts of `length` tokens."""
-    table = analysis.compare(
+) -> tuple[list[table.Row], dict[str, int]]:
+    """Rows of `actions.table` and bytes by name: what each setting keeps and loses, and the memory of `batch` contexts
+    of `length` tokens."""
+    compared = analysis.compare(
         captured, found.configs, retention=found.retention, lost=found.loss, tokens=length, batch=batch, dtype=dtype
     )
-    return [
-        {
-            "settings": name,
-            "tokens kept": round(row["kept"].item()),
+    own = {
+        name: {
+            "tokens kept": tokens_kept(captured, found, name, row["kept"].item()),
             "attention retained": 100 * row["mass"].item(),
             "output error": 100 * row["error"].item(),
             "unevenness (Gini)": round(row["gini"].item(), 2),
-            "memory": wording.size(row["bytes"].item()),
+            "bytes": row["bytes"].item(),
         }
-        for name, row in ((name, table.sel(policy=name)) for name in found.configs)
+        for name, row in ((name, compared.sel(policy=name)) for name in found.configs)
+    }
+    return table.rows(captured, own, length, batch, dtype)
+
+
+def tokens_kept(captured: analysis.Capture, found: Comparison, name: str, simulated: float) -> int:
+    """The mean over all layers and KV heads of the model.
+
+    `simulated` is the mean over those of `found`. Settings whose layers or heads differ can have another one over the
+    rest of the model: where the simulated heads are as full as their budgets, the budgets of all say it.
+    """
+    layers = captured.full_layers
+    budgets = [
+        [min(one.cache_size, captured.tokens) for one in heads]
+        for heads in found.configs[name].per_head(len(layers), captured.kv_heads)
     ]
+    here = [budgets[layers.index(int(layer))] for layer in found.retention["layer"].values]
+    full = np.isclose(simulated, np.mean(here)) and found.configs[name].policy != "full"
+    return round(float(np.mean(budgets)) if full else simulated)
 
 
 def memory_figure(
@@ -197,6 +255,7 @@ class Picture(NamedTuple):
     draw: Callable[[Comparison, View], go.Figure]
     caption: str
     follows: str = ""
+    of_view: bool = False  # whether it draws the sidebar's layer alone
 
 
 def _in_view(found: Comparison, view: View) -> xr.Dataset:
@@ -207,14 +266,20 @@ def _in_view(found: Comparison, view: View) -> xr.Dataset:
 
 _LAYER_AND_HEAD: Final = "It follows the layer and head in the sidebar and covers the whole text."
 PICTURES: Final = {
-    "Maps": Picture(lambda found, view: plot.eviction_maps(found.retention, **view._asdict()), captions.MAPS),
+    "Maps": Picture(
+        lambda found, view: plot.eviction_maps(found.retention, **view._asdict()), captions.MAPS, of_view=True
+    ),
     "Agreement": Picture(
         lambda found, view: plot.agreement(analysis.agreement(_in_view(found, view))),
         captions.AGREEMENT,
         _LAYER_AND_HEAD,
+        of_view=True,
     ),
     "Bias": Picture(
-        lambda found, view: plot.bias(analysis.recency_bias(_in_view(found, view))), captions.BIAS, _LAYER_AND_HEAD
+        lambda found, view: plot.bias(analysis.recency_bias(_in_view(found, view))),
+        captions.BIAS,
+        _LAYER_AND_HEAD,
+        of_view=True,
     ),
     "Attention retained": Picture(
         lambda found, view: plot.mass_retained(found.loss),

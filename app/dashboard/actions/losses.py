@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -87,24 +86,6 @@ def why_not(run: RunFolder, captured: analysis.Capture, prompt: int) -> str:
     if prompt > captured.tokens - 2:
         return "There is no predicted loss: nothing follows the prompt."
     return ""
-
-
-def with_losses(rows: list[dict[str, Any]], known: Mapping[Kind, Mapping[str, Entry]]) -> list[dict[str, Any]]:
-    """Rows of the table with the losses that are known, after the settings' names: nats a token above the full cache,
-    and as perplexity, by what was measured where it was. The least predicted loss comes first."""
-    added = []
-    for row in rows:
-        name = row["settings"]
-        extra: dict[str, float | None] = {}
-        perplexity = None
-        for kind, found in known.items():
-            there = name in found and FULL in found
-            extra[f"loss above full, {kind}"] = found[name].loss - found[FULL].loss if there else None
-            perplexity = math.exp(found[name].loss) if there else perplexity
-        columns = {"perplexity": perplexity} if extra else {}
-        added.append({"settings": name, **extra, **columns, **row})
-    first = "loss above full, predicted"
-    return sorted(added, key=lambda row: math.inf if row.get(first) is None else row[first])
 
 
 def joined(known: Mapping[str, Entry]) -> xr.Dataset:

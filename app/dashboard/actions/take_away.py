@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 
 from analysis import plot
 from app.dashboard.actions import compare
+from app.dashboard.actions.table import Row
 from app.dashboard.session.run import open_capture, open_spectrum
 from app.report.one_page import one_page
 from app.runs import folder as run_folder
@@ -85,7 +86,7 @@ def report(run: RunFolder, config: TreeKVConfig) -> str:
         tokens=captured.tokens,
         means_words=f"{compare.describe_reading(int(found.retention.attrs['prompt']))} "
         f"{compare.describe_means(captured, found)}",
-        rows=[_with_percent(row) for row in compare.rows(captured, found, CONTEXT, 1, DTYPE)],
+        rows=[_with_percent(row) for row in compare.rows(captured, found, CONTEXT, 1, DTYPE)[0]],
         memory_words=f"Memory is that of the keys and values of {len(captured.model_layers)} layers at "
         f"{CONTEXT:,} tokens, batch size 1, {DTYPE}.",
         pictures=[
@@ -96,9 +97,14 @@ def report(run: RunFolder, config: TreeKVConfig) -> str:
     )
 
 
-def _with_percent(row: dict[str, str | float]) -> dict[str, str | float]:
-    percent = ("attention retained", "output error")
-    return {name: f"{value:.1f} %" if name in percent else value for name, value in row.items()}
+def _with_percent(row: Row) -> Row:
+    forms = {
+        "attention retained": "{:.1f} %",
+        "output error": "{:.1f} %",
+        "times smaller": "{:.1f}",
+        "tokens kept": "{:,}",
+    }
+    return {name: forms[name].format(value) if name in forms else value for name, value in row.items()}
 
 
 def _names(config: TreeKVConfig) -> list[str]:

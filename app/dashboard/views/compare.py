@@ -6,8 +6,9 @@ import streamlit as st
 
 from analysis import plot
 from analysis.memory_size import DTYPES
-from app.dashboard.actions import compare, losses, recommend
+from app.dashboard.actions import compare, losses, plan, recommend, table
 from app.dashboard.actions.compare import PICTURES, Comparison, View
+from app.dashboard.session.keys import PROMPT_GIVEN
 from app.dashboard.session.messages import or_stop, plain
 from app.dashboard.session.run import current_run, open_capture
 from app.dashboard.session.settings import compared_settings, current_settings
@@ -15,7 +16,7 @@ from app.dashboard.session.view import kv_head_of, selected_index, selected_stre
 from app.dashboard.widgets.figure import MOST_SHOWN, draw_figure, draw_text
 from app.dashboard.widgets.job_progress import show_job
 from app.dashboard.widgets.settings_editor import TAKEN, edit_settings
-from app.text import captions
+from app.text import captions, wording
 from treekv import TreeKVConfig, TreeKVError
 
 MEMORY = "Memory"  # computed from sizes alone, the other figures from a simulation
@@ -23,8 +24,7 @@ CONTEXTS = [2**power for power in range(9, 21)]
 BATCHES = [2**power for power in range(8)]
 # Keys in the session, the first two also in the address.
 LAYERS, PROMPT = "compare_layers", "compare_prompt"
-PROMPT_GIVEN = "prompt-given"  # the user chose the prompt's length; until then it follows the settings
-LOSS_JOB = "loss-job"  # what it was asked for, and the job
+LOSS_JOB, LAYERS_JOB = "loss-job", "layers-job"  # what each was asked for, and the job
 LAYERS_SHOWN = "layers_shown"  # layers of this run were selected once, so an empty selection is the user's
 
 run = current_run()
@@ -41,7 +41,7 @@ st.markdown(
 def choose_layers_and_prompt(configs: dict[str, TreeKVConfig]) -> tuple[tuple[int, ...], int]:
     """The layers to simulate, and how many tokens of the text are the prompt."""
     left, right = st.columns(2)
-    default = compare.default_layers(captured)
+    default = list(captured.layers)
     if not {*st.session_state.get(LAYERS, default)} <= set(captured.layers):  # of another run
         del st.session_state[LAYERS]
     if LAYERS not in st.session_state and LAYERS not in st.query_params:
@@ -58,7 +58,7 @@ def choose_layers_and_prompt(configs: dict[str, TreeKVConfig]) -> tuple[tuple[in
             captured.layers,
             key=LAYERS,
             bind="query-params",
-            help="A few layers take about a second; all of them take longer.",
+            help="Three of them are simulated at once, and the others in the background.",
         )
     with right:
         prompt = st.slider(
@@ -73,9 +73,7 @@ def choose_layers_and_prompt(configs: dict[str, TreeKVConfig]) -> tuple[tuple[in
         )
     if not layers and not st.session_state.get(LAYERS_SHOWN):  # an address can ask for layers that are not there
         layers = default
-        st.warning(
-            f"None of the layers in the address was captured; layers {', '.join(map(str, default))} are simulated."
-        )
+        st.warning(f"None of the layers in the address was captured; layers {wording.listed(default)} are simulated.")
     else:
         st.session_state[LAYERS_SHOWN] = True
     return tuple(sorted(layers)), int(prompt)
@@ -117,7 +115,7 @@ def side_by_side() -> None:
     configs = compared_settings(run, captured.tokens)
     edit_settings(list(configs), captured.tokens)
     if st.session_state.pop(TAKEN, False):
-        st.toast("Generate and Take away now use these settings.")
+        st.toast("It is the active configuration now: Generate and Take away use it.")
     with st.expander("Simulated layers, prompt, and the context for memory"):
         layers, prompt = choose_layers_and_prompt(configs)
         length, batch, dtype = choose_memory_context()
@@ -125,10 +123,9 @@ def side_by_side() -> None:
         st.info("Choose at least one layer to simulate.")
         return
     view = current_view()
-    # The sidebar's layer is simulated for the figures, but does not count in the table.
-    drawn = tuple(sorted({*layers, *(layer for layer in captured.layers if layer == view.layer)}))
-    found = or_stop(lambda: compare.simulate(run, configs, drawn, prompt))
-    draw_table(found.of(layers), prompt, length, batch, dtype)
+    shown = layers_so_far(configs, layers, prompt)
+    found = or_stop(lambda: compare.simulate(run, configs, shown, prompt))
+    draw_table(found, prompt, length, batch, dtype)
     where_it_hurts(found, prompt)
     name = st.segmented_control(
         "Figure", [*PICTURES, MEMORY], default="Maps", required=True, key="picture", bind="query-params"
@@ -139,9 +136,37 @@ def side_by_side() -> None:
         )
         return
     picture = PICTURES[name]
+    if picture.of_view and view.layer is not None and view.layer not in shown:
+        # Simulated for this figure alone.
+        found = or_stop(lambda: compare.simulate(run, configs, (int(view.layer or 0),), prompt))
+        st.caption(f"Layer {view.layer}, which the sidebar selects, is drawn; the table does not count it.")
     draw_figure(
         lambda: picture.draw(found, view), f"{picture.caption} {picture.follows}".strip(), key=f"compare-{name}"
     )
+
+
+def layers_so_far(configs: dict[str, TreeKVConfig], layers: tuple[int, ...], prompt: int) -> tuple[int, ...]:
+    """The layers to show now: all that were asked for once they are simulated, which a job does, a few until then."""
+    few = tuple(compare.few_of(layers))
+    if len(few) == len(layers) or or_stop(lambda: compare.is_known(run, configs, layers, prompt)):
+        return layers
+    key = (str(run.path), prompt, layers, *map(str, configs.values()))
+    asked = st.session_state.get(LAYERS_JOB)
+    if asked is None or asked[0] != key:
+        if asked is not None:
+            asked[1].stop()
+        try:
+            asked = st.session_state[LAYERS_JOB] = (key, compare.ask(run, configs, layers, prompt))
+        except TreeKVError as error:  # too many jobs
+            st.caption(str(error))
+            return few
+    if not asked[1].ended:
+        st.info(
+            f"So far over layers {wording.listed(few)}; the table is replaced when all {len(layers)} are simulated.",
+            icon=":material/hourglass_top:",
+        )
+    show_job(asked[1])
+    return few
 
 
 def where_it_hurts(found: Comparison, prompt: int) -> None:
@@ -157,14 +182,14 @@ def where_it_hurts(found: Comparison, prompt: int) -> None:
         names = [name for name in known if name != losses.FULL]
         name = st.selectbox("Settings", names, key="hurting") or names[0]
         start, stop = selected_stretch(captured.tokens)
-        table = losses.joined(known)
-        first, last = int(table["position"].values[0]), int(table["position"].values[-1]) + 1
+        joined = losses.joined(known)
+        first, last = int(joined["position"].values[0]), int(joined["position"].values[-1]) + 1
         start = max(start or first, first)
         stop = min(stop or last, start + MOST_SHOWN)
         if start >= stop:
             st.caption("The selected stretch has no losses.")
             return
-        draw_text(lambda: plot.text_loss(table, policy=name, start=start, stop=stop), captions.TEXT_LOSS, "loss")
+        draw_text(lambda: plot.text_loss(joined, policy=name, start=start, stop=stop), captions.TEXT_LOSS, "loss")
         sentences = compare.dearest(run, captured, found, name, prompt)
         if sentences:
             st.markdown("**Dearest evictions**, by what they would have cost had nothing else been evicted:")
@@ -206,37 +231,36 @@ def find_losses(configs: dict[str, TreeKVConfig], prompt: int) -> None:
 
 
 def draw_table(found: Comparison, prompt: int, length: int, batch: int, dtype: str) -> None:
-    percent = st.column_config.NumberColumn(format="%.1f %%")
-    nats = st.column_config.NumberColumn(format="%+.3f")
     kinds: list[losses.Kind] = ["predicted", "measured"]
     known = {kind: losses.Question(run, prompt, kind).known(found.configs) for kind in kinds}
     known = {kind: entries for kind, entries in known.items() if {*entries} & {*found.configs}}
-    st.dataframe(
-        losses.with_losses(compare.rows(captured, found, length, batch, dtype), known),
-        hide_index=True,
-        width="stretch",
-        column_config={
-            "attention retained": percent,
-            "output error": percent,
-            "perplexity": st.column_config.NumberColumn(format="%.2f"),
-            **{f"loss above full, {kind}": nats for kind in kinds},
-        },
-    )
-    find_losses(found.configs, prompt)
+    every, taken = or_stop(lambda: compare.rows(captured, found, length, batch, dtype))
+    every = table.with_losses(every, known)
+    rows, equal = table.folded(every)
+    table.draw(rows)
+    context = f"{length:,} tokens, batch size {batch}, {dtype}"
+    words = f"Marked: the best of each column. {equal} "
     if known:
         entry = next(iter(known.values()))[losses.FULL]
-        st.caption(
+        words += (
             f"Loss in nats a token, computed in {entry.dtype}; the full cache has {entry.loss:.3f}. It ranks settings; "
-            "attention retained and output error show what is kept, and do not."
+            "attention and output error show what is kept, and do not. "
         )
+    st.caption(
+        f"{words}{compare.describe_means(captured, found)} Memory is that of the keys and values of "
+        f"{len(captured.model_layers)} layers at {context}."
+    )
+    left, right = st.columns([4, 1], vertical_alignment="center")
+    with left:
+        find_losses(found.configs, prompt)
+    right.download_button(
+        "CSV", table.csv(every, taken), "settings.csv", "text/csv", key="table-csv", on_click="ignore", width="stretch"
+    )
     for name in compare.without_eviction(found.configs, prompt):
         st.warning(f"{name} only reduces prompts, and {compare.describe_prompt(prompt)}: it keeps everything.")
-    st.caption(
-        f"{compare.describe_means(captured, found)} Memory is that of the keys and values of "
-        f"{len(captured.model_layers)} layers at {length:,} tokens, batch size {batch}, {dtype}."
-    )
 
 
 side_by_side()
 recommend.section(run, captured)
+plan.section(captured)
 compare.draw_reality_check()

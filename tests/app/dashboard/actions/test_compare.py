@@ -12,6 +12,7 @@ import pytest
 
 import analysis
 from app.dashboard.actions import compare as actions
+from app.dashboard.session.jobs import Job, Queue
 from app.dashboard.session.run import open_capture
 from app.runs.folder import open_run
 from treekv import TreeKVConfig
@@ -97,3 +98,22 @@ def test_a_slider_simulates_the_one_setting_that_it_moves(small_run: Path, monke
     actions.simulate(run, other_names, (0,), 0)
     actions.simulate(run, other_names, (0, 1), 32)
     assert simulated[3:] == [["first", "second"]] * 2
+
+
+def test_a_job_simulates_the_other_layers_and_the_page_then_has_all(small_run: Path) -> None:
+    actions._simulated.clear()
+    run, configs = open_run(small_run), {"a": TreeKVConfig(cache_size=64, prefill="stream")}
+    assert not actions.is_known(run, configs, (0, 1), 0)
+    actions._work(Job("", "layers", lambda job: None, Queue()), run, configs, (0, 1), 0)
+    assert actions.is_known(run, configs, (1, 0), 0)
+    held = actions.simulate(run, configs, (0, 1), 0)
+    assert held.retention.equals(analysis.simulate(open_capture(run), configs, layers=[0, 1]))
+
+
+def test_tokens_kept_are_those_of_all_layers_though_some_are_simulated(small_run: Path) -> None:
+    captured = open_capture(open_run(small_run))
+    by_head = TreeKVConfig(cache_size=48, budgets=((32, 32), (64, 64)), prefill="stream")
+    found = actions.simulate(open_run(small_run), {"a": by_head}, (0,), 0)
+    rows, taken = actions.rows(captured, found, 1024, 1, "bfloat16")
+    assert [row["tokens kept"] for row in rows] == [captured.tokens, 48]
+    assert taken["a"] == analysis.cache_bytes(captured, by_head, 1024)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import xarray as xr
 
 import analysis
-from app.dashboard.actions import losses
+from app.dashboard.actions import losses, table
 from app.dashboard.session import loaded_model
 from app.dashboard.session.jobs import Job, Queue, Stopped
 from app.dashboard.session.run import open_capture
@@ -83,11 +84,13 @@ def test_the_least_loss_comes_first() -> None:
     rows = [{"settings": name, "tokens kept": 64} for name in "abc"]
     means = {"full": 2.0, "a": 2.5, "b": 2.25}
     entries = {name: losses.Entry(xr.Dataset({"loss": ("position", [mean])})) for name, mean in means.items()}
-    found = losses.with_losses(rows, {"predicted": entries})
-    assert [row["settings"] for row in found] == ["b", "a", "c"]
-    assert [row["loss above full, predicted"] for row in found] == [0.25, 0.5, None]
+    rows = [{"settings": "full cache", "tokens kept": 320}, *rows]
+    found = table.with_losses(rows, {"predicted": entries})
+    assert [row["settings"] for row in found] == ["full cache", "b", "a", "c"]
+    assert [row["loss above full, predicted"] for row in found] == [0.0, 0.25, 0.5, None]
     assert list(found[0]) == ["settings", "loss above full, predicted", "perplexity", "tokens kept"]
-    assert losses.with_losses(rows, {}) == rows
+    assert table.with_losses(rows, {}) == rows
+    assert table.best(found) == {"loss above full, predicted": 0.25, "perplexity": pytest.approx(math.exp(2.25))}
 
 
 def test_a_run_whose_model_is_nowhere_says_so(run: RunFolder) -> None:
@@ -102,8 +105,8 @@ def test_the_page_shows_where_in_the_text_it_hurts(run: RunFolder, monkeypatch: 
     test = page("compare", run.path, monkeypatch, compare=TWO)
     names = ["A TreeKV 64", "B StreamingLLM 64"]
     assert test.selectbox(key="hurting").options == names
-    table = losses.joined(losses.Question(run, 0, "measured").known(dict(zip(names, settings, strict=True))))
-    assert any(analysis.plot.text_loss(table, policy=names[0]) in sheet for sheet in sheets(test))
+    joined = losses.joined(losses.Question(run, 0, "measured").known(dict(zip(names, settings, strict=True))))
+    assert any(analysis.plot.text_loss(joined, policy=names[0]) in sheet for sheet in sheets(test))
     captured = open_capture(run)
     retention = analysis.simulate(captured, {names[0]: settings[0]})
     wanted = analysis.dearest(captured, retention, analysis.regret(captured, retention), names[0])

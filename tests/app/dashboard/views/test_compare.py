@@ -29,18 +29,32 @@ def test_it_begins_with_the_runs_settings_and_two_others(small_run: Path, compar
 
 def test_the_table_gives_what_analysis_finds(small_run: Path, compare) -> None:
     test = compare(compare=TWO, memory_tokens="4,096", memory_batch="4", memory_dtype="float16")
-    table = test.dataframe[0].value
+    shown = test.dataframe[0].value
     names = dict(zip(["A TreeKV 64", "B StreamingLLM 64"], configs(test), strict=True))
     run = analysis.open(small_run / "capture.nc")
     retention = simulated(small_run, names)
     lost = analysis.output_loss(run, retention)
-    assert table["settings"].tolist() == list(names)
-    assert table["tokens kept"].tolist() == [64, 64]
-    for row, (name, config) in enumerate(names.items()):
-        assert table["attention retained"][row] == pytest.approx(100 * float(lost["mass"].sel(policy=name).mean()))
-        assert table["output error"][row] == pytest.approx(100 * float(lost["error"].sel(policy=name).mean()))
-        held = analysis.cache_bytes(run, config, 4096, batch=4, dtype="float16")
-        assert table["memory"][row] == wording.size(held)
+    assert shown["settings"].tolist() == ["full cache", *names]
+    for row, name in enumerate(names, start=1):
+        assert shown["attention retained"][row] == pytest.approx(100 * float(lost["mass"].sel(policy=name).mean()))
+        assert shown["output error"][row] == pytest.approx(100 * float(lost["error"].sel(policy=name).mean()))
+    # Equal in all rows: a sentence says it.
+    assert not {"tokens kept", "memory", "saved"} & {*shown}
+    held = [analysis.cache_bytes(run, config, 4096, batch=4, dtype="float16") for config in names.values()]
+    full = analysis.cache_bytes(run, TreeKVConfig(policy="full"), 4096, batch=4, dtype="float16")
+    words = (
+        f"All settings keep 64 tokens. All take {wording.size(held[0])}; the full cache takes {full / held[0]:,.1f} "
+        f"times as much ({wording.size(full - held[0])} saved)."
+    )
+    assert held[0] == held[1] and words in said(test, "caption")
+
+
+def test_columns_that_differ_stand_in_the_table(compare) -> None:
+    test = compare(compare="tree,cache_size=64,prefill=stream;streaming,cache_size=32,prefill=stream")
+    assert test.dataframe[0].value["tokens kept"].tolist() == [TOKENS, 64, 32]
+    assert test.dataframe[0].value["saved"].tolist()[0] == "nothing"
+    assert test.dataframe[0].value["times smaller"].is_monotonic_increasing
+    assert "All" not in said(test, "caption")
 
 
 @pytest.mark.parametrize("picture", ["Agreement", "Bias", "Attention retained", "Output error", "Density", "Memory"])
@@ -77,10 +91,10 @@ def test_the_prompt_follows_the_settings_until_it_is_given(compare) -> None:
     test.button(key="add").click().run()
     control(test.selectbox, "policy").set_value("snapkv").run()
     assert test.slider(key="compare_prompt").value == TOKENS // 2
-    assert test.dataframe[0].value["tokens kept"].tolist()[:2] == [64, 64]
+    assert test.dataframe[0].value["tokens kept"].tolist()[:3] == [TOKENS, 64, 64]
     assert "it keeps everything" not in said(test, "warning")
     test.slider(key="compare_prompt").set_value(0).run()
-    assert test.dataframe[0].value["tokens kept"].tolist() == [64, 64, TOKENS]
+    assert test.dataframe[0].value["tokens kept"].tolist() == [TOKENS, 64, 64, TOKENS]
     assert "C SnapKV 64 only reduces prompts, and there is no prompt: it keeps everything" in said(test, "warning")
     test.button(key="remove").click().run()
     assert test.slider(key="compare_prompt").value == 0 and "it keeps everything" not in said(test, "warning")
@@ -91,10 +105,11 @@ def test_the_layer_at_the_left_is_drawn_and_not_counted(small_run: Path, compare
     names = {setting_label(n, config): config for n, config in enumerate(configs(test))}
     counted, drawn = (simulated(small_run, names, layers=[layer]) for layer in (1, 0))
     error = analysis.output_loss(analysis.open(small_run / "capture.nc"), counted)["error"]
-    for row, name in enumerate(names):
+    for row, name in enumerate(names, start=1):
         found = test.dataframe[0].value["output error"][row]
         assert found == pytest.approx(100 * float(error.sel(policy=name).mean()))
     assert "Means over layer 1 of 2. Other layers may rank the settings differently" in said(test, "caption")
+    assert "Layer 0, which the sidebar selects, is drawn; the table does not count it" in said(test, "caption")
     assert alternatives(test) == [analysis.plot.eviction_maps(drawn, layer=0).layout.meta["alt"]]
 
 
