@@ -289,13 +289,13 @@ def _check(
     classes: int,
     itemsize: int | None,
 ) -> None:
-    wanted = {"budget": budget, "bytes": max_bytes, "target": target}
+    wanted = {"budget": budget, "max_bytes": max_bytes, "target": target}
     given = [name for name, value in wanted.items() if value is not None]
     if len(given) != 1:
-        raise TreeKVError(f"give one of budget, bytes and target, got {' and '.join(given) or 'none'}")
+        raise TreeKVError(f"give one of budget, max_bytes and target, got {' and '.join(given) or 'none'}")
     if stage not in ("stream", "prompt"):
         raise TreeKVError(f"stage must be 'stream' or 'prompt', got {stage!r}")
-    for name, number in (("budget", budget), ("bytes", max_bytes), ("classes", classes), ("itemsize", itemsize)):
+    for name, number in (("budget", budget), ("max_bytes", max_bytes), ("classes", classes), ("itemsize", itemsize)):
         if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 0):
             raise TreeKVError(f"{name} must be a whole number, got {number!r}")
     if itemsize == 0:

@@ -7,8 +7,9 @@ import streamlit as st
 from app.dashboard.pages import PAGES
 from app.dashboard.session import link_check
 from app.dashboard.session.run import describe, find_run
+from app.dashboard.session.settings import is_chosen
 from app.dashboard.session.view import choose_view
-from app.dashboard.widgets import theme
+from app.dashboard.widgets import active, theme
 
 st.set_page_config(page_title="TreeKV", page_icon="🌲", layout="wide")
 theme.inject_css()
@@ -21,6 +22,9 @@ run = find_run()
 with st.sidebar:
     if run is not None:
         describe(run)
+    if run is not None or is_chosen():
+        active.show(run)
+    if run is not None:
         shown = next(name for name in pages if pages[name] == page)
         if shown in ("wavelets", "eviction_map", "compare"):
             link_check.check(run, shown)

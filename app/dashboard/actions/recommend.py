@@ -8,9 +8,10 @@ import pandas as pd
 import streamlit as st
 
 import analysis
-from analysis.recommendation.recommend import SMALLEST
+from analysis.recommendation.recommend import DEFAULTS, PROPOSED, SMALLEST
 from app.dashboard.actions import losses
 from app.dashboard.session import jobs, loaded_model
+from app.dashboard.session.keys import PROMPT_GIVEN
 from app.dashboard.session.messages import or_stop, plain
 from app.dashboard.session.run import default_model
 from app.dashboard.session.settings import COMPARED, MOST_COMPARED, choose_settings, set_compared
@@ -19,11 +20,12 @@ from app.dashboard.widgets.job_progress import show_job
 from app.dashboard.widgets.settings_editor import TAKEN
 from app.runs.folder import RunFolder
 from app.text import captions, wording
-from treekv import TreeKVError
+from treekv import TreeKVConfig, TreeKVError
 
 # Keys in the session: the job, and the folder of the run that it is about.
 JOB: Final = "recommendation-job"
 JOB_RUN: Final = "recommendation-run"
+DTYPE: Final = "bfloat16"  # a capture's file has as many bytes per number
 TOKENS, BYTES, LOSS = GOALS = ("Tokens to keep", "Bytes to keep", "Loss to allow")
 
 
@@ -56,7 +58,7 @@ def section(run: RunFolder, captured: analysis.Capture) -> None:
         return
     show_job(job)
     if job.result is not None:
-        _show(job.result)
+        _show(job.result, captured)
 
 
 def _wanted(goal: str, captured: analysis.Capture) -> dict[str, Any]:
@@ -88,13 +90,28 @@ def _work(
     return analysis.recommend(captured, model=model, progress=job.step, **wanted)
 
 
-def _show(choice: analysis.Recommendation) -> None:
-    config = choice.config
-    memory = wording.size(choice.nbytes)
-    st.success(
-        f"{config.cache_size:,} tokens for each layer and head on average, {choice.budgets.values.min():,} to "
-        f"{choice.budgets.values.max():,}; {memory} of keys and values."
+def in_one_sentence(choice: analysis.Recommendation, captured: analysis.Capture) -> str:
+    """What to do, what it saves and what it costs beside the paper's defaults of the same size on the same text."""
+    every = analysis.cache_bytes(captured, TreeKVConfig(policy="full"), captured.tokens, dtype=DTYPE)
+    saved = every - choice.nbytes
+    words = (
+        f"Keep {choice.config.cache_size:,} tokens for each layer and KV head on average, "
+        f"{choice.budgets.values.min():,} to {choice.budgets.values.max():,}: {wording.size(choice.nbytes)} of keys "
+        f"and values in {DTYPE}"
     )
+    if saved > 0:
+        words += f", {wording.size(saved)} less than the full cache of these {captured.tokens:,} tokens"
+    if choice.losses is None:
+        return f"{words}; without the model its loss is not known."
+    cost = dict(zip(choice.losses["policy"].values.tolist(), choice.losses.values.tolist(), strict=True))
+    return (
+        f"{words}, for a predicted loss of {cost[PROPOSED]:+.3f} nats a token, where the paper's defaults of this size "
+        f"cost {cost[DEFAULTS]:+.3f}."
+    )
+
+
+def _show(choice: analysis.Recommendation, captured: analysis.Capture) -> None:
+    st.success(plain(in_one_sentence(choice, captured)))
     for sentence in choice.sentences:
         st.markdown(f"- {plain(sentence)}")
     if choice.losses is not None:
@@ -108,18 +125,19 @@ def _show(choice: analysis.Recommendation) -> None:
             column_config={"loss above full, predicted": st.column_config.NumberColumn(format="%+.3f")},
         )
     st.button(
-        "Use the recommendation",
+        "Use this configuration",
         key="take-recommendation",
         type="primary",
         on_click=_take,
         args=(choice,),
-        help="Generate and Take away then use it, and it joins the comparison if there is room.",
+        help="It becomes the active configuration, and joins the comparison if there is room; nothing else changes.",
     )
     draw_figure(lambda: choice.figure, captions.RECOMMENDATION, key="recommendation")
 
 
 def _take(choice: analysis.Recommendation) -> None:
     choose_settings(choice.config)
+    st.session_state[PROMPT_GIVEN] = True  # the prompt of the comparison stays as it is
     configs = list(st.session_state.get(COMPARED, []))
     if choice.config not in configs:
         set_compared([*configs[: MOST_COMPARED - 1], choice.config])

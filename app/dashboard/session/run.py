@@ -14,7 +14,7 @@ import analysis
 from analysis.result_files import DatasetKind
 from app import DEFAULT_MODEL
 from app.dashboard.pages import RUN_VARIABLE, runs_root
-from app.dashboard.session.keys import RUN_ERROR, SETTINGS, VIEW
+from app.dashboard.session.keys import PROMPT_GIVEN, RUN_ERROR, SETTINGS, VIEW
 from app.dashboard.session.messages import below_root, or_stop, plain
 from app.runs import folder as run_folder
 from app.runs.captured_model import model_to_load
@@ -29,7 +29,8 @@ def find_run() -> RunFolder | None:
     The run is named in the address (?run=demo), or the user opened it, or the server was started on it.
     """
     st.session_state.setdefault("by_link", "run" in st.query_params)
-    name = st.query_params.get("run") or st.session_state.get("run") or os.environ.get(RUN_VARIABLE)
+    closed = st.session_state.get("run") == ""  # and not just not opened yet
+    name = st.query_params.get("run") or st.session_state.get("run") or ("" if closed else os.environ.get(RUN_VARIABLE))
     st.session_state["run"], st.session_state[RUN_ERROR] = name, None
     if not name:
         return None
@@ -51,10 +52,16 @@ def show_run_error() -> None:
 def open_run(name: str) -> None:
     """Open a run in this session, from the next run of the page on."""
     st.session_state["run"] = st.query_params["run"] = name
-    for key in (*VIEW, "step", "playing", "compare_layers", "compare_prompt", "prompt-given"):
+    for key in (*VIEW, "step", "playing", "compare_layers", "compare_prompt", PROMPT_GIVEN):
         st.session_state.pop(key, None)
         st.query_params.pop(key, None)
     forget_defaults()
+
+
+def close_run() -> None:
+    """Open no run in this session, from the next run of the page on."""
+    open_run("")
+    st.query_params.pop("run", None)
 
 
 def forget_defaults() -> None:

@@ -9,13 +9,17 @@ from typing import Any, Final
 import streamlit as st
 
 from app.dashboard.session.keys import SETTINGS
-from app.dashboard.session.messages import sentence
-from app.dashboard.session.run import default_model
+from app.dashboard.session.messages import below_root, sentence
+from app.dashboard.session.run import default_model, find_run
 from app.runs import folder as run_folder
 from app.runs.folder import RunFolder
 from treekv import TreeKVConfig, TreeKVError, shipped
 
 CHOSEN, COMPARED = SETTINGS
+# In the session: the configurations that were active before, the last one last; why the active one is not in its run.
+BEFORE: Final = "settings-before"
+UNSAVED: Final = "settings-unsaved"
+WRONG: Final = "settings-wrong"  # what is wrong with those in the address or the run, not said yet
 LEAST_COMPARED, MOST_COMPARED = 2, 6  # settings side by side
 _LETTERS: Final = "ABCDEF"
 
@@ -83,25 +87,55 @@ def _value(word: str) -> Any:
 # ---------------------------------------------------------------------- the chosen setting
 
 
-def current_settings(run: RunFolder | None = None) -> TreeKVConfig:
-    """The settings chosen in this session, or else those in the address, those of the run, or the paper's defaults.
+def current_settings(run: RunFolder | None = None, quiet: bool = False) -> TreeKVConfig:
+    """The settings chosen in this session, or else those in the address, those chosen for the run before, those of the
+    run, or the paper's defaults.
 
-    The address follows the choice, so that a link contains it.
+    The address follows the choice, so that a link contains it. What is wrong with settings from there or from the run
+    is said once, on the first page that does not ask to be `quiet`.
     """
     if CHOSEN not in st.session_state:
         asked = _from_address()
         st.session_state[CHOSEN] = asked or _of_run(run)
         st.session_state[f"{CHOSEN}-by-hand"] = asked is not None
+    if not quiet and (wrong := st.session_state.pop(WRONG, None)):
+        st.warning(wrong)
     config: TreeKVConfig = st.session_state[CHOSEN]
     _to_address(CHOSEN, encode(config))
     return config
 
 
 def choose_settings(config: TreeKVConfig) -> None:
-    """Make these the settings that Generate runs and Take away exports."""
+    """Make these the active configuration, which Generate runs and Take away exports, and keep it in the open run."""
+    before = st.session_state.get(CHOSEN)
+    if before is not None and before != config:
+        st.session_state.setdefault(BEFORE, []).append(before)
+    _activate(config)
+
+
+def is_chosen() -> bool:
+    """Whether the user, or a link, chose the active settings."""
+    return bool(st.session_state.get(f"{CHOSEN}-by-hand"))
+
+
+def undo_choice() -> None:
+    """Make those settings active again that were before the last choice."""
+    history: list[TreeKVConfig] = st.session_state.get(BEFORE, [])
+    if history:
+        _activate(history.pop())
+
+
+def _activate(config: TreeKVConfig) -> None:
     st.session_state[CHOSEN] = config
     st.session_state[f"{CHOSEN}-by-hand"] = True
     _to_address(CHOSEN, encode(config))
+    st.session_state[UNSAVED] = ""
+    run = find_run()
+    if run is not None:
+        try:
+            config.save(run.inside(run_folder.ACTIVE))
+        except TreeKVError as error:  # the folder is write-protected, or a link leads out of it
+            st.session_state[UNSAVED] = below_root(str(error))
 
 
 def _from_address() -> TreeKVConfig | None:
@@ -111,7 +145,7 @@ def _from_address() -> TreeKVConfig | None:
     try:
         return decode(text)
     except TreeKVError as error:
-        st.warning(f"The settings in the address cannot be used: {sentence(error)}")
+        st.session_state[WRONG] = f"The settings in the address cannot be used: {sentence(error)}"
         return None
 
 
@@ -119,9 +153,10 @@ def _of_run(run: RunFolder | None) -> TreeKVConfig:
     if run is None:
         return TreeKVConfig()
     try:
-        return TreeKVConfig.load(run.file(run_folder.SETTINGS))
+        chosen_before = run.has(run_folder.ACTIVE)
+        return TreeKVConfig.load(run.file(run_folder.ACTIVE if chosen_before else run_folder.SETTINGS))
     except TreeKVError as error:
-        st.warning(f"The run's settings cannot be used: {sentence(error)}")
+        st.session_state[WRONG] = f"The run's settings cannot be used: {sentence(error)}"
         return TreeKVConfig()
 
 

@@ -152,6 +152,7 @@ def _draw_controls(config: TreeKVConfig, tokens: int) -> None:
                 "Height",
                 [None, *sorted({*HEIGHTS, config.max_height or 1})],
                 format_func=lambda height: "no limit" if height is None else str(height),
+                placeholder="no limit",
                 disabled=not reach.has_height,
                 help="How often the far past is thinned before the tree leaves it alone.",
                 **_control("max_height", config.max_height),
@@ -218,11 +219,11 @@ def _draw_buttons(count: int) -> None:
             help="Removes the selected setting.",
         )
         st.button(
-            "Use these settings",
+            "Use this configuration",
             key="take",
             on_click=_take,
             type="primary",
-            help="Generate and Take away then use the selected setting.",
+            help="It becomes the active configuration, which Generate runs and Take away exports.",
         )
 
 

@@ -94,7 +94,7 @@ def test_from_start_to_take_away_on_the_real_model(dashboard: str, watched: Watc
     go("Compare")
     drawn(page, 1)
     weigh("Compare")
-    page.get_by_role("button", name="Use these settings").click()
+    page.get_by_role("button", name="Use this configuration").click()
     watched.settle()
 
     go("Generate")
