@@ -24,6 +24,7 @@ TRENDS: Final = "trends.nc"
 BEYOND: Final = "trends-to-the-last-token.nc"
 RETENTION: Final = "retention.nc"
 SETTINGS: Final = "settings.json"
+ACTIVE: Final = "active.json"  # the settings that were chosen on the dashboard
 REPORT: Final = "report.html"
 LOSSES: Final = "losses"  # a folder with the losses that the dashboard has found
 
@@ -162,6 +163,45 @@ def recent(root: Path, most: int = 20) -> list[RunFolder]:
         with contextlib.suppress(TreeKVError):
             runs.append(open_below(root, name))
     return runs
+
+
+def size(run: RunFolder) -> int:
+    """Bytes of all files of a run, without those it links to."""
+    total = 0
+    for folder, _, names in os.walk(run.path):
+        for name in names:
+            with contextlib.suppress(OSError):  # it is just being replaced
+                total += os.lstat(os.path.join(folder, name)).st_size
+    return total
+
+
+def delete(root: Path, name: str) -> None:
+    """Delete the run `name` below `root`. Raises TreeKVError as `open_below` does, and if it cannot be deleted."""
+    path = open_below(root, name).path
+    try:
+        if path.is_symlink():
+            path.unlink()  # only the link: what it leads to has another name here
+        else:
+            shutil.rmtree(path)
+    except OSError as error:
+        raise TreeKVError(f"cannot delete the run {name!r}: {error.strerror or error}") from error
+
+
+def rename(root: Path, name: str, new: str) -> None:
+    """Give the run `name` below `root` another name.
+
+    Raises:
+        TreeKVError: as `open_below` does; the new name cannot be one, or is in use.
+    """
+    path, target = open_below(root, name).path, place_below(root, new)
+    if new.startswith("."):
+        raise TreeKVError(f"the run's name {new[:80]!r} starts with a dot; choose another")
+    if target.exists():
+        raise TreeKVError(f"there is already a run {new!r}; choose another name")
+    try:
+        path.rename(target)
+    except OSError as error:
+        raise TreeKVError(f"cannot rename the run {name!r}: {error.strerror or error}") from error
 
 
 def check_output(path: str | os.PathLike[str], force: bool = False) -> None:

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Callable
 from pathlib import Path
 
 import streamlit as st
 
+from analysis import plot
 from app.dashboard.actions import make_run, worked_example
 from app.dashboard.actions.make_run import RunRequest
 from app.dashboard.pages import PAGES, UPLOAD_MB, runs_root
 from app.dashboard.session import jobs, loaded_model
 from app.dashboard.session.messages import or_stop, plain, sentence
-from app.dashboard.session.run import find_run, open_run, show_run_error
+from app.dashboard.session.run import close_run, find_run, open_retention, open_run, policies_of, show_run_error
+from app.dashboard.widgets.figure import draw_figure, draw_text
 from app.dashboard.widgets.job_progress import show_job
 from app.runs import folder as run_folder
 from app.runs.folder import RunFolder
 from app.runs.sample_text import sample_text
-from app.text import wording
+from app.text import captions, wording
 from app.text.inputs import uploaded_text
 from treekv import TreeKVError
 
 SAMPLE, PASTE, UPLOAD = "Sample", "Paste", "Upload"
 SAMPLE_TITLE = "Python's own language reference"
+SHOWN_TOKENS = 160  # of the end of the open run's text
 AUTOMATIC = "Automatic"
+REFUSED = "refused-change-of-runs"  # in the session: why a run was not renamed or deleted
 GRADIENTS = {AUTOMATIC: None, "Capture": True, "Leave out": False}
 NEEDED = {
     run_folder.SPECTRUM: "Wavelets",
@@ -49,8 +54,7 @@ TOUR = (
 
 
 def tour() -> None:
-    # Collapsed for users who follow a colleague's link, to show first what it links to.
-    with st.expander("A two-minute tour", expanded=not st.session_state["by_link"], icon=":material/tour:"):
+    with st.expander("A two-minute tour", expanded=find_run() is None, icon=":material/tour:"):
         st.markdown(
             "A language model stores keys and values of every token it has read, and this key-value cache fills the "
             "memory of the machine. An eviction policy drops some tokens to keep it small. Here you see which ones, "
@@ -65,11 +69,10 @@ def tour() -> None:
 def opened(run: RunFolder) -> None:
     text, claims = run.manifest.get("text", {}), run.manifest.get("claims", {})
     with st.container(border=True):
-        st.subheader(f"Open: {plain(run.path.name)}")
-        model, name, tokens = st.columns([2, 3, 1])
-        model.markdown(f"**Model**  \n{plain(str(run.manifest.get('model', 'unknown')))}")
-        name.markdown(f"**Text**  \n{plain(str(text.get('title', 'unknown')))}")
-        tokens.markdown(f"**Tokens**  \n{text.get('tokens', 0):,}")
+        st.markdown(
+            f"**Open: {plain(run.path.name)}**  \n{plain(str(run.manifest.get('model', 'unknown')))} · "
+            f"{plain(str(text.get('title', 'unknown')))} · {text.get('tokens', 0):,} tokens"
+        )
         if claims:
             st.caption(
                 f"Contributions grow towards the end in every band: {plain(str(claims.get('i')))}; "
@@ -78,7 +81,6 @@ def opened(run: RunFolder) -> None:
         missing = [f"{name} (for {what})" for name, what in NEEDED.items() if not run.has(name)]
         if missing:
             st.warning(f"This run lacks {plain(', '.join(missing))}; the other pages work.")
-        st.page_link("views/wavelets.py", label="Look at its wavelets", icon=":material/arrow_forward:")
 
 
 def visit() -> None:
@@ -95,12 +97,15 @@ def visit() -> None:
         worked_example.show(worked_example.example(), "example", linked=False)
         st.page_link("views/the_paper.py", label="With your own sentence", icon=":material/arrow_forward:")
     with form:  # last, for the page ends where the form is refused
-        st.subheader("Make a run")
+        st.subheader("New run")
         st.info("There is no run yet. Make one here: the sample text takes about half a minute.")
         make()
 
 
 def recent(runs: list[RunFolder]) -> None:
+    refused = st.session_state.pop(REFUSED, None)
+    if refused is not None:
+        st.error(refused)
     for run in runs:
         text = run.manifest.get("text", {})
         when = datetime.datetime.fromtimestamp((run.path / run_folder.MANIFEST).stat().st_mtime)
@@ -108,7 +113,7 @@ def recent(runs: list[RunFolder]) -> None:
             st.markdown(
                 f"**{plain(run.path.name)}**  \n{plain(str(run.manifest.get('model', 'unknown')))} "
                 f"· {plain(str(text.get('title', 'unknown text')))} · {text.get('tokens', 0):,} tokens · "
-                f"{when:%d %b %Y, %H:%M}",
+                f"{when:%d %b %Y, %H:%M} · {wording.size(run_folder.size(run))}",
                 width="stretch",
             )
             st.button(
@@ -119,6 +124,47 @@ def recent(runs: list[RunFolder]) -> None:
                 width="content",
                 help=f"Open {plain(run.path.name)}",
             )
+            with st.popover("", icon=":material/more_vert:", help=f"Rename or delete {plain(run.path.name)}"):
+                manage(run.path.name)
+
+
+def manage(name: str) -> None:
+    """A new name for a run, and a button that deletes it."""
+    st.text_input("New name", name, key=f"name-{name}")
+    st.button("Rename", key=f"rename-{name}", on_click=rename, args=(name,), width="stretch")
+    st.button(
+        "Delete for good",
+        key=f"delete-{name}",
+        on_click=delete,
+        args=(name,),
+        icon=":material/delete:",
+        width="stretch",
+    )
+
+
+def rename(name: str) -> None:
+    new = str(st.session_state[f"name-{name}"]).strip()
+    if new == name:
+        return
+    refused = changed(lambda: run_folder.rename(runs_root(), name, new))
+    if not refused and st.session_state.get("run") == name:
+        st.session_state["run"] = st.query_params["run"] = new
+
+
+def delete(name: str) -> None:
+    refused = changed(lambda: run_folder.delete(runs_root(), name))
+    if not refused and st.session_state.get("run") == name:
+        close_run()
+
+
+def changed(work: Callable[[], None]) -> bool:
+    """Do it, and keep why it is refused for the page to say; returns whether it was."""
+    try:
+        work()
+    except TreeKVError as error:
+        st.session_state[REFUSED] = sentence(error)
+        return True
+    return False
 
 
 def chosen_text() -> tuple[str, str, str]:
@@ -230,6 +276,9 @@ def make() -> None:
             st.caption("You can use other pages meanwhile; closing the tab stops the job.")
             return
     request, wrong = request_form()
+    expected = make_run.estimate(request, run_folder.recent(runs_root()))
+    if expected:
+        st.caption(plain(expected))
     if st.button("Make the run", type="primary", width="stretch", on_click=forget_failed, disabled=bool(wrong)):
         or_stop(lambda: make_run.check(request, runs_root()))
         root = runs_root()
@@ -242,24 +291,55 @@ def make() -> None:
         st.rerun()
 
 
+def home(run: RunFolder | None, runs: list[RunFolder]) -> None:
+    """What the open run keeps, as a picture and as text, with the form for another run beside it; then the runs."""
+    # Side by side on a wide page; on a narrow one the form comes below the picture.
+    half = "[data-testid=stLayoutWrapper]:has(> [class*=st-key-home-])"
+    st.html(f"<style>{half}{{min-width: min(24rem, 100%)}}</style>")
+    row = st.container(horizontal=True, gap="large")
+    picture, new = (row.container(key=f"home-{name}", width="stretch") for name in ("picture", "new"))
+    st.subheader("Recent runs")
+    recent(runs)
+    tour()
+    with picture:
+        if run is not None:
+            opened(run)
+        draw_run(run)
+    with new:  # last, for the page ends where the form is refused
+        st.subheader("New run")
+        make()
+
+
+def draw_run(run: RunFolder | None) -> None:
+    """The eviction map of the run's first policy and the end of its text; without a run, the example."""
+    try:
+        if run is None:
+            raise TreeKVError("no run is open")
+        record = open_retention(run, stop=False)
+    except TreeKVError:
+        worked_example.show(worked_example.example(), "example", linked=False)
+        return
+    retention, name = wording.titled(record), wording.policy_title(policies_of(record)[0])
+    tokens = int(record.attrs["steps"])
+    draw_figure(
+        lambda: plot.eviction_map(retention, policy=name).update_layout(height=460, yaxis_title_text="step, downwards"),
+        captions.EVICTION_MAP,
+        "start-map",
+    )
+    if "token" in retention.coords:
+        first = max(tokens - SHOWN_TOKENS, 0)
+        draw_text(lambda: plot.text_retention(retention, policy=name, start=first), captions.TEXT)
+    st.page_link("views/eviction_map.py", label="Step by step", icon=":material/arrow_forward:")
+
+
 st.title("TreeKV")
-st.markdown("See what a key-value cache evicts, choose its settings, and take them away.")
 show_run_error()
 run = find_run()
-if run is not None:
-    if st.session_state.get("made") == run.path.name:  # kept, so that another run of the page does not hide it
-        st.success("The run was made and is open.")
-    opened(run)
+if run is not None and st.session_state.get("made") == run.path.name:  # kept: another run of the page must not hide it
+    st.success("The run was made and is open.")
 st.page_link("views/the_paper.py", label="How TreeKV works, in a minute", icon=":material/school:")
 runs = run_folder.recent(runs_root())
 if runs or run is not None:
-    tour()
-    existing, new = st.columns(2, gap="large")
-    with existing:
-        st.subheader("Recent runs")
-        recent(runs)
-    with new:
-        st.subheader("Make a run")
-        make()
+    home(run, runs)
 else:
     visit()

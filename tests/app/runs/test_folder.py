@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,29 @@ def test_no_folder_and_a_file(tmp_path: Path) -> None:
 def test_a_manifest_holds_no_nan(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         run_folder.write_manifest(tmp_path, {"number": float("nan")})
+
+
+def test_a_run_is_renamed_and_deleted_below_its_root_alone(small_run: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        shutil.copytree(small_run, tmp_path / name)
+    (tmp_path / "link").symlink_to(tmp_path / "two")
+    outside = tmp_path.parent / f"{tmp_path.name}-outside"
+    shutil.copytree(small_run, outside)
+    (tmp_path / "out").symlink_to(outside)
+    run = run_folder.open_below(tmp_path, "one")
+    assert run_folder.size(run) == sum(file.stat().st_size for file in run.path.iterdir())
+    run_folder.rename(tmp_path, "one", "other name")
+    assert run_folder.open_below(tmp_path, "other name").manifest == run.manifest
+    for new, words in (("two", "already a run 'two'"), ("../up", "cannot be the name"), (".x", "starts with a dot")):
+        with pytest.raises(TreeKVError, match=words):
+            run_folder.rename(tmp_path, "other name", new)
+    for name in ("out", "..", "missing"):
+        with pytest.raises(TreeKVError):
+            run_folder.delete(tmp_path, name)
+    (tmp_path / "no run").mkdir()
+    with pytest.raises(TreeKVError, match="is not a run folder"):
+        run_folder.delete(tmp_path, "no run")
+    run_folder.delete(tmp_path, "link")
+    run_folder.delete(tmp_path, "other name")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["no run", "out", "two"]
+    assert run_folder.open_run(outside)

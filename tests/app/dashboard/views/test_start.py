@@ -61,9 +61,11 @@ def test_a_run_is_made_opened_and_drawn(tiny_model: None, tmp_path: Path, monkey
     assert test.run().success[0].value == "The run was made and is open."  # a run of the page that follows keeps it
     assert test.query_params["run"] in ("new", ["new"])
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
-        "capture.nc", "retention.nc", "run.json", "settings.json", "spectrum.nc", "trends-to-the-last-token.nc",
-        "trends.nc",
+        "capture.nc", "report.html", "retention.nc", "run.json", "settings.json", "spectrum.nc",
+        "trends-to-the-last-token.nc", "trends.nc",
     ]  # fmt: skip
+    report = (tmp_path / "new" / "report.html").read_text()
+    assert report.count("<figure>") == 5 and "What the compression costs" not in report
     run = analysis.open(tmp_path / "new" / "capture.nc")
     assert run.tokens == 300
     config = TreeKVConfig(policy="tree", cache_size=32, prefill="stream")
@@ -169,6 +171,24 @@ def test_recent_runs_are_listed_and_opened(small_run: Path, tmp_path: Path, monk
     assert alternatives(test.switch_page(WAVELETS).run())
 
 
+def test_a_run_is_renamed_and_deleted_on_the_page(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        shutil.copytree(small_run, tmp_path / name)
+    test = opened(tmp_path / "one", monkeypatch)
+    test.text_input(key="name-one").set_value("two").run()
+    test.button(key="rename-one").click().run()
+    assert "there is already a run 'two'" in sentence(test)
+    test.text_input(key="name-one").set_value("new").run()
+    test.button(key="rename-one").click().run()
+    assert not test.error and (tmp_path / "new").is_dir() and "new" in test.query_params["run"]
+    test.button(key="delete-new").click().run()
+    assert not test.error and [path.name for path in tmp_path.iterdir()] == ["two"]
+    assert "run" not in test.query_params
+    assert not test.run().error
+
+
 def test_another_run_comes_with_its_own_settings_unless_some_were_chosen(
     small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,6 +209,28 @@ def test_another_run_comes_with_its_own_settings_unless_some_were_chosen(
     test.switch_page(START).run().button(key="open-two").click().run()
     test.switch_page("views/take_away.py").run()
     assert test.session_state["settings"].cache_size == 64  # taken by hand
+
+
+def test_the_active_configuration_is_kept_in_the_run_and_a_change_can_be_undone(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(small_run, tmp_path / "run")
+    first = TreeKVConfig.load(small_run / "settings.json")
+    test = opened(tmp_path / "run", monkeypatch, "views/compare.py")
+    assert f"TreeKV {first.cache_size}" in test.sidebar.get("caption")[1].value
+    test.segmented_control(key="edited").set_value(1).run()
+    test.button(key="take").click().run()
+    assert "StreamingLLM" in test.sidebar.get("caption")[1].value
+    again = opened(tmp_path / "run", monkeypatch, "views/take_away.py")  # another session
+    assert again.session_state["settings"].policy == "streaming"
+    assert not [button for button in again.button if button.key == "undo-active"]
+    test.button(key="undo-active").click().run()
+    assert test.session_state["settings"] == first
+    assert opened(tmp_path / "run", monkeypatch, "views/generate.py").session_state["settings"] == first
+    (tmp_path / "run" / "active.json").unlink()
+    (tmp_path / "run" / "active.json").mkdir()
+    test.button(key="take").click().run()
+    assert "kept in this session only" in test.sidebar.get("caption")[2].value
 
 
 def test_two_users_do_not_see_each_others_choice(
