@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from app import DEFAULT_MODEL
-from app.cli.console import one_sentence, out, print_json, stage
+from app.cli.console import check_files, one_sentence, out, print_json, stage
 from app.cli.wavelet_options import (
     LevelOption,
     ModeOption,
@@ -89,6 +89,7 @@ def capture(
 
     Example: [bold]treekv capture novel.txt --tokens 4096 --output novel.nc[/]
     """
+    check_files(*texts)
     from app.text.inputs import read_layers, read_text
 
     kept_layers = read_layers(layers)

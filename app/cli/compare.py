@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from app.cli.capture import check_output
-from app.cli.console import one_sentence, out, print_json, stage
+from app.cli.console import check_files, one_sentence, out, print_json, stage
 from app.cli.page import write_page
 from app.text.json_values import without_nan
 from app.text.wording import number
@@ -82,6 +82,7 @@ def compare(
 
     Example: [bold]treekv compare capture.nc --policy tree --policy h2o --cache-size 128[/]
     """
+    check_files(capture)
     for file in (output, figure):
         if file is not None:
             check_output(file, force)

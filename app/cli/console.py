@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import typer
@@ -69,6 +71,14 @@ def stage(title: str) -> Iterator[Callable[[int, int], None]]:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
         bar.update(task, completed=1, total=1)
+
+
+def check_files(*paths: str | Path | None) -> None:
+    """Refuse a file that is not there at once, before any library is loaded; - is standard input, None nothing."""
+    for path in paths:
+        if path is not None and str(path) != "-" and not os.path.lexists(path):
+            err().print(f"[bold red]error:[/] {_escaped(f'there is no file {str(path)!r}')}", soft_wrap=True)
+            raise typer.Exit(2)
 
 
 def print_json(content: dict[str, Any]) -> None:

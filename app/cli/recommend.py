@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from app.cli.capture import check_output
-from app.cli.console import one_sentence, out, print_json, stage
+from app.cli.console import check_files, one_sentence, out, print_json, stage
 from app.cli.page import write_page
 from app.text.wording import size
 
@@ -71,6 +71,7 @@ def recommend(
 
     Example: [bold]treekv recommend capture.nc --budget 256 --output settings.json[/]
     """
+    check_files(*captures)
     _check_goal({"--budget": budget, "--bytes": cache_bytes, "--target-loss": target_loss}, loss, stage_name)
     check_output(output, force)
     if figure is not None:

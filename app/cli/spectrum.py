@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from app.cli.capture import check_output
-from app.cli.console import one_sentence, out, print_json, stage
+from app.cli.console import check_files, one_sentence, out, print_json, stage
 from app.cli.page import write_page
 from app.cli.wavelet_options import (
     LevelOption,
@@ -120,6 +120,7 @@ def spectrum(
 
     Example: [bold]treekv spectrum captures --figure bands.html[/]
     """
+    check_files(*captures)
     for file in (output, figure):
         if file is not None:
             check_output(file, force)
