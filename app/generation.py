@@ -39,6 +39,7 @@ class Generation:
         cache_bytes: size of the cache at the end, including room for more tokens.
         full_bytes: size of the keys and values of all tokens.
         kept_tokens: tokens kept in the layer that keeps most.
+        dtype: of keys and values, such as "float32".
         stopped: whether it was interrupted.
     """
 
@@ -50,6 +51,7 @@ class Generation:
     cache_bytes: int = 0
     full_bytes: int = 0
     kept_tokens: int = 0
+    dtype: str = ""
     stopped: bool = False
 
     def to_dict(self) -> dict[str, Any]:
@@ -86,7 +88,7 @@ def generate(
     streamer = Recorder(tokenizer, on_text, lambda times: on_token(Pace(len(times), rate(times), cache.nbytes)))
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
     torch.manual_seed(config.seed)
-    result = Generation(prompt_tokens=ids.shape[1])
+    result = Generation(prompt_tokens=ids.shape[1], dtype=str(model.dtype).removeprefix("torch."))
     start = time.perf_counter()
     try:
         with torch.inference_mode():

@@ -53,7 +53,7 @@ def density(
         f"{'; '.join(quarters)}.",
     )
     borders = np.unique(np.rint(np.geomspace(near + 1, far + 2, _CELLS)).astype(int)) - 1 - near
-    for number, (name, colour) in enumerate(zip(names, theme.ordered_colours(len(names)), strict=True)):
+    for number, (name, colour) in enumerate(zip(names, theme.colours(names), strict=True)):
         figure.add_scatter(
             x=binning.mean(distance + 1.0, borders),
             y=binning.mean(share.values[number], borders),

@@ -33,7 +33,7 @@ def memory(data: xr.DataArray, *, context: int | None = None) -> go.Figure:
         height=440,
     )
     # Lines of equal caches coincide; the wider ones are drawn first and stay visible on both sides.
-    for number, (name, colour) in enumerate(zip(names, theme.ordered_colours(len(names)), strict=True)):
+    for number, (name, colour) in enumerate(zip(names, theme.colours(names), strict=True)):
         row = data.sel(policy=name).values
         shown = theme.shown(name)
         figure.add_scatter(

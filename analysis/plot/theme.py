@@ -6,6 +6,7 @@ Colours come from viridis and cividis, which keep their order in grey and for co
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from treekv.errors import TreeKVError
 MAX_CELLS = 512
 LINE = 68  # characters of a subtitle that fit a narrow page
 LINE_HEIGHT = 18
+_FULL = ("full", "full cache")
 _BETWEEN_ROWS = 60  # pixels, of a grid whose subplots have names of one line
 
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
@@ -119,6 +121,13 @@ def dash(number: int) -> str:
 def ordered_colours(count: int) -> list[str]:
     """`count` colours from dark to bright, all legible on white."""
     return list(sample_colorscale("viridis", np.linspace(0.0, 0.85, count).tolist()))
+
+
+def colours(names: Sequence[str]) -> list[str]:
+    """A colour for each of these settings, in their order: grey for a full cache, so that the others have the same
+    colours whether it is drawn or not."""
+    own = iter(ordered_colours(sum(name not in _FULL for name in names)))
+    return [QUIET if name in _FULL else next(own) for name in names]
 
 
 def pooled_tokens(dataset: xr.Dataset, edges: np.ndarray) -> list[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from app import DEFAULT_MODEL, DEFAULT_RUN
-from app.cli.console import one_sentence, out, print_json, stage
+from app.cli.console import check_files, one_sentence, out, print_json, stage
 from app.text.wording import band_width, beyond_words, claim_words, number, protocol_words, size
 
 if TYPE_CHECKING:
@@ -37,6 +35,7 @@ def demo(
 
     Example: [bold]treekv demo --text novel.txt --tokens 4096 --output runs/novel[/]
     """
+    check_files(text)
     from app.runs import folder as run_folder
 
     run_folder.check_output(output, force)
@@ -153,13 +152,9 @@ def _line(text: str) -> str:
 
 
 def _show_next(output: Path) -> None:
+    from app.export.snippets import own_command
+
     console = out()
     console.print(f"Run folder: {escape(str(output))}", soft_wrap=True)
     console.print(f"Report:     {escape(str(output / 'report.html'))} (open it in a browser)", soft_wrap=True)
-    console.print(f"Dashboard:  {escape(_command())} dashboard {escape(str(output))}", soft_wrap=True)
-
-
-def _command() -> str:
-    """How to call this command again: by its path if it is not on the PATH, as in a new virtual environment."""
-    called = Path(sys.argv[0])
-    return str(called) if called.name == "treekv" and shutil.which("treekv") is None else "treekv"
+    console.print(f"Dashboard:  {escape(own_command())} dashboard {escape(str(output))}", soft_wrap=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app import DEFAULT_MODEL
-from app.cli.console import one_sentence, print_json, stage
+from app.cli.console import check_files, one_sentence, print_json, stage
 from app.cli.generated import divergence, run, show_divergence
 
 
@@ -101,6 +101,7 @@ def generate(
 
     Example: [bold]treekv generate --prompt-file novel.txt --settings treekv-runs/demo/settings.json[/]
     """
+    check_files(prompt_file, context)
     changes = {
         "policy": policy,
         "variant": variant,

@@ -35,7 +35,8 @@ def summary(result: Generation, policy: str) -> str:
         parts.append(f"prompt {result.prompt_seconds:.1f} s")
     if result.tokens_per_second is not None:
         parts.append(f"{result.tokens_per_second:.1f} new tokens/s")
-    parts.append(f"cache {size_beside(result.cache_bytes, result.full_bytes)}")
+    in_dtype = f" in {result.dtype}" if result.dtype else ""
+    parts.append(f"cache {size_beside(result.cache_bytes, result.full_bytes)}{in_dtype}")
     parts.append(f"{result.kept_tokens:,} tokens kept")
     if result.stopped:
         parts.append("stopped")

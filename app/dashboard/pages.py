@@ -9,6 +9,7 @@ from typing import Final
 from app import DEFAULT_RUN
 
 MAIN: Final = Path(__file__).with_name("main.py")  # the script that Streamlit runs
+WARM: Final = "app.dashboard.actions.warm_up"  # the module that imports what all pages need
 # Environment variables by which the server passes to its pages the folder of runs and the run to show first.
 ROOT_VARIABLE: Final = "TREEKV_RUNS"
 RUN_VARIABLE: Final = "TREEKV_RUN"

@@ -144,7 +144,12 @@ def _section(made: Table, rows: list[Row], cells: list[Cell], baseline: str | No
         of = [row for row in rows if row.group == together[0].group and row.estimate is not None]
         if len(of) > 1:
             several = len({row.budget for row in of if row.budget is not None}) > 1
-            pictures.append((_later(figures.quality, of), captions.QUALITY if several else captions.RANKING))
+            others = [row for row in of if row.name != baseline]
+            # Of perplexities and losses, whose differences are far smaller than those between documents.
+            paired = aggregate.lower_is_better(of[0].score) and all(row.difference is not None for row in others)
+            draw = partial(figures.quality, of, baseline if paired and others else None)
+            caption = captions.QUALITY if several else captions.RANKING
+            pictures.append((draw, captions.PAIRED if draw.args[1] is not None else caption))
         if any("by_position" in record.detail for cell in together for record in cell.records):
             pictures.append((_later(figures.loss_by_position, together), captions.LOSS))
         if length_figure.comparable(together, baseline):

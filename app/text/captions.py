@@ -88,6 +88,10 @@ QUALITY: Final = (
     "Each line is one policy. The higher it stays towards small budgets (or the lower, where less is better), the "
     "less the policy loses. Where bars overlap widely, use the paired difference in the table."
 )
+PAIRED: Final = (
+    "Each mark is one cache, minus the baseline on the same documents. A bar that does not reach zero is more than "
+    "chance; the table has the values themselves."
+)
 RANKING: Final = (
     "Each dot is one policy, the best at the top. Bars overlap widely where documents differ much, so compare "
     "policies by the paired difference in the table."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import plotly.graph_objects as go
@@ -19,8 +20,11 @@ _COLUMNS = 4  # of small grids
 _POINTS = 16  # of a line of losses
 
 
-def quality(rows: Sequence[Row]) -> go.Figure:
+def quality(rows: Sequence[Row], paired: str | None = None) -> go.Figure:
     """Draw the mean score (y) of each settings against the budget (x), with its bootstrap interval.
+
+    `paired` names the baseline of the rows' differences and draws these in place of the scores: documents differ far
+    more among each other than settings do on one document, so that intervals of scores hide the differences.
 
     The full cache, which has no budget, is a dashed horizontal line. With a single budget, settings are ranked instead,
     the best at the top. The text alternative is in `layout.meta["alt"]`.
@@ -32,6 +36,8 @@ def quality(rows: Sequence[Row]) -> go.Figure:
         TreeKVError: no row has a score, or the rows are of several models, tasks or groups.
     """
     rows = [row for row in rows if row.estimate is not None]
+    if paired is not None:
+        rows = [replace(row, estimate=row.difference) for row in rows if row.difference is not None]
     if not rows:
         raise TreeKVError("there is no score to draw")
     first = rows[0]
@@ -40,19 +46,21 @@ def quality(rows: Sequence[Row]) -> go.Figure:
     budgets = sorted({row.budget for row in rows if row.budget is not None}, key=budget_order)
     labels = [f"{budget:,}" if isinstance(budget, int) else str(budget) for budget in budgets]
     spoken = [f"{row.name} at {row.budget or 'all'} {_spoken(row)}" for row in rows]
-    alt = f"Mean {first.score} by settings and budget: {'; '.join(spoken)}."
+    minus = "" if paired is None else f" minus that of {theme.shown(paired)}"
+    alt = f"Mean {first.score}{minus} by settings and budget: {'; '.join(spoken)}."
     less = lower_is_better(first.score)
     subtitle = (
         f"{theme.shown(first.model)}{theme.shown(describe_group(first.group), 80)} · "
         f"{'lower' if less else 'higher'} is better · bars are 95 % bootstrap intervals"
+        f"{'' if paired is None else ' of the difference on the same documents'}"
     )
-    task, score = theme.shown(first.task), theme.shown(first.score)
+    task, score = theme.shown(first.task), f"{theme.shown(first.score)}{minus}"
     if len(budgets) < 2:
         kept = f" with {labels[0]} kept" if labels else ""
-        return _ranking(rows, f"{task}: {score}{kept}", subtitle, alt)
+        return _ranking(rows, f"{task}: {score}{kept}", subtitle, alt, zero=paired is not None)
     figure = theme.figure(f"{task}: {score} against budget", subtitle, alt)
     names = list(dict.fromkeys(row.name for row in rows if row.budget is not None))
-    for number, (name, colour) in enumerate(zip(names, theme.ordered_colours(len(names)), strict=True)):
+    for number, (name, colour) in enumerate(zip(names, theme.colours(names), strict=True)):
         own = [row for row in rows if row.name == name and row.budget is not None]
         means = [row.estimate.mean for row in own if row.estimate]
         low = [(e.low if e.low is not None else e.mean) for row in own if (e := row.estimate)]
@@ -83,12 +91,14 @@ def quality(rows: Sequence[Row]) -> go.Figure:
                 line={"color": _FULL, "width": 1.5, "dash": "dash"},
                 hovertemplate=f"{theme.shown(row.name)}: %{{y:.4g}}<extra></extra>",
             )
+    if paired is not None:
+        figure.add_hline(y=0, line={"color": _FULL, "width": 1.5, "dash": "dash"})
     figure.update_xaxes(title="budget (tokens, or share of the document)", type="category")
     figure.update_yaxes(title=score)
     return figure.update_layout(showlegend=True)
 
 
-def _ranking(rows: Sequence[Row], title: str, subtitle: str, alt: str) -> go.Figure:
+def _ranking(rows: Sequence[Row], title: str, subtitle: str, alt: str, zero: bool = False) -> go.Figure:
     """Rank the settings of one budget, the best at the top; the full cache is grey, with a line at its mean."""
     less = lower_is_better(rows[0].score)
     ranked = sorted(rows, key=_mean, reverse=less)  # from below
@@ -115,6 +125,8 @@ def _ranking(rows: Sequence[Row], title: str, subtitle: str, alt: str) -> go.Fig
     for row in rows:
         if row.budget is None:
             figure.add_vline(x=_mean(row), line={"color": _FULL, "width": 1.5, "dash": "dash"})
+    if zero:
+        figure.add_vline(x=0, line={"color": _FULL, "width": 1.5, "dash": "dash"})
     figure.update_xaxes(title=theme.shown(rows[0].score))
     figure.update_yaxes(type="category", showgrid=False, automargin=True)
     return figure.update_layout(showlegend=False)

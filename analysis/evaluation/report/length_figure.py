@@ -106,7 +106,7 @@ def loss_by_length(cells: Sequence[Cell], baseline: str = "tree") -> go.Figure:
         1,
         760,
     )
-    colours = theme.ordered_colours(len(names))
+    colours = theme.colours(names)
     for number, (name, colour) in enumerate(zip(names, colours, strict=True)):
         style = {"color": colour, "width": 2, "dash": theme.dash(number)}
         for row, field in enumerate(("loss", "difference"), start=1):

@@ -16,6 +16,9 @@ from treekv import TreeKVConfig, TreeKVError
 OURS: Final = "chosen settings"
 FULL: Final = "full cache"
 SHOWN_AFTER: Final = 24  # tokens shown from the first difference of two texts on
+# The prompt to start with is this many times as long as the cache, so that tokens have to be evicted, but no longer
+# than a reader wants to wait for.
+PROMPT_PER_CACHE, MOST_PROMPT_TOKENS = 3, 768
 MOST_PROMPT: Final = 200_000  # characters
 
 
@@ -52,6 +55,11 @@ class Outcome:
     real: xr.Dataset | None = None
     simulated: xr.Dataset | None = None
     note: str = ""
+
+
+def first_prompt_tokens(config: TreeKVConfig) -> int:
+    """How long the prompt is that the pages suggest: longer than the cache, where that is not too long to wait for."""
+    return max(min(PROMPT_PER_CACHE * config.cache_size, MOST_PROMPT_TOKENS), config.cache_size * 9 // 8)
 
 
 def evicted_nothing(result: Generation) -> bool:

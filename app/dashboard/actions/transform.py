@@ -86,6 +86,25 @@ def spectrum_and_trends(run: RunFolder, options: WaveletOptions) -> Found:
     st.stop()
 
 
+def growth_words(trends: xr.Dataset, layer: int | None, head: int | None) -> str:
+    """How far the bands grow in one layer, one head or both, in words; empty where the trends do not have it.
+
+    The verdict itself is over all layers and heads: a single one has too few numbers for a test.
+    """
+    part = {name: value for name, value in (("layer", layer), ("head", head)) if value is not None}
+    if "growth_by_head" not in trends or not all(value in trends[name].values for name, value in part.items()):
+        return ""
+    growth = trends["growth_by_head"].sel(part)
+    growth = growth.mean([dim for dim in growth.dims if dim != "band"])
+    bands = {str(band): float(growth.sel(band=band)) for band in growth["band"].values[::-1]}
+    grown = [band for band, ratio in bands.items() if ratio > 1]
+    where = ", ".join(f"{name} {value}" for name, value in part.items())
+    return (
+        f"In {where} alone {len(grown)} of {len(bands)} bands grow, most {max(bands, key=bands.__getitem__)}: "
+        f"{', '.join(f'{band} {ratio:.2f}' for band, ratio in bands.items())} times."
+    )
+
+
 def show_need(run: RunFolder) -> None:
     """How many tokens each KV head needs, if the run has gradients of the loss and is long enough to tell."""
     if not run.has(run_folder.CAPTURE):

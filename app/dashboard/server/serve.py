@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import ipaddress
 import os
 import re
@@ -16,9 +17,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from app import DEFAULT_RUN
-from app.dashboard.pages import MAIN, ROOT_VARIABLE, RUN_VARIABLE, THEME, UPLOAD_MB
+from app.dashboard.pages import MAIN, ROOT_VARIABLE, RUN_VARIABLE, THEME, UPLOAD_MB, WARM
 from treekv.errors import TreeKVError
 
+AFTER: Final = 1.0  # seconds
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
 
@@ -60,6 +62,9 @@ def serve(
 
     @contextlib.asynccontextmanager
     async def lifespan(_: st.App) -> AsyncIterator[None]:
+        soon = threading.Timer(AFTER, warm_up)  # first the server has to listen
+        soon.daemon = True
+        soon.start()
         print(f"Dashboard: {address} (Ctrl-C stops it)", flush=True)
         if browser and has_screen():
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
@@ -67,6 +72,11 @@ def serve(
 
     app = st.App(MAIN, lifespan=lifespan, middleware=[Middleware(KnownAddress)])
     app.run(config=options)
+
+
+def warm_up() -> None:
+    """Import what the pages need, while the browser starts: the first page is there sooner."""
+    importlib.import_module(WARM)
 
 
 def has_screen() -> bool:

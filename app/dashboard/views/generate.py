@@ -18,9 +18,6 @@ from app.generation import Generation
 from app.text import wording
 
 JOB = "generation-job"
-# The prompt to start with is this many times as long as the cache, so that tokens have to be evicted, but no longer
-# than a reader wants to wait for.
-PROMPT_PER_CACHE, MOST_PROMPT_TOKENS = 3, 768
 
 run = find_run()
 st.title("Generate")
@@ -77,7 +74,7 @@ def request_form() -> Request | None:
 
 def _first_prompt() -> str:
     """The end of the run's text, as a prompt to start with."""
-    return "" if run is None else end_of_text(run, min(PROMPT_PER_CACHE * config.cache_size, MOST_PROMPT_TOKENS))
+    return "" if run is None else end_of_text(run, generate.first_prompt_tokens(config))
 
 
 def streaming(job: jobs.Job[Outcome]) -> None:
@@ -137,7 +134,7 @@ def numbers(result: Generation) -> None:
     cells = [
         ("Tokens per second", wording.number(result.tokens_per_second, ".1f")),
         ("Prompt", f"{wording.number(result.prompt_seconds, '.2f')} s"),
-        ("Keys and values", wording.size(result.cache_bytes)),
+        (f"Keys and values, {result.dtype}", wording.size(result.cache_bytes)),
         ("Tokens kept", f"{result.kept_tokens:,}"),
     ]
     for start in (0, 2):

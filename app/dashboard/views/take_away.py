@@ -9,9 +9,9 @@ from collections.abc import Callable
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from app.dashboard.actions import take_away
+from app.dashboard.actions import generate, take_away
 from app.dashboard.session.messages import or_stop, plain, sentence
-from app.dashboard.session.run import default_model, find_run, show_run_error
+from app.dashboard.session.run import default_model, end_of_text, find_run, show_run_error
 from app.dashboard.session.settings import current_settings, encode
 from app.dashboard.widgets.figure import draw_figure
 from app.export import figure_files, other_engines, snippets
@@ -51,14 +51,34 @@ def settings() -> None:
 def commands() -> None:
     st.subheader("Run it")
     model = st.text_input("Model", value=default_model(run), key="take-model", help=wording.MODEL_HELP)
-    prompt = st.text_input("Prompt", value=snippets.PROMPT, key="take-prompt", persist_state="session")
+    prompt = st.text_area(
+        "Prompt",
+        value=_first_prompt(),
+        height=100,
+        key="take-prompt",
+        persist_state="session",
+        help="Longer than the budget by default, so that something is evicted.",
+    )
     if not model.strip() or not prompt.strip():
         st.error("Enter a model and a prompt to see the script and the command.")
         return
-    st.markdown("In Python, with the file in the same folder:")
+    if snippets.needs_file(prompt):
+        st.download_button(
+            "Download prompt.txt", prompt, snippets.PROMPT_FILE, "text/plain", key="prompt-file", on_click="ignore"
+        )
+    st.markdown(f"In Python, with {'both files' if snippets.needs_file(prompt) else 'the file'} in the same folder:")
     st.code(snippets.python_snippet(model.strip(), prompt), language="python")
-    st.markdown("Or as a command:")
-    st.code(snippets.command_line(model.strip(), prompt), language="shell", wrap_lines=True)
+    command = snippets.own_command()
+    st.markdown("Or as a command, in the environment in which TreeKV is installed:")
+    st.code(snippets.command_line(model.strip(), prompt, command=command), language="shell", wrap_lines=True)
+
+
+def _first_prompt() -> str:
+    """The prompt of the page Generate, or the end of the run's text."""
+    given = str(st.session_state.get("generate-prompt") or "")
+    if given or run is None:
+        return given or snippets.PROMPT
+    return end_of_text(run, generate.first_prompt_tokens(config)) or snippets.PROMPT
 
 
 def figures(run: RunFolder) -> None:

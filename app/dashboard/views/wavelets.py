@@ -33,6 +33,8 @@ else:
         f"grows most in the highest bands: **{second}**."
     )
     st.caption(wording.verdict(found.attrs))
+if found is not None and (layer is not None or head is not None):
+    st.markdown(plain(transform.growth_words(found, layer, head)))
 if beyond is not None:
     st.caption(wording.beyond_words(beyond.attrs))
 

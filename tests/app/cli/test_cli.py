@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ from typer.testing import CliRunner
 import analysis
 from app import demo as chain
 from app.cli import app
+from app.export import snippets
 from app.runs import folder as run_folder
 from app.text.wording import claim_words
 from tests.app.cli.commands import invoke
@@ -200,13 +200,12 @@ def test_the_demo_replaces_a_previous_run_and_says_when_the_text_is_short(words:
         ("/x/app/cli/__main__.py", None, "treekv"),
     ],
 )
-def test_the_demo_names_the_command_that_will_be_found(
+def test_the_command_is_named_as_it_will_be_found(
     called: str, on_path: str | None, shown: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", [called])
     monkeypatch.setattr(shutil, "which", lambda name: on_path)
-    # The package's attribute of that name is the command itself, which hides its module.
-    assert importlib.import_module("app.cli.demo")._command() == shown
+    assert snippets.own_command() == shown
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import pytest
 from analysis.evaluation.sweep.records import Definition, Record, Results
 from app.report.results import as_latex, as_markdown, read, summarize
 from app.report.results_page import results_page
+from app.text import captions
 from treekv import TreeKVError
 
 
@@ -40,6 +41,13 @@ def test_the_report_in_every_format_has_the_numbers(folder: Path) -> None:
     report = summarize(read(folder))
     for text in (as_markdown(report), as_latex(report), results_page(report, "A title")):
         assert "3.88" in text or "3.875" in text
+
+
+def test_perplexities_are_drawn_as_differences_on_the_same_documents(folder: Path) -> None:
+    draw, caption = summarize(read(folder)).sections[0].pictures[0]
+    figure = draw()
+    assert list(figure.data[0].x) == [0.375] and "minus that of full" in figure.layout.title.text
+    assert caption == captions.PAIRED
 
 
 def test_damaged_files_are_noted(folder: Path) -> None:

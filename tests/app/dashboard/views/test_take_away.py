@@ -33,6 +33,9 @@ def opened(small_run: Path, monkeypatch: pytest.MonkeyPatch):
     return lambda **query: page("take_away", small_run, monkeypatch, **{"settings": encode(SETTINGS), **query})
 
 
+FILES = ["Download settings.json", "Download prompt.txt"]
+
+
 def downloads(test) -> list[str]:
     assert not test.exception
     return [button.proto.label for button in test.get("download_button")]
@@ -61,9 +64,10 @@ def run_in(folder: Path, command: list[str]) -> str:
 def test_script_and_command_run_and_give_the_same_text(beside_settings: Path, smollm2) -> None:
     script = beside_settings / "run.py"
     script.write_text(snippets.python_snippet("smollm2", PROMPT, tokens=12), encoding="utf-8")
+    (beside_settings / "prompt.txt").write_text(PROMPT, encoding="utf-8")
     *text, figures = run_in(beside_settings, [sys.executable, script.name]).splitlines()
     words = shlex.split(snippets.command_line("smollm2", PROMPT, tokens=12))
-    assert words[:3] == ["treekv", "generate", PROMPT]
+    assert words[:4] == ["treekv", "generate", "--prompt-file", "prompt.txt"]
     said_by_command = run_in(beside_settings, [sys.executable, "-m", "app.cli", *words[1:]])
     assert "\n".join(text).strip() == said_by_command.strip() != ""
     model, tokenizer = smollm2
@@ -77,6 +81,14 @@ def test_the_settings_file_is_the_one_that_save_writes(tmp_path: Path) -> None:
     assert (tmp_path / "settings.json").read_text(encoding="utf-8") == take_away.settings_json(SETTINGS)
 
 
+def test_a_long_prompt_is_read_from_its_file() -> None:
+    long = "word " * 100
+    words = shlex.split(snippets.command_line("smollm2", long))
+    assert words[2:4] == ["--prompt-file", "prompt.txt"] and long not in words
+    assert "open('prompt.txt', encoding='utf-8').read()" in snippets.python_snippet("smollm2", long)
+    compile(snippets.python_snippet("smollm2", long), "run.py", "exec")
+
+
 def test_a_prompt_like_an_option_is_not_taken_for_one() -> None:
     words = shlex.split(snippets.command_line("owner/model", "--help me"))
     assert words[-2:] == ["--", "--help me"]
@@ -88,14 +100,17 @@ def test_a_prompt_like_an_option_is_not_taken_for_one() -> None:
 
 def test_the_page_shows_file_script_and_command_for_what_was_chosen(opened) -> None:
     test = opened()
-    assert downloads(test) == ["Download settings.json", "HTML", "One-page report", "Report of the run"]
+    assert downloads(test) == [*FILES, "HTML", "One-page report", "Report of the run"]
     assert json.loads(test.code[0].value) == SETTINGS.to_dict()
+    prompt = test.text_area(key="take-prompt").value
+    assert len(prompt.split()) > SETTINGS.cache_size  # so that something is evicted
+    assert "--prompt-file prompt.txt" in test.code[2].value and "open('prompt.txt'" in test.code[1].value
     test.text_input(key="take-model").set_value("owner/model").run()
-    test.text_input(key="take-prompt").set_value(EVIL).run()
+    test.text_area(key="take-prompt").set_value(EVIL).run()
     assert test.code[1].value == snippets.python_snippet("owner/model", EVIL).strip()
     assert test.code[2].value == snippets.command_line("owner/model", EVIL)
     test.switch_page("views/wavelets.py").run()
-    assert test.switch_page("views/take_away.py").run().text_input(key="take-prompt").value == EVIL  # not forgotten
+    assert test.switch_page("views/take_away.py").run().text_area(key="take-prompt").value == EVIL  # not forgotten
     test.text_input(key="take-model").set_value("  ").run()
     assert "Enter a model and a prompt" in said(test)
     assert "In other engines" in [heading.value for heading in test.subheader]
@@ -128,7 +143,7 @@ def test_svg_and_png_are_drawn_where_a_browser_is(opened) -> None:
     test = opened()
     test.button(key="draw-images").click().run()
     assert not test.error
-    assert downloads(test)[1:4] == ["HTML", "SVG", "PNG"]
+    assert downloads(test)[2:5] == ["HTML", "SVG", "PNG"]
     svg, png = (test.session_state["images"][1][kind] for kind in ("svg", "png"))
     assert svg.startswith(b"<svg")
     assert b"How" in svg or b"Token contributions" in svg
@@ -140,7 +155,7 @@ def test_without_kaleido_the_page_says_what_to_do(opened, monkeypatch: pytest.Mo
     test = opened()
     test.button(key="draw-images").click().run()
     assert "with the camera in its toolbar" in said(test)
-    assert downloads(test)[1] == "HTML"
+    assert downloads(test)[2] == "HTML"
 
 
 def test_the_report_holds_settings_numbers_and_commands(small_run: Path) -> None:
@@ -154,7 +169,7 @@ def test_the_report_holds_settings_numbers_and_commands(small_run: Path) -> None
     assert "treekv generate" in page
     assert 'src="http' not in page
     reading = "The whole text is read in blocks, or one token at a time by settings without blocks."
-    assert f"{reading} Means over layers 0 and 1 of 2." in page
+    assert f"{reading} Means over all 2 layers." in page
     assert "means over 64 queries from position 160 on" in page
     at_its_end = take_away.report(open_run(small_run), SETTINGS.replace(prefill="once"))
     assert "The first 160 tokens are read as a prompt, the rest one by one." in at_its_end
@@ -173,7 +188,7 @@ def test_without_a_capture_what_needs_it_is_left_out(
     for name in ("capture.nc", "report.html"):
         (run / name).unlink()
     test = page("take_away", run, monkeypatch)
-    assert downloads(test) == ["Download settings.json", "HTML"]
+    assert downloads(test) == [*FILES, "HTML"]
     assert len(test.selectbox(key="figure").options) == 2
     captions = " ".join(caption.value.replace("\\", "") for caption in test.main.get("caption"))
     assert "lacks capture.nc" in captions
@@ -203,7 +218,7 @@ def test_settings_for_another_model_are_one_sentence(opened) -> None:
     test = opened(settings=encode(wrong))
     captions = " ".join(caption.value.replace("\\", "") for caption in test.main.get("caption"))
     assert "one number for each of the model's 2 compressed layers" in captions
-    assert downloads(test) == ["Download settings.json", "HTML", "Report of the run"]
+    assert downloads(test) == [*FILES, "HTML", "Report of the run"]
 
 
 def test_without_a_run_settings_can_be_taken_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 import analysis
 from app.dashboard.session.messages import plain
 from app.text.wording import claim_words, titled
-from tests.app.pages import EVICTION_MAP, WAVELETS, alternatives, figures, opened
+from tests.app.pages import EVICTION_MAP, WAVELETS, alternatives, figures, opened, said
 from treekv import TreeKVConfig
 
 
@@ -127,3 +127,14 @@ def test_no_page_says_where_on_the_server_the_runs_lie(
     said = " ".join(element.value.replace("\\", "") for element in elements)
     assert damage in said
     assert str(tmp_path) not in said
+
+
+def test_with_a_layer_and_head_selected_their_own_growth_is_said(
+    small_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    growth = analysis.open(small_run / "trends.nc")["growth_by_head"].sel(layer=1, head=2)
+    test = opened(small_run, monkeypatch, WAVELETS, layer="1", head="2")
+    each = ", ".join(f"{band} {float(growth.sel(band=band)):.2f}" for band in growth["band"].values[::-1])
+    assert f"In layer 1, head 2 alone {int((growth > 1).sum())} of {growth.size} bands grow" in said(test, "markdown")
+    assert f": {each} times." in said(test, "markdown")
+    assert "alone" not in said(opened(small_run, monkeypatch, WAVELETS), "markdown")
