@@ -8,6 +8,7 @@ import xarray as xr
 
 from analysis import binning
 from analysis.plot import theme
+from analysis.plot.spectrum_figure import band_label
 
 _POINTS = 128  # per line
 _STRETCH = 64  # positions at either end of the middle whose means the text alternative compares
@@ -45,12 +46,11 @@ def paper_bands(data: xr.Dataset) -> go.Figure:
         if samples > 1:
             below, above = (end[number].astype(np.float32) for end in (low, high))
             theme.shade(figure, x, below, above, colour, band)
-        half = 2 ** (int(details["level"].values[number]) - 1)
         figure.add_scatter(
             x=np.insert(x, breaks, np.nan),
             y=np.insert(line[number].astype(np.float32), breaks, np.nan),
             mode="lines",
-            name=f"{band}: {half} against {half}",
+            name=band_label(band, int(details["level"].values[number])),
             legendgroup=band,
             line={"color": colour, "width": 2, "dash": theme.dash(len(bands) - 1 - number)},
             hovertemplate=f"{band} around %{{x:.0f}}: %{{y:.3~g}}<extra></extra>",

@@ -99,14 +99,21 @@ def _labels(dataset: xr.Dataset) -> tuple[list[str], str]:
     if haar and dataset.attrs.get("transform", "dwt") != "packet":
         labels = []
         for band, level in zip(bands, dataset["level"].values.tolist(), strict=True):
-            half = 2 ** (level - 1)
-            labels.append(f"{band}: mean of {2**level}" if band.startswith("A") else f"{band}: {half} against {half}")
+            labels.append(band_label(band, level))
         return labels, "band: tokens compared"
     edges = zip(bands, dataset["low_frequency"].values, dataset["high_frequency"].values, strict=True)
     return [
         f"{band}: above {1 / high:.3g}" if low == 0 else f"{band}: {1 / high:.3g} to {1 / low:.3g}"
         for band, low, high in edges
     ], "band: tokens per period"
+
+
+def band_label(band: str, level: int) -> str:
+    """A band of the Haar wavelet by what it compares: "D1: adjacent tokens", "D3: adjacent 4-token averages"."""
+    if band.startswith("A"):
+        return f"{band}: {2**level}-token average"
+    half = 2 ** (level - 1)
+    return f"{band}: adjacent {'tokens' if half == 1 else f'{half}-token averages'}"
 
 
 def _alt(bands: list[str], amplitude: np.ndarray, position: np.ndarray, words: str) -> str:

@@ -32,7 +32,7 @@ PAGES: Final = {
     "eviction_map": "Eviction map",
     "compare": "Compare",
     "generate": "Generate",
-    "take_away": "Take away",
+    "take_away": "Export",
     "results": "Results",
 }
 

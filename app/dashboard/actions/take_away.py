@@ -1,4 +1,4 @@
-"""What the page Take away offers: figures of the run and of the chosen settings, and the one-page report."""
+"""What the page Export offers: figures of the run and of the chosen settings, and the one-page report."""
 
 from __future__ import annotations
 

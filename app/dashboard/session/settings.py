@@ -106,7 +106,7 @@ def current_settings(run: RunFolder | None = None, quiet: bool = False) -> TreeK
 
 
 def choose_settings(config: TreeKVConfig) -> None:
-    """Make these the active configuration, which Generate runs and Take away exports, and keep it in the open run."""
+    """Make these the active configuration, which Generate runs and Export exports, and keep it in the open run."""
     before = st.session_state.get(CHOSEN)
     if before is not None and before != config:
         st.session_state.setdefault(BEFORE, []).append(before)

@@ -115,7 +115,7 @@ def side_by_side() -> None:
     configs = compared_settings(run, captured.tokens)
     edit_settings(list(configs), captured.tokens)
     if st.session_state.pop(TAKEN, False):
-        st.toast("It is the active configuration now: Generate and Take away use it.")
+        st.toast("It is the active configuration now: Generate and Export use it.")
     with st.expander("Simulated layers, prompt, and the context for memory"):
         layers, prompt = choose_layers_and_prompt(configs)
         length, batch, dtype = choose_memory_context()

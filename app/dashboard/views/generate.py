@@ -149,7 +149,7 @@ def numbers(result: Generation) -> None:
 
 def divergence(outcome: Outcome) -> None:
     """The first token at which the two texts differ, and both continuations from there."""
-    st.subheader("Where the texts diverge")
+    st.subheader("First difference")
     ours = outcome.results[OURS]
     count = len(ours.token_ids)
     asked = outcome.request.config

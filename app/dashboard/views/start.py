@@ -13,6 +13,7 @@ from app.dashboard.actions import make_run, worked_example
 from app.dashboard.actions.make_run import RunRequest
 from app.dashboard.pages import PAGES, UPLOAD_MB, runs_root
 from app.dashboard.session import jobs, loaded_model
+from app.dashboard.session.keys import RUN_ERROR
 from app.dashboard.session.messages import or_stop, plain, sentence
 from app.dashboard.session.run import close_run, find_run, open_retention, open_run, policies_of, show_run_error
 from app.dashboard.widgets.figure import draw_figure, draw_text
@@ -49,7 +50,7 @@ TOUR = (
     ),
     ("compare", "**Compare**: several settings side by side on the same text, and a recommendation."),
     ("generate", "**Generate**: the real model with the chosen settings beside the full cache, token by token."),
-    ("take_away", "**Take away**: the settings as a file, a script and a command, with figures and a report."),
+    ("take_away", "**Export**: the settings as a file, a script and a command, with figures and a report."),
 )
 
 
@@ -304,7 +305,8 @@ def home(run: RunFolder | None, runs: list[RunFolder]) -> None:
     with picture:
         if run is not None:
             opened(run)
-        draw_run(run)
+        if not st.session_state[RUN_ERROR]:  # a run that cannot be opened is no reason for the example
+            draw_run(run)
     with new:  # last, for the page ends where the form is refused
         st.subheader("New run")
         make()

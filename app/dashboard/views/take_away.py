@@ -1,4 +1,4 @@
-"""Take away: the chosen settings as files and commands, figures, a report, and settings for other engines."""
+"""Export: the chosen settings as files and commands, figures, a report, and settings for other engines."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from treekv import TreeKVConfig, TreeKVError
 IMAGES = "images"  # in the session: what was exported last, and its files by kind
 
 run = find_run()
-st.title("Take away")
+st.title("Export")
 show_run_error()
 config = current_settings(run)
 st.markdown(

@@ -1,4 +1,4 @@
-"""The active configuration in the sidebar: the settings that Generate runs and Take away exports, on every page."""
+"""The active configuration in the sidebar: the settings that Generate runs and Export exports, on every page."""
 
 from __future__ import annotations
 

@@ -24,9 +24,9 @@ MOST_SINKS: Final = 64
 BLOCKS: Final = (1, 2, 4, 8, 16, 32, 64)
 HEIGHTS: Final = tuple(range(1, 13))
 PREFILLS: Final = {
-    "once": "once, after all of it is read",
-    "stream": "block by block, as it is read",
-    "none": "never",
+    "once": "reduced once, after it is read",
+    "stream": "reduced block by block",
+    "none": "kept whole",
 }
 # Keys in the session.
 EDITED: Final = "edited"  # index of the marked setting
@@ -132,7 +132,7 @@ def _draw_controls(config: TreeKVConfig, tokens: int) -> None:
         )
     with first[1]:
         st.selectbox(
-            "When a prompt is reduced",
+            "Prompt handling",
             list(PREFILLS),
             format_func=PREFILLS.__getitem__,
             disabled=not reach.has_prefill,
@@ -223,7 +223,7 @@ def _draw_buttons(count: int) -> None:
             key="take",
             on_click=_take,
             type="primary",
-            help="It becomes the active configuration, which Generate runs and Take away exports.",
+            help="It becomes the active configuration, which Generate runs and Export exports.",
         )
 
 

@@ -36,7 +36,7 @@ def test_every_detail_band_is_a_line_of_means_of_four(bands):
     figure = plot.paper_bands(bands)
     lines = [trace for trace in figure.data if trace.mode == "lines"]
     assert [line.name for line in lines] == [
-        "D1: 1 against 1", "D2: 2 against 2", "D3: 4 against 4", "D4: 8 against 8", "D5: 16 against 16",
+        "D1: adjacent tokens", *(f"D{level}: adjacent {2 ** (level - 1)}-token averages" for level in (2, 3, 4, 5)),
     ]  # fmt: skip
     for line, band in zip(lines, ("D1", "D2", "D3", "D4", "D5")):
         expected = bands["amplitude"].sel(band=band).values.reshape(128, 4).mean(1)

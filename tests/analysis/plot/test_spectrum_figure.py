@@ -25,7 +25,9 @@ def test_spectrum_draws_one_line_a_band(spectrum):
 
 def test_the_legend_says_what_a_band_compares(captured):
     haar = plot.spectrum(analysis.spectrum(captured, level=3))
-    assert [t.name for t in haar.data] == ["D1: 1 against 1", "D2: 2 against 2", "D3: 4 against 4", "A3: mean of 8"]
+    assert [t.name for t in haar.data] == [
+        "D1: adjacent tokens", "D2: adjacent 2-token averages", "D3: adjacent 4-token averages", "A3: 8-token average",
+    ]  # fmt: skip
     smooth = plot.spectrum(analysis.spectrum(captured, "db2", level=2))
     assert [t.name for t in smooth.data] == ["D1: 2 to 4", "D2: 4 to 8", "A2: above 8"]
     packets = plot.spectrum(analysis.spectrum(captured, level=2, transform="packet"))

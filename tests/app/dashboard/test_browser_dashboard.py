@@ -103,12 +103,12 @@ def test_from_start_to_take_away_on_the_real_model(dashboard: str, watched: Watc
     page.get_by_text("Stopped").first.wait_for(timeout=120 * SECOND)
     weigh("Generate")
 
-    go("Take away")
+    go("Export")
     with page.expect_download() as waiting:
         page.get_by_role("button", name="Download settings.json").click()
     settings = json.loads(Path(waiting.value.path()).read_text())
     assert (settings["policy"], settings["cache_size"]) == ("tree", 32)
-    weigh("Take away")
+    weigh("Export")
 
     assert watched.complaints == []
     assert watched.hosts - {""} == {"127.0.0.1"}

@@ -1,4 +1,4 @@
-"""The page Take away, and its script and command run for real on the small real model."""
+"""The page Export, and its script and command run for real on the small real model."""
 
 from __future__ import annotations
 
