@@ -125,7 +125,11 @@ def side_by_side() -> None:
     view = current_view()
     shown = layers_so_far(configs, layers, prompt)
     found = or_stop(lambda: compare.simulate(run, configs, shown, prompt))
+    above = st.container()
     draw_table(found, prompt, length, batch, dtype)
+    if shown != layers:
+        with above:  # asked for after the losses, which decide
+            simulate_others(configs, layers, shown, prompt)
     where_it_hurts(found, prompt)
     name = st.segmented_control(
         "Figure", [*PICTURES, MEMORY], default="Maps", required=True, key="picture", bind="query-params"
@@ -148,8 +152,14 @@ def side_by_side() -> None:
 def layers_so_far(configs: dict[str, TreeKVConfig], layers: tuple[int, ...], prompt: int) -> tuple[int, ...]:
     """The layers to show now: all that were asked for once they are simulated, which a job does, a few until then."""
     few = tuple(compare.few_of(layers))
-    if len(few) == len(layers) or or_stop(lambda: compare.is_known(run, configs, layers, prompt)):
-        return layers
+    known = len(few) == len(layers) or or_stop(lambda: compare.is_known(run, configs, layers, prompt))
+    return layers if known else few
+
+
+def simulate_others(
+    configs: dict[str, TreeKVConfig], layers: tuple[int, ...], few: tuple[int, ...], prompt: int
+) -> None:
+    """Start the job that simulates all layers, and show its progress."""
     key = (str(run.path), prompt, layers, *map(str, configs.values()))
     asked = st.session_state.get(LAYERS_JOB)
     if asked is None or asked[0] != key:
@@ -159,14 +169,13 @@ def layers_so_far(configs: dict[str, TreeKVConfig], layers: tuple[int, ...], pro
             asked = st.session_state[LAYERS_JOB] = (key, compare.ask(run, configs, layers, prompt))
         except TreeKVError as error:  # too many jobs
             st.caption(str(error))
-            return few
+            return
     if not asked[1].ended:
         st.info(
             f"So far over layers {wording.listed(few)}; the table is replaced when all {len(layers)} are simulated.",
             icon=":material/hourglass_top:",
         )
     show_job(asked[1])
-    return few
 
 
 def where_it_hurts(found: Comparison, prompt: int) -> None:
