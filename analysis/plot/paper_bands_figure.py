@@ -33,8 +33,9 @@ def paper_bands(data: xr.Dataset) -> go.Figure:
     where = f"{samples:,} window{'s' * (samples != 1)} of {texts} text{'s' * (texts != 1)}"
     shaded = " · shaded: 95 % interval over windows" if samples > 1 else ""
     figure = theme.figure(
-        f"What the last of {length} tokens takes from each, by frequency band",
-        f"{theme.shown(str(data.attrs['model']))} · {where} · mean over layers, heads and channels{shaded}",
+        "What the last token takes, by frequency band",
+        f"{theme.shown(str(data.attrs['model']))} · {where} · each of {length} tokens · mean over layers, "
+        f"heads and channels{shaded}",
         _alt(details, margin, where),
         height=520,
     )
