@@ -81,12 +81,13 @@ def model_sizes(config: Any) -> ModelSizes:
         model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
         cache = DynamicCache(config=config)
         model(torch.zeros(1, 1, dtype=torch.long), past_key_values=cache)
+    seen: list[Any] = list(cache.layers)
     layers = [
         CacheLayer(number, _channels(layer), getattr(layer, "sliding_window", None))
-        for number, layer in enumerate(cache.layers)
+        for number, layer in enumerate(seen)
         if layer.keys is not None
     ]
-    heads = int(cache.layers[full[0]].keys.shape[1])
+    heads = int(seen[full[0]].keys.shape[1])
     return ModelSizes(layers, heads, sum(parameter.numel() for parameter in model.parameters()))
 
 

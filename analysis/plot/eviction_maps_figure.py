@@ -113,7 +113,7 @@ def eviction_maps(
     view = view_of(part, steps)
     for number, cells in enumerate(maps):
         row, column = divmod(number, columns)
-        place = {"row": row + 1, "col": column + 1}
+        place: dict[str, Any] = {"row": row + 1, "col": column + 1}
         heatmap = _heatmap(cells, at_cell(part))
         heatmap.update(coloraxis="coloraxis")
         figure.add_trace(heatmap, **place)

@@ -115,7 +115,7 @@ def with_losses(rows: Sequence[Row], known: Mapping[Kind, Mapping[str, Entry]]) 
 def folded(rows: Sequence[Row]) -> tuple[list[Row], str]:
     """The rows without the columns in which all settings (but the full cache) are equal, and these in words."""
     settings = [row for row in rows if row["settings"] != FULL_CACHE]
-    equal = []
+    equal: list[str] = []
     for names in (("tokens kept",), _MEMORY):
         if settings and len({tuple(row[name] for name in names) for row in settings}) == 1:
             equal += names
