@@ -38,12 +38,14 @@ class ModelSizes:
 
     Attributes:
         model_layers: the layers of its cache, as `Capture.model_layers` has them.
-        kv_heads: KV heads of a layer.
+        kv_heads, query_heads, head_dim: KV heads and query heads of a layer, channels of a key.
         parameters: how many numbers its weights are.
     """
 
     model_layers: list[CacheLayer]
     kv_heads: int
+    query_heads: int
+    head_dim: int
     parameters: int
 
     def weight_bytes(self, dtype: str = "bfloat16") -> int:
@@ -87,8 +89,10 @@ def model_sizes(config: Any) -> ModelSizes:
         for number, layer in enumerate(seen)
         if layer.keys is not None
     ]
-    heads = int(seen[full[0]].keys.shape[1])
-    return ModelSizes(layers, heads, sum(parameter.numel() for parameter in model.parameters()))
+    kv_heads, head_dim = (int(seen[full[0]].keys.shape[axis]) for axis in (1, 3))
+    query_heads = int(config.get_text_config().num_attention_heads)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return ModelSizes(layers, kv_heads, query_heads, head_dim, parameters)
 
 
 def _channels(layer: Any) -> int:

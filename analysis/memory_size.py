@@ -40,6 +40,9 @@ class Sizes(Protocol):
     @property
     def query_heads(self) -> int: ...
 
+    @property
+    def head_dim(self) -> int: ...
+
 
 def check_dtype(dtype: str) -> None:
     """Raise TreeKVError for a number type that keys and values cannot have here."""
@@ -93,7 +96,7 @@ def cache_bytes(
                 slots[key] = _slots(own, number, len(full), tokens, prompt)
             total += slots[key] * layer.channels // captured.kv_heads
             if policy.evicts_after(own):
-                total += policy.last_queries(own) * captured.q[0].shape[2] * group
+                total += policy.last_queries(own) * captured.head_dim * group
     itemsize: int = getattr(torch, dtype).itemsize
     return total * batch * itemsize
 

@@ -69,6 +69,11 @@ class Capture:
         return self.k[0].shape[0]
 
     @property
+    def head_dim(self) -> int:
+        """Channels of a query and of a key."""
+        return int(self.q[0].shape[2])
+
+    @property
     def model_layers(self) -> list[CacheLayer]:
         """The sizes of a cache of the model, layer by layer, for all its layers, captured or not.
 

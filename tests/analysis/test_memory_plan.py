@@ -20,7 +20,9 @@ def captured():
 def test_sizes_are_those_of_a_real_model(kind: str, hybrid) -> None:
     model = hybrid if kind == "hybrid" else tiny.llama()
     real, sizes = capture(model, None, tiny.tokens(64)[0], queries=4), model_sizes(model.config)
-    assert sizes.model_layers == real.model_layers and sizes.kv_heads == real.kv_heads
+    assert sizes.model_layers == real.model_layers and (sizes.kv_heads, sizes.query_heads, sizes.head_dim) == (
+        real.kv_heads, real.query_heads, real.head_dim,
+    )  # fmt: skip
     assert sizes.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert sizes.weight_bytes("float32") == 4 * sizes.parameters
 
