@@ -67,7 +67,7 @@ def test_both_texts_and_their_figures_are_those_of_real_runs(tiny_model, opened)
     assert [code.value for code in test.code[:2]] == [ours.text, full.text]
     shown = {metric.label: metric.value for metric in test.metric[:4]}
     assert shown["Tokens kept"] == "32"
-    assert shown["Keys and values"] == wording.size(cache.nbytes)
+    assert shown["Keys and values, float32"] == wording.size(cache.nbytes)
     assert [metric.value for metric in test.metric[4:] if metric.label == "Tokens kept"] == ["83"]
 
 
