@@ -100,4 +100,4 @@ def test_a_setting_is_taken_with_one_click(compare) -> None:
     test.button(key="take").click().run()
     assert test.session_state[CHOSEN] == configs(test)[1]
     assert test.query_params["settings"] == encode(configs(test)[1])
-    assert test.toast[0].value.endswith("now use these settings.")
+    assert test.toast[0].value.endswith("Generate and Export use it.")
