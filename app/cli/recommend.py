@@ -71,8 +71,12 @@ def recommend(
 
     Example: [bold]treekv recommend capture.nc --budget 256 --output settings.json[/]
     """
+    wrong = _wrong_goal({"--budget": budget, "--bytes": cache_bytes, "--target-loss": target_loss}, loss, stage_name)
+    if wrong:
+        from treekv import TreeKVError
+
+        raise TreeKVError(wrong)
     check_files(*captures)
-    _check_goal({"--budget": budget, "--bytes": cache_bytes, "--target-loss": target_loss}, loss, stage_name)
     check_output(output, force)
     if figure is not None:
         check_output(figure, force)
@@ -119,19 +123,19 @@ def recommend(
     console.print(escape(f"written to {output} ({size(choice.nbytes)} of keys and values)"), soft_wrap=True)
 
 
-def _check_goal(goals: dict[str, Any], loss: bool, reading: Stage) -> None:
-    from treekv import TreeKVError
-
+def _wrong_goal(goals: dict[str, Any], loss: bool, reading: Stage) -> str:
+    """What is wrong with the options, in one sentence, before any library is loaded; empty if nothing is."""
     given = [name for name, value in goals.items() if value is not None]
     if len(given) != 1:
         *others, last = goals
-        raise TreeKVError(f"give one of {', '.join(others)} and {last}, got {' and '.join(given) or 'none'}")
+        return f"give one of {', '.join(others)} and {last}, got {' and '.join(given) or 'none'}"
     if given == ["--target-loss"] and not loss:
-        raise TreeKVError("--target-loss needs the model to predict the loss; leave out --no-loss")
+        return "--target-loss needs the model to predict the loss; leave out --no-loss"
     if reading is Stage.prompt and not loss:
-        raise TreeKVError("--stage prompt needs the model, which reads every text twice; leave out --no-loss")
+        return "--stage prompt needs the model, which reads every text twice; leave out --no-loss"
     if goals["--budget"] is not None and goals["--budget"] < 16:
-        raise TreeKVError(f"--budget must be at least 16 tokens, got {goals['--budget']}")
+        return f"--budget must be at least 16 tokens, got {goals['--budget']}"
+    return ""
 
 
 def _loaded(name: str, model: str | None, needed: bool) -> Any:
