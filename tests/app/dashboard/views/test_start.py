@@ -22,7 +22,7 @@ from treekv import TreeKVConfig, TreeKVError
 def finished(test: AppTest) -> AppTest:
     """The page once its job has ended."""
     job = test.session_state["making"]
-    for _ in range(2000):
+    for _ in range(6000):
         if job.ended:
             return test.run()
         job._stop.wait(0.02)
