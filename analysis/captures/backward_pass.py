@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
-from transformers.cache_utils import DynamicCache, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from analysis.captures.forward_pass import (
@@ -262,8 +262,8 @@ def _blocks(model: nn.Module) -> list[nn.Module]:
 def _can_recompute(model: nn.Module) -> bool:
     """Whether every layer's cache is one that a second computation finds as the first did."""
     config: Any = model.config
-    known = {*captured_layers(config)}
     layers = DynamicCache(config=config).layers
+    known = {i for i in captured_layers(config) if type(layers[i]) is DynamicLayer}  # others have a state beside it
     plain = all(i in known or type(layer) is DynamicSlidingWindowLayer for i, layer in enumerate(layers))
     return plain and bool(_blocks(model))
 

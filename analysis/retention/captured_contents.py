@@ -10,14 +10,15 @@ class CapturedContents:
     """The `SlotContents` of a simulation, whose rows are layers or heads of a captured text of T tokens.
 
     Args:
-        query: float32 [rows, query_heads, T, head_dim], scaled, after rotary embedding.
+        query: float32 [rows, query_heads, T, head_dim], scaled, after rotary embedding; None if the
+            policy looks at none.
         key: float32 [rows, kv_heads, T, head_dim], after rotary embedding.
         value: float32 [rows, kv_heads, T, value_dim].
         stored: the keys as a cache stores them.
         queries: how many of the last queries the policy looks at.
     """
 
-    def __init__(self, query: Tensor, key: Tensor, value: Tensor, stored: Tensor, queries: int) -> None:
+    def __init__(self, query: Tensor | None, key: Tensor, value: Tensor, stored: Tensor, queries: int) -> None:
         self._query, self._key, self._value, self._stored, self._queries = query, key, value, stored, queries
 
     def by_rank(self, slots: Tensor, position: Tensor) -> CapturedTokens:
@@ -33,7 +34,7 @@ class CapturedTokens:
     """The `Contents` of the tokens at `position` LongTensor [rows, heads, n], ascending, in a `CapturedContents`."""
 
     def __init__(
-        self, query: Tensor, key: Tensor, value: Tensor, stored: Tensor, queries: int, position: Tensor
+        self, query: Tensor | None, key: Tensor, value: Tensor, stored: Tensor, queries: int, position: Tensor
     ) -> None:
         self._query, self._key, self._value, self._stored = query, key, value, stored
         self._queries, self._position = queries, position
@@ -45,6 +46,7 @@ class CapturedTokens:
         return self._chosen(self._value)
 
     def logits(self) -> Tensor:
+        assert self._query is not None  # of a policy that looks at queries
         seen = int(self._position[0, 0, -1]) + 1
         last = self._query[:, :, seen - self._queries : seen].unflatten(1, (self._key.shape[1], -1))
         keys = self._chosen(self._key)

@@ -61,12 +61,15 @@ def contents_of(captured: Capture, ledger: Ledger, places: list[Place]) -> Captu
     config = ledger.config
     if not ledger.policy.reads_contents:
         return None
-    query = torch.stack([place.queries(captured).float() * place.scaling(captured) for place in places])
+    queries = ledger.policy.last_queries(config)
+    query = None  # all that a text has take much memory
+    if queries:
+        query = torch.stack([place.queries(captured).float() * place.scaling(captured) for place in places])
     key, value = (
         torch.stack([part(place, captured).float() for place in places]) for part in (Place.keys, Place.values)
     )
     stored = torch.stack([_stored(captured, place, own, config) for place, own in zip(places, key, strict=True)])
-    return CapturedContents(query, key, value, stored, ledger.policy.last_queries(config))
+    return CapturedContents(query, key, value, stored, queries)
 
 
 def _stored(captured: Capture, place: Place, key: Tensor, config: TreeKVConfig) -> Tensor:

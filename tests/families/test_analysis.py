@@ -13,6 +13,7 @@ from torch import nn
 from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration
 
 import analysis
+from analysis.captures import backward_pass
 from tests import tiny
 from tests.families import eager_oracle
 from tests.families.tiny_models import build, configuration
@@ -21,8 +22,11 @@ from treekv import TreeKVCache, TreeKVConfig, TreeKVError
 SETTINGS = {"tree": eager_oracle.ORIGINAL.replace(prefill="stream", block_size=1)}
 
 
-@pytest.mark.parametrize("name", ["jamba", "falcon_h1", "qwen3_next"])
-def test_hybrids_are_captured_and_predicted(name):
+@pytest.mark.parametrize("name, kept", [("jamba", None), ("falcon_h1", None), ("falcon_h1", 0), ("qwen3_next", None)])
+def test_hybrids_are_captured_and_predicted(name, kept, monkeypatch):
+    """`kept`, the bytes of activations that may be kept, makes no difference where states cannot be computed again."""
+    if kept is not None:
+        monkeypatch.setattr(backward_pass, "KEPT_AT_MOST", kept)
     with torch.inference_mode(False):  # gradients pass through its parameters
         plain, model, ids = build(name), build(name, "treekv"), tiny.tokens(30)[0]
     weights = []

@@ -65,3 +65,18 @@ def test_rows_copies_and_another_text(name):
     model(ids[:, :20], past_key_values=cache)
     assert torch.allclose(model(ids[:, 20:], past_key_values=cache).logits, expected, atol=1e-3)
     assert cache.nbytes < cache.full_nbytes
+
+
+@pytest.mark.parametrize("name", ["gemma3n_text", "gemma4_text"])
+def test_layers_that_follow_see_the_slots_that_an_unfinished_block_left(name):
+    """One token of all rows frees the slots that the block needed before it is read; of one row it does not."""
+    model = build(name, "treekv", **SHARED)
+    ids = tiny.tokens(36, batch=2)
+    logits = []
+    for real in (1, 0):
+        cache = TreeKVCache(eager_oracle.ORIGINAL.replace(prefill="stream", block_size=8, cache_size=16), model.config)
+        model(ids[:, :35], past_key_values=cache)
+        mask = torch.ones_like(ids)
+        mask[1, -1] = real
+        logits.append(model(ids[:, 35:], attention_mask=mask, past_key_values=cache).logits[0, -1])
+    assert torch.allclose(*logits, atol=1e-4)

@@ -23,6 +23,7 @@ class LatentLayer(TreeKVLayer):
     def __init__(self, number: int = 0, layers: int = 1) -> None:
         super().__init__(None, number, layers)
         self._expanded: tuple[Tensor, Tensor] | None = None
+        self._new: tuple[Tensor, Tensor] | None = None  # the latents of the call in progress
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if key_states.shape[1] != 1:
@@ -43,7 +44,7 @@ class LatentLayer(TreeKVLayer):
                 call._replace(key=call.key[:, :, slots:], value=call.value[:, :, slots:], latents=self._new)
             )
         finally:
-            self._expanded = None
+            self._expanded = self._new = None
 
     def reserve(self, slots: int) -> None:
         more = slots - self.slots

@@ -318,7 +318,8 @@ class TreeKVLayer(CacheLayerMixin):
 
     def reorder_slots(self, old: Tensor) -> None:
         """Keep some slots: LongTensor [batch, kv_heads, fewer slots], the present number of each."""
-        self.record(Step(None, None, 0, 0, old))
+        if self._before is not None:  # else what happens to the slots happens before they are attended to
+            self.record(Step(None, None, 0, 0, old))
         self.keys, self.values = _chosen(self.keys, old), _chosen(self.values, old)
 
 

@@ -22,7 +22,8 @@ class LagKV(ByContents):
     partition and the rest after it stay. As in NVIDIA's kvpress the rule is applied to whatever is cached, so that
     partitions move on as tokens go; the paper compresses each partition once and lets the cache grow. `interval`, 128
     but at most an eighth of the cache, is the size of a partition, and that many tokens are evicted at once. Deviates
-    also with other positions than "original": keys are then compared before rotary embedding.
+    also with other positions than "original": keys are then compared before rotary embedding. Where a channel is the
+    same in the whole next partition, so that it has no range to scale by, another value counts as very different.
     """
 
     name = "lagkv"
@@ -59,4 +60,5 @@ def _spread(partitions: Tensor) -> Tensor:
     """Scores [batch, heads, p - 1, lag] of all but the last of `partitions` [batch, heads, p, lag, channels]."""
     following = partitions[:, :, 1:]
     least, most = following.amin(3, keepdim=True), following.amax(3, keepdim=True)
-    return ((partitions[:, :, :-1] - least) / (most - least)).std(4).softmax(3)
+    span = (most - least).clamp(min=torch.finfo(following.dtype).tiny)  # a channel may be the same in all tokens
+    return ((partitions[:, :, :-1] - least) / span).clamp(-1e9, 1e9).std(4).softmax(3)

@@ -100,11 +100,13 @@ def test_what_is_kept_is_what_the_row_read(settings):
     [
         dataclasses.replace(SMALL, trace=True),
         TreeKVConfig(policy="random", cache_size=16, sink_size=2, recent_size=1),
+        TreeKVConfig(policy="rkv", cache_size=64),
     ],
-    ids=["trace", "evicted"],
+    ids=["trace", "evicted", "queries"],
 )
 def test_what_cannot_be_forgotten_is_refused(config):
-    """A trace has what was read, and padding that was evicted in some head cannot be told from the rest."""
+    """A trace and the last queries are of what was read, and padding that was evicted in some head cannot be told from
+    the rest."""
     words = "says that 14 real tokens of row 0 came before the new ones, but the cache has read 24"
     with pytest.raises(TreeKVError, match=words):
         two_turns(config, steps=12)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 
 from tests import tiny
 from treekv import TreeKVCache, TreeKVConfig, TreeKVError
+from treekv.policies.by_contents import Candidates
+from treekv.policies.lagkv import LagKV
 from treekv.policies.ranking import gaussians
 from treekv.policies.rkv import redundancies
 
@@ -76,3 +81,13 @@ def test_normal_numbers_are_normal():
     assert torch.allclose(drawn.std(1), torch.ones(2), atol=0.03)
     alone = gaussians(3, 1, 9, 20_000, "cpu")
     assert torch.equal(alone[0], drawn[1])
+
+
+def test_lagkv_compares_with_a_partition_whose_tokens_are_equal():
+    """As repeated words are in the first layer: no channel has a range there."""
+    keys = torch.ones(1, 1, 6, 4)
+    keys[:, :, 0] = torch.arange(4.0)
+    contents: Any = SimpleNamespace(keys=lambda: keys, values=lambda: keys)
+    config = TreeKVConfig(policy="lagkv", cache_size=6, sink_size=0, interval=2)
+    tokens = Candidates(contents, kept=6, step=6, layer=0, heads=1, device=keys.device)
+    assert LagKV().importance(config, tokens)[0, 0, :2].tolist() == [1, 0]
