@@ -42,7 +42,7 @@ FLOORS: dict[str, list[tuple[str, ...]]] = {
         ("row_values", "slot_contents"),
     ],
     "treekv.attention": [
-        ("rotary_check",),
+        ("rotary_check", "model_use"),
         ("supported", "model_rotary", "seen_distance"),
         ("interface", "rotary", "rotary_families"),
         ("softmax", "convention"),

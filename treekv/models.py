@@ -96,27 +96,39 @@ def load_model(
         'treekv'
     """
     target = usable_device(device)
-    options = {"dtype": _dtype(dtype, target)}
+    model, tokenizer = _found(name, {"dtype": _dtype(dtype, target)})
+    if name in ALIASES:
+        model.config._name_or_path = ALIASES[str(name)].title
+    model = model.to(target).eval()
+    rotary_check.check_rotation(model)
+    return model, tokenizer
+
+
+def load_config(name: str | os.PathLike[str]) -> Any:
+    """The configuration of what `load_model` loads or refuses. Raises `TreeKVError` if there is none."""
+    return _found(name, {"config_only": True})[0]
+
+
+def _found(name: str | os.PathLike[str], options: dict[str, Any]) -> tuple[Any, Any]:
     name = os.fspath(name) if isinstance(name, os.PathLike) else name
     if not isinstance(name, str):
         raise TreeKVError(f"a model is {_KINDS}, got {name!r}")
     with _quiet():
         if name in ALIASES:
+            state = next(state for state in alias_states() if state.name == name)
+            if "config_only" in options and state.installed and state.converted is None:
+                with _packaged_file(ALIASES[name]) as file:
+                    return _load_gguf(file, options)
             folder = _converted(ALIASES[name])
-            model, tokenizer = _load(folder, options, label=f"the converted copy of {name!r} in {str(folder)!r}")
-            model.config._name_or_path = ALIASES[name].title
-        elif name and Path(name).is_dir():
-            _check_folder(Path(name))
-            model, tokenizer = _load(Path(name), options, label=f"folder {name!r}")
-        elif Path(name).is_file():
-            model, tokenizer = _load_gguf(Path(name), options)
-        elif _looks_like_path(name):
+            return _load(folder, options, label=f"the converted copy of {name!r} in {str(folder)!r}")
+        if name and Path(name).is_dir():
+            _check_folder(Path(name), weights="config_only" not in options)
+            return _load(Path(name), options, label=f"folder {name!r}")
+        if Path(name).is_file():
+            return _load_gguf(Path(name), options)
+        if _looks_like_path(name):
             raise TreeKVError(f"there is no file or folder {name!r}; a model is {_KINDS}")
-        else:
-            model, tokenizer = _load_from_hub(name, options)
-    model = model.to(target).eval()
-    rotary_check.check_rotation(model)
-    return model, tokenizer
+        return _load_from_hub(name, options)
 
 
 def home() -> Path:
@@ -232,12 +244,12 @@ def packaged_file(alias: Alias) -> Iterator[Path]:
     )
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path, *, weights: bool) -> None:
     ggufs = sorted(folder.glob("*.gguf"))
     if not (folder / "config.json").is_file():
         hint = f"; give the file itself: {str(ggufs[0])!r}" if ggufs else ""
         raise TreeKVError(f"folder {str(folder)!r} has no config.json, so it is not a model folder{hint}")
-    if not any(list(folder.glob(pattern)) for pattern in ("*.safetensors", "*.bin")):
+    if weights and not any(list(folder.glob(pattern)) for pattern in ("*.safetensors", "*.bin")):
         raise TreeKVError(f"folder {str(folder)!r} has no weights (*.safetensors or *.bin)")
 
 
@@ -315,6 +327,8 @@ def _load(source: Path | str, options: dict[str, Any], label: str) -> tuple[Any,
     common["trust_remote_code"] = False
     try:
         config = AutoConfig.from_pretrained(source, **common)
+        if "config_only" in options:
+            return config, None
         _check_kind(config, label)
         _check_family(config, label)
         loaded: Any = AutoModelForCausalLM.from_pretrained(

@@ -122,11 +122,16 @@ def full_attention_layers(config: Any) -> list[int]:
     check(config)
     full = [number for number, layer in enumerate(_cache_layers(config)) if type(layer) in FULL]
     if not full:
-        raise TreeKVError(
-            f"no layer of this {family(config)!r} model has full attention (a cache that grows): there is nothing to "
-            "gain, so use it with transformers' own cache"
-        )
+        raise TreeKVError(nothing_to_gain(config))
     return full
+
+
+def nothing_to_gain(config: Any) -> str:
+    """Why a model without full attention is refused."""
+    return (
+        f"no layer of this {family(config)!r} model has full attention (a cache that grows): there is nothing to "
+        "gain, so use it with transformers' own cache"
+    )
 
 
 def _check_layers(config: Any) -> None:
