@@ -99,8 +99,7 @@ def load_model(
     model, tokenizer = _found(name, {"dtype": _dtype(dtype, target)})
     if name in ALIASES:
         model.config._name_or_path = ALIASES[str(name)].title
-    model = model.to(target).eval()
-    rotary_check.check_rotation(model)
+    rotary_check.check_rotation(model.to(target).eval())
     return model, tokenizer
 
 
@@ -115,9 +114,9 @@ def _found(name: str | os.PathLike[str], options: dict[str, Any]) -> tuple[Any, 
         raise TreeKVError(f"a model is {_KINDS}, got {name!r}")
     with _quiet():
         if name in ALIASES:
-            state = next(state for state in alias_states() if state.name == name)
-            if "config_only" in options and state.installed and state.converted is None:
-                with _packaged_file(ALIASES[name]) as file:
+            waiting = [state.name for state in alias_states() if state.installed and state.converted is None]
+            if "config_only" in options and name in waiting:  # converting would need its weights
+                with packaged_file(ALIASES[name]) as file:
                     return _load_gguf(file, options)
             folder = _converted(ALIASES[name])
             return _load(folder, options, label=f"the converted copy of {name!r} in {str(folder)!r}")
@@ -314,8 +313,7 @@ def _network_errors() -> tuple[type[Exception], ...]:
 
 
 def _looks_like_path(name: str) -> bool:
-    hub_id = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name)
-    return hub_id is None or name.startswith(".") or name.endswith(".gguf")
+    return re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) is None or name.startswith(".") or name.endswith(".gguf")
 
 
 # ---------------------------------------------------------------------- loading

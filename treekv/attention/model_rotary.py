@@ -158,7 +158,7 @@ def _embedding(config: Any) -> nn.Module:
         module = importlib.import_module(type(config).__module__.replace(".configuration_", ".modeling_"))
     else:
         module = sys.modules[model.__module__]
-    classes = [
+    classes: list[Any] = [
         each
         for name, each in inspect.getmembers(module, inspect.isclass)
         if name.endswith("RotaryEmbedding") and each.__module__ == module.__name__

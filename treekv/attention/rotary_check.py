@@ -42,7 +42,8 @@ def check_rotation(model: Any) -> None:
         model_rotary.refute(config, f"its rotary embedding could not be tried ({_first_line(error)})")
         return
     for layer in layers:
-        key, rotary = cache.layers[layer].keys, rotaries[layer]
+        key: Any = getattr(cache.layers[layer], "keys", None)
+        rotary = rotaries[layer]
         expected, found = key[:TOKENS], key[TOKENS:]
         if rotary is not None:
             expected, found = rotary.moved(expected, places[TOKENS:, None]), rotary.interleave(found)

@@ -301,7 +301,7 @@ class LayerGroup:
 
     def _contents(self, parts: list[tuple[TreeKVLayer, slice]]) -> StoredContents | None:
         """What the ledger's policy may read of rows of some layers."""
-        return StoredContents(parts, self.config.positions) if self.ledger.policy.reads_contents else None
+        return StoredContents(parts, str(self.config.positions)) if self.ledger.policy.reads_contents else None
 
     def _plan_slots(self, rows: slice, q: int, *, distance: bool, opened: int = 0) -> SlotPlan:
         """The ledger's plan, with the distances at which tokens are seen; the block starts `opened` tokens earlier."""
