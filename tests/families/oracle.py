@@ -82,7 +82,7 @@ def verdict(name: str) -> str:
         supported.full_attention_layers(config)
         positions = TreeKVCache(TreeKVConfig(cache_size=64), config).config.positions
     except TreeKVError as error:
-        if "sliding window" not in str(error):
+        if "has full attention" not in str(error):
             return f"refused: {error}"
         positions = "rank"  # its usual layers all have a window, but there are models without
     if positions == "original":
@@ -92,8 +92,12 @@ def verdict(name: str) -> str:
         found.append("same generation" if generates_the_same(name) else "ANOTHER GENERATION")
     except TreeKVError:
         found.append("all layers have a window")
-    error = kept_alone(name)
-    found.append(f"kept tokens alone within {error:.0e}" if error <= CLOSE else f"KEPT TOKENS DIFFER by {error:.0e}")
+    difference = kept_alone(name)
+    found.append(
+        f"kept tokens alone within {difference:.0e}"
+        if difference <= CLOSE
+        else f"KEPT TOKENS DIFFER by {difference:.0e}"
+    )
     return "rank positions, " + ", ".join(found)
 
 
