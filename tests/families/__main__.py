@@ -14,7 +14,7 @@ import torch
 import transformers
 
 from tests.families.tiny_models import NAMES
-from tests.families.verdicts import Verdict, verdict
+from tests.families.verdicts import NOT_OF_ONE_LAYER, Verdict, verdict
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 
@@ -27,7 +27,8 @@ Right means, in float32:
 - with room for everything a cache generates what the plain model does, for rows of different lengths, two beams and
   both ways to read a prompt;
 - under eviction every step equals the model's own eager attention over exactly the kept tokens, at original positions;
-- at rank positions a model of one layer gives for the kept tokens what the plain model gives for them alone.
+- at rank positions a model of one layer gives for the kept tokens what the plain model gives for them alone (not tried
+  for {untried}, whose layers have states of all tokens).
 
 Layers with full attention are compressed; the last column says which others there are, that stay as transformers
 builds them. [The method](method.md#which-models) says what is computed for each kind of attention."""
@@ -44,6 +45,7 @@ def page(verdicts: list[Verdict]) -> str:
             tried=len(verdicts),
             right=len(right),
             ranks=ranks,
+            untried=", ".join(NOT_OF_ONE_LAYER),
             original=len(right) - ranks,
         ).splitlines(),
         "",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers.cache_utils import DummyLayer, DynamicCache, DynamicSlidingWindowLayer, LinearAttentionLayer
 
 from tests.families import eager_oracle, oracle
@@ -17,6 +18,9 @@ from treekv.attention import supported
 #: A difference of logits, as a share of the largest, up to which it is rounding: the weights of these models are large.
 #: A wrong rotation gives some tenths.
 ROUNDING = 5e-3
+#: Families without a model of one layer that depends on the kept tokens alone: it has a state of all tokens beside
+#: attention, or transformers builds two kinds of layers at least.
+NOT_OF_ONE_LAYER = ("falcon_h1", "olmo_hybrid", "zaya")
 
 
 class Verdict(NamedTuple):
@@ -53,7 +57,10 @@ def _tried_out(family: str) -> Verdict:
     if refused is not None and "full attention" in refused and hasattr(config, "sliding_window"):
         # A family whose layers all have a window, or none.
         changes = {"sliding_window": None}
-        config = build(family, **changes).config
+        try:
+            config = build(family, **changes).config
+        except StrictDataclassError:  # always with a window
+            return Verdict(family, words=refused)
         refused = _refusal(config)
     if refused is not None:
         return Verdict(family, words=refused)
@@ -63,7 +70,7 @@ def _tried_out(family: str) -> Verdict:
     positions = TreeKVCache(TreeKVConfig(cache_size=64), model.config).config.positions
     eager_oracle.generates_what_the_plain_model_generates(model, plain)
     eager_oracle.steps_are_eager_attention_over_exactly_the_kept_tokens(model, plain)
-    if positions == "rank":
+    if positions == "rank" and family not in NOT_OF_ONE_LAYER:
         error = oracle.kept_alone(family, **changes)
         assert error <= ROUNDING, f"at rank positions logits differ by {error:.2g} of the largest"
     return Verdict(family, positions, left)
