@@ -26,7 +26,7 @@ class LayerUse(NamedTuple):
         kind: what it is, in words.
         compressed: whether it is compressed; otherwise it stays as transformers builds it.
         rotates: whether its positions are changed when tokens are renumbered.
-        bytes_per_token: of its keys and values, in the type of the model's weights; None but for full attention.
+        bytes_per_token: of its keys and values, in the type of the model's weights; None unless it is compressed.
     """
 
     number: int
@@ -89,7 +89,7 @@ def model_use(model_config: Any) -> ModelUse:
             _kind(config, number, layer),
             refused is None and compressed,
             compressed and rotates[number],
-            _bytes_per_token(config, number, layer, dtype.itemsize),
+            _bytes_per_token(config, number, dtype.itemsize) if refused is None and compressed else None,
         )
         for number, (layer, compressed) in enumerate(zip(layers, full, strict=True))
     ]
@@ -114,9 +114,7 @@ def _kind(config: Any, number: int, layer: Any) -> str:
     return f"a cache of another kind ({type(layer).__name__})"
 
 
-def _bytes_per_token(config: Any, number: int, layer: Any, itemsize: int) -> int | None:
-    if type(layer) not in supported.FULL:
-        return None
+def _bytes_per_token(config: Any, number: int, itemsize: int) -> int:
     layers = config.per_layer_config
     own = layers[number] if number < len(layers) else layers[-1]
     if number in supported.latent_layers(config):

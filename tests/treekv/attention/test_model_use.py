@@ -29,6 +29,12 @@ def test_it_is_what_a_cache_does(family):
     assert use.bytes_per_token == sum(use.layers[number].bytes_per_token for number in compressed)
 
 
+@pytest.mark.parametrize("family", ["rwkv", "mamba", "deepseek_v32", "bart"])
+def test_refused_models_are_described_too(family):
+    use = model_use(tiny_models.configuration(family))
+    assert use.refused is not None and use.positions is None and not any(layer.compressed for layer in use.layers)
+
+
 def test_usual_models_are_described_without_being_built():
     use = model_use(tiny_models.usual_configuration("llama4"))
     assert use.family == "llama4_text" and use.refused is None
