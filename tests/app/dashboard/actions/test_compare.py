@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import analysis
 from app.dashboard.actions import compare as actions
@@ -56,6 +57,12 @@ def test_simulations_of_two_sessions_take_turns(small_run: Path, monkeypatch: py
     assert [int((found[size].retention["evicted_at"] == -1).sum("position").max()) for size in (32, 48)] == [32, 48]
 
 
+def same_loss(found: xr.Dataset, expected: xr.Dataset) -> None:
+    """On some processors a product rounds by how many policies are computed at once."""
+    xr.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert found.attrs == expected.attrs
+
+
 def test_a_slider_simulates_the_one_setting_that_it_moves(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     simulated: list[list[str]] = []
     real = analysis.simulate
@@ -75,12 +82,13 @@ def test_a_slider_simulates_the_one_setting_that_it_moves(small_run: Path, monke
 
     actions._simulated.clear()
     together = actions.simulate(run, moved, (0, 1), 0)
-    assert found.retention.identical(together.retention) and found.loss.identical(together.loss)
+    assert found.retention.identical(together.retention)
+    same_loss(found.loss, together.loss)
     seen = open_capture(run)
     at_once = real(seen, moved, layers=[0, 1])
     assert together.retention.equals(at_once) and together.retention.attrs == at_once.attrs
     lost = analysis.output_loss(seen, at_once)
-    assert together.loss.equals(lost) and together.loss.attrs == lost.attrs
+    same_loss(together.loss, lost)
 
     other_names = {"first": moved["c"], "second": moved["b"]}
     renamed = actions.simulate(run, other_names, (0, 1), 0)
