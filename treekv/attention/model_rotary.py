@@ -29,6 +29,9 @@ ADVICE: Final = "; use positions='original'"
 #: Scalings whose angles do not depend on the length of the input.
 FIXED_SCALINGS: Final = frozenset(["default", "linear", "llama3", "proportional", "yarn"])
 
+#: Families whose queries depend on their positions beyond rotation, and how.
+BY_POSITION: Final = {"beam": "its layers without rotary positions scale queries by their true positions"}
+
 # Why models do not rotate as their families do, by the content of their configurations.
 _refuted: dict[str, str] = {}
 
@@ -42,7 +45,7 @@ def layer_rotaries(config: Any, positions: str = "rank") -> list[Rotary | None]:
         TreeKVError: the model's positions cannot be changed exactly.
     """
     family = str(getattr(config, "model_type", "?"))
-    reason = refuted(config)
+    reason = refuted(config) or BY_POSITION.get(family)
     convention = CONVENTIONS.get(family)
     if reason is None and convention is None:
         reason = "its keys are not known to be rotated by their positions alone"
