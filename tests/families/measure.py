@@ -33,12 +33,26 @@ from treekv.errors import TreeKVError
 
 PLACES = (0, 1, 7, 100, 5000)
 CLOSE = 2e-5  # of the largest number; float32 rounds angles and products
-LAYERS = ("all", "none", "sliding", "sliding or no window", "no_rope_layers", "position_embedding_type", "use_mem_rope")
+LAYERS = (
+    "all",
+    "none",
+    "sliding",
+    "sliding or no window",
+    "sliding or dense",
+    "no_rope_layers",
+    "position_embedding_type",
+    "use_mem_rope",
+)
 #: Changed configurations of families that have a field, beside that of `tiny_models`: of how layers rotate or not.
-VARIANTS: dict[str, dict[str, Any]] = {
-    "no_rope_layers": {"no_rope_layers": [0, 1, 1, 0], "layer_types": None, "num_hidden_layers": 4},
-    "position_embedding_type": {"position_embedding_type": None},
-    "use_mem_rope": {"use_mem_rope": False},
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "no_rope_layers": [{"no_rope_layers": [0, 1, 1, 0], "layer_types": None, "num_hidden_layers": 4}],
+    "position_embedding_type": [{"position_embedding_type": word} for word in (None, "rope", "nope")],
+    "use_mem_rope": [{"use_mem_rope": False}],
+    "layer_rope_theta": [{"layer_rope_theta": [1e4, 1e6, 0, 1e4], "num_hidden_layers": 4, "layer_types": None}],
+    "prefix_dense_sliding_window_pattern": [
+        {"prefix_dense_sliding_window_pattern": pattern, "mlp_layer_types": ["sparse", "sparse", "dense", "dense"]}
+        for pattern in (1, 4)
+    ],
 }
 
 
@@ -110,7 +124,7 @@ def _models(name: str) -> Iterator[nn.Module]:
     usual = tiny_models.build(name)
     yield usual
     fields = usual.config.get_text_config(decoder=True)
-    variants = [changes for field, changes in VARIANTS.items() if hasattr(fields, field)]
+    variants = [each for field, changes in VARIANTS.items() if hasattr(fields, field) for each in changes]
     types = getattr(fields, "layer_types", None) or []
     if set(types) == {"full_attention", "sliding_attention"}:
         variants.append({"sliding_window": None, "layer_types": ["full_attention"] * len(types)})

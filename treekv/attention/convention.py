@@ -12,9 +12,10 @@ class Convention(NamedTuple):
         pairs: which dimensions are turned together, see `treekv.attention.rotary.Rotary`.
         part: which dimensions of a head are rotated.
         sign: 1 turns the first of a pair towards the second, -1 the second towards the first.
-        layers: which layers do. "all" or "none"; "sliding" for all that are no "full_attention", and "sliding or no
-            window" for all layers too where the configuration has no sliding window; or a field of the configuration
-            that says so, for each layer or for all.
+        layers: which layers do. "all" or "none"; "sliding" for all that are no "full_attention", "sliding or no
+            window" for all layers too where the configuration has no sliding window, and "sliding or dense" for dense
+            layers too where their `prefix_dense_sliding_window_pattern` is 1; or a field of the configuration that says
+            so, for each layer or for all, a word being "rope" or another.
     """
 
     pairs: Literal["half", "interleaved"] = "half"
@@ -29,6 +30,9 @@ class Convention(NamedTuple):
         if self.layers.startswith("sliding"):
             if self.layers == "sliding or no window" and config.sliding_window is None:
                 return True
+            if self.layers == "sliding or dense" and config.prefix_dense_sliding_window_pattern == 1:
+                return bool(config.layer_types[number] != "full_attention" or config.mlp_layer_types[number] == "dense")
             return bool(config.layer_types[number] != "full_attention")
         field = getattr(config, self.layers)
-        return bool(field[number] if isinstance(field, (list, tuple)) else field)
+        own = field[number] if isinstance(field, (list, tuple)) else field
+        return own == "rope" if isinstance(own, str) else bool(own)

@@ -6,6 +6,7 @@ The conventions of all families were measured on tiny models by `python -m tests
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib
 import inspect
@@ -68,17 +69,21 @@ def rotaries_by(convention: Convention, config: Any) -> list[Rotary | None]:
     rotating = [convention.rotates(config, number) for number in range(layers)]
     if not any(rotating):
         return [None] * layers
-    frequencies = _frequencies(config)
-    made: dict[tuple[str | None, int], Rotary] = {}
+    bases = getattr(config, "layer_rope_theta", None) or [None] * layers  # of each layer, 0 for no positions
+    by_base = {base: _frequencies(config, base) for base in dict.fromkeys(bases)}
+    made: dict[tuple[float | None, str | None, int], Rotary] = {}
     rotaries: list[Rotary | None] = []
     for number, rotates in enumerate(rotating):
+        base = bases[number]
+        frequencies = by_base[base]
         kind = None if None in frequencies else _layer_type(config, number)
-        if not rotates or kind not in frequencies:  # types of layers without frequencies have no positions
+        # Types of layers without frequencies have no positions.
+        if not rotates or kind not in frequencies or base == 0:
             rotaries.append(None)
             continue
-        key = kind, _head_dim(config, number)
+        key = base, kind, _head_dim(config, number)
         if key not in made:
-            made[key] = Rotary(convention.sign * frequencies[kind], key[1], convention.pairs, convention.part)
+            made[key] = Rotary(convention.sign * frequencies[kind], key[2], convention.pairs, convention.part)
         rotaries.append(made[key])
     return rotaries
 
@@ -138,8 +143,11 @@ def _say(line: str) -> None:
     logging.getLogger("treekv").warning(line)
 
 
-def _frequencies(config: Any) -> dict[str | None, Tensor]:
-    """float32 [rotary_dim / 2] by type of layer, under None if there is one for all."""
+def _frequencies(config: Any, base: float | None = None) -> dict[str | None, Tensor]:
+    """float32 [rotary_dim / 2] by type of layer, under None if there is one for all; of another base if it is given."""
+    if base:
+        config = copy.deepcopy(config)
+        config.rope_parameters = {**config.rope_parameters, "rope_theta": base}
     embedding = _embedding(config)
     found = {name: tensor for name, tensor in embedding.named_buffers() if not name.endswith("original_inv_freq")}
     by_type: dict[str | None, Tensor] = {}

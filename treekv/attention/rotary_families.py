@@ -102,7 +102,8 @@ _FAMILIES: Final = {
         "helium",
     ],
     Convention(pairs="interleaved", part="first", sign=1, layers="no_rope_layers"): ["llama4_text"],
-    Convention(pairs="interleaved", part="first", sign=1, layers="sliding"): ["cohere2", "cohere2_moe"],
+    Convention(pairs="interleaved", part="first", sign=1, layers="sliding"): ["cohere2"],
+    Convention(pairs="interleaved", part="first", sign=1, layers="sliding or dense"): ["cohere2_moe"],
 }
 
 #: By model type of the text configuration.

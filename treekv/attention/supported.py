@@ -51,7 +51,7 @@ LEFT = (
 def check(config: Any) -> None:
     """Raise a `TreeKVError` unless TreeKV can compute the attention of a model with this configuration.
 
-    Whether its rotary positions can be renumbered is a question of its own, see `treekv.attention.rotary`.
+    Whether its rotary positions can be renumbered is a question of its own, see `treekv.attention.model_rotary`.
     """
     check_family(config)
     _check_implementation(config.get_text_config(decoder=True))

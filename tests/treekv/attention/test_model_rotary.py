@@ -11,6 +11,8 @@ from treekv import TreeKVCache, TreeKVConfig, TreeKVError
 from treekv.attention import model_rotary
 from treekv.attention.model_rotary import layer_rotaries, query_rotaries, usable_positions
 
+BASES = {"layer_rope_theta": [1e4, 1e6, 0, 1e4], "num_hidden_layers": 4}
+DENSE = ["sparse", "dense", "sparse", "sparse"]
 DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
 
 
@@ -31,13 +33,31 @@ def test_layers_that_rotate_alike_share_an_embedding():
             {"no_rope_layers": [1, 0, 0, 1], "layer_types": None, "num_hidden_layers": 4},
             [True, False, False, True],
         ),
+        ("granitemoehybrid", {"position_embedding_type": "rope"}, [True] * 4),
+        ("granitemoehybrid", {"position_embedding_type": "nope"}, [False] * 4),
+        ("granite_swa", BASES, [True, True, False, True]),
+        (
+            "cohere2_moe",
+            {"mlp_layer_types": DENSE, "prefix_dense_sliding_window_pattern": 1},
+            [True, True, True, False],
+        ),
+        ("cohere2_moe", {"mlp_layer_types": DENSE, "prefix_dense_sliding_window_pattern": 4}, [True, False] * 2),
         ("lfm3", {}, [False, True, True, False, True, True]),  # the others are convolutions
         ("nemotron_h", {}, [False] * 4),
     ],
 )
 def test_layers_without_positions_have_none(family, changes, rotating):
     config = tiny_models.configuration(family, **changes)
-    assert [rotary is not None for rotary in layer_rotaries(config)] == rotating[: len(layer_rotaries(config))]
+    assert [rotary is not None for rotary in layer_rotaries(config)] == rotating
+
+
+def test_bases_of_layers_are_their_own():
+    first, second, _, last = layer_rotaries(tiny_models.configuration("granite_swa", **BASES))
+    assert first is last and first.inverse_frequencies[0] == second.inverse_frequencies[0] == 1
+    width = 2 * len(first.inverse_frequencies)
+    assert [float(rotary.inverse_frequencies[1]) for rotary in (first, second)] == pytest.approx(
+        [1e4 ** (-2 / width), 1e6 ** (-2 / width)]
+    )
 
 
 def test_usual_configurations_are_understood():

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from treekv import TreeKVCache, TreeKVConfig, TreeKVError
+from treekv.attention.rotary_check import check_rotation
 
 _FILE = {key: TreeKVConfig().to_dict()[key] for key in ("format", "version")}
 
@@ -36,6 +37,8 @@ def generate(model: Any, cache_settings: Any = None, past_key_values: Any = None
     before = model.config._attn_implementation
     model.set_attn_implementation("treekv")
     try:
+        if config is not None:
+            check_rotation(model)
         cache = past_key_values if config is None else TreeKVCache(config, model.config)
         return model.generate(past_key_values=cache, **arguments)
     finally:
