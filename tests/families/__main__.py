@@ -30,8 +30,8 @@ Right means, in float32:
 - at rank positions a model of one layer gives for the kept tokens what the plain model gives for them alone (not tried
   for {untried}, whose layers have states of all tokens).
 
-Texts have some forty tokens. Where a family scales queries by their positions in long texts only (Llama 4, Ministral 3),
-the scale stays that of the true position.
+Texts have some forty tokens. Where a family scales queries by their positions in long texts only, as Llama 4 and
+Ministral 3 do, the scale stays that of the true position.
 
 Layers with full attention are compressed; the last column says which others there are, that stay as transformers
 builds them. [The method](method.md#which-models) says what is computed for each kind of attention."""
