@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import streamlit as st
 
-from app.dashboard.session.keys import SETTINGS
+from app.dashboard.session.keys import BEFORE, SETTINGS, UNSAVED
 from app.dashboard.session.messages import below_root, sentence
 from app.dashboard.session.run import default_model, find_run
 from app.runs import folder as run_folder
@@ -16,10 +16,7 @@ from app.runs.folder import RunFolder
 from treekv import TreeKVConfig, TreeKVError, shipped
 
 CHOSEN, COMPARED = SETTINGS
-# In the session: the configurations that were active before, the last one last; why the active one is not in its run.
-BEFORE: Final = "settings-before"
-UNSAVED: Final = "settings-unsaved"
-WRONG: Final = "settings-wrong"  # what is wrong with those in the address or the run, not said yet
+WRONG: Final = "settings-wrong"  # in the session: what is wrong with those in the address or the run, not said yet
 LEAST_COMPARED, MOST_COMPARED = 2, 6  # settings side by side
 _LETTERS: Final = "ABCDEF"
 
@@ -114,8 +111,8 @@ def choose_settings(config: TreeKVConfig) -> None:
 
 
 def is_chosen() -> bool:
-    """Whether the user, or a link, chose the active settings."""
-    return bool(st.session_state.get(f"{CHOSEN}-by-hand"))
+    """Whether the user, or a link, chose the active settings, and no run keeps them."""
+    return bool(st.session_state.get(f"{CHOSEN}-by-hand", CHOSEN in st.query_params))
 
 
 def undo_choice() -> None:
@@ -127,10 +124,10 @@ def undo_choice() -> None:
 
 def _activate(config: TreeKVConfig) -> None:
     st.session_state[CHOSEN] = config
-    st.session_state[f"{CHOSEN}-by-hand"] = True
     _to_address(CHOSEN, encode(config))
     st.session_state[UNSAVED] = ""
     run = find_run()
+    st.session_state[f"{CHOSEN}-by-hand"] = run is None  # otherwise it is the run's own, and goes with it
     if run is not None:
         try:
             config.save(run.inside(run_folder.ACTIVE))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import streamlit as st
 
+from app.dashboard.session.keys import BEFORE, UNSAVED
 from app.dashboard.session.messages import plain
-from app.dashboard.session.settings import BEFORE, UNSAVED, current_settings, undo_choice
+from app.dashboard.session.settings import current_settings, undo_choice
 from app.runs.folder import RunFolder
 from app.text import wording
 

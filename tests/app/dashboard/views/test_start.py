@@ -189,7 +189,7 @@ def test_a_run_is_renamed_and_deleted_on_the_page(
     assert not test.run().error
 
 
-def test_another_run_comes_with_its_own_settings_unless_some_were_chosen(
+def test_another_run_comes_with_its_own_settings_and_with_no_choice_for_the_one_before(
     small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, size in (("one", 64), ("two", 48)):
@@ -202,13 +202,20 @@ def test_another_run_comes_with_its_own_settings_unless_some_were_chosen(
         test.switch_page(START).run().button(key=f"open-{name}").click().run()
         test.switch_page("views/compare.py").run()
         seen.append([config.cache_size for config in test.session_state["compare"]])
-        if len(seen) == 3:
-            test.button(key="take").click().run()
     assert seen == [[64] * 3, [48] * 3, [64] * 3]
-    assert test.session_state["settings"].cache_size == 64
-    test.switch_page(START).run().button(key="open-two").click().run()
-    test.switch_page("views/take_away.py").run()
-    assert test.session_state["settings"].cache_size == 64  # taken by hand
+    test.segmented_control(key="edited").set_value(1).run()
+    test.button(key="take").click().run()
+    for name, wanted in (("two", ("tree", 48)), ("one", ("streaming", 64))):
+        test.switch_page(START).run().button(key=f"open-{name}").click().run()
+        test.switch_page("views/take_away.py").run()
+        active = test.session_state["settings"]
+        assert (active.policy, active.cache_size) == wanted
+        assert not [button for button in test.button if button.key == "undo-active"]
+    assert not (tmp_path / "two" / "active.json").exists()
+    linked = opened(None, monkeypatch, root=tmp_path, settings="h2o,cache_size=32")
+    linked.button(key="open-two").click().run()
+    linked.switch_page("views/take_away.py").run()
+    assert linked.session_state["settings"].policy == "h2o"  # of no run
 
 
 def test_the_active_configuration_is_kept_in_the_run_and_a_change_can_be_undone(
