@@ -9,6 +9,7 @@ The bytes are those of `analysis.cache_bytes`.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import re
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from typing import Any, Final
 
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
+from transformers.cache_utils import LinearAttentionLayer
 
 from analysis.captures.forward_pass import CacheLayer
 from analysis.memory_size import Sizes, cache_bytes
@@ -28,6 +30,7 @@ from treekv.errors import TreeKVError
 
 STEP: Final = 8  # tokens between two sizes that are tried
 LEAST: Final = 16
+MOST_TRIED: Final = 4096  # tokens up to which the smallest cache that a policy accepts is looked for
 MOST_USERS: Final = 1_000_000
 _UNITS: Final = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
@@ -40,6 +43,7 @@ class ModelSizes:
         model_layers: the layers of its cache, as `Capture.model_layers` has them.
         kv_heads, query_heads, head_dim: KV heads and query heads of a layer, channels of a key.
         parameters: how many numbers its weights are.
+        states: layers that keep a state of linear attention or convolution, whose bytes are not counted.
     """
 
     model_layers: list[CacheLayer]
@@ -47,6 +51,7 @@ class ModelSizes:
     query_heads: int
     head_dim: int
     parameters: int
+    states: int = 0
 
     def weight_bytes(self, dtype: str = "bfloat16") -> int:
         itemsize: int = getattr(torch, dtype).itemsize
@@ -74,25 +79,33 @@ def model_sizes(config: Any) -> ModelSizes:
     """The sizes of a model from its configuration in transformers alone, by a model whose tensors have no content.
 
     Raises:
-        TreeKVError: a model that a `TreeKVCache` refuses.
+        TreeKVError: a model that a `TreeKVCache` refuses, or that cannot be run without weights.
     """
     config = copy.deepcopy(config)
     config._attn_implementation = interface.NAME  # with which it would be loaded
     full = full_attention_layers(config)
     with torch.device("meta"), torch.no_grad():
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+        # In bfloat16 whatever the configuration says: experts in float32 are multiplied by code that needs contents.
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.bfloat16)
         cache = DynamicCache(config=config)
-        model(torch.zeros(1, 1, dtype=torch.long), past_key_values=cache)
+        try:
+            model(torch.zeros(1, 1, dtype=torch.long), past_key_values=cache)
+        except NotImplementedError as error:  # a model whose experts or adapters are chosen by contents
+            raise TreeKVError(
+                f"the sizes of a {config.model_type!r} model show only when it computes with its weights, which are "
+                "not read here; plan from a capture of it on the page Compare"
+            ) from error
     seen: list[Any] = list(cache.layers)
     layers = [
         CacheLayer(number, _channels(layer), getattr(layer, "sliding_window", None))
         for number, layer in enumerate(seen)
-        if layer.keys is not None
+        if getattr(layer, "keys", None) is not None
     ]
     kv_heads, head_dim = (int(seen[full[0]].keys.shape[axis]) for axis in (1, 3))
     query_heads = int(config.get_text_config().num_attention_heads)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return ModelSizes(layers, kv_heads, query_heads, head_dim, parameters)
+    states = sum(isinstance(layer, LinearAttentionLayer) for layer in seen)
+    return ModelSizes(layers, kv_heads, query_heads, head_dim, parameters, states)
 
 
 def _channels(layer: Any) -> int:
@@ -119,7 +132,7 @@ def plan(
         make: the settings for a number of tokens; those of policy "tree" that reads a prompt in blocks by default.
 
     Raises:
-        TreeKVError: a number out of range, or a memory that is too small for the smallest cache.
+        TreeKVError: a number out of range, or a memory that is too small for the smallest cache that `make` accepts.
     """
     if not 1 <= users <= MOST_USERS:
         raise TreeKVError(f"users must be between 1 and {MOST_USERS:,}, got {users:,}")
@@ -134,18 +147,32 @@ def plan(
     whole = needed(every)
     if users * whole <= memory:
         return Plan(every, whole, whole, int(memory // whole))
-    low, high = LEAST // STEP, max(context // STEP, LEAST // STEP + 1)  # fits at low, not at high
-    least = needed(make(LEAST))
+    smallest = _smallest(make)
+    least = needed(make(smallest))
     if users * least > memory:
+        evicts = make(smallest).policy != "full"
         raise TreeKVError(
-            f"{format_bytes(memory)} are too little: {users:,} {'cache' if users == 1 else 'caches'} of {LEAST} tokens "
-            f"take {format_bytes(users * least)}; plan for fewer users or more memory"
+            f"{format_bytes(memory)} are too little: {users:,} {'' if evicts else 'full '}"
+            f"{'cache' if users == 1 else 'caches'} of {smallest if evicts else context:,} tokens "
+            f"{'takes' if users == 1 else 'take'} {format_bytes(users * least)}; plan for fewer users"
+            f"{' or more memory' if evicts else ', more memory or a policy that evicts'}"
         )
+    low, high = smallest // STEP, max(context // STEP, smallest // STEP + 1)  # fits at low, not at high
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if users * needed(make(middle * STEP)) <= memory else (low, middle)
     config = make(low * STEP)
     return Plan(config, needed(config), whole, int(memory // whole))
+
+
+def _smallest(make: Callable[[int], TreeKVConfig]) -> int:
+    """The smallest of the sizes that are tried at which the settings are possible."""
+    for size in range(LEAST, MOST_TRIED, STEP):
+        with contextlib.suppress(TreeKVError):
+            make(size)
+            return size
+    make(MOST_TRIED)  # says what is wrong, unless this one is possible
+    return MOST_TRIED
 
 
 def read_bytes(words: str) -> int:

@@ -37,7 +37,7 @@ def plan(
 ) -> None:
     """Say how large a cache can be: the tokens that fit, the bytes of a request, and what they save.
 
-    Activations are not counted; leave some memory for them.
+    Activations are not counted, nor are states of linear attention or convolution; leave some memory for them.
 
     Example: [bold]treekv plan --memory 24GB --users 64 --context 32768 --model smollm2[/]
     """
@@ -49,7 +49,7 @@ def plan(
         from analysis.memory_plan import model_sizes, read_bytes
         from analysis.memory_plan import plan as make_plan
         from analysis.memory_size import check_dtype
-        from app.runs.model_config import load_config
+        from treekv.models import load_config
 
         total = read_bytes(memory)
         check_dtype(dtype)
@@ -62,6 +62,10 @@ def plan(
         )
     found = make_plan(sizes, memory=total - taken, users=users, context=context, dtype=dtype, make=make)
     loss, note = (None, "") if capture is None else _loss(capture, model, found.config)
+    notes = [note] if note else []
+    if sizes.states:
+        layers = "1 layer" if sizes.states == 1 else f"{sizes.states} layers"
+        notes.append(f"The states that {layers} keep beside keys and values are not counted.")
     if as_json:
         print_json(
             {
@@ -71,7 +75,7 @@ def plan(
                 "users_full": found.users_full,
                 "weights": taken,
                 "predicted_loss_above_full": loss,
-                "note": note,
+                "note": " ".join(notes),
             }
         )
         return
@@ -81,9 +85,7 @@ def plan(
         lines.append(
             f"Predicted loss at that size: {loss:+.3f} nats a token above the full cache, on the captured text."
         )
-    if note:
-        lines.append(note)
-    for line in lines:
+    for line in [*lines, *notes]:
         out().print(escape(line), soft_wrap=True)
 
 

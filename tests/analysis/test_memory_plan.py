@@ -8,6 +8,7 @@ from analysis import capture
 from analysis.memory_plan import LEAST, STEP, model_sizes, plan, read_bytes
 from analysis.memory_size import cache_bytes
 from tests import tiny
+from tests.families.tiny_models import build, configuration
 from treekv import TreeKVConfig, TreeKVError
 
 
@@ -25,6 +26,20 @@ def test_sizes_are_those_of_a_real_model(kind: str, hybrid) -> None:
     )  # fmt: skip
     assert sizes.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert sizes.weight_bytes("float32") == 4 * sizes.parameters
+
+
+@pytest.mark.parametrize(("name", "layers", "states"), [("bamba", 2, 2), ("qwen3_moe", 2, 0)])
+def test_hybrids_and_experts_in_float32_have_sizes(name: str, layers: int, states: int) -> None:
+    config = configuration(name)
+    config.dtype = "float32"
+    sizes = model_sizes(config)
+    assert (len(sizes.model_layers), sizes.states) == (layers, states)
+    assert sizes.parameters == sum(parameter.numel() for parameter in build(name).parameters())
+
+
+def test_a_model_that_cannot_be_run_without_weights_is_one_sentence() -> None:
+    with pytest.raises(TreeKVError, match="the sizes of a 'dbrx' model show only when it computes with its weights"):
+        model_sizes(configuration("dbrx"))
 
 
 @pytest.mark.parametrize(("memory", "users"), [(200_000, 3), (90_000, 1), (1_000_000, 7)])
@@ -52,6 +67,14 @@ def test_where_all_fits_nothing_is_evicted(captured) -> None:
         (dict(memory=100, users=4), "100 B are too little: 4 caches of 16 tokens take"),
         (dict(memory=1e9, users=0), "users must be between 1 and"),
         (dict(memory=0), "memory must be more than 0"),
+        (
+            dict(memory=100, context=1000, make=lambda size: TreeKVConfig(policy="full", cache_size=size)),
+            "100 B are too little: 1 full cache of 1,000 tokens takes .*; plan for .* or a policy that evicts",
+        ),
+        (
+            dict(memory=100, make=lambda size: TreeKVConfig(policy="openvino", cache_size=size)),
+            "100 B are too little: 1 cache of 128 tokens takes",
+        ),
     ],
 )
 def test_what_cannot_be_planned_is_one_sentence(captured, options: dict, words: str) -> None:

@@ -12,6 +12,7 @@ from analysis.memory_plan import plan
 from app.text.wording import plan_in_words
 from tests import tiny
 from tests.app.cli.commands import invoke
+from tests.families.tiny_models import configuration
 
 
 def test_it_says_what_fits_and_predicts_the_loss(here: Path, tiny_model: Path, capture_file: Path) -> None:
@@ -30,6 +31,31 @@ def test_it_says_what_fits_and_predicts_the_loss(here: Path, tiny_model: Path, c
 
 
 @pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        ("openvino", "tokens for each layer and KV head (OpenVINO"),
+        ("snapkv", "tokens for each layer and KV head (SnapKV"),
+        ("pyramidkv", "tokens for each layer and KV head (PyramidKV"),
+        ("full", "1 full cache of 1,000 tokens takes"),
+    ],
+)
+def test_every_policy_can_be_planned(here: Path, tiny_model: Path, policy: str, words: str) -> None:
+    said = invoke(
+        "plan", "--memory", "60kB", "--no-weights", "--context", 1000, "--model", tiny_model, "--policy", policy
+    )
+    assert said.exit_code == (2 if policy == "full" else 0), said.output
+    assert words in " ".join(said.output.split())
+
+
+def test_states_are_said_not_to_be_counted(here: Path) -> None:
+    configuration("bamba").save_pretrained("bamba")
+    arguments = ("plan", "--memory", "1GB", "--context", 1000, "--model", "bamba")
+    words = "The states that 2 layers keep beside keys and values are not counted."
+    assert words in " ".join(invoke(*arguments).stdout.split())
+    assert json.loads(invoke(*arguments, "--json").stdout)["note"] == words
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("--memory", "much"), "memory must be a size such as 24GB"),
@@ -37,7 +63,7 @@ def test_it_says_what_fits_and_predicts_the_loss(here: Path, tiny_model: Path, c
         (("--memory", "1GB", "--dtype", "int8"), "dtype must be one of"),
         (("--memory", "1GB", "--policy", "none"), "policy must be one of"),
         (("--memory", "1GB", "--capture", "missing.nc"), "there is no file 'missing.nc'"),
-        (("--memory", "1GB", "--model", "missing-model"), "configuration of 'missing-model' cannot be read"),
+        (("--memory", "1GB", "--model", "missing-model"), "'missing-model' is no alias and no local file or folder"),
     ],
 )
 def test_mistakes_are_one_sentence(
