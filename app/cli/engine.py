@@ -17,17 +17,30 @@ if TYPE_CHECKING:
 NAME = "OpenVINO GenAI"
 
 
-def check(config: TreeKVConfig, *, asks: bool) -> None:
+def check(config: TreeKVConfig, model: str, *, asks: bool, compares: bool, temperature: float) -> None:
     """Raise a `TreeKVError` for what the engine cannot do, before anything is loaded."""
-    from app.engines.openvino_engine import check_installed
-    from app.export.other_engines import eviction_settings
+    from app.engines.gguf_copy import check_model
+    from app.engines.openvino_engine import check_block, check_installed
     from treekv import TreeKVError
 
     if asks:
         raise TreeKVError("--engine openvino continues one prompt; leave out --context, --question and cache files")
+    if compares and temperature:
+        raise TreeKVError(
+            "--compare holds the engine's tokens against the most probable ones, which needs --temperature 0, got "
+            f"{temperature:g}"
+        )
     check_installed()
-    if config.policy != "full":
-        eviction_settings(config)
+    check_block(config)
+    check_model(model)
+
+
+def compared(config: TreeKVConfig, policy: str) -> TreeKVConfig:
+    """The settings that run here beside the engine: with policy "openvino" exactly those that the engine runs."""
+    from app.export.other_engines import engine_config
+
+    runs = policy == "openvino" and config.policy != "full"
+    return engine_config(config) if runs else config.for_policy(policy)
 
 
 def continue_in_openvino(

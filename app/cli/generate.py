@@ -116,7 +116,13 @@ def generate(
     if engine is Engine.openvino:
         from app.cli.engine import check
 
-        check(_config(settings, **changes), asks=any((context, cache, question, save_cache)))
+        check(
+            _config(settings, **changes),
+            model or DEFAULT_MODEL,
+            asks=any((context, cache, question, save_cache)),
+            compares=compare is not None,
+            temperature=temperature,
+        )
     if context is not None or cache is not None or question or save_cache is not None:
         from app.cli.kept_context import ask, check_options
 
@@ -136,7 +142,7 @@ def generate(
         )
         raise typer.Exit(0 if finished else 130)
     content, config = _prompt(prompt, prompt_file), _config(settings, **changes)
-    other = None if compare is None else config.for_policy(compare)
+    other = None if compare is None else _other(config, compare, engine)
     name = model or DEFAULT_MODEL
     with stage(f"Loading {name}"):
         from treekv import load_model
@@ -196,6 +202,15 @@ def _configs(config: Any, compare: str | None) -> dict[str, Any]:
     if compare == config.policy:
         raise TreeKVError(f"--compare {compare} is the policy of the settings; name another one, such as full")
     return {config.policy: config} | ({} if compare is None else {compare: config.for_policy(compare)})
+
+
+def _other(config: Any, compare: str, engine: Engine) -> Any:
+    """The settings to compare with."""
+    if engine is Engine.openvino:
+        from app.cli.engine import compared
+
+        return compared(config, compare)
+    return config.for_policy(compare)
 
 
 def _config(file: Path | None, **changes: Any) -> Any:

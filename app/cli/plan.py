@@ -92,7 +92,8 @@ def plan(
 def _maker(policy: str) -> Any:
     from treekv import TreeKVConfig, policies
 
-    streams = policies.get(policy).evicts_decoding  # an unknown name is refused here
+    rule = policies.get(policy)  # an unknown name is refused here
+    streams = rule.evicts_decoding and rule.evicts_prompt
 
     def make(size: int) -> TreeKVConfig:
         config = TreeKVConfig(policy=policy, cache_size=size)

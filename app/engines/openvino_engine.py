@@ -20,9 +20,10 @@ from typing import Any, Final
 
 import torch
 
-from app.export.other_engines import OPENVINO_BLOCK, eviction_settings
+from app.export.other_engines import eviction_settings
 from app.generation import Generation, Recorder, rate
 from treekv import TreeKVConfig, TreeKVError
+from treekv.policies.openvino import BLOCK
 
 #: The package of the engine, and its version that was tested.
 PACKAGE: Final = "openvino-genai"
@@ -51,7 +52,7 @@ class EngineUsage:
     prompt_blocks: int
     blocks: int
     log_probs: list[float]
-    block_size: int = OPENVINO_BLOCK
+    block_size: int = BLOCK
 
 
 def check_installed() -> None:
@@ -59,6 +60,15 @@ def check_installed() -> None:
     if importlib.util.find_spec("openvino_genai") is None:
         raise TreeKVError(
             f"engine 'openvino' needs the package {PACKAGE!r}, which is not installed: pip install 'treekv[openvino]'"
+        )
+
+
+def check_block(config: TreeKVConfig) -> None:
+    """Raise a `TreeKVError` for settings of the engine's own policy with other blocks than it has here."""
+    if config.policy == "openvino" and config.interval != BLOCK:
+        raise TreeKVError(
+            f"interval must be {BLOCK}, the tokens of the engine's blocks on a CPU, for engine 'openvino', got "
+            f"{config.interval}"
         )
 
 
@@ -106,9 +116,10 @@ def generate(
         TreeKVError: the engine is not installed, refuses the model or the settings, or ends with a crash.
     """
     check_installed()
+    check_block(config)
     eviction = None if config.policy == "full" else eviction_settings(config)
     check_prompt(len(ids), eviction)
-    blocks = -(-(len(ids) + tokens) // OPENVINO_BLOCK) + 2
+    blocks = -(-(len(ids) + tokens) // BLOCK) + 2
     request = {
         "model": str(file),
         "ids": list(ids),
@@ -150,9 +161,9 @@ def generate(
     result.tokens_per_second = rate(text.times)
     # The engine says what it uses before a pass; the first pass after the prompt still has all of it.
     later = max(used[before + 1 :], default=used[-1])
-    result.kept_tokens = later * OPENVINO_BLOCK
+    result.kept_tokens = later * BLOCK
     result.cache_bytes = round(later * block_bytes)
-    result.full_bytes = round((len(ids) + max(len(text.ids) - 1, 0)) * block_bytes / OPENVINO_BLOCK)
+    result.full_bytes = round((len(ids) + max(len(text.ids) - 1, 0)) * block_bytes / BLOCK)
     return result, EngineUsage(version, eviction, max(used[: before + 1]), later, log_probs)
 
 

@@ -12,8 +12,7 @@ from typing import Any, Final
 from treekv import TreeKVConfig, TreeKVError, policies
 from treekv.policies.openvino import BLOCK, OpenVINO
 
-OPENVINO_BLOCK: Final = BLOCK  # tokens of a block of the pipeline's cache on a CPU,
-OPENVINO_BLOCKS: Final = (BLOCK, 16)  # and on a GPU
+OPENVINO_BLOCKS: Final = (BLOCK, 16)  # tokens of a block of the engine's cache: on a CPU, and on a GPU
 MLX_KEEP: Final = 4
 
 
@@ -37,13 +36,13 @@ def translations(config: TreeKVConfig) -> list[Translation]:
     return [] if config.policy == "full" else [openvino(config), tensorrt_llm(config), mlx(config)]
 
 
-def openvino(config: TreeKVConfig, block: int = OPENVINO_BLOCK) -> Translation:
+def openvino(config: TreeKVConfig) -> Translation:
     """OpenVINO GenAI: the nearest settings of policy "openvino", which is its rule.
 
     Raises:
-        TreeKVError: policy "full", or a block that is not 16 or 32.
+        TreeKVError: policy "full".
     """
-    fields = eviction_settings(config, block)
+    near, fields = engine_config(config), eviction_settings(config)
     lines = "".join(
         f"    {name}={f'AggregationMode.{value}' if name == 'aggregation_mode' else value},\n"
         for name, value in fields.items()
@@ -56,66 +55,77 @@ scheduler.use_cache_eviction = True
 scheduler.cache_eviction_config = CacheEvictionConfig(
 {lines})
 """
-    most = fields["max_cache_size"] + block - 1
-    sizes = fields["start_size"], fields["recent_size"], most
+    block, most = near.interval, _ENGINE.capacity(near)
     notes = []
-    if sizes != (config.sink_size, config.recent_size, config.cache_size):
+    if (near.sink_size, near.recent_size, most) != (config.sink_size, config.recent_size, config.cache_size):
         notes.append(
             f"Areas are whole blocks of {block} tokens, none of them empty, and up to {block - 1} tokens more than "
             f"max_cache_size are held, so {config.sink_size} sinks, {config.recent_size:,} recent and at most "
-            f"{config.cache_size:,} tokens become {sizes[0]}, {sizes[1]:,} and at most {most:,}."
+            f"{config.cache_size:,} tokens become {near.sink_size}, {near.recent_size:,} and at most {most:,}."
         )
-    if config.policy == "openvino":
-        window = fields["snapkv_window_size"]
-        notes.append(
-            "Your settings do the same"
-            + (", at other positions." if config.positions != "original" else ".")
-            + f" It fails on prompts that are 1 to {window - 1} tokens longer than start_size."
-        )
-        return Translation("OpenVINO GenAI", code, tuple(notes))
-    notes.append(_scoring(config))
+    if config.policy != _ENGINE.name:
+        notes.append(_scoring(config))
     if config.positions != "original":
         notes.append(
             "It keeps true positions: apply_rotation, which would renumber what is kept, is left off, for it ends "
             "version 2026.4.1 with heap corruption, or spoils the text."
         )
-    notes.append(
-        "It evicts whole blocks, the same for all heads of a layer, while TreeKV evicts single tokens for each KV head "
-        "separately. Compare the policy openvino, which is its rule."
-    )
-    return Translation("OpenVINO GenAI", code, tuple(notes))
+    if config.prefill != "once":
+        notes.append(
+            "It holds a prompt whole until the first token after it was read, and then evicts all that is too much, "
+            + _PREFILL[config.prefill]
+        )
+    if not policies.get(config.policy).evicts_after(config):
+        notes.append("It also evicts what follows a prompt, which your settings keep.")
+    if config.policy != _ENGINE.name:
+        notes.append(
+            "It evicts whole blocks, the same for all heads of a layer, while TreeKV evicts single tokens for each KV "
+            "head separately. Compare the policy openvino, which is its rule."
+        )
+    elif near == config:
+        notes.append("Your settings do the same.")
+    if near.aggregation == "norm_sum":
+        notes.append(f"It fails on prompts that are 1 to {near.window_size - 1} tokens longer than start_size.")
+    return _translation("OpenVINO GenAI", code, notes, config)
 
 
-def eviction_settings(config: TreeKVConfig, block: int = OPENVINO_BLOCK) -> dict[str, Any]:
-    """The fields of the engine's CacheEvictionConfig for settings, or for the nearest of policy "openvino".
+def engine_config(config: TreeKVConfig) -> TreeKVConfig:
+    """What OpenVINO GenAI does with settings, as settings of policy "openvino"; these exactly are handed to it.
 
     Raises:
-        TreeKVError: policy "full", or a block that the engine does not have.
+        TreeKVError: policy "full".
     """
     if config.policy == "full":
         raise TreeKVError("policy 'full' evicts nothing, so there is no eviction to set")
-    if block not in OPENVINO_BLOCKS:
-        raise TreeKVError(f"the engine's cache has blocks of 32 tokens on a CPU and 16 on a GPU, got {block}")
-    near = config if config.policy == "openvino" else config.for_policy("openvino")
-    near = near if near.interval == block or config.policy == "openvino" else near.replace(interval=block)
-    if near.interval != block:
-        raise TreeKVError(f"interval must be {block}, the tokens of the engine's blocks, got {near.interval}")
-    engine = policies.get("openvino")
-    assert isinstance(engine, OpenVINO)
-    most = engine.max_cache_size(near)
-    recent = near.recent_size
-    if not policies.get(config.policy).evicts_after(config):
-        recent = (
-            most - near.sink_size - block
-        )  # nothing that decodes is chosen by score, so recent tokens take the room
+    near = config.for_policy(_ENGINE.name)
+    if near.interval not in OPENVINO_BLOCKS:  # blocks that the engine does not have
+        near = near.replace(**_ENGINE.nearest(near))
+    return near.replace(prefill="once", positions="original")
+
+
+def eviction_settings(config: TreeKVConfig) -> dict[str, Any]:
+    """The fields of the engine's CacheEvictionConfig for `engine_config(config)`.
+
+    Raises:
+        TreeKVError: policy "full".
+    """
+    near = engine_config(config)
     return {
         "start_size": near.sink_size,
-        "recent_size": recent,
-        "max_cache_size": most,
+        "recent_size": near.recent_size,
+        "max_cache_size": _ENGINE.max_cache_size(near),
         "aggregation_mode": near.aggregation.upper(),
         "apply_rotation": False,
         "snapkv_window_size": near.window_size,
     }
+
+
+def _translation(engine: str, code: str, notes: list[str], config: TreeKVConfig) -> Translation:
+    """With what no engine has: unequal capacities."""
+    if config.budgets is not None:
+        parts = "KV heads" if config.differs_by_head else "layers"
+        notes = [*notes, f"All {parts} get the same capacity there, while yours differ (budgets)."]
+    return Translation(engine, code, tuple(notes))
 
 
 def _scoring(config: TreeKVConfig) -> str:
@@ -133,7 +143,7 @@ from tensorrt_llm.llmapi import KvCacheConfig
 
 cache = KvCacheConfig(max_attention_window=[{config.cache_size}], sink_token_length={config.sink_size})
 """
-    return Translation("TensorRT-LLM", code, (_window(config),))
+    return _translation("TensorRT-LLM", code, [_window(config)], config)
 
 
 def mlx(config: TreeKVConfig) -> Translation:
@@ -145,7 +155,7 @@ def mlx(config: TreeKVConfig) -> Translation:
             f"It always keeps the first {MLX_KEEP} tokens; the number of sinks ({config.sink_size}) cannot be set."
         )
     code = f"mlx_lm.generate --model MODEL --prompt PROMPT --max-kv-size {config.cache_size}\n"
-    return Translation("mlx-lm", code, tuple(notes))
+    return _translation("mlx-lm", code, notes, config)
 
 
 def _refuse_full(config: TreeKVConfig) -> None:
@@ -162,6 +172,11 @@ def _window(config: TreeKVConfig) -> str:
     )
 
 
+_ENGINE: Final = OpenVINO()
+_PREFILL: Final = {
+    "stream": "while your settings read it in blocks and evict after each.",
+    "none": "while your settings keep it whole and evict one token for each that follows.",
+}
 _OTHER: Final = "Its scoring differs: it evicts the tokens of the whole middle with the lowest scores."
 _BLIND: Final = (
     "Its scoring differs: your settings use no attention, while it evicts the lowest scores of the whole middle."
@@ -180,9 +195,13 @@ _SCORING: Final = {
         "Your settings use no scores, which OpenVINO always does: one block is left to its scoring, the rest is the "
         "window of recent tokens."
     ),
-    "snapkv": ("Its scoring differs: it also evicts while it generates, which SnapKV does not."),
+    "snapkv": (
+        "Its scoring of a prompt is close to that of SnapKV, by the last queries and pooled, but per block and for all "
+        "heads of a layer together."
+    ),
     "pyramidkv": (
-        "Its scoring differs, and all layers have the same size, while PyramidKV gives the lower layers more."
+        "Its scoring of a prompt is close to that of PyramidKV, but per block and for all heads of a layer, and "
+        "all layers have the same size, while PyramidKV gives the lower layers more."
     ),
     "tova": ("Its scoring differs: TOVA uses only the last query, while OpenVINO sums scores over all queries."),
 }

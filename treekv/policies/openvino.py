@@ -89,17 +89,22 @@ class OpenVINO(Policy):
             )
 
     def nearest(self, settings: Settings) -> dict[str, Any]:
-        """Sinks and recent tokens in whole blocks: up, but so that one block at least can be evicted. The cache is
-        larger only where these do not fit."""
+        """Sinks and recent tokens in whole blocks of 32: up, but so that one block at least can be evicted. The cache
+        is larger only where these do not fit. As in the engine a prompt is held whole, and positions are true.
+        """
         most = (settings.cache_size + 1) // BLOCK - 1
         sinks = max(-(-settings.sink_size // BLOCK), 1)
         recent = max(min(-(-settings.recent_size // BLOCK), most - sinks - 1), 1)
         least = (sinks + recent + 2) * BLOCK - 1
+        added_up = settings.aggregation if settings.policy == self.name else "norm_sum"
         changes = {"cache_size": least} if settings.cache_size < least else {}
         return changes | {
             "sink_size": sinks * BLOCK,
             "recent_size": recent * BLOCK,
-            "aggregation": "sum" if settings.policy == "h2o" else "norm_sum",
+            "interval": BLOCK,
+            "aggregation": "sum" if settings.policy == "h2o" else added_up,
+            "prefill": "once",
+            "positions": "original",
         }
 
     def observe(self, weights: Tensor) -> Tensor:

@@ -94,7 +94,9 @@ def configs(request: RunRequest) -> dict[str, TreeKVConfig]:
     if not request.policies:
         raise TreeKVError("no policy is chosen; choose at least one")
     tree = TreeKVConfig(cache_size=request.cache_size, prefill="stream")
-    return {policy: tree.replace(policy=policy) for policy in request.policies}
+    # A policy that holds prompts whole would be another one if it read them in blocks.
+    prefills = {policy: "stream" if policies.get(policy).evicts_prompt else "once" for policy in request.policies}
+    return {policy: tree.replace(policy=policy, prefill=prefill) for policy, prefill in prefills.items()}
 
 
 def check(request: RunRequest, root: Path) -> None:

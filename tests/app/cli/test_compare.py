@@ -10,6 +10,7 @@ import pytest
 
 import analysis
 import treekv
+from app.cli.compare import _configs
 from tests import tiny
 from tests.app.cli.commands import invoke
 from treekv import TreeKVConfig
@@ -95,6 +96,13 @@ def test_compare_prints_a_table_of_the_policies(capture_file: Path) -> None:
     for title in ("Tokens kept, by policy", "How densely", "Attention retained", "Error of the", "How unevenly"):
         assert title in page
     assert page.count('role="img"') == 5
+
+
+def test_a_policy_that_holds_prompts_whole_is_not_compared_in_blocks(capture_file: Path) -> None:
+    captured = analysis.open(capture_file, "capture")
+    for prompt, of_others in ((0, "stream"), (100, "once")):
+        found = _configs(captured, [], ["tree", "openvino"], [], 128, prompt)
+        assert [config.prefill for config in found.values()] == [of_others, "once"]
 
 
 def test_compare_adds_a_variant_of_each_policy_that_has_it(capture_file: Path) -> None:

@@ -1,4 +1,4 @@
-"""The copy of a model that OpenVINO GenAI reads without loss."""
+"""The copy of a model that OpenVINO GenAI reads right."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import gguf
 import numpy as np
 import pytest
 
-from app.engines.gguf_copy import engine_file
+from app.engines.gguf_copy import check_model, engine_file
 from treekv import TreeKVError
 
 
-def written(path: Path, kind: gguf.GGMLQuantizationType) -> np.ndarray:
+def written(path: Path, kind: gguf.GGMLQuantizationType, architecture: str = "llama", scale: float = 1) -> np.ndarray:
     """A file with one matrix of a kind, a vector and some metadata; returns the matrix as the file has it."""
-    weights = np.random.default_rng(0).normal(size=(4, 64)).astype(np.float32)
+    weights = np.random.default_rng(0).normal(scale=scale, size=(4, 64)).astype(np.float32)
     quantized = gguf.quants.quantize(weights, kind)
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, architecture)
     writer.add_uint32("llama.block_count", 3)
     writer.add_array("tokenizer.ggml.tokens", ["a", "b"])
     writer.add_tensor("blk.0.ffn_up.weight", quantized, raw_dtype=kind)
@@ -51,19 +51,39 @@ def test_a_file_in_16_bits_is_used_as_it_is(tmp_path):
         assert found == file
 
 
-@pytest.mark.parametrize("name", ["owner/model", "folder"])
-def test_only_gguf_can_be_read(tmp_path, monkeypatch, name):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "folder").mkdir()
+def test_weights_beyond_16_bits_are_refused(tmp_path):
+    file = tmp_path / "model.gguf"
+    written(file, gguf.GGMLQuantizationType.BF16, scale=1e5)
     with (
-        pytest.raises(TreeKVError, match=rf"reads models from GGUF: an alias \(smollm2, .*got '{name}'"),
-        engine_file(name),
+        pytest.raises(TreeKVError, match=r"'blk.0.ffn_up.weight' has a weight of .* 65,504 of"),
+        engine_file(str(file)),
     ):
         pass
 
 
+@pytest.mark.parametrize("name", ["owner/model", "folder"])
+def test_only_gguf_can_be_read(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(TreeKVError, match=rf"reads models from GGUF: the alias smollm2 or .*got '{name}'"):
+        check_model(name)
+
+
+def test_architectures_that_the_engine_does_not_build_are_refused(tmp_path):
+    check_model("smollm2")
+    with pytest.raises(TreeKVError, match="llama, qwen2, qwen3; 'gemma3-270m' is of 'gemma3'"):
+        check_model("gemma3-270m")
+    file = tmp_path / "model.gguf"
+    written(file, gguf.GGMLQuantizationType.F16, "qwen2")
+    check_model(str(file))
+    written(file, gguf.GGMLQuantizationType.F16, "gemma3")
+    with pytest.raises(TreeKVError, match=r"model.gguf' is of 'gemma3'"):
+        check_model(str(file))
+
+
 def test_a_damaged_file_is_refused(tmp_path):
     file = tmp_path / "model.gguf"
-    file.write_bytes(b"GGUF" + bytes(40))
-    with pytest.raises(TreeKVError, match="cannot be copied for the engine"), engine_file(str(file)):
-        pass
+    for content, words in ((b"none", "cannot be read"), (b"GGUF" + bytes(40), "cannot be read for the engine")):
+        file.write_bytes(content)
+        with pytest.raises(TreeKVError, match=words), engine_file(str(file)):
+            pass

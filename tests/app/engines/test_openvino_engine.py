@@ -11,7 +11,7 @@ import torch
 
 from app.engines import openvino_engine
 from app.engines.gguf_copy import engine_file
-from app.engines.openvino_engine import check_prompt, generate, tokens_at_once
+from app.engines.openvino_engine import check_block, check_prompt, generate, tokens_at_once
 from app.export.other_engines import eviction_settings
 from app.generation import follow
 from app.runs.sample_text import sample_text
@@ -130,6 +130,13 @@ def test_prompts_on_which_the_engine_fails_are_refused():
             check_prompt(length, eviction)
     check_prompt(33, eviction | {"aggregation_mode": "SUM"})
     check_prompt(33, None)
+
+
+def test_blocks_that_the_engine_does_not_have_are_refused():
+    check_block(CONFIG)
+    check_block(TreeKVConfig(policy="keydiff", interval=8))  # runs as the nearest settings
+    with pytest.raises(TreeKVError, match=r"interval must be 32, .* got 16"):
+        check_block(CONFIG.replace(interval=16))
 
 
 @pytest.mark.parametrize("length", [1, 7, 255, 256, 257, 263, 264, 512, 513, 519, 520, 5000])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.export.other_engines import OPENVINO_BLOCK, eviction_settings, mlx, openvino, tensorrt_llm, translations
+from app.export.other_engines import engine_config, eviction_settings, mlx, openvino, tensorrt_llm, translations
 from treekv import TreeKVConfig, TreeKVError, policies
 
 POLICIES = [name for name in policies.names() if name != "full"]
@@ -43,30 +43,83 @@ def test_settings_of_the_engines_own_policy_are_its_settings() -> None:
     found = eviction_settings(config)
     assert (found["start_size"], found["recent_size"], found["max_cache_size"]) == (32, 128, 672)
     assert found["aggregation_mode"] == "SUM"
-    assert openvino(config).notes == (
-        "Your settings do the same. It fails on prompts that are 1 to 7 tokens longer than start_size.",
+    assert engine_config(config) == config
+    assert openvino(config).notes == ("Your settings do the same.",)
+    assert openvino(config.replace(aggregation="norm_sum")).notes[1:] == (
+        "It fails on prompts that are 1 to 7 tokens longer than start_size.",
     )
-    with pytest.raises(TreeKVError, match="interval must be 32, the tokens of the engine's blocks, got 16"):
-        eviction_settings(config.replace(interval=16))
+
+
+def test_blocks_of_the_engine_on_a_gpu_stay_and_others_are_rounded() -> None:
+    gpu = TreeKVConfig(policy="openvino", cache_size=271, sink_size=16, recent_size=48, interval=16)
+    assert engine_config(gpu) == gpu and "max_cache_size=256" in openvino(gpu).code
+    near = engine_config(gpu.replace(interval=8))
+    assert (near.interval, near.sink_size, near.recent_size, near.cache_size) == (32, 32, 64, 271)
+    for policy in POLICIES:  # another policy's interval is not the engine's
+        config = TreeKVConfig(policy=policy, cache_size=256)
+        if "interval" in policies.get(policy).options and policy != "openvino":
+            assert engine_config(config.replace(interval=4)).interval == 32
+
+
+@pytest.mark.parametrize("prefill, words", [("stream", "read it in blocks"), ("none", "keep it whole")])
+@pytest.mark.parametrize("policy", ["openvino", "tree"])
+def test_how_a_prompt_is_read_is_the_engines(policy: str, prefill: str, words: str) -> None:
+    config = TreeKVConfig(policy=policy, cache_size=256, prefill=prefill)
+    assert engine_config(config).prefill == "once"
+    assert engine_config(config) == config.replace(prefill="once").for_policy("openvino")
+    notes = openvino(config).notes
+    assert any("holds a prompt whole" in note and words in note for note in notes)
+    assert "Your settings do the same." not in notes
+    assert not any("holds a prompt whole" in note for note in openvino(config.replace(prefill="once")).notes)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TreeKVConfig(policy="snapkv", cache_size=512),
+        TreeKVConfig(policy="pyramidkv", cache_size=512),
+        TreeKVConfig(cache_size=512, after_prompt="keep"),
+        TreeKVConfig(policy="openvino", cache_size=512, prefill="stream", positions="rank"),
+    ],
+    ids=lambda config: config.policy,
+)
+def test_the_engine_and_the_policy_here_get_the_same(config: TreeKVConfig) -> None:
+    near, fields = engine_config(config), eviction_settings(config)
+    assert (near.policy, near.prefill, near.positions) == ("openvino", "once", "original")
+    assert (fields["start_size"], fields["recent_size"], fields["snapkv_window_size"]) == (
+        near.sink_size,
+        near.recent_size,
+        near.window_size,
+    )
+    assert fields["max_cache_size"] + near.interval - 1 == policies.get("openvino").capacity(near)
+    if config.policy != "openvino":
+        assert near == config.for_policy("openvino")
+        assert any("also evicts what follows a prompt" in note for note in openvino(config).notes)
+
+
+@pytest.mark.parametrize("budgets, parts", [("rising", "layers"), ([[200, 312], [256, 256]], "KV heads")])
+def test_unequal_capacities_are_not_dropped_silently(budgets: object, parts: str) -> None:
+    for one in translations(TreeKVConfig(cache_size=256, budgets=budgets)):
+        assert one.notes[-1] == f"All {parts} get the same capacity there, while yours differ (budgets)."
+    assert not any("budgets" in note for one in translations(TreeKVConfig(cache_size=256)) for note in one.notes)
 
 
 @given(
     policy=st.sampled_from([name for name in POLICIES if name != "openvino"]),
     cache=st.integers(40, 5000),
     sinks=st.integers(0, 20),
-    block=st.sampled_from([16, 32]),
 )
-def test_openvinos_rules_hold_for_every_setting(policy: str, cache: int, sinks: int, block: int) -> None:
+def test_openvinos_rules_hold_for_every_setting(policy: str, cache: int, sinks: int) -> None:
     try:
         config = TreeKVConfig(policy=policy, cache_size=cache, sink_size=sinks)
     except TreeKVError:  # a policy without sinks
         config = TreeKVConfig(policy=policy, cache_size=cache)
-    found = eviction_settings(config, block)
+    found = eviction_settings(config)
     start, recent, most = found["start_size"], found["recent_size"], found["max_cache_size"]
-    assert all(size > 0 and size % block == 0 for size in (start, recent, most))
+    assert all(size > 0 and size % 32 == 0 for size in (start, recent, most))
     assert most > start + recent and start >= config.sink_size
-    held = most + block - 1
-    assert cache - block < held <= max(cache, 127)
+    held = most + 31
+    assert cache - 32 < held <= max(cache, 127)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -102,6 +155,3 @@ def test_what_evicts_nothing_has_nothing_to_set() -> None:
     for one in (openvino, tensorrt_llm, mlx):
         with pytest.raises(TreeKVError, match="'full' evicts nothing"):
             one(full)
-    with pytest.raises(TreeKVError, match="32 tokens on a CPU and 16 on a GPU, got 8"):
-        openvino(TreeKVConfig(cache_size=256), 8)
-    assert OPENVINO_BLOCK == 32

@@ -92,6 +92,9 @@ def test_the_nearest_settings_of_others():
     assert (near.positions, near.aggregation, near.window_size) == ("original", "norm_sum", 8)
     assert TreeKVConfig(policy="h2o", cache_size=256).for_policy("openvino").aggregation == "sum"
     assert TreeKVConfig(cache_size=40).for_policy("openvino").cache_size == 127  # the smallest that the engine has
+    other = TreeKVConfig("keydiff", cache_size=256, interval=8, prefill="stream", positions="rank")
+    near_other = other.for_policy("openvino")
+    assert (near_other.interval, near_other.prefill, near_other.positions) == (32, "once", "original")
     assert near.for_policy("tree") == TreeKVConfig(cache_size=1024, recent_size=508)
 
 

@@ -36,6 +36,11 @@ def test_what_shows_on_the_way_is_one_sentence_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_policy_that_holds_prompts_whole_does_not_read_in_blocks() -> None:
+    request = RunRequest(**{**REQUEST.__dict__, "cache_size": 128, "policies": ("tree", "openvino")})
+    assert [config.prefill for config in make_run.configs(request).values()] == ["stream", "once"]
+
+
 def test_the_last_run_of_the_model_says_what_another_will_take(small_run: Path) -> None:
     run = RunFolder(small_run, {"load": "tiny", "seconds": 30.0, "text": {"tokens": 100}})
     other = RunFolder(small_run, {"load": "other", "seconds": 1.0, "text": {"tokens": 100}})
