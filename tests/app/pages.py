@@ -60,8 +60,9 @@ def alternatives(test: AppTest) -> list[str]:
 
 
 def ended(test: AppTest, key: str) -> AppTest:
-    """The page after the job kept under `key` has ended."""
-    job = test.session_state[key]
+    """The page after the job kept under `key`, alone or after what it was asked for, has ended."""
+    kept = test.session_state[key]
+    job = kept[-1] if isinstance(kept, tuple) else kept
     for _ in range(1200):
         if job.ended:
             return test.run()

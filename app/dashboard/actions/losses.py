@@ -98,7 +98,8 @@ def joined(known: Mapping[str, Entry]) -> xr.Dataset:
 def ask(question: Question, configs: Mapping[str, TreeKVConfig]) -> jobs.Job[None]:
     """Start a job that finds the losses that are not known yet; each is there as soon as it is found."""
     known = question.known(configs)
-    missing = {name: config for name, config in configs.items() if name not in known}
+    # Without the loss of the full cache, which comes with that of any setting, the others say nothing.
+    missing = {name: config for name, config in configs.items() if FULL not in known or name not in known}
     title = "Predicting the loss" if question.kind == "predicted" else "Measuring the loss"
     return jobs.submit(jobs.owner(), title, partial(_work, question=question, missing=missing))
 

@@ -40,7 +40,12 @@ COLUMNS: Final = {
     "loss above full, measured": Column(
         "measured loss ↓", "Nats a token above the full cache, from a real run. Less is better.", LESS, "%+.3f"
     ),
-    "perplexity": Column("perplexity ↓", "e to the power of the loss. Less is better.", LESS, "%.2f"),
+    "perplexity": Column(
+        "perplexity ↓",
+        "e to the power of the loss, as measured once it is of all settings. Less is better.",
+        LESS,
+        "%.2f",
+    ),
     "tokens kept": Column("tokens kept", "Of each layer and KV head after the whole text, on average.", "", "%d"),
     "attention retained": Column(
         "attention ↑", "The full cache's attention that goes to kept tokens. More is better.", MORE, "%.1f %%"
@@ -93,7 +98,9 @@ def rows(
 
 def with_losses(rows: Sequence[Row], known: Mapping[Kind, Mapping[str, Entry]]) -> list[Row]:
     """Rows with the losses that are known, after the settings' names: nats a token above the full cache, and as
-    perplexity, by what was measured where it was. The full cache comes first, then the least predicted loss."""
+    perplexity, of the kind that is known of more settings, for both in one column could not be compared. The full cache
+    comes first, then the least predicted loss."""
+    shown = max(known, key=lambda kind: (len(known[kind]), kind == "measured"), default=None)
     added = []
     for row in rows:
         name = FULL if row["settings"] == FULL_CACHE else row["settings"]
@@ -102,7 +109,8 @@ def with_losses(rows: Sequence[Row], known: Mapping[Kind, Mapping[str, Entry]]) 
         for kind, found in known.items():
             there = name in found and FULL in found
             extra[f"loss above full, {kind}"] = found[name].loss - found[FULL].loss if there else None
-            perplexity = math.exp(found[name].loss) if there else perplexity
+            if kind == shown and there:
+                perplexity = math.exp(found[name].loss)
         columns = {"perplexity": perplexity} if extra else {}
         added.append({"settings": row["settings"], **extra, **columns, **row})
     first = "loss above full, predicted"

@@ -162,7 +162,8 @@ def simulate_others(
     """Start the job that simulates all layers, and show its progress."""
     key = (str(run.path), prompt, layers, *map(str, configs.values()))
     asked = st.session_state.get(LAYERS_JOB)
-    if asked is None or asked[0] != key:
+    # Results of a job that is done are no longer there if other sessions have simulated much since.
+    if asked is None or asked[0] != key or asked[1].state == "done":
         if asked is not None:
             asked[1].stop()
         try:
@@ -222,7 +223,7 @@ def find_losses(configs: dict[str, TreeKVConfig], prompt: int) -> None:
     predicted, measured = (losses.Question(run, prompt, kind) for kind in ("predicted", "measured"))
     asked = st.session_state.get(LOSS_JOB)
     key = (str(run.path), prompt, *map(str, configs.values()))
-    if (asked is None or asked[0] != key) and {*configs} - {*predicted.known(configs)}:
+    if (asked is None or asked[0] != key) and {losses.FULL, *configs} - {*predicted.known(configs)}:
         if asked is not None:
             asked[1].stop()
         try:
@@ -231,7 +232,7 @@ def find_losses(configs: dict[str, TreeKVConfig], prompt: int) -> None:
             st.caption(str(error))
             return
     running = asked is not None and not asked[1].ended
-    if {*configs} - {*measured.known(configs)} and st.button(
+    if {losses.FULL, *configs} - {*measured.known(configs)} and st.button(
         "Measure the loss", disabled=running, help="Streams the text through a real cache of each setting."
     ):
         asked = st.session_state[LOSS_JOB] = (key, losses.ask(measured, configs))
@@ -242,7 +243,7 @@ def find_losses(configs: dict[str, TreeKVConfig], prompt: int) -> None:
 def draw_table(found: Comparison, prompt: int, length: int, batch: int, dtype: str) -> None:
     kinds: list[losses.Kind] = ["predicted", "measured"]
     known = {kind: losses.Question(run, prompt, kind).known(found.configs) for kind in kinds}
-    known = {kind: entries for kind, entries in known.items() if {*entries} & {*found.configs}}
+    known = {kind: entries for kind, entries in known.items() if losses.FULL in entries and len(entries) > 1}
     every, taken = or_stop(lambda: compare.rows(captured, found, length, batch, dtype))
     every = table.with_losses(every, known)
     rows, equal = table.folded(every)

@@ -93,6 +93,32 @@ def test_the_least_loss_comes_first() -> None:
     assert table.best(found) == {"loss above full, predicted": 0.25, "perplexity": pytest.approx(math.exp(2.25))}
 
 
+def test_perplexities_are_of_one_kind() -> None:
+    def entries(**means: float) -> dict[str, losses.Entry]:
+        return {name: losses.Entry(xr.Dataset({"loss": ("position", [mean])})) for name, mean in means.items()}
+
+    rows = [{"settings": name} for name in ("full cache", "a", "b")]
+    predicted = entries(full=2.0, a=2.5, b=2.75)
+    for measured, means in ((entries(full=2.1, a=9.0), (2.0, 2.5, 2.75)), (entries(full=2.1, a=9.0, b=8.0),) * 2):
+        found = table.with_losses(rows, {"predicted": predicted, "measured": measured})
+        of = means if isinstance(means, tuple) else [entry.loss for entry in means.values()]
+        assert [row["perplexity"] for row in found] == pytest.approx([math.exp(mean) for mean in of])
+
+
+def test_without_the_loss_of_the_full_cache_there_is_none_until_it_is_found_anew(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    question, settings = losses.Question(run, 0, "predicted"), [decode(part) for part in TWO.split(";")]
+    done(question, dict(zip("ab", settings, strict=True)))
+    question.file(TreeKVConfig(policy="full")).unlink()
+    losses._entry.clear()
+    test = page("compare", run.path, monkeypatch, compare=TWO)
+    assert not test.exception and "loss above full, predicted" not in test.dataframe[0].value
+    monkeypatch.setattr(losses.jobs, "submit", lambda owner, title, work: work(Job("", title, work, Queue())))
+    losses.ask(question, dict(zip("ab", settings, strict=True)))
+    assert "full" in question.known({})
+
+
 def test_a_run_whose_model_is_nowhere_says_so(run: RunFolder) -> None:
     captured = open_capture(run)
     assert "does not say where its model 'llama' is" in losses.why_not(run, captured, 0)

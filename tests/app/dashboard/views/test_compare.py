@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 import analysis
+from app.dashboard.actions import compare as actions
 from app.dashboard.session.settings import setting_label
 from app.text import captions, wording
 from app.text.wording import titled
 from tests.app.conftest import TOKENS
 from tests.app.dashboard.comparison import TWO, configs, control, simulated
-from tests.app.pages import alternatives, page, said
+from tests.app.pages import alternatives, ended, page, said
 from treekv import TreeKVConfig
 
 
@@ -47,6 +48,18 @@ def test_the_table_gives_what_analysis_finds(small_run: Path, compare) -> None:
         f"times as much ({wording.size(full - held[0])} saved)."
     )
     assert held[0] == held[1] and words in said(test, "caption")
+
+
+def test_layers_whose_results_are_lost_are_simulated_again(compare, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actions, "few_of", lambda layers: [0])
+    actions._simulated.clear()
+    test = ended(compare(compare=TWO), "layers-job")
+    assert "all 2 layers" in said(test, "caption")
+    actions._simulated.clear()  # as by other sessions
+    first = test.session_state["layers-job"]
+    test.run()
+    assert test.session_state["layers-job"] is not first
+    assert "all 2 layers" in said(ended(test, "layers-job"), "caption")
 
 
 def test_columns_that_differ_stand_in_the_table(compare) -> None:
