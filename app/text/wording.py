@@ -134,7 +134,8 @@ def settings_in_words(config: TreeKVConfig) -> str:
     }[config.prefill]
     if config.after_prompt == "keep":
         prompt += ", what follows it is kept"
-    return f"{title}: {config.cache_size:,} tokens ({', '.join(parts)}); {prompt}"
+    words = f"{title}: {config.cache_size:,} tokens ({', '.join(parts)}); {prompt}"
+    return words if config.positions is None else f"{words}; positions: {config.positions}"
 
 
 def band_width(band: str, level: int) -> str:

@@ -12,6 +12,7 @@ import analysis
 from app.dashboard.session import jobs, loaded_model
 from app.generation import Generation, Pace, generate, parting
 from treekv import TreeKVConfig, TreeKVError
+from treekv.attention.model_use import model_use
 
 OURS: Final = "chosen settings"
 FULL: Final = "full cache"
@@ -45,6 +46,8 @@ class Outcome:
             only one.
         continuations: the next tokens of each from there on, as text.
         real, simulated: retention records of the run with the chosen settings, and of its simulation.
+        positions: those of the tokens in the cache with the chosen settings, and why they are not "rank" if that was
+            not chosen; empty for the full cache.
         note: one sentence on why something is missing.
     """
 
@@ -54,6 +57,7 @@ class Outcome:
     continuations: dict[str, str] = field(default_factory=dict)
     real: xr.Dataset | None = None
     simulated: xr.Dataset | None = None
+    positions: str = ""
     note: str = ""
 
 
@@ -130,9 +134,16 @@ def _one(
         outcome.note = f"Stopped while reading the prompt ({name})."
         return
     outcome.results[name] = result
+    if name == OURS and config.policy != "full":
+        outcome.positions = _positions(config, cache.config.positions, model)
     if config.trace and result.token_ids:
         every = [*ids[0].tolist(), *result.token_ids]
         _record(job, outcome, config, cache, (model, tokenizer), every)
+
+
+def _positions(asked: TreeKVConfig, used: str, model: Any) -> str:
+    reason = model_use(model.config).reason if asked.positions is None else None
+    return f"{used}, since {reason}" if reason else used
 
 
 def _record(

@@ -113,6 +113,8 @@ def finished(outcome: Outcome) -> None:
         st.warning(f"These texts were generated with other settings than those chosen now: {plain(made)}.")
     if outcome.results:
         side_by_side(outcome.results)
+    if outcome.positions:
+        st.caption(f"Positions of kept tokens: {plain(outcome.positions)}.")
     if len(outcome.results) == 2:
         divergence(outcome)
     if outcome.real is not None:
@@ -155,12 +157,12 @@ def divergence(outcome: Outcome) -> None:
     asked = outcome.request.config
     if asked.policy != "full" and generate.evicted_nothing(ours):
         st.info(
-            f"They cannot: all {ours.kept_tokens:,} tokens fit the budget of {asked.cache_size:,}, so none was "
+            f"None is possible: all {ours.kept_tokens:,} tokens fit the budget of {asked.cache_size:,}, so none was "
             "evicted. Use a longer prompt to see a difference."
         )
         return
     if outcome.equal is None:
-        st.markdown(f"They do not: all {count:,} tokens are equal.")
+        st.markdown(f"None: all {count:,} tokens are equal.")
         return
     st.markdown(f"The first {outcome.equal:,} tokens are equal; from there on:")
     for column, name in zip(st.columns(2), (OURS, FULL), strict=True):

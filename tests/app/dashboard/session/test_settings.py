@@ -97,6 +97,10 @@ def test_labels_name_letter_policy_and_size() -> None:
             TreeKVConfig(policy="h2o", cache_size=64, prefill="none"),
             "H2O: 64 tokens (0 sinks, 32 recent, 32 chosen by it); a prompt is kept whole",
         ),
+        (
+            TreeKVConfig(policy="h2o", cache_size=64, prefill="none", positions="original"),
+            "H2O: 64 tokens (0 sinks, 32 recent, 32 chosen by it); a prompt is kept whole; positions: original",
+        ),
     ],
     ids=lambda value: value.policy if isinstance(value, TreeKVConfig) else "",
 )

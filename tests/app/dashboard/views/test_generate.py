@@ -21,6 +21,7 @@ from tests import tiny
 from tests.app.conftest import EVIL, words_tokenizer
 from tests.app.pages import alternatives, ended, page, said
 from treekv import TreeKVConfig, TreeKVError
+from treekv.attention import model_rotary
 
 JOB = "generation-job"
 SETTINGS = TreeKVConfig(cache_size=32, prefill="stream", block_size=8)
@@ -71,6 +72,16 @@ def test_both_texts_and_their_figures_are_those_of_real_runs(tiny_model, opened)
     assert [metric.value for metric in test.metric[4:] if metric.label == "Tokens kept"] == ["83"]
 
 
+def test_the_page_says_which_positions_are_used_and_why(tiny_model, opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    switches = dict(tokens=8, beside=False, simulate=False)
+    assert "Positions of kept tokens: rank." in said(ended(submitted(opened(), **switches), JOB), "caption")
+    monkeypatch.setattr(model_rotary, "_refuted", {})
+    model_rotary.refute(tiny_model[0][0].config, "it was seen to rotate otherwise")
+    words = said(ended(submitted(opened(), **switches), JOB), "caption")
+    assert "Positions of kept tokens: original, since positions='rank' is not possible for" in words
+    assert "it was seen to rotate otherwise." in words
+
+
 def test_the_first_prompt_is_the_end_of_the_text_and_longer_than_the_cache(opened, small_run) -> None:
     words = analysis.open(small_run / "retention.nc")["token"].values
     assert opened().text_area(key="generate-prompt").value == "".join(words[-3 * 32 :])
@@ -99,7 +110,7 @@ def test_texts_that_do_not_part_are_said_to_be_the_same(tiny_model, small_run, m
 
 def test_a_text_that_never_fills_the_budget_proves_nothing_and_says_so(tiny_model, opened) -> None:
     test = ended(submitted(opened(), prompt=" ".join(PROMPT.split()[:10]), tokens=8), JOB)
-    assert "They cannot: all 17 tokens fit the budget of 32, so none was evicted." in said(test, "info")
+    assert "None is possible: all 17 tokens fit the budget of 32, so none was evicted." in said(test, "info")
     test.switch_page("views/compare.py").run()
     assert "evicted nothing, so there is nothing to compare" in said(test, "info")
 
