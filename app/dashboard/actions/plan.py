@@ -8,7 +8,7 @@ import analysis
 from analysis import memory_plan
 from analysis.memory_size import DTYPES
 from app.dashboard.session.messages import plain, sentence
-from app.dashboard.session.settings import COMPARED, MOST_COMPARED, set_compared
+from app.dashboard.session.settings import MOST_COMPARED, join_compared
 from app.text import wording
 from treekv import TreeKVConfig, TreeKVError
 
@@ -53,6 +53,5 @@ def section(captured: analysis.Capture) -> None:
 
 
 def _compare(config: TreeKVConfig) -> None:
-    configs = list(st.session_state.get(COMPARED, []))
-    if config not in configs:
-        set_compared([*configs[: MOST_COMPARED - 1], config])
+    if not join_compared(config):
+        st.toast(f"{MOST_COMPARED} settings are compared already; remove one to compare this size.")

@@ -14,7 +14,7 @@ from app.dashboard.session import jobs, loaded_model
 from app.dashboard.session.keys import PROMPT_GIVEN
 from app.dashboard.session.messages import or_stop, plain
 from app.dashboard.session.run import default_model
-from app.dashboard.session.settings import COMPARED, MOST_COMPARED, choose_settings, set_compared
+from app.dashboard.session.settings import choose_settings, join_compared
 from app.dashboard.widgets.figure import draw_figure
 from app.dashboard.widgets.job_progress import show_job
 from app.dashboard.widgets.settings_editor import TAKEN
@@ -138,7 +138,5 @@ def _show(choice: analysis.Recommendation, captured: analysis.Capture) -> None:
 def _take(choice: analysis.Recommendation) -> None:
     choose_settings(choice.config)
     st.session_state[PROMPT_GIVEN] = True  # the prompt of the comparison stays as it is
-    configs = list(st.session_state.get(COMPARED, []))
-    if choice.config not in configs:
-        set_compared([*configs[: MOST_COMPARED - 1], choice.config])
+    join_compared(choice.config)
     st.session_state[TAKEN] = True

@@ -182,6 +182,14 @@ def set_compared(configs: list[TreeKVConfig]) -> None:
     st.session_state[f"{COMPARED}-by-hand"] = True
 
 
+def join_compared(config: TreeKVConfig) -> bool:
+    """Add these settings to the compared ones, and return whether there was room; those that are there already stay."""
+    configs = list(st.session_state.get(COMPARED, []))
+    if config not in configs and len(configs) < MOST_COMPARED:
+        set_compared([*configs, config])
+    return config in st.session_state.get(COMPARED, [])
+
+
 def setting_label(number: int, config: TreeKVConfig) -> str:
     """The name of the setting at this index in figures."""
     size = "" if config.policy == "full" else f" {config.cache_size:,}"

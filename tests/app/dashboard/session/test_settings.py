@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.dashboard.session.settings import decode, encode, setting_label, with_changes
+from app.dashboard.session.settings import COMPARED, decode, encode, join_compared, setting_label, with_changes
 from app.text.wording import settings_in_words
 from treekv import TreeKVConfig, TreeKVError, policies
 
@@ -74,6 +74,16 @@ def test_a_change_derives_anew_what_no_longer_fits() -> None:
     assert with_changes(config, policy="streaming").recent_size == 124
     with pytest.raises(TreeKVError, match="leaves a tree region of"):
         with_changes(config, cache_size=4)
+
+
+def test_settings_join_the_compared_ones_while_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    six = [TreeKVConfig(cache_size=size) for size in range(64, 112, 8)]
+    session = {COMPARED: six[:5]}
+    monkeypatch.setattr("streamlit.session_state", session)
+    assert join_compared(six[4]) and session[COMPARED] == six[:5]
+    assert join_compared(six[5]) and session[COMPARED] == six
+    assert not join_compared(TreeKVConfig(cache_size=128)) and session[COMPARED] == six
+    assert join_compared(six[0])
 
 
 def test_labels_name_letter_policy_and_size() -> None:
