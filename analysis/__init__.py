@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from analysis.retention.compare import compare
     from analysis.retention.loss import output_loss
     from analysis.retention.record import density, kept_mask, merge_retention, retention_from_cache, retention_map
-    from analysis.retention.regret import dearest, regret
+    from analysis.retention.regret import most_costly, regret
     from analysis.retention.simulate import simulate
     from analysis.retention.tree import eviction_tree
     from analysis.wavelets.band_survival import survival
@@ -56,7 +56,6 @@ _DEFINED_IN = {
     "coefficients": "wavelets.spectrum",
     "compare": "retention.compare",
     "contributions": "captures.contributions",
-    "dearest": "retention.regret",
     "density": "retention.record",
     "eviction_tree": "retention.tree",
     "extra_loss": "prediction.loss_table",
@@ -64,6 +63,7 @@ _DEFINED_IN = {
     "mean_spectrum": "wavelets.pooled_spectrum",
     "measure": "prediction.measure",
     "merge_retention": "retention.record",
+    "most_costly": "retention.regret",
     "need": "wavelets.far_context",
     "need_budgets": "wavelets.far_context",
     "open": "result_files",
@@ -99,7 +99,6 @@ __all__ = [
     "coefficients",
     "compare",
     "contributions",
-    "dearest",
     "density",
     "evaluation",
     "eviction_tree",
@@ -108,6 +107,7 @@ __all__ = [
     "mean_spectrum",
     "measure",
     "merge_retention",
+    "most_costly",
     "need",
     "need_budgets",
     "open",

@@ -1,7 +1,7 @@
 """Regret: what each evicted token would still have been worth, along the gradient of the loss.
 
 lost = analysis.regret(captured, retention)          # (policy, layer, head, position), nats
-analysis.dearest(captured, retention, lost, "tree")  # the dearest evictions in words
+analysis.most_costly(captured, retention, lost, "tree")  # the most costly evictions in words
 """
 
 from __future__ import annotations
@@ -85,8 +85,10 @@ def _layer_regret(captured: Capture, layer: int, evicted: Tensor) -> Tensor:
     return total
 
 
-def dearest(captured: Capture, retention: xr.Dataset, found: xr.DataArray, policy: str, *, most: int = 10) -> list[str]:
-    """The evictions with the most regret in words, one sentence a token, dearest first.
+def most_costly(
+    captured: Capture, retention: xr.Dataset, found: xr.DataArray, policy: str, *, most: int = 10
+) -> list[str]:
+    """The evictions with the most regret in words, one sentence a token, the most costly first.
 
     Args:
         captured, retention: as `regret` was given them.
@@ -116,7 +118,7 @@ def dearest(captured: Capture, retention: xr.Dataset, found: xr.DataArray, polic
         sentences.append(
             f"Token {position:,} {captured.token_text[position].strip()!r} (\u201c\u2026{quoted}\u2026\u201d): "
             f"{by_token[position]:.3g} nats, evicted in {len(gone)} of {evicted_at[..., position].size} heads between "
-            f"steps {gone.min():,} and {gone.max():,}; dearest in layer {by_head['layer'].values[row]}, head "
+            f"steps {gone.min():,} and {gone.max():,}; most costly in layer {by_head['layer'].values[row]}, head "
             f"{by_head['head'].values[head]}, evicted at {evicted_at[row, head, position]:,}."
         )
     return sentences

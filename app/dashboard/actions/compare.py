@@ -80,17 +80,17 @@ def simulate(run: RunFolder, configs: dict[str, TreeKVConfig], layers: tuple[int
     return Comparison(retention, loss.assign_attrs(configs=retention.attrs["configs"]), dict(configs))
 
 
-def dearest(run: RunFolder, captured: analysis.Capture, found: Comparison, name: str, prompt: int) -> list[str]:
-    """The dearest evictions of one setting in words, in the simulated layers; none without gradients."""
+def most_costly(run: RunFolder, captured: analysis.Capture, found: Comparison, name: str, prompt: int) -> list[str]:
+    """The most costly evictions of one setting in words, in the simulated layers; none without gradients."""
     if not captured.has_sensitivity:
         return []
     file, layers = run.file(run_folder.CAPTURE), [int(layer) for layer in found.retention["layer"].values]
     settings = json.dumps(found.configs[name].to_dict())
-    known = _dearest(str(file), file.stat().st_mtime_ns, tuple(layers), prompt, settings)
+    known = _most_costly(str(file), file.stat().st_mtime_ns, tuple(layers), prompt, settings)
     if "sentences" not in known:
         retention = found.retention.sel(policy=[name])
-        with exclusive("Looking for dear evictions", "Waiting for a simulation to end"):
-            known["sentences"] = analysis.dearest(captured, retention, analysis.regret(captured, retention), name)
+        with exclusive("Looking for the most costly evictions", "Waiting for a simulation to end"):
+            known["sentences"] = analysis.most_costly(captured, retention, analysis.regret(captured, retention), name)
     return known["sentences"]
 
 
@@ -131,8 +131,8 @@ def _simulated(path: str, changed: int, layers: tuple[int, ...], prompt: int, se
 
 
 @st.cache_resource(max_entries=48, show_spinner=False)
-def _dearest(path: str, changed: int, layers: tuple[int, ...], prompt: int, settings: str) -> dict[str, list[str]]:
-    """The entry for one setting, shared by all sessions: empty until `dearest` fills it."""
+def _most_costly(path: str, changed: int, layers: tuple[int, ...], prompt: int, settings: str) -> dict[str, list[str]]:
+    """The entry for one setting, shared by all sessions: empty until `most_costly` fills it."""
     return {}
 
 

@@ -130,7 +130,7 @@ def side_by_side() -> None:
     if shown != layers:
         with above:  # asked for after the losses, which decide
             simulate_others(configs, layers, shown, prompt)
-    where_it_hurts(found, prompt)
+    where_the_loss_rises(found, prompt)
     name = st.segmented_control(
         "Figure", [*PICTURES, MEMORY], default="Maps", required=True, key="picture", bind="query-params"
     )
@@ -179,8 +179,8 @@ def simulate_others(
     show_job(asked[1])
 
 
-def where_it_hurts(found: Comparison, prompt: int) -> None:
-    """The text by the loss that one of the settings adds, and its dearest evictions."""
+def where_the_loss_rises(found: Comparison, prompt: int) -> None:
+    """The text by the loss that one of the settings adds, and its most costly evictions."""
     kinds: list[losses.Kind] = ["measured", "predicted"]
     for kind in kinds:
         known = losses.Question(run, prompt, kind).known(found.configs)
@@ -188,7 +188,7 @@ def where_it_hurts(found: Comparison, prompt: int) -> None:
             break
     else:
         return
-    with st.expander("Where in the text it hurts"):
+    with st.expander("Where the loss rises"):
         names = [name for name in known if name != losses.FULL]
         name = st.selectbox("Settings", names, key="hurting") or names[0]
         start, stop = selected_stretch(captured.tokens)
@@ -200,9 +200,9 @@ def where_it_hurts(found: Comparison, prompt: int) -> None:
             st.caption("The selected stretch has no losses.")
             return
         draw_text(lambda: plot.text_loss(joined, policy=name, start=start, stop=stop), captions.TEXT_LOSS, "loss")
-        sentences = compare.dearest(run, captured, found, name, prompt)
+        sentences = compare.most_costly(run, captured, found, name, prompt)
         if sentences:
-            st.markdown("**Dearest evictions**, by what they would have cost had nothing else been evicted:")
+            st.markdown("**Most costly evictions**, by what they would have cost had nothing else been evicted:")
             for sentence in sentences:
                 st.markdown(f"- {plain(sentence)}")
 

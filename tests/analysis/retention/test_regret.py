@@ -1,4 +1,4 @@
-"""Regret against leaving each token out by itself, and the dearest evictions in words."""
+"""Regret against leaving each token out by itself, and the most costly evictions in words."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def test_queries_in_parts_give_the_same(captured, retention, monkeypatch):
     assert done == [(1, 2), (2, 2)]
 
 
-def test_the_dearest_evictions_in_words(captured, retention):
+def test_the_most_costly_evictions_in_words(captured, retention):
     found = analysis.regret(captured, retention)
-    sentences = analysis.dearest(captured, retention, found, "tree", most=3)
+    sentences = analysis.most_costly(captured, retention, found, "tree", most=3)
     total = found.sel(policy="tree").sum(("layer", "head"))
     order = np.argsort(-total.values, kind="stable")[:3]
     assert [int(sentence.split()[1].replace(",", "")) for sentence in sentences] == order.tolist()
@@ -63,6 +63,6 @@ def test_bad_requests_are_one_sentence(captured, retention):
         analysis.regret(plain, retention)
     found = analysis.regret(captured, retention)
     with pytest.raises(TreeKVError, match="no policy 'h2o', only tree, window"):
-        analysis.dearest(captured, retention, found, "h2o")
+        analysis.most_costly(captured, retention, found, "h2o")
     with pytest.raises(TreeKVError, match="at least 1, got 0"):
-        analysis.dearest(captured, retention, found, "tree", most=0)
+        analysis.most_costly(captured, retention, found, "tree", most=0)

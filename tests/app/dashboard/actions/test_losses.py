@@ -124,7 +124,7 @@ def test_a_run_whose_model_is_nowhere_says_so(run: RunFolder) -> None:
     assert "does not say where its model 'llama' is" in losses.why_not(run, captured, 0)
 
 
-def test_the_page_shows_where_in_the_text_it_hurts(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_shows_where_the_loss_rises(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = [decode(part) for part in TWO.split(";")]
     done(losses.Question(run, 0, "measured"), {str(number): config for number, config in enumerate(settings)})
     done(losses.Question(run, 0, "predicted"), {str(number): config for number, config in enumerate(settings)})
@@ -135,6 +135,6 @@ def test_the_page_shows_where_in_the_text_it_hurts(run: RunFolder, monkeypatch: 
     assert any(analysis.plot.text_loss(joined, policy=names[0]) in sheet for sheet in sheets(test))
     captured = open_capture(run)
     retention = analysis.simulate(captured, {names[0]: settings[0]})
-    wanted = analysis.dearest(captured, retention, analysis.regret(captured, retention), names[0])
+    wanted = analysis.most_costly(captured, retention, analysis.regret(captured, retention), names[0])
     shown = [markdown.value.replace("\\", "") for markdown in test.markdown]
     assert wanted and f"- {wanted[0]}".replace("\\", "") in shown
