@@ -233,7 +233,7 @@ def test_too_little_memory_is_said_before_the_text_is_run(monkeypatch):
         lambda module, a, kw: lengths.append(kw["input_ids"].shape[1]), with_kwargs=True
     )
     with pytest.raises(
-        TreeKVError, match=r"gradients of 400 tokens need about .* are free on 'cpu'; max_tokens=300 would"
+        TreeKVError, match=r"gradients of 400 tokens need about .* are free on 'cpu'; 300 tokens would fit"
     ):
         gradients(model, ids)
     assert max(lengths) == backward_pass.PROBE

@@ -190,7 +190,7 @@ def test_bytes_are_those_of_a_real_cache_of_the_model(hybrid, nbytes_of, token_i
     "arguments, words",
     [
         (dict(), "one of budget, max_bytes and target, got none"),
-        (dict(budget=64, max_bytes=3), "got budget and bytes"),
+        (dict(budget=64, max_bytes=3), "got budget and max_bytes"),
         (dict(budget=8), "at least 16 tokens, got 8"),
         (dict(budget=200), "at least 400 tokens to be judged; this one has 301"),
         (dict(max_bytes=100), "100 bytes hold 0 tokens"),

@@ -291,6 +291,7 @@ def test_outputs_that_may_not_be_written(here: Path, words: Path) -> None:
 
 def test_prompts_and_settings_that_cannot_be_used(here: Path, tiny_model: Path) -> None:
     assert "give a prompt" in refused(here, "generate")
+    (here / "x").write_text("w5 w6")
     assert "not both" in refused(here, "generate", "w5", "--prompt-file", "x")
     assert "the prompt is empty" in refused(here, "generate", " ")
     assert "cannot read settings from 'nothing.json'" in refused(here, "generate", "w5", "--settings", "nothing.json")
