@@ -87,7 +87,7 @@ def test_with_a_delay_a_block_is_observed_query_by_query():
     for q in (3, 1):
         new, plan = new_tokens(q), ledger.plan_slots(row, q)
         _, summed = attend_block(layer, row, new, plan, Observation(True, False), ledger.slots)
-        _, each = attend_block(layer, row, new, plan, Observation(True, False, delay=2), ledger.slots)
+        _, each = attend_block(layer, row, new, plan, Observation(True, False, delay=2, by_query=True), ledger.slots)
         assert each.shape == ((1, HEADS, 3, 3) if q == 3 else summed.shape)
         assert torch.allclose(each.sum(2) if q == 3 else each, summed)
 
