@@ -135,7 +135,7 @@ def _one(
         return
     outcome.results[name] = result
     if name == OURS and config.policy != "full":
-        outcome.positions = _positions(config, cache.config.positions, model)
+        outcome.positions = _positions(config, str(cache.config.positions), model)
     if config.trace and result.token_ids:
         every = [*ids[0].tolist(), *result.token_ids]
         _record(job, outcome, config, cache, (model, tokenizer), every)

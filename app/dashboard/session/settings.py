@@ -187,7 +187,7 @@ def join_compared(config: TreeKVConfig) -> bool:
     configs = list(st.session_state.get(COMPARED, []))
     if config not in configs and len(configs) < MOST_COMPARED:
         set_compared([*configs, config])
-    return config in st.session_state.get(COMPARED, [])
+    return bool(config in st.session_state.get(COMPARED, []))
 
 
 def setting_label(number: int, config: TreeKVConfig) -> str:
