@@ -116,7 +116,7 @@ class ReferenceLlama:
         true = [entry.position for entry in entries]
         keys = torch.stack([entry.key for entry in entries])
         m = policies.get(config.policy).last_queries(config)
-        at = true if self.seen == 0 else places(true, true[-m] if m else true[-1], config.positions)
+        at = true if self.seen == 0 else places(true, true[-m] if m else true[-1], config.positions or "rank")
         turned = self.rotate(keys, at)
         logits = [
             [turned @ self.rotate(query[None], [at[len(at) - m + i]])[0] / self.dim**0.5 for query in queries]
