@@ -381,10 +381,10 @@ def test_no_attention_is_asked_for_that_a_gpu_computes_as_one_matrix(monkeypatch
 
     query = torch.randn(2, 4, 30, 8).to(dtype)
     key, value = torch.randn(2, 2, 2, 30 + read, 8).to(dtype)
-    expected = prefill.causal_attention(query, key, value, 0.3)
+    expected = prefill.causal_attention(query, key, value, prefill.Scoring(0.3))
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
     monkeypatch.setattr(torch.Tensor, "is_cpu", False)
-    got = prefill.causal_attention(query, key, value, 0.3)
+    got = prefill.causal_attention(query, key, value, prefill.Scoring(0.3))
     assert asked == [dtype == torch.bfloat16 and not read]
     assert torch.allclose(got, expected, atol=1e-2 if dtype == torch.bfloat16 else 1e-5)
 
