@@ -89,7 +89,7 @@ def test_a_damaged_file_leaves_nothing_behind_that_complains(path, tmp_path, mon
             analysis.open(broken)
         except TreeKVError:
             refused += 1
-        gc.collect()
+    gc.collect()
     assert refused > 5 and not complaints
 
 
