@@ -69,6 +69,14 @@ def small_run(small_chain: dict, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return path
 
 
+@pytest.fixture(autouse=True)
+def shared_run_is_left_as_it_was(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A page keeps its active configuration in the run folder; other tests do not find it there."""
+    yield
+    if "small_run" in request.fixturenames:
+        (request.getfixturevalue("small_run") / run_folder.ACTIVE).unlink(missing_ok=True)
+
+
 @pytest.fixture(scope="session")
 def long_run(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with the records of 4,096 tokens and many heads, drawn by lot. Tests only read it."""
