@@ -107,8 +107,7 @@ class TreeKVCache(Cache):
     def _split(
         self, layers: list[Any], compressed: list[int], rotaries: list[Rotary | None], heads: int | None
     ) -> list[tuple[TreeKVConfig, list[TreeKVLayer]]]:
-        """Put layers in parts, by the capacity of their heads, in place of the compressed ones; the parts of all layers
-        with the same settings share a group."""
+        """Put layers in parts by the capacity of their heads; parts with the same settings share a group."""
         if not isinstance(heads, int):
             raise TreeKVError("budgets differ by KV head, but the model's configuration has no num_key_value_heads")
         groups: dict[TreeKVConfig, list[TreeKVLayer]] = {}
@@ -260,8 +259,8 @@ class TreeKVCache(Cache):
 
     @property
     def nbytes(self) -> int:
-        """Bytes held by keys and values now, over all layers, and by the queries that some policies look at. The ledger
-        takes 20 bytes a slot and head more."""
+        """Bytes held now by keys, values and the queries that some policies look at, over all layers; without states of
+        linear attention or convolution, and without the ledger's 20 bytes a slot and head."""
         storages = [each for layer in self.layers for each in _storages(layer)]
         return sum(_bytes(each.keys) + _bytes(each.values) + _bytes(_queries(each)) for each in storages)
 
@@ -382,9 +381,8 @@ def _future_rotaries(config: TreeKVConfig, model_config: Any) -> list[Rotary | N
 def _storages(layer: Any) -> list[Any]:
     """What has the keys and values of a layer."""
     layer = attention_of(layer)
-    if isinstance(layer, SplitLayer):
-        return list(layer.parts)
-    return [layer] if isinstance(layer, CacheLayerMixin) else []
+    own = [layer] if isinstance(layer, CacheLayerMixin) else []
+    return list(layer.parts) if isinstance(layer, SplitLayer) else own
 
 
 def _queries(storage: Any) -> Tensor | None:

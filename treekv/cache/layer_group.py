@@ -381,8 +381,7 @@ class LayerGroup:
         """Forget the last tokens of rows whose mask, bool [rows, columns read], says now that they are padding.
 
         Generation goes on with padding in a row that ended before others did. Only what is kept in every head can be
-        forgotten, and what it displaced stays evicted; else `_check_history` refuses, as it does with a trace or
-        the last queries, which are of what was read.
+        forgotten, and what it displaced stays evicted; else `_check_history` refuses, as with a trace or last queries.
         """
         ledger, own = self.ledger, self.ledger_rows(layer)
         if ledger.trace is not None or layer.queries is not None:

@@ -25,8 +25,7 @@ def compare(model, config: TreeKVConfig, calls: list[int], seed: int = 1) -> Non
     start = 0
     for length in calls:
         part = ids[:, start : start + length]
-        expected = reference.feed(part[0].tolist())
-        got = model(part, past_key_values=cache).logits[0]
+        expected, got = reference.feed(part[0].tolist()), model(part, past_key_values=cache).logits[0]
         assert torch.allclose(got, expected, atol=TOLERANCE), f"logits differ after {start + length} tokens"
         for layer in range(model.config.num_hidden_layers):
             kept = [[p for p in head if p >= 0] for head in cache.kept_positions(layer)[0].tolist()]
