@@ -54,7 +54,7 @@ class TreeKVConfig(Settings):
             "compressed" keeps true distances up to 128 tokens, and beyond lets them grow with the logarithm only.
             Default: "rank" for a model whose positions can be changed exactly, else "original", which a line on stderr
             says; the `config` of a cache says which it uses. "rank" and "compressed" are refused where they are not
-            possible. "original" for policy "openvino".
+            possible. "original" for "openvino", "keydiff" and "expected".
         prefill: what happens to a prompt. "once": attended in full, then reduced once by the scores of its
             observation window (for policy "tree" block by block, as in the paper); "stream": processed in blocks of
             `block_size`, evicting after each, with bounded memory; "none": kept whole, each new token then evicts one.

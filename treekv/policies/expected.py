@@ -26,6 +26,7 @@ class Expected(Policy):
     title = "Expected Attention"
     by = NOTHING
     evicts_decoding = False
+    default_positions = "original"
 
     def future_by(self, settings: Settings) -> str | None:
         return EXPECTED
