@@ -23,6 +23,7 @@ from treekv.cache.ledger import Ledger
 from treekv.cache.slot_plan import padded_capacity
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
+from treekv.policies.ranking import at_ranks
 
 LONG: Final = 4  # times the cache size: a longer prompt does not take more slots
 DTYPES: Final = ("float32", "bfloat16", "float16")
@@ -85,7 +86,7 @@ def cache_bytes(
     check_dtype(dtype)
     every = captured.model_layers
     full = [layer for layer in every if layer.window is None]
-    policy, group = policies.get(config.policy), captured.query_heads // captured.kv_heads
+    policy, group = policies.of(config), captured.query_heads // captured.kv_heads
     slots: dict[tuple[TreeKVConfig, int], int] = {}
     # A sliding layer keeps the tokens that the next token sees, without that token itself.
     total = sum(min(tokens, layer.window - 1) * layer.channels for layer in every if layer.window is not None)
@@ -171,8 +172,9 @@ class _Nothing(NamedTuple):
     tokens: int
     queries: int
 
-    def keys(self) -> torch.Tensor:
-        return torch.zeros(1, 1, self.tokens, 2)
+    def keys(self, ranks: slice | torch.Tensor | None = None) -> torch.Tensor:
+        keys = torch.zeros(1, 1, self.tokens, 2)
+        return keys if ranks is None else at_ranks(keys, ranks)
 
     def values(self) -> torch.Tensor:
         return self.keys()

@@ -55,6 +55,8 @@ TABLE: dict[str, Row] = {
             dict(sink_size=2, recent_size=5, importance="late"),
             dict(sink_size=0, recent_size=6, importance="late", scope=3, scope_end="clipped", stride=2),
             dict(sink_size=2, recent_size=1, importance="late"),  # which is plain attention
+            dict(sink_size=2, recent_size=5, importance="similarity"),
+            dict(sink_size=0, recent_size=0, importance="similarity", scope=3, scope_end="clipped", stride=2),
             dict(sink_size=1, recent_size=2, max_height=1),
             dict(sink_size=2, recent_size=2, max_height=2, scope=3),
             dict(sink_size=1, recent_size=2, max_height=1, scope=4, scope_end="clipped"),
@@ -68,6 +70,7 @@ TABLE: dict[str, Row] = {
             dict(sink_size=2, recent_size=4, importance="contribution"),
             dict(sink_size=2, recent_size=4, importance="late"),
             dict(sink_size=0, recent_size=6, importance="late", scope=3),
+            dict(sink_size=0, recent_size=1, importance="similarity", scope=3),
             dict(sink_size=1, recent_size=1, max_height=2),
         ],
         prompts=[
@@ -84,6 +87,7 @@ TABLE: dict[str, Row] = {
             dict(sink_size=2, recent_size=5, block_size=2, importance="late"),
             dict(sink_size=0, recent_size=9, block_size=2, window_size=3, importance="late", scope=3),
             dict(sink_size=0, recent_size=6, prefill="none", block_size=4, window_size=4, importance="late"),
+            dict(sink_size=1, recent_size=4, block_size=2, importance="similarity", positions="original"),
             dict(sink_size=1, recent_size=4, block_size=2, budgets="rising"),
             dict(sink_size=2, recent_size=2, block_size=2, max_height=1),
             dict(sink_size=2, recent_size=4, prefill="none", block_size=4, max_height=2),

@@ -22,7 +22,7 @@ CHOICES: Final = {
     "positions": ("rank", "original", "compressed"),
     "prefill": ("once", "stream", "none"),
     "scope_end": ("inside", "clipped"),
-    "importance": ("attention", "contribution", "late"),
+    "importance": ("attention", "contribution", "late", "similarity"),
     "after_prompt": ("evict", "keep"),
     "pooling": ("average", "max", "forward"),
     "prompt_score": ("window", "future"),
@@ -73,8 +73,8 @@ class TreeKVConfig(Settings):
             are left in the tree region; "clipped": at the end of the region, where those that are left compete, at
             least two. An option of "tree".
         importance: what is compared: "attention" (the paper's weights), "contribution" (weight times the norm of
-            the token's value) or "late" (the weights of queries at least min(32, half of the recent tokens) after the
-            token); an option of "tree".
+            the token's value), "late" (the weights of queries at least min(32, half of the recent tokens) after the
+            token) or "similarity" (how much the token's key differs from those beside it); an option of "tree".
         budgets: a capacity for each layer instead of the same for all, with the same total: a list with one
             number per compressed layer, or "rising" (linear from half to one and a half of `cache_size`, first to
             last layer) or "falling"; or a capacity for each KV head, a table with one row per compressed layer. Heads

@@ -58,8 +58,10 @@ def check_options(settings: Settings) -> None:
             f"{option} is an option of polic{'ies' if len(users) > 1 else 'y'} {', '.join(users)} and must be "
             f"{default!r} for policy {policy.name!r}, got {value!r}"
         )
-    if settings.importance == "late" and policy.by != AVERAGE:
-        raise TreeKVError(f"importance 'late' is an average, which policy {policy.name!r} does not compare by")
+    if settings.importance in ("late", "similarity") and policy.by != AVERAGE:
+        raise TreeKVError(
+            f"importance {settings.importance!r} is an average, which policy {policy.name!r} does not compare by"
+        )
 
 
 def check_after_prompt(settings: Settings) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from treekv.policies.ranking import at_ranks
+
 
 class CapturedContents:
     """The `SlotContents` of a simulation, whose rows are layers or heads of a captured text of T tokens.
@@ -22,7 +24,7 @@ class CapturedContents:
         self._query, self._key, self._value, self._stored, self._queries = query, key, value, stored, queries
 
     def by_rank(self, slots: Tensor, position: Tensor) -> CapturedTokens:
-        return CapturedTokens(self._query, self._key, self._value, self._stored, self._queries, position)
+        return CapturedTokens(self._query, self._key, self._value, self._stored, self._queries, slots, position)
 
     def prompt(self, length: int) -> CapturedTokens:
         """The `Contents` of the first `length` tokens."""
@@ -31,26 +33,35 @@ class CapturedContents:
 
 
 class CapturedTokens:
-    """The `Contents` of the tokens at `position` LongTensor [rows, heads, n], ascending, in a `CapturedContents`."""
+    """The `Contents` of the tokens in `slots` LongTensor [rows, heads, n], oldest first, of a `CapturedContents`;
+    `position` [rows, heads, all slots] are their positions by slot."""
 
     def __init__(
-        self, query: Tensor | None, key: Tensor, value: Tensor, stored: Tensor, queries: int, position: Tensor
+        self,
+        query: Tensor | None,
+        key: Tensor,
+        value: Tensor,
+        stored: Tensor,
+        queries: int,
+        slots: Tensor,
+        position: Tensor,
     ) -> None:
         self._query, self._key, self._value, self._stored = query, key, value, stored
-        self._queries, self._position = queries, position
+        self._queries, self._slots, self._position = queries, slots, position
 
-    def keys(self) -> Tensor:
-        return self._chosen(self._stored)
+    def keys(self, ranks: slice | Tensor | None = None) -> Tensor:
+        return self._chosen(self._stored, ranks)
 
     def values(self) -> Tensor:
         return self._chosen(self._value)
 
     def logits(self) -> Tensor:
         assert self._query is not None  # of a policy that looks at queries
-        seen = int(self._position[0, 0, -1]) + 1
+        seen = int(self._position[0, 0, self._slots[0, 0, -1]]) + 1
         last = self._query[:, :, seen - self._queries : seen].unflatten(1, (self._key.shape[1], -1))
         keys = self._chosen(self._key)
         return (last.flatten(2, 3) @ keys.transpose(2, 3)).unflatten(2, last.shape[2:4])
 
-    def _chosen(self, tensor: Tensor) -> Tensor:
-        return tensor.gather(2, self._position[..., None].expand(-1, -1, -1, tensor.shape[3]))
+    def _chosen(self, tensor: Tensor, ranks: slice | Tensor | None = None) -> Tensor:
+        slots = self._slots if ranks is None else at_ranks(self._slots, ranks)
+        return at_ranks(tensor, self._position.gather(2, slots))

@@ -132,7 +132,7 @@ def _scoring(config: TreeKVConfig) -> str:
     """How OpenVINO's scores differ from this policy's."""
     if config.policy in _SCORING:
         return _SCORING[config.policy]
-    return _OTHER if policies.get(config.policy).uses_attention else _BLIND
+    return _OTHER if policies.of(config).uses_attention else _BLIND
 
 
 def tensorrt_llm(config: TreeKVConfig) -> Translation:

@@ -12,7 +12,16 @@ from torch import Tensor
 
 from tests.reference import openvino, prompts
 from tests.reference.contents import Head
-from tests.reference.policies import ContentsRule, Entry, Eviction, capacity_of, late_delay, make_rule, select_prompt
+from tests.reference.policies import (
+    ContentsRule,
+    Entry,
+    Eviction,
+    SimilarTreeRule,
+    capacity_of,
+    late_delay,
+    make_rule,
+    select_prompt,
+)
 from tests.reference.positions import places
 from treekv import policies
 
@@ -47,7 +56,7 @@ class Layer:
         """`contents(number)` of a head, for a policy that reads them."""
         for own, rule in self.rules:
             heads = [self.heads[head] for head in own]
-            if isinstance(rule, ContentsRule) and len(heads[0]) > self.capacity[own[0]]:
+            if isinstance(rule, (ContentsRule, SimilarTreeRule)) and len(heads[0]) > self.capacity[own[0]]:
                 held = [contents(head) for head in own]
                 for head, evictions in zip(own, rule.evict_down(heads, held, self.capacity[own[0]], step)):
                     self.evictions[head] += evictions
@@ -169,7 +178,7 @@ class ReferenceLlama:
             selected: dict[int, list[int]] = {}
             if config.policy not in ("full", "openvino") and config.prefill == "once":
                 for own in self.configs[number]:  # what this head's settings choose for it, among all heads
-                    reads = policies.get(config.policy).reads_contents
+                    reads = policies.of(config).reads_contents
                     reads = reads and length > own.cache_size
                     held = [self.contents(number, h) for h in range(len(layer.heads))] if reads else None
                     chosen = select_prompt(own, list(layer.heads), number, len(self.layers), held)

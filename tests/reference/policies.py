@@ -6,6 +6,7 @@ entries per KV head, oldest first, all equally long.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +19,7 @@ from treekv import policies
 from treekv.policies import AVERAGE, DRAW, LAST, SUM
 
 
-@dataclass
+@dataclass(eq=False)
 class Entry:
     """One cached token (or block) of one head. `last` is the weight that the latest query gave it, `future` what moved
     queries of the prompt gave it."""
@@ -99,6 +100,29 @@ class TreeRule:
         eviction = Eviction(entries[loser].position, entries[winner].position, step)
         del entries[loser]
         return eviction
+
+
+class SimilarTreeRule(TreeRule):
+    """The same tree, comparing how far each token's key is from those of its neighbours."""
+
+    def evict_down(self, heads: list[list], contents: list[contents.Head], capacity: int, step: int) -> list[list]:
+        """Evictions of each head; `contents` of its entries."""
+        keys = [dict(zip(entries, held.keys)) for entries, held in zip(heads, contents)]
+        evictions: list[list[Eviction]] = [[] for _ in heads]
+        while len(heads[0]) > capacity:
+            for entries, own in zip(heads, keys):
+                for entry, detail in zip(entries, details([own[entry] for entry in entries])):
+                    entry.total, entry.count = detail, 1
+            for past, eviction in zip(evictions, self.evict(heads, step)):
+                past.append(eviction)
+        return evictions
+
+
+def details(keys: list) -> list[float]:
+    """Of each key, the mean length of its Haar details with the key before and the one after; one that lacks a
+    neighbour has the other twice."""
+    lengths = [float(np.linalg.norm((a - b) / np.sqrt(2))) for a, b in itertools.pairwise(keys)]
+    return [(before + after) / 2 for before, after in zip(lengths[:1] + lengths, lengths + lengths[-1:])]
 
 
 class StreamingRule:
@@ -257,7 +281,8 @@ def make_rule(config, capacity: int | None = None, layer: int = 0, numbers=None)
     sink, recent = config.sink_size, config.recent_size
     if config.policy in ("tree", "tree_left"):
         left, clipped = config.policy == "tree_left", config.scope_end == "clipped"
-        return TreeRule(capacity, sink, recent, config.stride, config.scope, left, config.max_height, clipped)
+        kind = SimilarTreeRule if config.importance == "similarity" else TreeRule
+        return kind(capacity, sink, recent, config.stride, config.scope, left, config.max_height, clipped)
     if config.policy == "streaming":
         return StreamingRule(sink)
     if config.policy == "h2o":
@@ -339,16 +364,19 @@ def select_prompt(config, heads: list[list[Entry]], layer: int = 0, layers: int 
         height=config.max_height,
         clipped=config.scope_end == "clipped",
     )
+    averages = [[entry.average for entry in entries] for entries in heads]
+    if config.importance == "similarity":
+        averages = [details(list(head.keys)) for head in held]
     cache: list[list[Entry]] = [[] for _ in heads]
     for number, block in enumerate(blocks):
-        for entries, held in zip(heads, cache):
-            mean = sum(entries[p].average for p in block) / len(block)
+        for average, kept_blocks in zip(averages, cache):
+            mean = sum(average[p] for p in block) / len(block)
             if len(block) < size:
                 mean = float("inf")  # a short last block is never evicted
-            held.append(Entry(number, mean, 1))
+            kept_blocks.append(Entry(number, mean, 1))
         if number >= config.cache_size // size:
             rule.evict(cache, number)
-    return [[p for entry in held for p in blocks[entry.position]] for held in cache]
+    return [[p for entry in kept_blocks for p in blocks[entry.position]] for kept_blocks in cache]
 
 
 def pooled(scores: list[float], kernel: int, kind: str) -> list[float]:

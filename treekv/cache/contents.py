@@ -14,6 +14,7 @@ from treekv.cache.attend import NewTokens
 from treekv.cache.layer import TreeKVLayer
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
+from treekv.policies.ranking import at_ranks
 from treekv.policies.scores import EXPECTED
 
 
@@ -24,7 +25,7 @@ def check_attention(config: TreeKVConfig, model_config: Any) -> None:
         TreeKVError: all heads share latents, but heads have budgets of their own, or queries are moved; or the policy
             looks at keys, and these are latents, or its logits are no plain products of queries and keys.
     """
-    policy, latent = policies.get(config.policy), supported.latent_layers(model_config)
+    policy, latent = policies.of(config), supported.latent_layers(model_config)
     family, more = supported.family(model_config), supported.more_than_softmax(model_config)
     if latent and config.differs_by_head:
         raise TreeKVError(
@@ -60,22 +61,21 @@ class StoredContents:
 
 
 class RankedContents:
-    """`treekv.policies.scores.Contents` of the tokens in `slots`, whose true positions are `position`."""
+    """`treekv.policies.scores.Contents` of the tokens in `slots`; `position` are their true positions by slot."""
 
     def __init__(
         self, parts: list[tuple[TreeKVLayer, slice]], slots: Tensor, position: Tensor, compressed: bool
     ) -> None:
-        self._parts, self._position, self._compressed = parts, position, compressed
-        self._slots = slots.split([rows.stop - rows.start for _, rows in parts])
+        self._parts, self._slots, self._position, self._compressed = parts, slots, position, compressed
 
-    def keys(self) -> Tensor:
-        return torch.cat(self._by_part(0))
+    def keys(self, ranks: slice | Tensor | None = None) -> Tensor:
+        return torch.cat(self._by_part(0, ranks))
 
     def values(self) -> Tensor:
         return torch.cat(self._by_part(1))
 
     def logits(self) -> Tensor:
-        positions = self._position.split([len(slots) for slots in self._slots])
+        positions = self._split(self._position.gather(2, self._slots))
         logits = []
         for (layer, rows), keys, position in zip(self._parts, self._by_part(0), positions, strict=True):
             assert layer.queries is not None  # the policy looks at them
@@ -94,10 +94,15 @@ class RankedContents:
             logits.append(_products(query, keys, layer.scaling))
         return torch.cat(logits)
 
-    def _by_part(self, which: int) -> list[Tensor]:
+    def _split(self, tensor: Tensor) -> tuple[Tensor, ...]:
+        """Rows of each layer."""
+        return tensor.split([rows.stop - rows.start for _, rows in self._parts])
+
+    def _by_part(self, which: int, ranks: slice | Tensor | None = None) -> list[Tensor]:
         """Keys or values of each layer."""
+        asked = self._slots if ranks is None else at_ranks(self._slots, ranks)
         chosen = []
-        for (layer, rows), slots in zip(self._parts, self._slots, strict=True):
+        for (layer, rows), slots in zip(self._parts, self._split(asked), strict=True):
             stored = layer.view(rows)[which].detach()
             chosen.append(stored.gather(2, slots[..., None].expand(-1, -1, -1, stored.shape[3])).float())
         return chosen
@@ -115,11 +120,11 @@ class PromptContents:
     def __init__(self, new: NewTokens, rotary: Rotary | None, queries: int) -> None:
         self._new, self._rotary, self._queries = new, rotary, queries
 
-    def keys(self) -> Tensor:
+    def keys(self, ranks: slice | Tensor | None = None) -> Tensor:
         key = self._new.key.detach()
         if self._rotary is not None:
             key = self._rotary.unrotated(key, self._new.positions.true(key.shape[2]))
-        return key.float()
+        return (key if ranks is None else at_ranks(key, ranks)).float()
 
     def values(self) -> Tensor:
         return self._new.value.detach().float()

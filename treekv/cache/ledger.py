@@ -60,7 +60,7 @@ class Ledger:
         head: Sequence[int] | None = None,
     ) -> None:
         self.config = config
-        self.policy = policies.get(config.policy)
+        self.policy = policies.of(config)
         self.delay = config.delay
         self.layers = layers
         self.heads = heads

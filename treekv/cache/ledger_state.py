@@ -155,9 +155,10 @@ def _check_numbers(ledger: Ledger) -> None:
 
 def _cursor_limit(ledger: Ledger, capacity: int | None) -> int:
     """No cursor of a row with this capacity reaches it."""
-    policy, config = ledger.policy, ledger.config
-    contests = policy.evicts_after(config) and policy.has_contest
-    return policy.contest(config, capacity).wrap if contests and capacity is not None else ledger.slots + 1
+    wrap = None
+    if capacity is not None and ledger.policy.evicts_after(ledger.config):
+        wrap = ledger.policy.cursor_wrap(ledger.config, capacity)
+    return ledger.slots + 1 if wrap is None else wrap
 
 
 def _check_block(ledger: Ledger, row: int, block: BlockSnapshot) -> None:

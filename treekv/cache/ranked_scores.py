@@ -58,7 +58,7 @@ class RankedScores:
     @property
     def contents(self) -> Contents:
         assert self._contents is not None  # its policy reads contents
-        return self._contents.by_rank(self.order, self._position.gather(2, self.order))
+        return self._contents.by_rank(self.order, self._position)
 
     def average(self, ranks: slice | Tensor) -> Tensor:
         slots = self._slots(ranks)

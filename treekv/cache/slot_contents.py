@@ -13,6 +13,6 @@ class SlotContents(Protocol):
     """Keys, values and last queries of some rows of a ledger, where they are stored."""
 
     def by_rank(self, slots: Tensor, position: Tensor) -> Contents:
-        """Those of the tokens in `slots` LongTensor [rows, heads, held], oldest first, whose true positions are
-        `position`, likewise."""
+        """Those of the tokens in `slots` LongTensor [rows, heads, held], oldest first; `position` [rows, heads, all
+        slots] are the true positions by slot."""
         ...

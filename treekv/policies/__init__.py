@@ -7,7 +7,7 @@ import importlib
 
 from treekv.policies.base import Policy
 from treekv.policies.contest import AVERAGE, DRAW, LAST, NOTHING, SUM, Contest
-from treekv.policies.registry import get, names, register, title, unregister
+from treekv.policies.registry import get, names, of, register, title, unregister
 from treekv.policies.scores import Evictions, Prompt, Scores, Selection
 from treekv.policies.settings import OPTIONS, Settings
 from treekv.policies.snapkv import SNAPKV_PRESETS
@@ -59,6 +59,7 @@ __all__ = [
     "Variant",
     "get",
     "names",
+    "of",
     "register",
     "title",
     "unregister",

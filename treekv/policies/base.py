@@ -71,9 +71,18 @@ class Policy(ABC):
         return type(self).evict is Policy.evict
 
     @property
+    def defines_contest(self) -> bool:
+        """Whether there is a `contest`."""
+        return type(self).contest is not Policy.contest
+
+    @property
     def changes_weights(self) -> bool:
         """Whether `observe` is overridden."""
         return type(self).observe is not Policy.observe
+
+    def acting(self, settings: Settings) -> Policy:
+        """The policy that runs under these settings: this one, unless an option makes it another."""
+        return self
 
     def heeded(self, settings: Settings) -> tuple[str, ...]:
         """Those of `options` that make a difference beside the other settings; the rest must keep their defaults."""
@@ -95,6 +104,10 @@ class Policy(ABC):
     def capacity(self, settings: Settings) -> int:
         """The most tokens that are held while decoding: `cache_size`, or fewer."""
         return settings.cache_size
+
+    def cursor_wrap(self, settings: Settings, capacity: int) -> int | None:
+        """Where the cursor of a layer that keeps `capacity` tokens starts again; None if no rule moves it."""
+        return self.contest(settings, capacity).wrap if self.defines_contest else None
 
     def eviction_count(self, settings: Settings, excess: int) -> int:
         """How many tokens are evicted when `excess` more than the capacity are held."""

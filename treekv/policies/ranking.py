@@ -59,6 +59,14 @@ def without(values: Tensor, ranks: Tensor) -> Tensor:
     return values.gather(2, index + before)
 
 
+def at_ranks(tensor: Tensor, ranks: slice | Tensor) -> Tensor:
+    """The entries of `tensor` [batch, heads, n, ...] at `ranks`, a slice or LongTensor [batch, heads, m]."""
+    if isinstance(ranks, slice):
+        return tensor[:, :, ranks]
+    index = ranks if tensor.ndim == 3 else ranks[..., None].expand(*ranks.shape, tensor.shape[3])
+    return tensor.gather(2, index)
+
+
 def splitmix(
     seed: int,
     layer: int | tuple[int, ...],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from treekv.errors import TreeKVError
 from treekv.policies.base import Policy
-from treekv.policies.settings import OPTIONS
+from treekv.policies.settings import OPTIONS, Settings
 from treekv.policies.variants import PUBLISHED
 
 _policies: dict[str, Policy] = {}
@@ -29,7 +29,7 @@ def register(policy: Policy, *, replace: bool = False) -> None:
             raise TreeKVError(f"policy {name!r} names the option {option!r}; options are {', '.join(OPTIONS)}")
     if policy.variants and "variant" not in policy.options:
         raise TreeKVError(f"policy {name!r} has variants, so its options must list 'variant'")
-    if policy.evicts_decoding and policy.has_contest and type(policy).contest is Policy.contest:
+    if policy.evicts_decoding and policy.has_contest and not policy.defines_contest:
         raise TreeKVError(f"policy {name!r} evicts while decoding, but defines neither contest() nor evict()")
     if name in _policies and not replace:
         raise TreeKVError(f"a policy named {name!r} is registered already; choose another name, or pass replace=True")
@@ -55,6 +55,15 @@ def get(name: str) -> Policy:
     if not isinstance(name, str) or name not in _policies:
         raise TreeKVError(f"policy must be one of {', '.join(map(repr, _policies))}, got {name!r}")
     return _policies[name]
+
+
+def of(settings: Settings) -> Policy:
+    """The policy that runs under these settings.
+
+    Raises:
+        TreeKVError: there is none of that name.
+    """
+    return get(settings.policy).acting(settings)
 
 
 def names() -> list[str]:

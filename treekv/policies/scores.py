@@ -17,9 +17,10 @@ class Contents(Protocol):
     `reads_contents`. Each call computes anew.
     """
 
-    def keys(self) -> Tensor:
+    def keys(self, ranks: slice | Tensor | None = None) -> Tensor:
         """float32 [batch, kv_heads, n, head_dim], as they are stored: rotated to their true positions with positions
-        "original", else not rotated, and with the channels in another order."""
+        "original", else not rotated, and with the channels in another order. Of the m `ranks` that are asked for, a
+        slice or LongTensor [batch, kv_heads, m], by default of all."""
         ...
 
     def values(self) -> Tensor:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 from torch import Tensor
 
 from treekv.errors import TreeKVError
 from treekv.policies.base import Policy
-from treekv.policies.contest import AVERAGE, Contest, run_contest
+from treekv.policies.contest import AVERAGE, NOTHING, Contest, run_contest
 from treekv.policies.prompt_choice import choose_tokens
 from treekv.policies.ranking import without
-from treekv.policies.scores import MOVED, Contents, Prompt, Selection
+from treekv.policies.scores import MOVED, Contents, Evictions, Prompt, Scores, Selection
 from treekv.policies.settings import Settings
+
+#: The value of `importance` that needs no attention.
+SIMILARITY: Final = "similarity"
 
 #: The value of `prompt_score` that chooses tokens instead of blocks, and the options that only it heeds.
 FUTURE = "future"
@@ -25,9 +30,10 @@ class Tree(Policy):
     (arXiv 2501.04987). Acts in both stages: token by token while decoding, block by block on a prompt. Where
     the paper can be read in two ways the cursor moves by `stride` 1; see docs/method.md. Beyond the paper, `scope`
     neighbours instead of 2 may compete, up to the end of the region with `scope_end` "clipped"; `importance`
-    "contribution" weighs attention by the value's norm, "late" leaves out that of the queries right after a token; and
-    `max_height`, the authors' idea for later, limits how often the far past is thinned. `prompt_score` "future" reduces
-    a prompt token by token, by what coming queries would see of it; see docs/prompts.md.
+    "contribution" weighs attention by the value's norm, "late" leaves out that of the queries right after a token,
+    "similarity" needs no attention and evicts the neighbour whose key is more like those around it; and `max_height`,
+    the authors' idea for later, limits how often the far past is thinned. `prompt_score` "future" reduces a prompt
+    token by token, by what coming queries would see of it; see docs/prompts.md.
     """
 
     name = "tree"
@@ -42,6 +48,9 @@ class Tree(Policy):
         if self.scores_future(settings):
             return self.options
         return tuple(option for option in self.options if option not in FUTURE_OPTIONS)
+
+    def acting(self, settings: Settings) -> Policy:
+        return SIMILAR if self.by == AVERAGE and settings.importance == SIMILARITY else self
 
     def future_by(self, settings: Settings) -> str | None:
         return MOVED if "prompt_score" in self.options and settings.prompt_score == FUTURE else None
@@ -58,6 +67,11 @@ class Tree(Policy):
                 f"scope must be at most the tree region of {settings.region_size} ranks, got {settings.scope}"
             )
 
+        if settings.importance == SIMILARITY and self.scores_future(settings):
+            raise TreeKVError(
+                "importance 'similarity' uses no attention, which prompt_score 'future' is made of; use prompt_score "
+                "'window', or another importance"
+            )
         if settings.max_height is not None and settings.stride != 1:
             raise TreeKVError(
                 f"max_height needs stride 1, whose sweeps halve what they pass, got max_height {settings.max_height} "
@@ -105,12 +119,7 @@ class Tree(Policy):
     def select_prompt(self, settings: Settings, prompt: Prompt) -> Selection:
         if self.scores_future(settings):
             return choose_tokens(settings, prompt)
-        averages = None
-        if prompt.sums is not None and prompt.counts is not None:
-            averages = prompt.sums / prompt.counts
-            if settings.delay:
-                averages = averages.masked_fill(prompt.counts == 0, torch.inf)
-        blocks = _Blocks(averages, settings, prompt)
+        blocks = _Blocks(self.token_scores(settings, prompt), settings, prompt)
         kept = torch.arange(blocks.count, device=prompt.device).expand(*blocks.shape, -1)
         survivor_of = torch.full_like(kept, -1)
         region = _region_blocks(settings, settings.block_size, prompt.length)
@@ -127,6 +136,71 @@ class Tree(Policy):
             kept = without(kept, losers)
             blocks.remove(losers)
         return _tokens_of_blocks(kept, survivor_of, settings.block_size, prompt.length)
+
+    def token_scores(self, settings: Settings, prompt: Prompt) -> Tensor | None:
+        """float32 [batch, kv_heads, T], over which the mean of a prompt's block is what it is compared by; None if
+        nothing is compared."""
+        if prompt.sums is None or prompt.counts is None:
+            return None
+        averages = prompt.sums / prompt.counts
+        return averages.masked_fill(prompt.counts == 0, torch.inf) if settings.delay else averages
+
+
+class SimilarTree(Tree):
+    """Policy "tree" with importance "similarity"; see docs/method.md."""
+
+    by = NOTHING  # no score that the cache collects
+    reads_contents = True
+
+    def evict(self, settings: Settings, scores: Scores, count: int) -> Evictions:
+        # One after another: an eviction gives the tokens beside it another neighbour.
+        return run_contest(self.contest(settings, scores.capacity), _Details(scores), 1)
+
+    def _sweep(self, settings: Settings, sink: int, region: int, recent: int) -> Contest:
+        return super()._sweep(settings, sink, region, recent)._replace(by=AVERAGE)  # which is what `_Details` gives
+
+    def token_scores(self, settings: Settings, prompt: Prompt) -> Tensor:
+        assert prompt.contents is not None  # the policy reads them
+        steps = _steps(prompt.contents.keys())
+        return torch.cat([steps[..., :1], steps], 2) + torch.cat([steps, steps[..., -1:]], 2)
+
+
+SIMILAR: Final = SimilarTree()
+
+
+def _steps(keys: Tensor) -> Tensor:
+    """float32 [batch, kv_heads, n - 1], how far each of n keys is from the one before it."""
+    return torch.linalg.vector_norm(keys[:, :, 1:] - keys[:, :, :-1], dim=3)
+
+
+class _Details:
+    """`Scores` whose average is the importance "similarity"."""
+
+    def __init__(self, scores: Scores) -> None:
+        self.contents, self.held, self.capacity, self.cursor = (
+            scores.contents,
+            scores.held,
+            scores.capacity,
+            scores.cursor,
+        )
+        self.step, self.layer, self.heads, self.traced = scores.step, scores.layer, scores.heads, scores.traced
+        self.shape, self.device = scores.shape, scores.device
+
+    def average(self, ranks: slice | Tensor) -> Tensor:
+        """Of successive ranks, of which those beyond the last are not looked at."""
+        if isinstance(ranks, slice) and ranks.start > 0 and ranks.stop < self.held:
+            around: slice | Tensor = slice(ranks.start - 1, ranks.stop + 1)
+        else:
+            if isinstance(ranks, slice):
+                ranks = torch.arange(ranks.start, ranks.stop, device=self.device)
+            first, width, last = ranks[..., :1], ranks.shape[-1], self.held - 1
+            around = (first - 1 + torch.arange(width + 2, device=self.device)).abs()  # rank 1 is on either side of 0,
+            around = last - (last - around).abs()  # and the last but one of the last
+            around = around.clamp(min=0).expand(*self.shape, -1)
+        steps = _steps(self.contents.keys(around))
+        return steps[..., :-1] + steps[..., 1:]
+
+    total = average
 
 
 class _Blocks:

@@ -50,7 +50,7 @@ def test_first_layer_equals_a_real_trace(llama, captured, captured_once_each, se
         cache_size=12, positions="original", prefill=prefill, block_size=block, trace=True, **settings
     )
     cache = TreeKVCache(config, llama.config)
-    captured = captured_once_each if policies.get(config.policy).reads_contents else captured
+    captured = captured_once_each if policies.of(config).reads_contents else captured
     ids = captured.token_ids[None]
     if prefill == "stream":
         llama(ids, past_key_values=cache)

@@ -19,7 +19,7 @@ TOLERANCE = 1e-3
 
 def compare(model, config: TreeKVConfig, calls: list[int], seed: int = 1) -> None:
     """Feed the same tokens to both in calls of the given lengths and compare after each call."""
-    distinct = policies.get(config.policy).reads_contents
+    distinct = policies.of(config).reads_contents
     ids = tiny.distinct_tokens(sum(calls), seed) if distinct else tiny.tokens(sum(calls), seed=seed)
     reference, cache = ReferenceLlama(model, config), TreeKVCache(config, model.config)
     start = 0
@@ -121,6 +121,7 @@ PADDED = [
     dict(cache_size=64, sink_size=2, recent_size=20, importance="contribution"),
     dict(cache_size=16, sink_size=2, recent_size=6, importance="late", block_size=2),
     dict(cache_size=16, sink_size=2, recent_size=6, importance="late", prefill="stream", block_size=4),
+    dict(cache_size=16, sink_size=2, recent_size=6, importance="similarity", prefill="stream", positions="original"),
     dict(cache_size=48, policy="h2o"),
     dict(cache_size=48, policy="tova", positions="original"),
     dict(cache_size=16, policy="snapkv", window_size=4),

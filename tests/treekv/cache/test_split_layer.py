@@ -18,6 +18,7 @@ DECODING = [
     dict(sink_size=1, recent_size="quarter", scope=3, scope_end="clipped"),
     dict(sink_size=1, recent_size=((2, 5), (7, 1)), importance="contribution"),
     dict(sink_size=1, recent_size=((2, 5), (7, 1)), importance="late"),
+    dict(sink_size=1, recent_size=((2, 5), (7, 1)), importance="similarity"),
     dict(sink_size=0, recent_size=1, max_height=2),
     dict(policy="tree_left", sink_size=1, recent_size=3),
     dict(policy="streaming", sink_size=2),

@@ -57,6 +57,8 @@ def test_a_policy_of_ones_own():
         (dict(policy="h2o", scope=4), ["scope", "'tree'", "'h2o'", "4"]),
         (dict(policy="tova", importance="contribution"), ["importance", "'tova'"]),
         (dict(policy="tova", importance="late"), ["importance", "'tova'"]),
+        (dict(policy="h2o", importance="similarity"), ["importance", "'tree'", "'h2o'", "'similarity'"]),
+        (dict(importance="similarity", prompt_score="future"), ["'similarity'", "no attention", "'future'"]),
         (dict(scope_end="open"), ["scope_end", "'inside', 'clipped'", "'open'"]),
         (dict(importance="size"), ["importance", "'size'", "'contribution'"]),
         (dict(cache_size=16, sink_size=2, recent_size=10, scope=5), ["scope", "4 ranks", "5"]),

@@ -65,5 +65,7 @@ def test_what_is_compared_says_whether_attention_is_needed():
     for name in ("tree", "h2o", "snapkv", "pyramidkv"):
         assert registry.get(name).uses_attention and registry.get(name).accumulates
     assert registry.get("tova").uses_attention and not registry.get("tova").accumulates
-    for policy in map(registry.get, treekv.policy_names()):
+    similar = registry.of(treekv.TreeKVConfig(importance="similarity"))
+    assert not similar.uses_attention and registry.of(treekv.TreeKVConfig()) is registry.get("tree")
+    for policy in [similar, *map(registry.get, treekv.policy_names())]:
         assert not ((policy.has_contest and policy.reads_contents) or (policy.uses_attention and policy.reads_contents))
