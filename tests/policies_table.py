@@ -166,6 +166,12 @@ TABLE: dict[str, Row] = {
         prompts=[dict(sink_size=2, recent_size=3, interval=4, positions="original")],
         importance=contents.vase,
     ),
+    "lacache": Row(
+        decoding=[dict(sink_size=2, recent_size=3), dict(sink_size=0, recent_size=1, interval=3)],
+        blocks=[dict(sink_size=1, recent_size=2), dict(sink_size=1, recent_size=0, interval=2)],
+        prompts=[dict(sink_size=2, recent_size=3), dict(sink_size=1, recent_size=4, interval=2, prefill="none")],
+        least=8,
+    ),
     "openvino": Row(
         decoding=[
             dict(sink_size=2, recent_size=2, interval=2),

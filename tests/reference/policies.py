@@ -220,6 +220,26 @@ class ContestRule:
         return np.float32({SUM: entry.total, LAST: entry.last}.get(self.contest.by, 0))
 
 
+class LaCacheRule:
+    """Of `interval` + 1 neighbours at the cursor each layer keeps one, the next layer the next one."""
+
+    def __init__(self, config, capacity: int, layer: int) -> None:
+        self.sink, self.width, self.layer, self.cursor = config.sink_size, config.interval + 1, layer, 0
+        self.first_protected = capacity + 1 - config.recent_size  # when one token too many is held
+
+    def evict(self, heads: list[list], step: int) -> list[list[Eviction]]:
+        first = self.sink + self.cursor
+        gone = [first + i for i in range(self.width) if i != self.layer % self.width]
+        evictions = [[Eviction(entries[rank].position, None, step) for rank in gone] for entries in heads]
+        for entries in heads:
+            for rank in reversed(gone):
+                del entries[rank]
+        self.cursor += 1
+        if self.sink + self.cursor + self.width > self.first_protected:
+            self.cursor = 0
+        return evictions
+
+
 class OpenVINORule:
     """Whole blocks at once, the same of all heads."""
 
@@ -295,6 +315,8 @@ def make_rule(config, capacity: int | None = None, layer: int = 0, numbers=None)
         return ContentsRule(config, layer, numbers)
     if config.policy == "openvino":
         return OpenVINORule(config, capacity)
+    if config.policy == "lacache":
+        return LaCacheRule(config, capacity, layer)
     return ContestRule(policies.get(config.policy).contest(config, capacity), layer, numbers)
 
 
@@ -349,6 +371,15 @@ def select_prompt(config, heads: list[list[Entry]], layer: int = 0, layers: int 
             gone = losers(config, importance, length - config.cache_size)
             kept.append([p for p in range(length) if p not in gone])
         return kept
+
+    if config.policy == "lacache":  # as if it were decoded
+        rule, read = LaCacheRule(config, config.cache_size, layer), [[] for _ in heads]
+        for p in range(length):
+            for entries in read:
+                entries.append(Entry(p))
+            if p >= config.cache_size and len(read[0]) > config.cache_size:
+                rule.evict(read, p)
+        return [[entry.position for entry in entries] for entries in read]
 
     if config.policy in TABLE and TABLE[config.policy].keeps:
         return TABLE[config.policy].keeps(config, heads)
