@@ -69,7 +69,7 @@ FLOORS: dict[str, list[tuple[str, ...]]] = {
         ("retention", "wavelets", "memory_plan"),
         ("memory_size", "result_files"),
         ("captures",),
-        ("netcdf", "binning", "units", "progress", "token_ids"),
+        ("netcdf", "binning", "named_settings", "units", "progress", "token_ids"),
     ],
     "analysis.captures": [
         ("many",),

@@ -53,7 +53,7 @@ def vocabulary_size(model: Any) -> int:
 def check_configs(configs: Mapping[str, TreeKVConfig]) -> None:
     """Raises TreeKVError where there are none, or another policy has the name of the first row."""
     if not configs:
-        raise TreeKVError("no settings given; pass a dictionary such as {'tree': TreeKVConfig()}")
+        raise TreeKVError("no settings given; pass some, such as TreeKVConfig(cache_size=128)")
     if FULL in configs and configs[FULL].policy != FULL:
         raise TreeKVError(
             f"the name {FULL!r} is that of the full cache, the first row, but stands for policy "

@@ -16,6 +16,7 @@ import xarray as xr
 from torch import nn
 
 from analysis.evaluation.stream import stream_perplexity
+from analysis.named_settings import Settings, by_name
 from analysis.prediction.computing import computing_in
 from analysis.prediction.loss_table import (
     FULL,
@@ -39,7 +40,7 @@ PASS_LOGITS: Final = 2**26  # numbers in one pass, 256 MB
 def measure(
     model: nn.Module,
     text: Text,
-    configs: Mapping[str, TreeKVConfig],
+    configs: Settings,
     *,
     prompt: int = 0,
     dtype: str | None = None,
@@ -54,7 +55,7 @@ def measure(
     Args:
         model: a model whose attention is "treekv" (as `load_model` returns it).
         text: a captured text, of which only the tokens are used, or token ids [T].
-        configs: settings by the name that the result should give them.
+        configs: as of `analysis.simulate`.
         prompt: how many first tokens are a prompt; they and the one after them are not scored.
         dtype: as of `replay`.
         progress: called with (done, total), tokens times rows.
@@ -66,6 +67,7 @@ def measure(
     Raises:
         TreeKVError: as of `replay`, or settings that the model cannot be used with.
     """
+    configs = by_name(configs)
     check_configs(configs)
     ids = checked_text(model, text, prompt)
     rows = {FULL: TreeKVConfig(policy=FULL), **configs}

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from analysis.captures.data import Capture
 from analysis.captures.forward_pass import captured_layers
 from analysis.captures.rotary_record import rotary_attrs
+from analysis.named_settings import Settings, by_name
 from analysis.prediction.computing import computing_in
 from analysis.prediction.loss_table import FULL, Text, check_configs, check_losses, checked_text, loss_table
 from analysis.prediction.masked_pass import Held, masked_losses
@@ -34,7 +35,7 @@ TOKENS_AT_ONCE: Final = 4096  # of all rows of a pass together; a longer text ru
 def replay(
     model: nn.Module,
     text: Text,
-    configs: Mapping[str, TreeKVConfig],
+    configs: Settings,
     *,
     retention: xr.Dataset | None = None,
     prompt: int = 0,
@@ -52,7 +53,7 @@ def replay(
     Args:
         model: the model that was captured; its attention must be "treekv" (as `load_model` returns it).
         text: the captured text, of which only the tokens are used, or token ids [T].
-        configs: settings by the name that the result should give them.
+        configs: as of `analysis.simulate`.
         retention: mask to this record instead, of the same text and of all full-attention layers, as `simulate` or
             `retention_from_cache` returns it: what was held is then taken from there.
         prompt: as of `simulate`; the tokens of a prompt and the one after it are not scored.
@@ -70,6 +71,7 @@ def replay(
         TreeKVError: no settings, another checkpoint than the captured one, a number out of range, or a record of
             another text or without one of the layers or settings; losses that are not finite.
     """
+    configs = by_name(configs)
     check_configs(configs)
     ids = checked_text(model, text, prompt)
     layers = captured_layers(model.config)

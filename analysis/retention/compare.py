@@ -16,6 +16,7 @@ from torch import nn
 
 from analysis.captures.data import Capture
 from analysis.memory_size import cache_bytes
+from analysis.named_settings import Settings, by_name
 from analysis.progress import Progress
 from analysis.retention.bias import recency_bias
 from analysis.retention.loss import output_loss
@@ -27,7 +28,7 @@ from treekv.errors import TreeKVError
 
 def compare(
     captured: Capture,
-    configs: Mapping[str, TreeKVConfig],
+    configs: Settings,
     *,
     layers: Sequence[int] | None = None,
     prompt: int = 0,
@@ -43,7 +44,7 @@ def compare(
 
     Args:
         captured: the captured text.
-        configs: settings by the name that the table should give them.
+        configs: as of `simulate`.
         layers: the model's numbers of the layers to simulate; all captured ones by default.
         prompt: how many tokens to treat as a prompt, as of `simulate`.
         model: as of `output_loss`.
@@ -70,6 +71,7 @@ def compare(
     Raises:
         TreeKVError: as `simulate`, `output_loss` and `cache_bytes` do, and for settings that the given record lacks.
     """
+    configs = by_name(configs)
     if retention is None:
         retention = simulate(captured, configs, layers=layers, prompt=prompt, progress=progress)
     missing = [name for name in configs if name not in retention["policy"].values]

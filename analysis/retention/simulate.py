@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -12,6 +12,7 @@ import xarray as xr
 
 from analysis import netcdf
 from analysis.captures.data import Capture
+from analysis.named_settings import Settings, by_name
 from analysis.progress import Progress
 from analysis.retention.captured_contents import CapturedContents
 from analysis.retention.kernels import Rule
@@ -29,7 +30,7 @@ from treekv.errors import TreeKVError
 @torch.inference_mode()
 def simulate(
     captured: Capture,
-    configs: Mapping[str, TreeKVConfig],
+    configs: Settings,
     *,
     layers: Sequence[int] | None = None,
     prompt: int = 0,
@@ -47,7 +48,8 @@ def simulate(
 
     Args:
         captured: the captured text.
-        configs: settings by the name that the result should give them.
+        configs: settings, several of them, or a dictionary with the names that the result should give them; without
+            names they are called by their policies.
         layers: the model's numbers of the layers to simulate; all captured ones by default.
         prompt: treat this many tokens as a prompt, by `config.prefill`; the rest is decoded one by one. With 0
             everything is decoded, in blocks of `config.block_size` where `config.prefill` is "stream".
@@ -62,8 +64,9 @@ def simulate(
         TreeKVError: no settings, a layer that was not captured, a prompt longer than the text, or budgets for another
             number of KV heads, or of layers than the model has with full attention.
     """
+    configs = by_name(configs)
     if not configs:
-        raise TreeKVError("no settings to simulate; pass a dictionary such as {'tree': TreeKVConfig()}")
+        raise TreeKVError("no settings to simulate; pass some, such as TreeKVConfig(cache_size=128)")
     if not 0 <= prompt <= captured.tokens:
         raise TreeKVError(f"prompt must be between 0 and the {captured.tokens} captured tokens, got {prompt}")
     layers = list(dict.fromkeys(captured.layers if layers is None else layers))

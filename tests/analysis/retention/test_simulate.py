@@ -227,10 +227,19 @@ def test_a_file_that_does_not_say_is_read_as_before(four):
     assert ((found["evicted_at"] < 0).sum("position") == 24).all()
 
 
+def test_one_config_a_list_and_a_dictionary_are_the_same(captured):
+    tree, window = TreeKVConfig(cache_size=32), TreeKVConfig(policy="streaming", cache_size=32)
+    named = simulate(captured, {"tree": tree, "streaming": window})
+    assert simulate(captured, [tree, window]).identical(named)
+    assert simulate(captured, tree)["evicted_at"].identical(named["evicted_at"].sel(policy=["tree"]))
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [
         (dict(configs={}), "no settings"),
+        (dict(configs="tree"), "settings must be TreeKVConfig objects, got 'tree'"),
+        (dict(configs=[TreeKVConfig()] * 2), "2 of the settings would be called 'tree 1024'"),
         (dict(configs={"a": TreeKVConfig()}, prompt=TOKENS + 1), f"{TOKENS} captured tokens, got {TOKENS + 1}"),
         (dict(configs={"a": TreeKVConfig()}, layers=[7]), "layer 7 was not captured"),
     ],
