@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from analysis.retention.agreement import agreement
     from analysis.retention.bias import recency_bias
     from analysis.retention.compare import compare
+    from analysis.retention.family import family, family_in_words
+    from analysis.retention.forgotten import forgotten, forgotten_in_words
     from analysis.retention.loss import output_loss
     from analysis.retention.record import density, kept_mask, merge_retention, retention_from_cache, retention_map
     from analysis.retention.regret import most_costly, regret
@@ -59,6 +61,10 @@ _DEFINED_IN = {
     "density": "retention.record",
     "eviction_tree": "retention.tree",
     "extra_loss": "prediction.loss_table",
+    "family": "retention.family",
+    "family_in_words": "retention.family",
+    "forgotten": "retention.forgotten",
+    "forgotten_in_words": "retention.forgotten",
     "kept_mask": "retention.record",
     "mean_spectrum": "wavelets.pooled_spectrum",
     "measure": "prediction.measure",
@@ -103,6 +109,10 @@ __all__ = [
     "evaluation",
     "eviction_tree",
     "extra_loss",
+    "family",
+    "family_in_words",
+    "forgotten",
+    "forgotten_in_words",
     "kept_mask",
     "mean_spectrum",
     "measure",

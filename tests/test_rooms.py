@@ -90,8 +90,8 @@ FLOORS: dict[str, list[tuple[str, ...]]] = {
         ("haar",),
     ],
     "analysis.retention": [
-        ("compare",),
-        ("agreement", "bias", "loss", "regret", "simulate", "tree"),
+        ("compare", "forgotten"),
+        ("agreement", "bias", "family", "loss", "regret", "simulate", "tree"),
         ("record", "simulated_cache", "damage"),
         ("kernels", "ledger_simulation"),
         ("captured_contents",),

@@ -22,7 +22,9 @@ from analysis.plot.density_figure import density
 from analysis.plot.difference import retention_difference
 from analysis.plot.distribution_figure import distribution_maps
 from analysis.plot.eviction_maps_figure import eviction_map, eviction_maps
+from analysis.plot.forgotten_figure import forgotten
 from analysis.plot.growth import growth_grid
+from analysis.plot.head_maps_figure import head_maps
 from analysis.plot.loss_text import text_loss
 from analysis.plot.lost import mass_retained, output_error
 from analysis.plot.memory_figure import memory
@@ -44,7 +46,9 @@ __all__ = [
     "distribution_maps",
     "eviction_map",
     "eviction_maps",
+    "forgotten",
     "growth_grid",
+    "head_maps",
     "mass_retained",
     "memory",
     "need_budgets",
