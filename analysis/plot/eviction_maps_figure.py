@@ -21,6 +21,7 @@ NOT_READ = "not read yet"
 _TITLE_WIDTH = {1: 60, 2: 24, 3: 14}
 _LABEL_WIDTH = {1: 60, 2: 60, 3: 8}
 _ROW_HEIGHT = 330  # pixels
+_FRONT = "#d6336c"  # of the line at a step: neither in the scale nor its ground
 
 
 def eviction_map(
@@ -29,6 +30,7 @@ def eviction_map(
     policy: str | None = None,
     layer: int | None = None,
     head: int | None = None,
+    step: int | None = None,
     steps: tuple[int, int] | None = None,
     start: int | None = None,
     stop: int | None = None,
@@ -39,13 +41,16 @@ def eviction_map(
     = (first, end) limits the steps to first ... end - 1; None means from the first of the positions to the end. Long
     stretches are pooled to at most 512 cells per side: for a single layer and head a cell counts as kept if any of its
     tokens is kept at any of its steps; averages, in whole per cent, are pooled by their mean. The title of the x axis
-    says which. `policy` may be None if the record has only one. The text alternative is in `layout.meta["alt"]`.
-    Raises TreeKVError, listing the choices, for a policy, layer, head or stretch that is not in the record.
+    says which. `step` is marked by a line, for a map beside pictures of that step; such a map, which is drawn often,
+    has at most 256 cells per side. `policy` may be None if the record has only one. The text alternative is in
+    `layout.meta["alt"]`. Raises TreeKVError, listing the choices, for a policy, layer, head or stretch that is not in
+    the record.
     """
     part = theme.stretch(data, start, stop)
     steps = whole_steps(part) if steps is None else steps
     pooled = _pooled(layer, head)
-    cells = record.retention_map(part, policy, layer, head, theme.MAX_CELLS, steps, pooled=pooled)
+    side = theme.MAX_CELLS if step is None else theme.MAX_CELLS // 2
+    cells = record.retention_map(part, policy, layer, head, side, steps, pooled=pooled)
     policy = str(data["policy"].values[0]) if policy is None else policy
     _, words = theme.chosen(data, layer, head)
     step_size, position_size = cells.attrs["step_size"], cells.attrs["position_size"]
@@ -62,6 +67,8 @@ def eviction_map(
     hide_future(figure, view, total)
     figure.update_xaxes(title=theme.position_title(position_size, pooled), showgrid=False, range=view[:2])
     figure.update_yaxes(title="step: tokens processed so far, downwards", showgrid=False, range=view[:1:-1])
+    if step is not None:
+        figure.add_hline(step, line={"color": _FRONT, "width": 2})
     name_columns(figure, part, position_size)
     return figure
 

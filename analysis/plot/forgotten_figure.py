@@ -49,15 +49,12 @@ def forgotten(data: xr.Dataset) -> go.Figure:
         across, down = (each.ravel() for each in np.meshgrid(x, y))
         words = ["still kept" if at < 0 else f"forgotten at step {at:,}" for at in grid.ravel()]
         pairs = np.stack((across, down) if wide else (down, across), axis=1)
-        figure.add_scatter(
-            x=across,
-            y=down,
-            mode="markers",
-            marker={"size": 14, "symbol": "square", "opacity": 0},
-            customdata=pairs,
-            text=words,
-            hovertemplate="layer %{customdata[0]}, KV head %{customdata[1]}: %{text}<extra></extra>",
-            showlegend=False,
+        theme.clickable(
+            figure,
+            list(zip(across.tolist(), down.tolist(), strict=True)),
+            [(int(layer), int(head)) for layer, head in pairs],
+            words,
+            "layer %{customdata[0]}, KV head %{customdata[1]}: %{text}<extra></extra>",
             **place,
         )
     figure.update_layout(

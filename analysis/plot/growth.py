@@ -18,8 +18,9 @@ def growth_grid(data: xr.Dataset, *, band: str | None = None) -> go.Figure:
 
     `data` is a spectrum. Growth is that of `analysis.band_growth`: the mean over the last 64 positions divided by that
     over the first quarter, on a logarithmic scale that reaches as far as 19 of 20 heads; grey is no growth. The value
-    of a cell is in its hover text. `band` is a name such as "D1", the highest band if None. The text alternative is in
-    `layout.meta["alt"]`. Raises TreeKVError, listing the choices, for a band that does not exist.
+    of a cell is in its hover text, and a click can choose its layer and head (see `theme.clickable`). `band` is a name
+    such as "D1", the highest band if None. The text alternative is in `layout.meta["alt"]`. Raises TreeKVError, listing
+    the choices, for a band that does not exist.
     """
     bands = [str(name) for name in data["band"].values]
     band = bands[-1] if band is None else band
@@ -52,9 +53,16 @@ def growth_grid(data: xr.Dataset, *, band: str | None = None) -> go.Figure:
         zmin=-limit,
         zmax=limit,
         colorscale=theme.DIVERGING,
-        customdata=values,
         colorbar=_colorbar(limit),
-        hovertemplate=f"layer %{{y}}, head %{{x}}: {theme.shown(band)} grows by %{{customdata:.3~g}}<extra></extra>",
+        hoverinfo="skip",
+    )
+    theme.clickable(
+        figure,
+        [(int(head), int(layer)) for layer in layers for head in heads],
+        [(int(layer), int(head)) for layer in layers for head in heads],
+        hovertemplate=f"layer %{{customdata[0]}}, head %{{customdata[1]}}: {theme.shown(band)} grows by %{{text}}"
+        "<extra></extra>",
+        text=[f"{value:.3g}" for value in values.ravel()],
     )
     figure.update_xaxes(title="query head", showgrid=False, type="category")
     figure.update_yaxes(title="layer, the deepest below", showgrid=False, type="category", autorange="reversed")

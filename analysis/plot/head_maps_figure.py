@@ -72,15 +72,12 @@ def head_maps(
         showscale=False,
         hoverinfo="skip",
     )
-    figure.add_scatter(
-        x=across,
-        y=below,
-        mode="markers",
-        marker={"size": 26, "symbol": "square", "opacity": 0},
-        customdata=pairs,
-        text=words,
-        hovertemplate="layer %{customdata[0]}, KV head %{customdata[1]}: %{text} kept at the end<extra></extra>",
-        showlegend=False,
+    theme.clickable(
+        figure,
+        list(zip(across, below, strict=True)),
+        pairs,
+        words,
+        "layer %{customdata[0]}, KV head %{customdata[1]}: %{text} kept at the end<extra></extra>",
     )
     middle = [number * (size + 1) + (size - 1) / 2 for size, number in ((width, n) for n in range(len(along)))]
     beside = [number * (height + 1) + (height - 1) / 2 for number in range(len(down))]

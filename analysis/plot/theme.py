@@ -145,6 +145,33 @@ def shown(text: str, longest: int = 40) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
+def clickable(
+    figure: go.Figure,
+    places: Sequence[tuple[float, float]],
+    heads: Sequence[tuple[int, int]],
+    text: Sequence[str],
+    hovertemplate: str,
+    **place: int,
+) -> None:
+    """Put a transparent marker on each cell of a grid of heads, whose `customdata` is its layer and head.
+
+    A heatmap has no points that could be selected by a click. The nearest marker takes the hover and the click, so the
+    heatmap has no hover text of its own. `place` is the row and column in a grid of figures.
+    """
+    figure.add_scatter(
+        x=[x for x, _ in places],
+        y=[y for _, y in places],
+        mode="markers",
+        marker={"size": 12, "symbol": "square", "opacity": 0},
+        customdata=[list(pair) for pair in heads],
+        text=list(text),
+        hovertemplate=hovertemplate,
+        showlegend=False,
+        **place,
+    )
+    figure.update_layout(hoverdistance=-1, hovermode="closest")  # without a limit: the nearest one
+
+
 def source(dataset: xr.Dataset) -> str:
     """The origin of a spectrum, for the subtitle of a figure."""
     attrs = dataset.attrs

@@ -44,7 +44,7 @@ def tree(
     step = int(data.attrs["steps"]) - 1 if step is None else step
     forest = eviction_tree(data.sel(policy=[name], layer=[layer], head=[head]), step).isel(policy=0, layer=0, head=0)
     if start is None:
-        start = max(step + 1 - 2 * int(record.kept_mask(one, step).sum()), 0)
+        start = shown_stretch(data, policy, layer, head, step)[0]
     stop = min(start + _MAX_LABELS, step + 1) if stop is None else stop
     if not 0 <= start < stop <= step + 1:
         raise TreeKVError(f"start and stop must lie within the {step + 1} tokens read, got {start} to {stop}")
@@ -96,6 +96,17 @@ def tree(
     )
     figure.update_layout(legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom"})
     return figure
+
+
+def shown_stretch(
+    data: xr.Dataset, policy: str | None, layer: int | None, head: int | None, step: int
+) -> tuple[int, int]:
+    """The stretch that `tree` draws where none is asked for: start and stop."""
+    layer = int(data["layer"].values[0]) if layer is None else layer
+    head = int(data["head"].values[0]) if head is None else head
+    kept = record.kept_mask(record.select(data, policy, layer, head), step)
+    start = max(step + 1 - 2 * int(kept.sum()), 0)
+    return start, min(start + _MAX_LABELS, step + 1)
 
 
 def _mark_ends(

@@ -42,6 +42,15 @@ TREE: Final = (
     "Each vertical line is the lifetime of one token, with time running upwards. Where it ends, a horizontal line "
     "leads to the neighbour that won the comparison and represents both from then on."
 )
+CLICK: Final = "Click on a cell to select its layer and head for all figures."
+HEAD_MAPS: Final = (
+    "One small map for each layer and KV head, with time running downwards: bright is kept, dark is evicted. Heads "
+    "whose maps differ from the others keep other parts of the text."
+)
+FORGOTTEN: Final = (
+    "Each cell is one layer and KV head. The brighter, the longer it held one of the tokens of the phrase; the "
+    "brightest still do."
+)
 MAPS: Final = (
     "One map per setting, all on the same scale, with time running downwards. Compare how the dark area of evicted "
     "tokens spreads: gradually for a tree, along a sharp edge for a window."

@@ -13,10 +13,12 @@ ALL = "all"
 
 
 LEAST_STRETCH: Final = 16  # positions; fewer show no band
+CHANGED: Final = "view-changed"  # in the session: a figure changed the view, and the sidebar was not drawn since
 
 
 def choose_view(run: RunFolder) -> None:
     """Selectors of layer, head and positions; the address keeps the choice, so that a link shows the same view."""
+    st.session_state.pop(CHANGED, None)
     data = any_record(run)
     if data is None:
         return
@@ -75,6 +77,20 @@ def read_index(word: str) -> int | None:
 def zoom(first: int, last: int) -> None:
     """Select the positions first to last - 1. For callbacks, which run before the slider is drawn."""
     st.session_state["positions"] = (first, last)
+    st.session_state[CHANGED] = True
+
+
+def choose_head(layer: int, head: int) -> None:
+    """Select a layer and a query head. For callbacks, as `zoom`."""
+    st.session_state["layer"], st.session_state["head"] = str(layer), str(head)
+    st.session_state[CHANGED] = True
+
+
+def follow() -> None:
+    """Run the whole page again if a figure changed the view. For parts of a page that run alone, where only they would
+    follow it."""
+    if st.session_state.pop(CHANGED, False):
+        st.rerun()
 
 
 def selected_stretch(tokens: int) -> tuple[int | None, int | None]:

@@ -1,19 +1,24 @@
-"""Eviction map: which tokens a policy keeps, step by step, as a map, a density, shaded text and a tree."""
+"""Eviction map: which tokens a policy keeps, step by step, as a map, a density, shaded text and a tree, of one run or
+two, and when a phrase was forgotten."""
 
 from __future__ import annotations
 
 import streamlit as st
 
 from analysis import plot
+from app.dashboard.actions import find
+from app.dashboard.actions.moment import Part, draw_linked, draw_tree
+from app.dashboard.pages import runs_root
 from app.dashboard.session.keys import REAL_TRACE
+from app.dashboard.session.messages import or_stop, plain
 from app.dashboard.session.run import current_run, open_retention, policies_of, policy_label, query_heads
-from app.dashboard.session.view import kv_head_of, selected_index, selected_stretch
-from app.dashboard.widgets.figure import draw_figure, draw_text
+from app.dashboard.session.view import choose_head, follow, kv_head_of, selected_index, selected_stretch
+from app.dashboard.widgets.figure import draw_figure
 from app.dashboard.widgets.step_slider import through_time
+from app.runs import folder as run_folder
 from app.text import captions, wording
 
-MOST_TOKENS = 2048  # of the text at once: a page of 250 kB
-MOST_IN_TREE = 256
+VIEWS = TOGETHER, TREE, HEADS = "Map, density and text", "Tree", "All heads"
 
 run = current_run()
 simulated, real = open_retention(run), st.session_state.get(REAL_TRACE)
@@ -48,53 +53,75 @@ if is_real:
 kv_head = kv_head_of(head, query_heads(run), data.sizes["head"])
 start, stop = selected_stretch(steps) if not is_real else (None, None)
 
-draw_figure(
-    lambda: plot.eviction_map(data, policy=name, layer=layer, head=kv_head, start=start, stop=stop),
-    captions.EVICTION_MAP,
-    key="eviction-map",
-    zoomable=not is_real,
-)
 if kv_head is not None:
     st.caption(f"Query head {head} reads KV head {kv_head}, which is shown.")
+part = Part(data, name, layer, kv_head, start, stop)
+
+
+def choose_kv_head(layer: int, head: int) -> None:
+    """Select a layer and the first query head that reads a KV head."""
+    choose_head(layer, head * query_heads(run) // data.sizes["head"])
+
+
+def another_run() -> Part | None:
+    """The run to show beside this one, if one is chosen."""
+    names = [other.path.name for other in run_folder.recent(runs_root()) if other.path.name != run.path.name]
+    if not names:
+        return None
+    if st.session_state.get("beside") not in (None, *names):
+        del st.session_state["beside"]
+    chosen = st.selectbox(
+        "Another run beside it",
+        names,
+        index=None,
+        key="beside",
+        bind="query-params",
+        persist_state="session",
+        placeholder="none",
+        help="Another text or model, at the same step. Layers and heads that it does not have are shown as means.",
+    )
+    if chosen is None:
+        return None
+    other = or_stop(lambda: run_folder.open_below(runs_root(), chosen))
+    record = wording.titled(open_retention(other))
+    return Part(
+        record,
+        name if name in record["policy"].values else str(record["policy"].values[0]),
+        layer if layer in record["layer"].values else None,
+        kv_head if kv_head in record["head"].values else None,
+        key="-beside",
+    )
 
 
 def at(step: int) -> None:
+    follow()
     view = st.segmented_control(
         "Show",
-        ["Text", "Density", "Tree"],
-        default="Text",
+        VIEWS,
+        default=VIEWS[0],
         required=True,
         key="view",
         bind="query-params",
         persist_state="session",
     )
-    first, last = start or 0, min(stop or steps, step + 1)
-    if first >= last:
-        st.info(f"No position from {first:,} on has been read yet; move the slider to the right.")
-    elif view == "Text":
-        shown = max(first, last - MOST_TOKENS)
-        draw_text(
-            lambda: plot.text_retention(
-                data, policy=name, layer=layer, head=kv_head, step=step, start=shown, stop=last
-            ),
-            captions.TEXT,
-        )
-    elif view == "Density":
+    if view == TREE:
+        draw_tree(part, min(step, steps - 1))
+    elif view == HEADS:
         draw_figure(
-            lambda: plot.density(data, layer=layer, head=kv_head, step=step, start=start, stop=stop),
-            captions.DENSITY,
-            key="density",
+            lambda: plot.head_maps(data, policy=name, start=start, stop=stop),
+            f"{captions.HEAD_MAPS} {captions.CLICK}",
+            key="head-maps",
+            on_head=choose_kv_head,
         )
     else:
-        narrow = (first, last) if (start or stop) and last - first <= MOST_IN_TREE else (None, None)
-        draw_figure(
-            lambda: plot.tree(data, policy=name, layer=layer, head=kv_head, step=step, start=narrow[0], stop=narrow[1]),
-            captions.TREE,
-            key="tree",
-        )
-        if narrow == (None, None):
-            st.caption(f"To see another stretch, select at most {MOST_IN_TREE} positions in the sidebar.")
+        if beside is not None:
+            st.caption(
+                f"Left: {plain(run.path.name)}, {plain(name)}. Right: {plain(str(st.session_state['beside']))}, "
+                f"{plain(beside.policy)}, {beside.steps:,} tokens."
+            )
+        draw_linked([part] if beside is None else [part, beside], step, zoomable=not is_real)
 
 
-st.subheader("Over time")
-through_time(steps, at)
+beside = another_run()
+through_time(max(steps, beside.steps) if beside else steps, at)
+find.section(run, data, name, choose_kv_head, is_real)

@@ -10,7 +10,7 @@ from analysis import plot
 from app.dashboard.actions import transform
 from app.dashboard.session.messages import plain
 from app.dashboard.session.run import current_run
-from app.dashboard.session.view import selected_index, selected_stretch
+from app.dashboard.session.view import choose_head, follow, selected_index, selected_stretch
 from app.dashboard.widgets.figure import draw_figure, show_stretch
 from app.text import captions, wording
 
@@ -58,6 +58,7 @@ if data.sizes["sink"]:
 @st.fragment
 def heads() -> None:
     """Growth of every head in one band; another band redraws only this figure."""
+    follow()
     bands = [str(band) for band in data["band"].values][::-1]
     if st.session_state.get("band", bands[0]) not in bands:
         del st.session_state["band"]
@@ -70,7 +71,9 @@ def heads() -> None:
         bind="query-params",
         persist_state="session",
     )
-    draw_figure(lambda: plot.growth_grid(data, band=band), captions.GROWTH, key="growth")
+    draw_figure(
+        lambda: plot.growth_grid(data, band=band), f"{captions.GROWTH} {captions.CLICK}", "growth", on_head=choose_head
+    )
 
 
 st.subheader("Head by head")

@@ -32,10 +32,17 @@ _CONFIG: Final = {
 }
 
 
-def draw_figure(make: Callable[[], go.Figure], caption: str, key: str, zoomable: bool = False) -> None:
+def draw_figure(
+    make: Callable[[], go.Figure],
+    caption: str,
+    key: str,
+    zoomable: bool = False,
+    on_head: Callable[[int, int], None] | None = None,
+) -> None:
     """Draw a figure with its text alternative, and its caption below.
 
-    In a zoomable one, whose x axis is the position, dragging selects the stretch that all figures show.
+    In a zoomable one, whose x axis is the position, dragging selects the stretch that all figures show. `on_head` is
+    called with the layer and head of a marker that is clicked (see `analysis.plot.theme.clickable`).
     """
     with st.spinner("Drawing"):
         figure = themed(or_stop(make), theme.is_dark())
@@ -45,6 +52,10 @@ def draw_figure(make: Callable[[], go.Figure], caption: str, key: str, zoomable:
         figure.update_layout(dragmode="select", selectdirection="h")
         key = f"{key}-{st.session_state.get('positions')}"  # another stretch is another figure, with nothing selected
         options = {"on_select": functools.partial(_zoom_to_selection, key), "selection_mode": "box"}
+    elif on_head is not None:
+        # Another choice is another figure, with nothing selected.
+        key = f"{key}-{st.session_state.get('layer')}-{st.session_state.get('head')}"
+        options = {"on_select": functools.partial(_choose_clicked, key, on_head), "selection_mode": "points"}
     st.plotly_chart(figure, key=key, theme=None, alt=figure.layout.meta["alt"], config=_CONFIG, **options)
     st.caption(caption)
 
@@ -57,6 +68,12 @@ def _zoom_to_selection(key: str) -> None:
         first, last = max(math.floor(left), now_first, 0), min(math.ceil(right) + 1, now_last)
         if last - first >= LEAST_STRETCH:
             zoom(first, int(last))
+
+
+def _choose_clicked(key: str, on_head: Callable[[int, int], None]) -> None:
+    for point in st.session_state[key]["selection"]["points"][:1]:
+        layer, head = point["customdata"]
+        on_head(int(layer), int(head))
 
 
 def show_stretch(data: xr.Dataset) -> None:
@@ -77,9 +94,10 @@ def show_stretch(data: xr.Dataset) -> None:
     st.html(region(words, f"The text of positions {first} to {last - 1}", f'style="{_sheet()};white-space:pre-wrap"'))
 
 
-def draw_text(make: Callable[[], str], caption: str, shaded_by: str = "what is kept") -> None:
-    """Draw a shaded text of `analysis.plot`, which escapes it."""
-    st.html(region(or_stop(make), f"The text, shaded by {shaded_by}", f'style="{_sheet()}"'))
+def draw_text(make: Callable[[], str], caption: str, shaded_by: str = "what is kept", from_end: bool = False) -> None:
+    """Draw a shaded text of `analysis.plot`, which escapes it; `from_end` scrolled to its end, whenever it is drawn."""
+    style = _sheet() + (";display:flex;flex-direction:column-reverse" if from_end else "")
+    st.html(region(or_stop(make), f"The text, shaded by {shaded_by}", f'style="{style}"'))
     st.caption(caption)
 
 

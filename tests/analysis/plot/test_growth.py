@@ -13,11 +13,14 @@ from treekv import TreeKVError
 def test_the_grid_draws_each_head(growing):
     growth = analysis.band_growth(growing).sel(band="D2").values
     figure = plot.growth_grid(growing, band="D2")
-    (grid,) = figure.data
+    grid, markers = figure.data
     np.testing.assert_allclose(10 ** np.asarray(grid.z, dtype=float), growth, rtol=1e-5)
     assert grid.zmin == -grid.zmax  # the middle of the scale is no growth
     assert "most grows layer 1, head 2" in figure.layout.meta["alt"]
-    assert grid.text is None and grid.customdata[1][2] == growth[1, 2]  # numbers stand in the hover text alone
+    # Numbers stand in the hover text alone, of the markers that a click selects.
+    assert grid.text is None
+    at = [list(pair) for pair in markers.customdata].index([1, 2])
+    assert (markers.x[at], markers.y[at], markers.text[at]) == (2, 1, f"{growth[1, 2]:.3g}")
     assert "band D1" in plot.growth_grid(growing).layout.meta["alt"]
     with pytest.raises(TreeKVError, match="there is no band 'D7'; choose one of A4, D4, D3, D2, D1"):
         plot.growth_grid(growing, band="D7")
