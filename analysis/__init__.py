@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from analysis.captures.many import open_captures
     from analysis.keep_argument import capture, capture_many
     from analysis.memory_size import cache_bytes, cache_bytes_by_context
+    from analysis.prediction.budget_curve import budget_curve
     from analysis.prediction.loss_table import extra_loss
     from analysis.prediction.measure import measure
     from analysis.prediction.replay import replay
@@ -49,6 +50,7 @@ _DEFINED_IN = {
     "agreement": "retention.agreement",
     "band_growth": "wavelets.growth",
     "budget_classes": "recommendation.classes",
+    "budget_curve": "prediction.budget_curve",
     "cache_bytes": "memory_size",
     "cache_bytes_by_context": "memory_size",
     "capture": "keep_argument",
@@ -96,6 +98,7 @@ __all__ = [
     "agreement",
     "band_growth",
     "budget_classes",
+    "budget_curve",
     "cache_bytes",
     "cache_bytes_by_context",
     "capture",

@@ -17,6 +17,7 @@ What does not exist raises a TreeKVError that lists the choices. The text altern
 
 from analysis.plot.agreement_figure import agreement
 from analysis.plot.bias_figure import bias
+from analysis.plot.budget_figure import budget_curve
 from analysis.plot.coefficients_figure import coefficients
 from analysis.plot.density_figure import density
 from analysis.plot.difference import retention_difference
@@ -41,6 +42,7 @@ from analysis.plot.worked_example_figure import worked_example
 __all__ = [
     "agreement",
     "bias",
+    "budget_curve",
     "coefficients",
     "density",
     "distribution_maps",

@@ -72,6 +72,10 @@ ERROR: Final = (
     "How far the attention output deviates from that of the full cache, layer by layer. Lower is better; differences "
     "of a few per cent of these numbers say nothing about real texts."
 )
+BUDGET_CURVE: Final = (
+    "Each line is one policy on this text. The lower it stays towards small budgets, the less the policy loses; where "
+    "it flattens, more tokens buy little."
+)
 MEMORY: Final = (
     "A full cache grows in proportion to the context, and a bounded one stops growing once it is full. The distance "
     "between the two at your context length is what you save."

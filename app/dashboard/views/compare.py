@@ -6,7 +6,7 @@ import streamlit as st
 
 from analysis import plot
 from analysis.memory_size import DTYPES
-from app.dashboard.actions import compare, losses, plan, recommend, table
+from app.dashboard.actions import budget_curve, compare, losses, plan, recommend, table
 from app.dashboard.actions.compare import PICTURES, Comparison, View
 from app.dashboard.session.keys import PROMPT_GIVEN
 from app.dashboard.session.messages import or_stop, plain
@@ -273,4 +273,5 @@ def draw_table(found: Comparison, prompt: int, length: int, batch: int, dtype: s
 side_by_side()
 recommend.section(run, captured)
 plan.section(captured)
+st.fragment(budget_curve.section)(run, captured, compared_settings(run, captured.tokens))
 compare.draw_reality_check()
