@@ -70,7 +70,10 @@ def forgotten(data: xr.Dataset) -> go.Figure:
             },
         }
     )
-    figure.update_xaxes(title="layer" if wide else "KV head", showgrid=False, showticklabels=True)
-    figure.update_yaxes(showgrid=False, nticks=5, autorange="reversed")
+    across, below = ([float(ends[0]) - 0.5, float(ends[-1]) + 0.5] for ends in (x, y))
+    figure.update_xaxes(
+        title="layer" if wide else "KV head", showgrid=False, showticklabels=True, nticks=6, range=across
+    )
+    figure.update_yaxes(showgrid=False, nticks=5, range=below[::-1])
     figure.update_yaxes(title="KV head" if wide else "layer", col=1)
     return figure

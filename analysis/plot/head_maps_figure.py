@@ -81,12 +81,18 @@ def head_maps(
     )
     middle = [number * (size + 1) + (size - 1) / 2 for size, number in ((width, n) for n in range(len(along)))]
     beside = [number * (height + 1) + (height - 1) / 2 for number in range(len(down))]
-    figure.update_xaxes(title="layer" if wide else "KV head", tickvals=middle, ticktext=along.tolist(), showgrid=False)
+    figure.update_xaxes(
+        title="layer" if wide else "KV head",
+        tickvals=middle,
+        ticktext=along.tolist(),
+        showgrid=False,
+        range=[-0.5, picture.shape[1] - 0.5],
+    )
     figure.update_yaxes(
         title="KV head" if wide else "layer",
         tickvals=beside,
         ticktext=down.tolist(),
         showgrid=False,
-        autorange="reversed",
+        range=[picture.shape[0] - 0.5, -0.5],
     )
     return figure

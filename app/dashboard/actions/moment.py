@@ -17,7 +17,13 @@ from app.text import captions
 
 MOST_TOKENS = 2048  # of the text at once: a page of 250 kB
 MOST_IN_TREE = 256
-_HEIGHT, _LOW = 640, 330  # pixels of a map, and of what shares a column
+_HEIGHT = 640  # pixels of a map
+_NARROW = {  # of a density, which shares a column
+    "height": 330,
+    "xaxis": {"title": {"text": "distance from the newest (tokens)"}},
+    "yaxis": {"title": {"text": "kept (%)"}},
+    "legend": {"x": 1, "xanchor": "right", "y": 1, "yanchor": "top", "bgcolor": "rgba(0,0,0,0)"},
+}
 
 
 class Part(NamedTuple):
@@ -75,7 +81,7 @@ def draw_map(part: Part, step: int, zoomable: bool, height: int = _HEIGHT) -> No
             step=step,
             start=part.start,
             stop=part.stop,
-        ).update_layout(height=height),
+        ).update_layout(height=height, yaxis_title_text="step, downwards"),
         captions.EVICTION_MAP,
         key=f"eviction-map{part.key}",
         zoomable=zoomable,
@@ -87,7 +93,7 @@ def draw_density(part: Part, step: int) -> None:
         draw_figure(
             lambda: plot.density(
                 part.data, layer=part.layer, head=part.head, step=step, start=part.start, stop=part.stop
-            ).update_layout(height=_LOW),
+            ).update_layout(_NARROW),
             captions.DENSITY,
             key=f"density{part.key}",
         )
