@@ -37,7 +37,7 @@ def test_the_dashboard_draws_its_pictures(dashboard: str, watched: Watched) -> N
 
 def test_a_link_shows_the_same_view(dashboard: str, watched: Watched) -> None:
     watched.page.goto(f"{dashboard}/eviction-map?layer=1&head=3&policy=StreamingLLM")
-    drawn(watched.page, 1)
+    drawn(watched.page, 2)
     watched.page.get_by_text("Query head 3 reads KV head 1").wait_for(timeout=60 * SECOND)
     watched.page.get_by_text("layer 1, KV head 1").first.wait_for(timeout=60 * SECOND)
     assert watched.hosts - {""} == {"127.0.0.1"}
@@ -46,7 +46,7 @@ def test_a_link_shows_the_same_view(dashboard: str, watched: Watched) -> None:
 def test_every_cell_of_the_map_names_its_tokens_and_a_drag_over_it_zooms(dashboard: str, watched: Watched) -> None:
     page = watched.page
     page.goto(f"{dashboard}/eviction-map?layer=1&head=3&policy=StreamingLLM")
-    drawn(page, 1)
+    drawn(page, 2)
     watched.settle()
     box = page.locator(".nsewdrag").first.bounding_box()
     assert box is not None
@@ -131,3 +131,15 @@ def test_the_report_reads_without_scripts(small_run: Path, browser: Browser) -> 
     assert words.first.inner_text().startswith("The figure needs scripts. In words: Line chart")
     assert watched.hosts == {""}
     watched.context.close()
+
+
+def test_a_click_on_a_head_selects_it_for_all_figures(dashboard: str, watched: Watched) -> None:
+    page = watched.page
+    page.goto(f"{dashboard}/eviction-map?view=All+heads")
+    drawn(page, 1)
+    box = page.locator(".nsewdrag").first.bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + 0.75 * box["width"], box["y"] + 0.75 * box["height"])  # layer 1, KV head 1
+    page.get_by_text("Query head 2 reads KV head 1").wait_for(timeout=60 * SECOND)
+    assert "layer=1" in page.url and "head=2" in page.url
+    assert watched.complaints == []

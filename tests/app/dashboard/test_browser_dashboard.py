@@ -82,7 +82,7 @@ def test_from_start_to_take_away_on_the_real_model(dashboard: str, watched: Watc
     page.get_by_text("The text of positions").wait_for(state="detached", timeout=120 * SECOND)
 
     go("Eviction map")
-    drawn(page, 1)
+    drawn(page, 2)
     weigh("Eviction map")
     page.get_by_role("button", name="Play").click()
     slider = page.get_by_role("slider", name="Step (tokens read so far)")
@@ -118,7 +118,7 @@ def test_from_start_to_take_away_on_the_real_model(dashboard: str, watched: Watc
 
 def test_pages_of_4096_tokens_are_light(long_run: Path, browser: Browser, tmp_path: Path) -> None:
     with served(long_run, tmp_path) as address:
-        for path, pictures in (("wavelets", 7), ("eviction-map", 1), ("eviction-map?layer=0&head=0", 1)):
+        for path, pictures in (("wavelets", 7), ("eviction-map", 2), ("eviction-map?layer=0&head=0", 2)):
             watched = Watched(browser)
             watched.page.goto(f"{address}/{path}")
             begun = time.perf_counter()
@@ -138,7 +138,7 @@ def test_a_link_shows_a_colleague_the_same_view_in_either_theme(dashboard: str, 
     page.goto(
         f"{dashboard}/eviction-map?run=small&layer=1&head=3&policy=StreamingLLM&step=200&positions=50&positions=150"
     )
-    assert drawn(page, 1) == ["Tokens kept by the policy “StreamingLLM”"]
+    assert drawn(page, 2)[0] == "Tokens kept by the policy “StreamingLLM”"
     page.get_by_text("layer 1, KV head 1").first.wait_for(timeout=120 * SECOND)
     page.get_by_text("positions 50 to 149").first.wait_for(timeout=120 * SECOND)
     expect(page.get_by_role("slider", name="Step (tokens read so far)")).to_have_value("200")
@@ -156,7 +156,7 @@ def test_a_link_shows_a_colleague_the_same_view_in_either_theme(dashboard: str, 
 def test_a_link_that_asks_in_vain_is_put_right_and_says_so(dashboard: str, watched: Watched) -> None:
     page = watched.page
     page.goto(f"{dashboard}/eviction-map?run=small&layer=999&policy=nobody&positions=100&positions=100")
-    drawn(page, 1)
+    drawn(page, 2)
     said = page.get_by_test_id("stAlert").filter(has_text="layer 999 (all are shown)")
     expect(said).to_contain_text("positions 100 to 100 (100 to 116 are shown); the policy nobody (TreeKV is shown)")
     page.get_by_text("positions 100 to 115").first.wait_for(timeout=120 * SECOND)
@@ -194,7 +194,7 @@ def tab_to(page: Page, what: Locator) -> None:
 def test_controls_are_reached_by_keyboard_alone(dashboard: str, watched: Watched) -> None:
     page = watched.page
     page.goto(f"{dashboard}/eviction-map?run=small")
-    drawn(page, 1)
+    drawn(page, 2)
     play = page.get_by_test_id("stMainBlockContainer").get_by_role("button", name="Play", exact=True)
     tab_to(page, play)
     page.keyboard.press("Enter")
@@ -338,7 +338,7 @@ def test_a_server_on_all_addresses_is_usable_over_this_machines_own(
         assert port is not None
         watched = Watched(browser)
         watched.page.goto(f"http://{others[0]}:{port}/eviction-map")
-        assert drawn(watched.page, 1)
+        assert drawn(watched.page, 2)
         assert watched.complaints == []
         assert watched.hosts - {""} == {others[0]}
         watched.context.close()
@@ -361,7 +361,7 @@ def test_the_users_browser_is_sent_to_the_address_and_nothing_is_offered_there(
     with served(small_run, tmp_path, "--browser") as address:
         watched = Watched(browser)
         watched.page.goto(f"{address}/eviction-map")
-        assert drawn(watched.page, 1)
+        assert drawn(watched.page, 2)
         assert watched.page.get_by_test_id("stSkillsNudge").count() == 0
         watched.context.close()
     assert (tmp_path / "opened").read_text().strip() == address
