@@ -33,6 +33,7 @@ from analysis.captures.forward_pass import (
 )
 from analysis.captures.free_memory import free_bytes
 from analysis.units import format_bytes
+from treekv.attention import supported
 from treekv.attention.interface import AttentionCall
 from treekv.cache.hybrid_layer import with_attention
 from treekv.errors import TreeKVError
@@ -171,9 +172,11 @@ def _run(
         config: Any = model.config
         cache = DynamicCache(config=config)
         phase = _Phase()
+        windows = supported.windows_alone(config)
         for number in captured_layers(config):
             kept = number in layers
             own = _DifferentiableLayer(number, passed if kept else None, received if kept else None, phase)
+            own.window = windows.get(number)
             cache.layers[number] = with_attention(cache.layers[number], own)
         for number, layer in enumerate(cache.layers):
             if type(layer) is DynamicSlidingWindowLayer:

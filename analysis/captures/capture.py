@@ -47,7 +47,8 @@ def capture(
         max_tokens: how many tokens to use at most.
         queries: the last so many tokens are the observed ones.
         layers: the model's numbers of the layers to keep; by default every full-attention layer. Sliding-window
-            layers of a hybrid model run as usual and cannot be captured.
+            layers of a hybrid model run as usual and cannot be captured; those of a model that has no others are
+            captured of texts that fit into their window.
         sensitivity: also keep the gradient of the text's loss along each attention output, which one backward pass
             gives (`Capture.gradient`); attrs["loss"] is then the mean next-token loss in nats. Takes about four times
             as long. No parameter gets a gradient.

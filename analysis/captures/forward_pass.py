@@ -65,8 +65,9 @@ def record_batch(model: nn.Module, ids: Tensor, layers: Sequence[int], consume: 
         seen.append(number)
         consume(number, *tensors)
 
+    windows = supported.windows_alone(config)
     for number in captured_layers(config):
-        recording = RecordingLayer(number, passed if number in layers else None)
+        recording = RecordingLayer(number, passed if number in layers else None, windows.get(number))
         cache.layers[number] = with_attention(cache.layers[number], recording)
     with evaluating(model), torch.no_grad():  # not inference_mode: the captured tensors must be ordinary ones
         run_decoder(model, ids, cache)
@@ -75,13 +76,15 @@ def record_batch(model: nn.Module, ids: Tensor, layers: Sequence[int], consume: 
 
 
 def captured_layers(config: Any) -> list[int]:
-    """The model's numbers of the layers with full attention, which are those to capture.
+    """The model's numbers of the layers to capture: those with full attention, or in a model without any those with a
+    sliding window, which see all of a text that is no longer (see `check_ids`).
 
     Raises:
         TreeKVError: as `supported.full_attention_layers` does, or their attention is more than a softmax over products
             of queries and keys.
     """
-    layers = supported.full_attention_layers(config)
+    supported.check(config)
+    layers = sorted(supported.windows_alone(config)) or supported.full_attention_layers(config)
     more = supported.more_than_softmax(config)
     if more is not None:
         raise TreeKVError(
@@ -89,6 +92,16 @@ def captured_layers(config: Any) -> list[int]:
             "simulations and predictions do not; run the cache itself (treekv eval, treekv generate)"
         )
     return layers
+
+
+def predicted_layers(config: Any) -> list[int]:
+    """The model's numbers of the layers that a cache compresses, of a model that can be captured.
+
+    Raises:
+        TreeKVError: as `captured_layers` does, or there is nothing to compress.
+    """
+    supported.full_attention_layers(config)
+    return captured_layers(config)
 
 
 def without_adapter(model: nn.Module) -> nn.Module:
@@ -146,7 +159,7 @@ def cache_layers(cache: DynamicCache) -> list[CacheLayer]:
 def _kept(number: int, layer: Any) -> CacheLayer | None:
     layer = attention_of(layer)
     if isinstance(layer, RecordingLayer):
-        return None if layer.channels is None else CacheLayer(number, layer.channels, None)
+        return None if layer.channels is None else CacheLayer(number, layer.channels, layer.window)
     if isinstance(layer, DynamicSlidingWindowLayer) and layer.keys is not None and layer.values is not None:
         return CacheLayer(number, _channels(layer.keys, layer.values), int(layer.sliding_window))
     return None
@@ -159,10 +172,11 @@ def _channels(key: Tensor, value: Tensor) -> int:
 class RecordingLayer(DynamicLayer):
     """A cache layer that stores nothing, computes attention and passes its inputs on."""
 
-    def __init__(self, number: int, consume: Consumer | None) -> None:
+    def __init__(self, number: int, consume: Consumer | None, window: int | None = None) -> None:
         super().__init__()
         self.number = number
         self.consume = consume
+        self.window = window  # of the layer whose place it takes
         self.channels: int | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:

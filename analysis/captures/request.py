@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from analysis import netcdf
 from analysis.captures.forward_pass import captured_layers
 from analysis.captures.rotary_record import rotary_attrs
+from treekv.attention import supported
 from treekv.errors import TreeKVError
 from treekv.files import check_text
 from treekv.model_identity import model_fingerprint, model_name
@@ -131,12 +132,19 @@ def _token_text(tokenizer: Any, ids: list[int]) -> list[str]:
 
 
 def check_ids(ids: Sequence[int], config: Any) -> None:
-    """Raise TreeKVError for token ids that the model does not have, or for more of them than it has positions."""
+    """Raise TreeKVError for token ids that the model does not have, or for more of them than it has positions or, if no
+    layer has full attention, than its layers see."""
     config = config.get_text_config()
     low, high = min(ids), max(ids)
     if low < 0 or high >= config.vocab_size:
         raise TreeKVError(
             f"token id {low if low < 0 else high} is outside the model's vocabulary of {config.vocab_size}"
+        )
+    window = min(supported.windows_alone(config).values(), default=len(ids))
+    if len(ids) > window:
+        raise TreeKVError(
+            f"{len(ids):,} tokens exceed the sliding window of {window:,} that every layer of this model has; use at "
+            f"most {window:,} tokens"
         )
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None and len(ids) > positions:

@@ -18,7 +18,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from analysis.captures.data import Capture
-from analysis.captures.forward_pass import captured_layers
+from analysis.captures.forward_pass import predicted_layers
 from analysis.captures.rotary_record import rotary_attrs
 from analysis.named_settings import Settings, by_name
 from analysis.prediction.computing import computing_in
@@ -74,7 +74,7 @@ def replay(
     configs = by_name(configs)
     check_configs(configs)
     ids = checked_text(model, text, prompt)
-    layers = captured_layers(model.config)
+    layers = predicted_layers(model.config)
     if retention is not None:
         _check_record(retention, configs, layers, len(ids))
     rows = {FULL: TreeKVConfig(policy=FULL), **configs} if full else dict(configs)

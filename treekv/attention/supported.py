@@ -126,6 +126,15 @@ def full_attention_layers(config: Any) -> list[int]:
     return full
 
 
+def windows_alone(config: Any) -> dict[int, int]:
+    """Of a model in which no layer has full attention: the numbers of the layers with a sliding window, and its tokens;
+    none of any other model."""
+    layers = _cache_layers(config)
+    if any(type(layer) in FULL for layer in layers):
+        return {}
+    return {n: int(layer.sliding_window) for n, layer in enumerate(layers) if type(layer) is DynamicSlidingWindowLayer}
+
+
 def nothing_to_gain(config: Any) -> str:
     """Why a model without full attention is refused."""
     return (

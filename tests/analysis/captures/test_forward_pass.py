@@ -6,7 +6,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import analysis
 from tests import tiny
-from treekv import TreeKVError
+from treekv import TreeKVConfig, TreeKVError
 
 
 def test_sliding_layers_of_a_hybrid_model_run_but_are_not_captured(token_ids):
@@ -26,6 +26,35 @@ def test_sliding_layers_of_a_hybrid_model_run_but_are_not_captured(token_ids):
     torch.testing.assert_close(captured.v[0], values, atol=1e-4, rtol=1e-4)
     with pytest.raises(TreeKVError, match=r"layer 0 cannot.*\[1\]"):
         analysis.capture(model, None, token_ids, max_tokens=60, layers=[0])
+
+
+@pytest.mark.parametrize("sensitivity", [False, True])
+def test_a_model_of_sliding_layers_is_captured_within_its_window(token_ids, sensitivity):
+    sizes = dict(vocab_size=97, hidden_size=32, num_attention_heads=4, num_key_value_heads=2, head_dim=8)
+    config = AutoConfig.for_model(
+        "mistral", **sizes, intermediate_size=48, num_hidden_layers=2, sliding_window=40, attn_implementation="treekv"
+    )
+    torch.manual_seed(0)
+    with torch.inference_mode(False):
+        model = AutoModelForCausalLM.from_config(config).eval()
+    given = []
+    hooks = [
+        layer.self_attn.o_proj.register_forward_pre_hook(lambda module, args: given.append(args[0][0].detach()))
+        for layer in model.model.layers
+    ]
+    model(token_ids[None, :40])
+    for hook in hooks:
+        hook.remove()
+    captured = analysis.capture(model, None, token_ids, max_tokens=40, sensitivity=sensitivity)
+    assert captured.layers == [0, 1]
+    assert [layer.window for layer in captured.model_layers] == [40, 40]
+    for layer in captured.layers:
+        ours = captured.contributions(layer, 39).sum(1).flatten()
+        torch.testing.assert_close(ours, given[layer][39], rtol=1e-4, atol=1e-5)
+    with pytest.raises(TreeKVError, match="41 tokens exceed the sliding window of 40"):
+        analysis.capture(model, None, token_ids, max_tokens=41, sensitivity=sensitivity)
+    with pytest.raises(TreeKVError, match="there is nothing to gain"):
+        analysis.replay(model, captured, {"tree": TreeKVConfig(cache_size=20, recent_size=4)})
 
 
 def test_capture_leaves_the_model_as_it_was(token_ids):
