@@ -94,7 +94,8 @@ class TreeKVCache(Cache):
         super().__init__(layers=layers)
         self._compressed = compressed
         self._attending = [index for index, layer in enumerate(layers) if isinstance(layer, CacheLayerMixin)]
-        self._before = dict(zip(compressed[1:], compressed, strict=False))  # the compressed layer before each
+        # The compressed layer before each, and what holds its keys.
+        self._before = {after: (index, self._parts(index)[0]) for index, after in itertools.pairwise(compressed)}
         future, followed = _future_rotaries(config, model_config), supported.followed_layers(model_config)
         for own, members in groups:
             LayerGroup(own, members)
@@ -180,9 +181,9 @@ class TreeKVCache(Cache):
                     "again with the prompt"
                 )
         before = self._before.get(layer_idx)
-        if before is not None and self._parts(before)[0].awaits_attention:
+        if before is not None and before[1].awaits_attention:
             raise TreeKVError(
-                f"layer {before} of the model did not attend to what the cache keeps: call "
+                f"layer {before[0]} of the model did not attend to what the cache keeps: call "
                 "model.set_attn_implementation('treekv') and cache.reset(); if that was done, this model changes keys "
                 "after they are cached, and cannot be compressed"
             )

@@ -292,9 +292,11 @@ class TreeKVLayer(CacheLayerMixin):
             self.keys = _scattered(self.keys, rows, index, key)
             self.values = _scattered(self.values, rows, index, value)
             return self.view(rows)
+        if key.requires_grad or value.requires_grad:
+            key, value = key.detach(), value.detach()
         keys, values = self.view(rows)
-        keys.scatter_(2, index.expand(-1, -1, -1, key.shape[3]), key.detach())
-        values.scatter_(2, index.expand(-1, -1, -1, value.shape[3]), value.detach())
+        keys.scatter_(2, index.expand(-1, -1, -1, key.shape[3]), key)
+        values.scatter_(2, index.expand(-1, -1, -1, value.shape[3]), value)
         return keys, values
 
     def remember(self, rows: slice, query: Tensor, most: int) -> None:

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from treekv import policies
 from treekv.attention import seen_distance
 from treekv.attention.interface import AttentionCall
 from treekv.cache.attend import (
@@ -47,6 +48,13 @@ class LayerGroup:
     def __init__(self, config: TreeKVConfig, layers: list[TreeKVLayer]) -> None:
         self.config = config
         self.layers = layers
+        policy = policies.get(config.policy)
+        contribution, by_query = config.importance == "contribution", policy.counts_by_query(config)
+        evicts = policy.evicts_after(config)
+        self._weighting = Observation(policy.accumulates, contribution, config.delay, by_query)
+        # What the ledger needs of attention weights while decoding, and of queries.
+        self._observation = self._weighting if policy.uses_attention and evicts else None
+        self._last_queries = policy.last_queries(config) if evicts else 0
         self._ledger: Ledger | None = None
         self._plan: SlotPlan | None = None  # of the step in progress
         self._observed: list[Tensor] = []  # of the layers that have attended in it
@@ -261,7 +269,7 @@ class LayerGroup:
         config, sums, counts, future, contents, window = self.config, None, None, None, None, 0
         if ledger.policy.uses_attention:
             window = ledger.policy.scoring_queries(config, length)
-            sums, counts = prompt_scores(new, window, self._weighting())
+            sums, counts = prompt_scores(new, window, self._weighting)
         ahead = ledger.policy.future_by(config)
         if ahead is not None and ledger.reduces_prompt(length):
             future = prompt_future(layer.future_rotary, new, ahead, config)
@@ -272,7 +280,8 @@ class LayerGroup:
         held, capacity = kept.shape[2], ledger.capacity[own][0]
         slots = padded_capacity(held, None) if capacity is None else padded_capacity(held + 1, capacity + 1)
         store_prompt(layer, rows, new, kept, slots)
-        self._remember(layer, rows, new)
+        if self._last_queries:
+            remember_queries(layer, rows, new, self._last_queries)
         return output
 
     # ------------------------------------------------------------------ details
@@ -286,18 +295,13 @@ class LayerGroup:
         real: slice | Tensor | None,
         first: int = 0,
     ) -> tuple[Tensor, Tensor | None]:
-        self._remember(layer, rows, new)
+        if self._last_queries:
+            remember_queries(layer, rows, new, self._last_queries)
         table = self._table_size
         if layer.followed:
             last = first + new.query.shape[2]
             layer.record(Step(rows, real, first, last, partial(attend_block_again, rows, plan.kept(), table)))
-        return attend_block(layer, rows, new, plan, self._observation(), table)
-
-    def _remember(self, layer: TreeKVLayer, rows: slice, new: NewTokens) -> None:
-        """Cache the queries that the policy will look at, if any."""
-        most = self.ledger.policy.last_queries(self.config)
-        if most and self.ledger.policy.evicts_after(self.config):
-            remember_queries(layer, rows, new, most)
+        return attend_block(layer, rows, new, plan, self._observation, table)
 
     def _contents(self, parts: list[tuple[TreeKVLayer, slice]]) -> StoredContents | None:
         """What the ledger's policy may read of rows of some layers."""
@@ -320,16 +324,6 @@ class LayerGroup:
         """No distance of a plan reaches it."""
         slots = self.ledger.slots
         return slots + seen_distance.FARTHEST if self.config.positions == "compressed" else slots
-
-    def _weighting(self) -> Observation:
-        contribution = self.config.importance == "contribution"
-        policy = self.ledger.policy
-        return Observation(policy.accumulates, contribution, self.ledger.delay, policy.counts_by_query(self.config))
-
-    def _observation(self) -> Observation | None:
-        """What the ledger needs of attention weights while decoding."""
-        policy = self.ledger.policy
-        return self._weighting() if policy.uses_attention and policy.evicts_after(self.config) else None
 
     def _new_tokens(
         self, layer: TreeKVLayer, call: AttentionCall, rows: slice, real: slice | Tensor | None = None
