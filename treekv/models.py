@@ -334,6 +334,7 @@ def _load(source: Path | str, options: dict[str, Any], label: str) -> tuple[Any,
         _check_family(config, label)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
+            config=config,  # else it would be read again, which takes long from GGUF
             attn_implementation=interface.NAME,
             output_loading_info=True,
             dtype=options["dtype"],
@@ -350,7 +351,7 @@ def _load(source: Path | str, options: dict[str, Any], label: str) -> tuple[Any,
             f"{label} lacks {len(missing)} of the model's weights ({missing[0]}, ...), which would be random"
         )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **common)
+        tokenizer = AutoTokenizer.from_pretrained(source, config=config, **common)
     except Exception as error:
         raise TreeKVError(f"{label} has no usable tokenizer: {_first_line(error)}") from error
     return model, tokenizer
