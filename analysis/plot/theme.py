@@ -68,29 +68,29 @@ def _styled(figure: go.Figure, title: str, subtitle: str, alt: str, height: int,
         "zeroline": False,
         "showline": True,
     }
-    figure.update_layout(
-        {
-            "title": {
-                "text": title,
-                "subtitle": {"text": "<br>".join(lines), "font": {"size": 13, "color": QUIET}},
-                "font": {"size": 18},
-                "x": 0.01,
-                "xanchor": "left",
-                "y": 1,
-                "yanchor": "top",
-                "yref": "container",
-                "pad": {"t": 24},
-            },
-            "font": {"family": _FONT, "size": 13, "color": INK},
-            "paper_bgcolor": "white",
-            "plot_bgcolor": "white",
-            "height": height + more,
-            "margin": {"l": 80, "r": 30, "t": top + more, "b": 60},
-            "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": QUIET, "activecolor": INK},
-            "hoverlabel": {"font": {"family": _FONT, "size": 12}},
-            "meta": {"alt": alt},
-        }
-    )
+    layout: dict[str, Any] = {
+        "title": {
+            "text": title,
+            "subtitle": {"text": "<br>".join(lines), "font": {"size": 13, "color": QUIET}},
+            "font": {"size": 18},
+            "x": 0.01,
+            "xanchor": "left",
+            "y": 1,
+            "yanchor": "top",
+            "yref": "container",
+            "pad": {"t": 24},
+        },
+        "font": {"family": _FONT, "size": 13, "color": INK},
+        "paper_bgcolor": "white",
+        "plot_bgcolor": "white",
+        "height": height + more,
+        "margin": {"l": 80, "r": 30, "t": top + more, "b": 60},
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": QUIET, "activecolor": INK},
+        "hoverlabel": {"font": {"family": _FONT, "size": 12}},
+        "meta": {"alt": alt},
+    }
+    for name, value in layout.items():  # `update_layout` takes much longer
+        figure.layout[name] = value
     for each in (figure.layout.xaxis, figure.layout.yaxis, *figure.select_xaxes(), *figure.select_yaxes()):
         style(figure, each, **axis)
     return figure

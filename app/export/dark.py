@@ -26,9 +26,12 @@ _COLOUR = re.compile(r"#[0-9a-f]{6}|rgba?\([^)]*\)|white|black", re.IGNORECASE)
 
 
 def themed(figure: go.Figure, dark: bool) -> go.Figure:
-    """A copy with a transparent background and, on a dark page, light ink. Colour scales do not change."""
+    """The figure with a transparent background; on a dark page a copy with light ink too, whose colour scales do not
+    change. A copy takes plotly about as long as the figure did."""
     if not dark:
-        return go.Figure(figure).update_layout(**_PAPER)
+        for name, colour in _PAPER.items():  # `update_layout` takes a hundred times as long
+            figure.layout[name] = colour
+        return figure
     figure = go.Figure({"data": [_relit(trace, True) for trace in _parts(figure, "data")], "layout": _layout(figure)})
     return figure.update_layout(hoverlabel=_HOVER, **_PAPER)
 

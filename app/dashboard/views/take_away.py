@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable
 
+import plotly.graph_objects as go
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
@@ -91,7 +92,7 @@ def figures(run: RunFolder) -> None:
     make, caption = there[name]
     with st.spinner("Drawing"):
         figure = or_stop(make)
-    draw_figure(lambda: figure, caption, key="take-figure")
+    draw_figure(lambda: go.Figure(figure), caption, key="take-figure")  # what is taken away keeps its paper
     file = re.sub(r"\W+", "-", name.lower()).strip("-")
     row = st.columns(3)
     _download(row[0], "HTML", lambda: figure_files.html(figure), f"{file}.html", "text/html", "figure-html")
