@@ -95,7 +95,7 @@ def _agreement(
     network: Any, ids: Any, config: TreeKVConfig, result: Generation, usage: EngineUsage
 ) -> dict[str, float]:
     """Of the engine's tokens, as the settings here see them: how many they would choose too, by how much they prefer
-    another at most, and how far log probabilities differ at most."""
+    another at most, how far log probabilities differ, and the mean loss in nats that both give them."""
     from app.generation import follow
 
     found = follow(network, ids, result.token_ids, config)
@@ -105,15 +105,22 @@ def _agreement(
         "same_choice": found.equal,
         "largest_logit_gap": max(found.gaps, default=0.0),
         "largest_log_prob_difference": max(apart, default=0.0),
-        "mean_log_prob_difference": sum(apart) / len(apart) if apart else 0.0,
+        "mean_log_prob_difference": _mean(apart),
+        "engine_loss": -_mean(usage.log_probs),
+        "loss": -_mean(found.log_probs),
     }
+
+
+def _mean(numbers: list[float]) -> float:
+    return sum(numbers) / len(numbers) if numbers else 0.0
 
 
 def _in_words(told: dict[str, float], policy: str) -> str:
     return (
         f"given the engine's tokens, {policy} would choose {told['same_choice']} of the {told['tokens']} too, and "
         f"prefers others by at most {told['largest_logit_gap']:.3f} in logits; the logarithms of probabilities differ "
-        f"by {told['mean_log_prob_difference']:.4f} on average, {told['largest_log_prob_difference']:.4f} at most"
+        f"by {told['mean_log_prob_difference']:.4f} on average, {told['largest_log_prob_difference']:.4f} at most; "
+        f"the loss of these tokens is {told['engine_loss']:.4f} nats a token in the engine, {told['loss']:.4f} here"
     )
 
 
