@@ -27,6 +27,7 @@ QUERIES: Final = 16
 WINDOW: Final = 512  # tokens of a sample of the paper's figure
 SAMPLES: Final = 16
 LEAST_SAMPLES: Final = 5
+TOKENS_FOR_A_SAMPLE: Final = 64  # a short run takes fewer samples, so that it ends soon
 MOST_PARAMETERS: Final = 10**9  # of models whose gradients are captured unless asked otherwise
 
 
@@ -70,8 +71,8 @@ def analyse(
     With `sensitivity` the gradient of the text's loss is captured too, by one backward pass; None captures it of models
     of at most a billion parameters that can be differentiated.
 
-    `more` are the tokens of the text, at least `ids`, from which the paper's samples are taken: `SAMPLES` windows of
-    512. A text too short for five of them is one sample itself.
+    `more` are the tokens of the text, at least `ids`, from which the paper's samples are taken: windows of 512, one for
+    each 64 of `ids`, from five to sixteen. A text too short for five of them is one sample itself.
     """
     with stage("Capturing what each token contributes") as progress:
         captured, reason = _capture(model, tokenizer, ids, layers, sensitivity, progress)
@@ -79,7 +80,8 @@ def analyse(
         spectrum = analysis.spectrum(captured, progress=progress)
     more = ids if more is None else more
     with stage("Testing the paper's claims") as progress:
-        samples = min(len(more) // WINDOW, SAMPLES)
+        wanted = min(max(len(ids) // TOKENS_FOR_A_SAMPLE, LEAST_SAMPLES), SAMPLES)
+        samples = min(len(more) // WINDOW, wanted)
         if samples >= LEAST_SAMPLES:
             windows = analysis.paper.figure2(
                 model, None, [more], WINDOW, samples, layers=layers, batch=4, progress=progress

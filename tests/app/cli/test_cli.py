@@ -160,7 +160,7 @@ def test_the_demo_prints_its_tables_and_shows_its_stages(
         assert f"{cache['perplexity']:.2f} │ {cache['perplexity_once_full']:.2f}" in printed
     assert f"in every band: {manifest['claims']['i']}" in printed
     assert f"in the highest bands: {claim_words(manifest['claims'])[1]}" in printed
-    assert (manifest["claims"]["protocol"], manifest["claims"]["samples"]) == ("paper", 16)
+    assert (manifest["claims"]["protocol"], manifest["claims"]["samples"]) == ("paper", 5)
     assert "Beyond it, the last" in printed
     for continuation in manifest["generation"]["continuations"]:
         assert " ".join(continuation["text"].split())[:40] in printed
