@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
+import os
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -15,14 +18,17 @@ from tests.needs import lacking
 hypothesis.settings.register_profile("treekv", deadline=None)
 hypothesis.settings.load_profile("treekv")
 
-# Tiny tensors gain nothing from threads and lose a lot where cores are shared.
+# Tiny tensors gain nothing from threads and lose a lot where cores are shared; nor do the programs that tests start.
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+
+SHALLOW = 4  # layers of 30
 
 # A test that asks for one of these is marked, so that it can be left out.
 MARKED_BY_FIXTURE = {
     "browser": {"browser", "watched", "dashboard"},
-    "real_model": {"smollm2", "gemma", "real_demo"},
+    "real_model": {"smollm2", "shallow", "gemma", "real_demo"},
 }
 # What opens whole pages of the dashboard; a module that uses it is slow.
 PAGES = {"tests.app.pages", "streamlit.testing.v1.app_test"}
@@ -55,6 +61,22 @@ def smollm2():
     import treekv
 
     return treekv.load_model("smollm2")
+
+
+@pytest.fixture(scope="session")
+def shallow(smollm2, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the first layers of the small real model: real words and weights in a fraction of the time, where
+    it does not matter what the model says."""
+    model, tokenizer = smollm2
+    folder = tmp_path_factory.mktemp("models") / "shallow"
+    config = copy.deepcopy(model.config)
+    config.num_hidden_layers = SHALLOW
+    with torch.inference_mode(False):
+        small = type(model)(config)
+        small.load_state_dict({name: model.state_dict()[name] for name in small.state_dict()})
+        small.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -33,7 +33,7 @@ SETTINGS = [
     TreeKVConfig(cache_size=96, budgets=((64, 128), (128, 64)), recent_size="eighth", prompt_score="future"),
     TreeKVConfig(cache_size=96, prompt_score="future", after_prompt="keep"),
 ]
-HISTORIES = [(1, 40), (40, 40), (40, 90), (130, 131), (130, 170), (96, 97), (509, 509)]
+HISTORIES = {1: (12,), 50: (50, 102), 96: (97,), 130: (131, 150), 509: (509,)}  # by prompt: tokens at the ends
 
 
 @pytest.fixture(scope="module")
@@ -44,16 +44,17 @@ def captured(llama):
 @pytest.mark.slow
 @pytest.mark.parametrize("config", SETTINGS, ids=lambda c: f"{c.policy}-{c.prefill}-{c.cache_size}-{c.budgets}")
 def test_bytes_equal_those_of_a_real_cache(llama, captured, config: TreeKVConfig) -> None:
-    for prompt, tokens in HISTORIES:
+    for prompt, ends in HISTORIES.items():
         cache = TreeKVCache(config, llama.config)
-        ids = tiny.tokens(tokens, batch=2)
+        ids = tiny.tokens(ends[-1], batch=2)
         llama(ids[:, :prompt], past_key_values=cache)
-        for t in range(prompt, tokens):
-            llama(ids[:, t : t + 1], past_key_values=cache)
-        assert cache_bytes(captured, config, tokens, prompt=prompt, batch=2, dtype="float32") == cache.nbytes, (
-            prompt,
-            tokens,
-        )
+        read = prompt
+        for tokens in ends:
+            for t in range(read, tokens):
+                llama(ids[:, t : t + 1], past_key_values=cache)
+            read = tokens
+            expected = cache_bytes(captured, config, tokens, prompt=prompt, batch=2, dtype="float32")
+            assert expected == cache.nbytes, (prompt, tokens)
 
 
 @pytest.mark.parametrize(("layers", "model"), [([3], "llama"), (None, "hybrid"), ([1], "hybrid")], ids=str)

@@ -61,7 +61,7 @@ def test_no_flipped_byte_changes_a_number_unnoticed(path, spectrum, tmp_path):
     whole = path.read_bytes()
     broken = tmp_path / "broken.nc"
     noticed = 0
-    for place in np.linspace(0, len(whole) - 1, 100).astype(int):
+    for place in np.linspace(0, len(whole) - 1, 50).astype(int):
         damaged = bytearray(whole)
         damaged[place] ^= 0xFF
         broken.write_bytes(damaged)
@@ -72,7 +72,7 @@ def test_no_flipped_byte_changes_a_number_unnoticed(path, spectrum, tmp_path):
         else:  # the byte belonged to unused space or to a label
             for name in spectrum.data_vars:
                 np.testing.assert_array_equal(found[name].values, spectrum[name].values)
-    assert noticed > 30
+    assert noticed > 15
 
 
 def test_a_damaged_file_leaves_nothing_behind_that_complains(path, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
+from streamlit.util import calc_hash
 
 from app.dashboard.pages import MAIN, ROOT_VARIABLE, RUN_VARIABLE
 
@@ -32,8 +33,10 @@ def opened(
     test = AppTest.from_file(str(MAIN), default_timeout=60)
     for name, value in query.items():
         test.query_params[name] = value
-    test.run()
-    return test if page is None else test.switch_page(page).run()
+    if page is not None:
+        # Straight to the page, by what Streamlit makes of its address: Start draws pictures of its own.
+        test._page_hash = calc_hash(Path(page).stem.replace("_", "-"))
+    return test.run()
 
 
 def page(name: str, run: Path | None, monkeypatch: pytest.MonkeyPatch, **query: str) -> AppTest:

@@ -14,8 +14,9 @@ ROOT = Path(__file__).resolve().parents[2]
 TOKENS = 256
 
 
-def executed(name: str, report: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[int, dict]:
-    """How many figures the notebook drew, and what `report` printed as JSON at its end."""
+def executed(name: str, report: str, folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[int, dict]:
+    """How many figures the notebook drew of a model, and what `report` printed as JSON at its end."""
+    monkeypatch.setenv("TREEKV_NOTEBOOK_MODEL", str(model))
     monkeypatch.setenv("TREEKV_NOTEBOOK_TOKENS", str(TOKENS))
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

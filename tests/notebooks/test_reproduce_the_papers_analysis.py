@@ -1,4 +1,4 @@
-"""The notebook runs on the real model, and what it shows is what the analysis says."""
+"""The notebook runs on real words, and what it shows is what the analysis says."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from nbclient import NotebookClient
 
 import analysis
 from app.runs.sample_text import sample_text
+from treekv import load_model
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "notebooks" / "reproduce_the_papers_analysis.ipynb"
@@ -23,8 +24,9 @@ print("REPORT", json.dumps({name: [found.attrs["claim_i"], found.attrs["claim_ii
 """
 
 
-def test_it_runs_and_shows_what_the_analysis_says(smollm2, monkeypatch) -> None:
+def test_it_runs_and_shows_what_the_analysis_says(shallow, monkeypatch) -> None:
     monkeypatch.setenv("TREEKV_NOTEBOOK_TOKENS", str(TOKENS))
+    monkeypatch.setenv("TREEKV_NOTEBOOK_MODEL", str(shallow))
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     notebook = nbformat.read(NOTEBOOK, as_version=4)
@@ -38,7 +40,7 @@ def test_it_runs_and_shows_what_the_analysis_says(smollm2, monkeypatch) -> None:
     printed = "".join(output.get("text", "") for output in outputs)
     report = json.loads(printed.split("REPORT ")[1])
     assert report["error"] < 1e-5
-    model, tokenizer = smollm2
+    model, tokenizer = load_model(str(shallow))
     captured = analysis.capture(model, tokenizer, sample_text()[:20_000], max_tokens=TOKENS)
     assert report["layers"] == captured.layers
     expected = {

@@ -1,4 +1,4 @@
-"""The notebook runs on the real model, and its numbers are those of the paper's figures as the analysis gives them."""
+"""The notebook runs on real words, and its numbers are those of the paper's figures as the analysis gives them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ REPORT = """{
 }"""
 
 
-def test_it_runs_and_shows_what_the_analysis_says(smollm2, tmp_path, monkeypatch) -> None:
+def test_it_runs_and_shows_what_the_analysis_says(shallow, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("TREEKV_NOTEBOOK_SAMPLES", "3")
-    figures, report = executed("reproduce_the_papers_figures", REPORT, tmp_path, monkeypatch)
+    figures, report = executed("reproduce_the_papers_figures", REPORT, tmp_path, shallow, monkeypatch)
     assert figures == 3
-    model, tokenizer = load_model("smollm2", dtype=torch.bfloat16)
+    model, tokenizer = load_model(str(shallow), dtype=torch.bfloat16)
     kept = paper.figure1(analysis.capture(model, tokenizer, sample_text()[:20_000], max_tokens=TOKENS))
     assert report["size"] == TOKENS // 4
     assert report["gini"] == pytest.approx(kept["gini"].mean(("layer", "head")).values.tolist(), rel=0.02)

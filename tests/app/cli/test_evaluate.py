@@ -91,7 +91,7 @@ def wait_for_records(results: Path, more_than: int, process: subprocess.Popen[st
         count = len(list((results / "records").glob("*.json")))
         if count > more_than:
             return count
-        time.sleep(0.005)
+        time.sleep(0.02)
     raise AssertionError(f"it ended with {len(scores(results))} records: {process.communicate()}")
 
 

@@ -48,7 +48,7 @@ def drag(page: Page, picture: int, first: float, last: float) -> None:
     page.mouse.up()
 
 
-def test_from_start_to_take_away_on_the_real_model(dashboard: str, watched: Watched) -> None:
+def test_from_start_to_take_away_on_real_words(dashboard: str, watched: Watched, shallow: Path) -> None:
     page = watched.page
     page.goto(dashboard)
     watched.settle()
@@ -65,11 +65,14 @@ def test_from_start_to_take_away_on_the_real_model(dashboard: str, watched: Watc
         page.get_by_test_id("stSidebarNavLink").filter(has_text=name).click()
         page.get_by_role("heading", name=name, exact=True, level=1).wait_for(timeout=120 * SECOND)
 
+    model = page.get_by_role("combobox", name="Model")
+    model.fill(str(shallow))
+    model.press("Enter")
     number(watched, "Tokens", 256)
     number(watched, "Budget", 32)
     page.get_by_role("button", name="Make the run").click()
     page.get_by_text("The run was made and is open.").wait_for(timeout=400 * SECOND)
-    assert "run=smollm2-sample-256" in page.url
+    assert "run=shallow-sample-256" in page.url
     weigh("Start")
 
     go("Wavelets")
