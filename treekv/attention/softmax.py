@@ -143,9 +143,17 @@ def visible(distance: Tensor | None, q: int, all_used: bool) -> Tensor | None:
 def masked_attention(
     query: Tensor, key: Tensor, value: Tensor, scoring: Scoring, visible: Tensor | None = None
 ) -> Tensor:
-    """`observed_attention` without the weights: the fused kernel computes none that could be recorded."""
+    """`observed_attention` without the weights: the fused kernel computes none that could be recorded. Where attention
+    is plain, `visible` may also be what is added to logits, in the dtype of `query`."""
     if not scoring.is_plain:
         return observed_attention(query, key, value, scoring, visible)[0]
+    if visible is not None and query.shape[2] == 1 and query.shape[1] > key.shape[1]:
+        # The query heads of a group see the same tokens, so they are to SDPA as several queries of one head.
+        group = query.squeeze(2).unflatten(1, (key.shape[1], -1))
+        output = torch.nn.functional.scaled_dot_product_attention(
+            group, key, value, attn_mask=visible, scale=scoring.scaling
+        )
+        return output.flatten(1, 2)[:, :, None]
     key, value, gqa = _grouped(query, key, value, masked=visible is not None)
     if visible is not None and visible.shape[1] > 1:
         visible = visible.repeat_interleave(query.shape[1] // visible.shape[1], 1)

@@ -150,13 +150,13 @@ class LayerGroup:
         """The slots of one new token in each row of a layer, if all layers can decode this token together."""
         ledger = self.ledger
         if layer.group_index == 0:
-            self._plan, self._observed = None, []
-            every = slice(0, len(ledger.held))
+            self._plan, self._observed, every = None, [], slice(0, len(ledger.held))
             known = all(each.is_initialized for each in self.layers)  # and so on one device
             able = ledger.policy.takes_layers_together or not ledger.policy.depends_on_layer
             if known and able and ledger.can_step_together(every, 1):
                 self._shrink()
-                self._plan = self._plan_slots(every, 1, distance=any(each.rotary is not None for each in self.layers))
+                plan = self._plan_slots(every, 1, distance=any(each.rotary is not None for each in self.layers))
+                self._plan = plan if self._observation() else plan.with_mask(layer.keys.dtype)
         return None if self._plan is None else self._plan.of(self.ledger_rows(layer))
 
     def _collect(self, layer: TreeKVLayer, observed: Tensor | None, queries: int) -> None:

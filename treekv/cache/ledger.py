@@ -214,9 +214,8 @@ class Ledger:
         longest = held if alike else max(self.held[rows])
         most = None if capacity is None else max(capacity, longest) + q
         self.reserve(longest + q, most)
-        n = max(
-            longest + q, self.used_slots.first(rows) if self.used_slots.uniform(rows) else max(self.used_slots[rows])
-        )
+        used = self.used_slots
+        n = max(longest + q, used.first(rows) if used.uniform(rows) else max(used[rows]))
         order = self.rows_view(self.order, rows)
         if n < self.slots:
             order = order.narrow(2, 0, n)
@@ -281,8 +280,7 @@ class Ledger:
             self._evict(rows, held, capacity, self.policy.eviction_count(self.config, excess), contents)
 
     def _evict(self, rows: slice, held: int, capacity: int, excess: int, contents: SlotContents | None) -> None:
-        position = self.rows_view(self.position, rows)
-        now = self.seen.as_operand(rows, self.device) - 1
+        position, seen = self.rows_view(self.position, rows), self.seen.as_operand(rows, self.device)
         while excess:
             scores = RankedScores(
                 order=self.rows_view(self.order, rows),
@@ -292,7 +290,7 @@ class Ledger:
                 capacity=capacity,
                 cursor=self.cursor.as_operand(rows, self.device),
                 first_query=self.first_query.as_operand(rows, self.device),
-                seen=self.seen.as_operand(rows, self.device),
+                seen=seen,
                 layer=self.layer_numbers(rows),
                 traced=self.trace is not None,
                 heads=self.head_numbers(rows),
@@ -304,10 +302,14 @@ class Ledger:
                 self.cursor[rows] = cursor.flatten().tolist()
             elif cursor is not None:
                 self.cursor.set(rows, cursor)
+            if isinstance(losers, int):  # then nothing is recorded
+                scores.move_one_to_the_end(losers)
+                excess, held = excess - 1, held - 1
+                continue
             slots = scores.order.gather(2, losers)
             if self.trace is not None:
                 pair = [slots] if survivors is None else [slots, scores.order.gather(2, survivors)]
-                self.trace.record(rows, torch.stack([position.gather(2, each) for each in pair]), now)
+                self.trace.record(rows, torch.stack([position.gather(2, each) for each in pair]), seen - 1)
             scores.move_to_the_end(losers, slots)
             excess -= losers.shape[2]
             held -= losers.shape[2]

@@ -76,6 +76,11 @@ class RankedScores:
             return self.order[..., ranks]
         return self.order.gather(2, ranks.expand(*self.shape, -1))
 
+    def move_one_to_the_end(self, rank: int) -> None:
+        """Move the slot at `rank`, the same in all heads, behind the others."""
+        later = self.order[..., rank:]
+        later.copy_(torch.cat([later[..., 1:], later[..., :1]], dim=2))
+
     def move_to_the_end(self, ranks: Tensor, moved: Tensor) -> None:
         """Move the slots at `ranks` LongTensor [rows, heads, m] (ascending, distinct), which are `moved`, behind the
         others, in that order."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 GROWTH = 64  # slots are added this many at a time until the capacity and the new tokens fit
@@ -20,6 +21,9 @@ class SlotPlan(NamedTuple):
             is not needed.
         all_used: whether none of the `used` slots is free.
         padded_capacity: how many slots to allocate, `used` or more.
+        lookup: with `mask`, `distance` with 0 for free slots.
+        mask: of one new token, if some slot is free: [rows, heads, 1, used], what is added to logits, minus infinity
+            where a slot is free.
     """
 
     slots: Tensor
@@ -27,6 +31,15 @@ class SlotPlan(NamedTuple):
     distance: Tensor | None
     all_used: bool
     padded_capacity: int
+    lookup: Tensor | None = None
+    mask: Tensor | None = None
+
+    def with_mask(self, dtype: torch.dtype) -> SlotPlan:
+        """The same with the mask, so that layers that decode together need not each make it."""
+        if self.all_used or self.distance is None:
+            return self
+        mask = torch.zeros_like(self.distance, dtype=dtype).masked_fill_(self.distance < 0, float("-inf"))
+        return self._replace(lookup=self.distance.clamp(min=0), mask=mask[:, :, None])
 
     def kept(self) -> SlotPlan:
         """The same after the ledger's next step, which changes the tensor of slots."""
@@ -34,7 +47,10 @@ class SlotPlan(NamedTuple):
 
     def of(self, rows: slice) -> SlotPlan:
         """The same for some of the rows."""
-        return self._replace(slots=self.slots[rows], distance=None if self.distance is None else self.distance[rows])
+        distance, lookup, mask = (
+            None if tensor is None else tensor[rows] for tensor in (self.distance, self.lookup, self.mask)
+        )
+        return self._replace(slots=self.slots[rows], distance=distance, lookup=lookup, mask=mask)
 
 
 def padded_capacity(tokens: int, most: int | None) -> int:

@@ -96,6 +96,9 @@ def run_contest(contest: Contest, scores: Scores, count: int) -> Evictions:
         cursor = _after_frozen(contest, scores)
     count = _before_wrap(contest, cursor, count)
     left, end = cursor + contest.first, scores.held - contest.recent
+    plain = not (scores.traced or torch.compiler.is_compiling())  # a compiler would start anew for each rank
+    if contest.by == NOTHING and count == 1 and isinstance(left, int) and plain:
+        return Evictions(left, None, (cursor + stride) % contest.wrap if stride else None)
     if contest.by == DRAW:
         count = 1
         losers, survivors = _draw(contest, scores, left, end)

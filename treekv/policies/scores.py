@@ -90,13 +90,14 @@ class Evictions(NamedTuple):
     """One or more evictions, in ranks of the list before the first of them.
 
     Attributes:
-        losers: LongTensor [batch, kv_heads, m], the ranks to evict, ascending along m.
+        losers: LongTensor [batch, kv_heads, m], the ranks to evict, ascending along m; or one rank, if it is the only
+            one, the same in all heads, and nothing is traced.
         survivors: LongTensor of the same shape, the rank that won each comparison; None where nothing was compared
             or nothing is recorded.
         cursor: the cursor afterwards; None if it does not move.
     """
 
-    losers: Tensor
+    losers: Tensor | int
     survivors: Tensor | None = None
     cursor: int | Tensor | None = None
 

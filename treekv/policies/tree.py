@@ -130,7 +130,8 @@ class Tree(Policy):
             # as inserting them one by one: the competitors are left of all blocks still to come. But where windows are
             # clipped, the others must be out of sight.
             losers, survivors, cursor = run_contest(sweep, blocks, blocks.held - blocks.capacity)
-            assert survivors is not None and cursor is not None  # the contest absorbs and its cursor moves
+            # The contest absorbs, which is traced, and its cursor moves.
+            assert isinstance(losers, Tensor) and survivors is not None and cursor is not None
             blocks.cursor = cursor
             survivor_of = survivor_of.scatter(2, kept.gather(2, losers), kept.gather(2, survivors))
             kept = without(kept, losers)

@@ -176,6 +176,29 @@ def test_a_policy_that_acts_while_decoding_only():
         treekv.unregister_policy("decode only")
 
 
+@pytest.mark.parametrize("positions", ["rank", "original"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *(dict(policy=name) for name in ("streaming", "tree_left", "random", "lacache", "keydiff", "lagkv", "cur")),
+        dict(importance="similarity"),
+    ],
+    ids=str,
+)
+def test_no_weights_are_computed_where_none_are_needed(llama, monkeypatch, settings, positions):
+    def refuse(*arguments):
+        raise AssertionError("weights were computed")
+
+    monkeypatch.setattr("treekv.attention.softmax.attention_weights", refuse)
+    ids = tiny.tokens(60)
+    for prefill in ("once", "stream"):
+        cache = TreeKVCache(TreeKVConfig(cache_size=24, prefill=prefill, positions=positions, **settings), llama.config)
+        llama(ids[:, :40], past_key_values=cache)
+        for token in ids[0, 40:]:
+            llama(token.view(1, 1), past_key_values=cache)
+        assert cache.kept_tokens <= 24
+
+
 def test_registering_a_class_is_refused():
     with pytest.raises(TreeKVError, match="an object of a subclass of Policy"):
         treekv.register_policy(Streaming)
