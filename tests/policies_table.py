@@ -166,6 +166,12 @@ TABLE: dict[str, Row] = {
         prompts=[dict(sink_size=2, recent_size=3, interval=4, positions="original")],
         importance=contents.vase,
     ),
+    "cascade": Row(
+        decoding=[dict(sink_size=2, recent_size=3), dict(sink_size=0, recent_size=2), dict(sink_size=1)],
+        blocks=[dict(sink_size=1, recent_size=3), dict(sink_size=0, recent_size=2)],
+        prompts=[dict(sink_size=2, recent_size=3), dict(sink_size=1, recent_size=5, window_size=6, prefill="none")],
+        least=12,
+    ),
     "lacache": Row(
         decoding=[dict(sink_size=2, recent_size=3), dict(sink_size=0, recent_size=1, interval=3)],
         blocks=[dict(sink_size=1, recent_size=2), dict(sink_size=1, recent_size=0, interval=2)],

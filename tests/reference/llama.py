@@ -165,7 +165,7 @@ class ReferenceLlama:
                         group.append(w)
                     own = self.configs[number][h]
                     layer.queries[h].append(queries[t, h * self.groups : (h + 1) * self.groups])
-                    self.observe(own, entries[: t + 1], torch.stack(group).mean(0), t >= length - window)
+                    self.observe(own, entries[: t + 1], torch.stack(group).mean(0), t >= length - window, False)
                 if config.prompt_score == "future":
                     self.look_ahead(config, entries, queries[:, h * self.groups : (h + 1) * self.groups])
                 if config.policy == "expected" and length > config.cache_size:
@@ -220,7 +220,8 @@ class ReferenceLlama:
         self.seen += len(tokens)
         return logits
 
-    def observe(self, config, entries: list, weights: Tensor, counts: bool) -> None:
+    def observe(self, config, entries: list, weights: Tensor, counts: bool, decays: bool = True) -> None:
+        decay = 0.01 ** (1 / config.recent_size) if config.policy == "cascade" and decays else 1.0
         for entry, weight in zip(entries, weights.tolist()):
             if config.importance == "contribution":
                 weight *= entry.value.norm().item()
@@ -228,7 +229,7 @@ class ReferenceLlama:
                 entry.given[entries[-1].position] = weight
                 entry.count += 1
             elif counts:
-                entry.see(weight, entries[-1].position, late_delay(config))
+                entry.see(weight, entries[-1].position, late_delay(config), decay)
 
     def look_ahead(self, config, entries: list, queries: Tensor) -> None:
         """Every 8th query, from a place after the prompt, sees all of its tokens; `queries` [tokens, group, dim]."""

@@ -7,7 +7,6 @@ entries per KV head, oldest first, all equally long.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -15,44 +14,15 @@ from tests.policies_table import TABLE
 from tests.reference import contents, openvino, prompts
 from tests.reference.contents import Moment, losers
 from tests.reference.draws import splitmix
+from tests.reference.entries import Entry, Eviction
+from tests.reference.ladders import CascadeRule, LaCacheRule, as_if_decoded
 from treekv import policies
 from treekv.policies import AVERAGE, DRAW, LAST, SUM
-
-
-@dataclass(eq=False)
-class Entry:
-    """One cached token (or block) of one head. `last` is the weight that the latest query gave it, `future` what moved
-    queries of the prompt gave it."""
-
-    position: int
-    total: float = 0.0
-    count: int = 0
-    last: float = 0.0
-    future: float = 0.0
-    given: dict[int, float] = field(default_factory=dict)  # by query, where weights are not added as they are
-
-    @property
-    def average(self) -> float:
-        return self.total / self.count if self.count else float("inf")  # no query has counted yet
-
-    def see(self, weight: float, query: int, delay: int = 0) -> None:
-        """What the query at a position gives; it counts if it comes at least `delay` tokens later."""
-        self.last = weight
-        if query - self.position >= delay:
-            self.total += weight
-            self.count += 1
 
 
 def late_delay(config) -> int:
     """Importance "late": only queries at least this many tokens later count."""
     return min(32, config.recent_size // 2) if config.importance == "late" else 0
-
-
-@dataclass
-class Eviction:
-    loser: int
-    winner: int | None
-    step: int
 
 
 def frozen(evicted: int, height: int, ranks: int) -> tuple[int, int]:
@@ -220,26 +190,6 @@ class ContestRule:
         return np.float32({SUM: entry.total, LAST: entry.last}.get(self.contest.by, 0))
 
 
-class LaCacheRule:
-    """Of `interval` + 1 neighbours at the cursor each layer keeps one, the next layer the next one."""
-
-    def __init__(self, config, capacity: int, layer: int) -> None:
-        self.sink, self.width, self.layer, self.cursor = config.sink_size, config.interval + 1, layer, 0
-        self.first_protected = capacity + 1 - config.recent_size  # when one token too many is held
-
-    def evict(self, heads: list[list], step: int) -> list[list[Eviction]]:
-        first = self.sink + self.cursor
-        gone = [first + i for i in range(self.width) if i != self.layer % self.width]
-        evictions = [[Eviction(entries[rank].position, None, step) for rank in gone] for entries in heads]
-        for entries in heads:
-            for rank in reversed(gone):
-                del entries[rank]
-        self.cursor += 1
-        if self.sink + self.cursor + self.width > self.first_protected:
-            self.cursor = 0
-        return evictions
-
-
 class OpenVINORule:
     """Whole blocks at once, the same of all heads."""
 
@@ -277,6 +227,8 @@ class ContentsRule:
 
 def capacity_of(config) -> int:
     """The most tokens that are held."""
+    if config.policy == "cascade":
+        return config.sink_size + (config.cache_size - config.sink_size) // config.recent_size * config.recent_size
     return openvino.capacity(config) if config.policy == "openvino" else config.cache_size
 
 
@@ -317,6 +269,8 @@ def make_rule(config, capacity: int | None = None, layer: int = 0, numbers=None)
         return OpenVINORule(config, capacity)
     if config.policy == "lacache":
         return LaCacheRule(config, capacity, layer)
+    if config.policy == "cascade":
+        return CascadeRule(config, capacity_of(config) if capacity == config.cache_size else capacity)
     return ContestRule(policies.get(config.policy).contest(config, capacity), layer, numbers)
 
 
@@ -372,14 +326,8 @@ def select_prompt(config, heads: list[list[Entry]], layer: int = 0, layers: int 
             kept.append([p for p in range(length) if p not in gone])
         return kept
 
-    if config.policy == "lacache":  # as if it were decoded
-        rule, read = LaCacheRule(config, config.cache_size, layer), [[] for _ in heads]
-        for p in range(length):
-            for entries in read:
-                entries.append(Entry(p))
-            if p >= config.cache_size and len(read[0]) > config.cache_size:
-                rule.evict(read, p)
-        return [[entry.position for entry in entries] for entries in read]
+    if config.policy in ("cascade", "lacache"):
+        return as_if_decoded(config, capacity_of(config), heads, layer)
 
     if config.policy in TABLE and TABLE[config.policy].keeps:
         return TABLE[config.policy].keeps(config, heads)

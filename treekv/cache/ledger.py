@@ -61,7 +61,7 @@ class Ledger:
     ) -> None:
         self.config = config
         self.policy = policies.of(config)
-        self.delay = config.delay
+        self.delay, self._decay = config.delay, self.policy.decay(config)
         self.layers = layers
         self.heads = heads
         self.device = torch.device(device)
@@ -263,8 +263,9 @@ class Ledger:
             if self.policy.changes_weights:
                 observed = by_rank(self.policy.observe, observed, self.rows_view(self.order, rows))
             if self.policy.counts_by_query(self.config):
-                observed = late_sum(observed, position.narrow(2, 0, plan.used), start, self.delay)
+                observed = late_sum(observed, position.narrow(2, 0, plan.used), start, self.delay, self._decay)
             if self.policy.accumulates:
+                sums.mul_(self._decay**q) if self._decay < 1 else None
                 sums.scatter_(2, plan.slots, 0.0)
                 sums.add_(observed)
             else:

@@ -113,7 +113,7 @@ def observations(position: Tensor, first_query: int | Tensor, seen: int | Tensor
     return seen - position
 
 
-def late_sum(observed: Tensor, position: Tensor, start: int | Tensor, delay: int) -> Tensor:
+def late_sum(observed: Tensor, position: Tensor, start: int | Tensor, delay: int, decay: float = 1.0) -> Tensor:
     """What queries saw of tokens, of each token only those that come at least `delay` tokens after it.
 
     Args:
@@ -121,11 +121,15 @@ def late_sum(observed: Tensor, position: Tensor, start: int | Tensor, delay: int
         position: LongTensor [rows, heads, n] of the tokens.
         start: one number for all rows, or LongTensor [rows, 1, 1] for single queries.
         delay: in tokens; 0 for queries that count for every token that they see.
+        decay: the factor of what the query before the last saw, its square of the one before that, and so on.
 
     Returns:
         float32 [rows, heads, n], summed over the queries.
     """
     if observed.ndim == 3:
         return observed * (position <= start - delay)
-    queries = start + torch.arange(observed.shape[2], device=position.device)
+    q = observed.shape[2]
+    queries = start + torch.arange(q, device=position.device)
+    if decay < 1:
+        observed = observed * decay ** torch.arange(q - 1, -1, -1, device=position.device)[:, None]
     return (observed * (position[:, :, None] <= queries[:, None] - delay)).sum(2)

@@ -30,6 +30,7 @@ _BUILT_IN = (
     "snapkv_decode:SnapKVDecode",
     "cur:CUR",
     "vase:VaSE",
+    "cascade:Cascade",
     "lacache:LaCache",
     "openvino:OpenVINO",
     "expected:Expected",

@@ -122,9 +122,13 @@ class Policy(ABC):
         """
         return weights
 
+    def decay(self, settings: Settings) -> float:
+        """The factor by which a sum of weights shrinks with each query."""
+        return 1.0
+
     def counts_by_query(self, settings: Settings) -> bool:
         """Whether what each query of a block saw is needed, not only their sum."""
-        return bool(settings.delay) or self.changes_weights
+        return bool(settings.delay) or self.changes_weights or self.decay(settings) < 1
 
     def nearest(self, settings: Settings) -> dict[str, Any]:
         """What has to change in another policy's settings, whose derived sizes are kept, so that they fit this one."""

@@ -122,6 +122,7 @@ PADDED = [
     dict(cache_size=16, sink_size=2, recent_size=6, importance="late", block_size=2),
     dict(cache_size=16, sink_size=2, recent_size=6, importance="late", prefill="stream", block_size=4),
     dict(cache_size=16, sink_size=2, recent_size=6, importance="similarity", prefill="stream", positions="original"),
+    dict(cache_size=14, policy="cascade", sink_size=2, prefill="stream", block_size=4),
     dict(cache_size=48, policy="h2o"),
     dict(cache_size=48, policy="tova", positions="original"),
     dict(cache_size=16, policy="snapkv", window_size=4),
@@ -339,9 +340,8 @@ def test_wrong_attention_implementation_is_refused_before_any_work():
 
 def test_right_padding_is_refused(llama):
     cache = TreeKVCache(TreeKVConfig(cache_size=16), llama.config)
-    mask = torch.tensor([[1, 1, 1, 0]])
     with pytest.raises(TreeKVError, match="left"):
-        llama(tiny.tokens(4), attention_mask=mask, past_key_values=cache)
+        llama(tiny.tokens(4), attention_mask=torch.tensor([[1, 1, 1, 0]]), past_key_values=cache)
 
 
 def test_trace_must_be_asked_for(llama):
@@ -351,8 +351,7 @@ def test_trace_must_be_asked_for(llama):
 
 def test_long_windows_and_long_chunks_go_through_in_parts(llama, monkeypatch):
     """The same scores and outputs, however few queries are treated at once."""
-    ids = tiny.tokens(60)
-    results = []
+    ids, results = tiny.tokens(60), []
     for at_once in (256, 7):
         monkeypatch.setattr(prefill, "QUERIES_AT_ONCE", at_once)
         cache = TreeKVCache(TreeKVConfig(cache_size=64, block_size=4, window_size=50), llama.config)
