@@ -182,7 +182,7 @@ def test_a_configuration_is_enough_where_weights_do_not_matter(llama, tmp_path):
 
 def test_nothing_of_a_ledger_or_a_trace_is_forgotten(llama):
     """A field that is new here must be kept in the file too, or follow from the settings."""
-    follows = {"config", "policy", "delay", "layers", "heads", "device", "_counting", "_layer", "_head"}
+    follows = {"config", "policy", "delay", "_decay", "layers", "heads", "device", "_counting", "_layer", "_head"}
     ledger = Ledger(TreeKVConfig(cache_size=12, trace=True), 1, 2)
     assert vars(ledger).keys() == {*TENSORS, *NUMBERS, "open_blocks", "trace"} | follows
     trace = LayerTrace(1, 2, torch.device("cpu"))
