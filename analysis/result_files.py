@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
-import torch
 import xarray as xr
 
 from analysis import netcdf
-from analysis.captures.data import Capture
 from treekv.errors import TreeKVError
+
+if TYPE_CHECKING:
+    import torch
+
+    from analysis.captures.data import Capture
 
 DatasetKind = Literal["spectrum", "figure2", "trends", "retention", "loss", "survival", "token-loss"]
 
@@ -28,7 +31,7 @@ def save(result: Capture | xr.Dataset, path: str | os.PathLike[str]) -> Path:
     The file appears under its name only when it is complete. Raises TreeKVError for a dataset that is none of these,
     and when the path cannot be written.
     """
-    if isinstance(result, Capture):
+    if not isinstance(result, xr.Dataset):
         return result.save(path)
     found = result.attrs.get("format")
     if found not in netcdf.KINDS:
@@ -69,4 +72,8 @@ def open(
         kinds = ", ".join(repr(name.removeprefix("treekv-")) for name in netcdf.KINDS)
         raise TreeKVError(f"expected must be one of {kinds}, got {expected!r}")
     dataset = netcdf.read(path, None if expected is None else f"treekv-{expected}")
-    return Capture.from_dataset(dataset, device) if dataset.attrs["format"] == "treekv-capture" else dataset
+    if dataset.attrs["format"] != "treekv-capture":
+        return dataset
+    from analysis.captures.data import Capture  # here, since it loads torch
+
+    return Capture.from_dataset(dataset, device)

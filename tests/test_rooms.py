@@ -26,7 +26,7 @@ FLOORS: dict[str, list[tuple[str, ...]]] = {
         ("__init__",),
         ("cache", "models"),
         ("config",),
-        ("budgets", "options"),
+        ("budgets", "options", "registration"),
         ("policies", "attention", "files", "shipped", "model_identity", "device"),
         ("errors",),
     ],
@@ -258,9 +258,12 @@ def loaded_after(code: str) -> set[str]:
 
 @pytest.mark.slow
 def test_importing_treekv_loads_neither_figures_nor_front_ends() -> None:
-    loaded = loaded_after("import treekv")
-    assert "transformers" in loaded
-    assert loaded & {"plotly", "streamlit", "xarray", "pywt", "h5netcdf", "typer", "analysis", "app"} == set()
+    front = {"plotly", "streamlit", "xarray", "pywt", "h5netcdf", "typer", "analysis", "app"}
+    assert loaded_after("import treekv; treekv.TreeKVError") & {"torch", "transformers", *front} == set()
+    # transformers knows the implementation however late it is imported.
+    loaded = loaded_after("import treekv\nfrom transformers import AttentionInterface as a\nassert 'treekv' in a()\n"
+                          "from treekv import *")  # fmt: skip
+    assert "transformers" in loaded and loaded & front == set()
 
 
 def test_the_commands_help_loads_no_model_library() -> None:

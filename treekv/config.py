@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from treekv import budgets, files, options, policies, shipped
-from treekv.attention.model_rotary import usable_positions
 from treekv.errors import TreeKVError
 from treekv.policies.contest import MOST_HEIGHT, check_contest
 from treekv.policies.settings import DERIVED, OPTIONS, Settings
@@ -240,6 +239,8 @@ class TreeKVConfig(Settings):
         if self.policy == "full":  # keeps everything where it is
             used = self.positions or "original"
         else:
+            from treekv.attention.model_rotary import usable_positions  # here, since it loads transformers
+
             used = usable_positions(model_config.get_text_config(decoder=True), self.positions)
         return self if self.positions is not None else dataclasses.replace(self, positions=used)
 

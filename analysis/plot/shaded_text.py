@@ -16,7 +16,7 @@ from analysis.plot import theme
 
 MOST_TOKENS = 8192  # a longer page is neither readable nor small
 _NOTHING = ("#f2f3f5", "#1a202a")  # on a light page, on a dark one
-_INK, _QUIET = (theme.INK, "#e6e9f0"), (theme.QUIET, "#aab2c0")
+INK, QUIET = (theme.INK, "#e6e9f0"), (theme.QUIET, "#aab2c0")  # on a light page, on a dark one
 # The strongest colour on a dark page, by the scale that a light one has.
 _STRONGEST = {"Blues": (43, 108, 176), "Oranges": (171, 78, 12)}
 
@@ -49,9 +49,9 @@ def shaded_text(
         )
     ]
     return (
-        f'<figure style="margin:0;font-family:system-ui,sans-serif;color:{_either(*_INK)}" role="group" '
+        f'<figure style="margin:0;font-family:system-ui,sans-serif;color:{either(*INK)}" role="group" '
         f'aria-label="{html.escape(alt)}">'
-        f'<figcaption style="font-size:14px;color:{_either(*_QUIET)};margin-bottom:8px">'
+        f'<figcaption style="font-size:14px;color:{either(*QUIET)};margin-bottom:8px">'
         f"{html.escape(caption)} {_legend(grounds, legend)}"
         '</figcaption><div style="font-size:15px;line-height:1.75;white-space:pre-wrap;overflow-wrap:anywhere">'
         f"{''.join(spans)}</div></figure>"
@@ -62,18 +62,18 @@ def _grounds(scale: str) -> list[tuple[str, str]]:
     """Background and text colour for 0 to 100 per cent."""
     # One hue from that of the page to a strong one: scales of two hues stand out where there is hardly anything.
     shares = np.linspace(0.1, 1.0, 100)
-    grounds = [(_either(*_NOTHING), _either(*_QUIET))]
+    grounds = [(either(*_NOTHING), either(*QUIET))]
     page = np.array([int(_NOTHING[1][at : at + 2], 16) for at in (1, 3, 5)])
     for share, colour in zip(shares, sample_colorscale(scale, shares.tolist()), strict=True):
         red, green, blue = (int(part) for part in colour[4:-1].split(","))
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 130
         strong = np.rint(page + share * (np.array(_STRONGEST[scale]) - page)).astype(int)
-        ground = _either(f"#{red:02x}{green:02x}{blue:02x}", "#{:02x}{:02x}{:02x}".format(*strong))
-        grounds.append((ground, _either("#fff" if dark else theme.INK, "#fff")))
+        ground = either(f"#{red:02x}{green:02x}{blue:02x}", "#{:02x}{:02x}{:02x}".format(*strong))
+        grounds.append((ground, either("#fff" if dark else theme.INK, "#fff")))
     return grounds
 
 
-def _either(light: str, dark: str) -> str:
+def either(light: str, dark: str) -> str:
     return f"light-dark({light},{dark})"
 
 

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
-from torch import nn
 
 from analysis import binning, netcdf
-from treekv import TreeKVCache
 from treekv.errors import TreeKVError
-from treekv.model_identity import model_name
+
+if TYPE_CHECKING:  # a stored record is drawn without torch
+    from torch import nn
+
+    from treekv.cache import TreeKVCache
 
 FORMAT = "treekv-retention"
 MAX_CELLS = 512
@@ -88,6 +91,8 @@ def retention_from_cache(
         **netcdf.versions(),
     }
     if model is not None:
+        from treekv.model_identity import model_name
+
         attrs["model"] = model_name(model.config)
     return xr.Dataset(arrays, coords=coords, attrs=attrs)
 

@@ -49,7 +49,7 @@ import sys, analysis
 def loaded(): return sorted({"torch", "plotly", "numba"} & set(sys.modules))
 print(loaded())
 analysis.spectrum, analysis.capture, analysis.open; print(loaded())
-analysis.plot; print(loaded())
+analysis.plot.density; print(loaded())
 analysis.simulate; print(loaded())
 analysis.evaluation.Task
 """

@@ -262,3 +262,6 @@ def register() -> None:
     """Make `model.set_attn_implementation("treekv")` known to transformers."""
     AttentionInterface.register(NAME, treekv_attention)
     AttentionMaskInterface.register(NAME, treekv_mask)
+
+
+register()
