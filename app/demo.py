@@ -17,7 +17,7 @@ from app.runs.pipeline import Progress, RunArtifacts, Stage, manifest_entries, s
 from app.text.wording import policy_title
 from treekv import TreeKVCache, TreeKVConfig, shipped
 
-POLICIES: Final = ("full", "streaming", "tree")
+POLICIES: Final = ("full", "tree", "streaming")
 RECOMMENDED: Final = "recommended"
 CHUNK: Final = 16  # tokens per step of streaming
 SHARE: Final = 16  # the cache keeps one in so many tokens of the text

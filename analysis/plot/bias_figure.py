@@ -7,8 +7,9 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from analysis.plot import theme
+from analysis.plot.policy_colours import colours
 
-_BAR, _IDEAL = "#5b6d9a", "#a06500"
+_IDEAL = "#a06500"
 
 
 def bias(data: xr.Dataset) -> go.Figure:
@@ -44,7 +45,7 @@ def bias(data: xr.Dataset) -> go.Figure:
             y=shown,
             error_x={"array": spread[variable].values, "color": theme.INK, "thickness": 1.2},
             orientation="h",
-            marker={"color": _BAR},
+            marker={"color": colours(names)},
             hovertemplate=f"%{{y}}: %{{x:.3~g}}{unit}<extra></extra>",
             showlegend=False,
             row=1,

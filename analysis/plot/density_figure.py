@@ -8,6 +8,7 @@ import xarray as xr
 
 from analysis import binning
 from analysis.plot import theme
+from analysis.plot.policy_colours import colours
 from analysis.retention import record
 from treekv.errors import TreeKVError
 
@@ -53,7 +54,7 @@ def density(
         f"{'; '.join(quarters)}.",
     )
     borders = np.unique(np.rint(np.geomspace(near + 1, far + 2, _CELLS)).astype(int)) - 1 - near
-    for number, (name, colour) in enumerate(zip(names, theme.colours(names), strict=True)):
+    for number, (name, colour) in enumerate(zip(names, colours(names), strict=True)):
         figure.add_scatter(
             x=binning.mean(distance + 1.0, borders),
             y=binning.mean(share.values[number], borders),

@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from analysis.plot import theme
+from analysis.plot.policy_colours import colours
 from treekv.errors import TreeKVError
 
 _SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x", "star", "hexagon")
@@ -63,7 +64,7 @@ def _by_layer(values: xr.DataArray, policy: str | None, title: str, axis: str, m
         f"Line chart of {axis} against the layer, {mean_of}. Mean over {len(layers)} "
         f"layer{'' if len(layers) == 1 else 's'}: {table}.",
     )
-    for number, (name, colour) in enumerate(zip(names, theme.colours(names), strict=True)):
+    for number, (name, colour) in enumerate(zip(names, colours(names), strict=True)):
         if policy not in (None, name):
             continue
         shown = theme.shown(name)

@@ -6,6 +6,7 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from analysis.plot import theme
+from analysis.plot.policy_colours import colours
 from analysis.units import format_bytes
 from treekv.errors import TreeKVError
 
@@ -33,7 +34,7 @@ def memory(data: xr.DataArray, *, context: int | None = None) -> go.Figure:
         height=440,
     )
     # Lines of equal caches coincide; the wider ones are drawn first and stay visible on both sides.
-    for number, (name, colour) in enumerate(zip(names, theme.colours(names), strict=True)):
+    for number, (name, colour) in enumerate(zip(names, colours(names), strict=True)):
         row = data.sel(policy=name).values
         shown = theme.shown(name)
         figure.add_scatter(

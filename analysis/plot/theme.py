@@ -1,12 +1,12 @@
 """Shared by all figures: colours, line styles, fonts, the text alternative, and token text for hover.
 
-Colours come from viridis and cividis, which keep their order in grey and for colour-blind readers.
+Colours of ordered things come from viridis and cividis, which keep their order in grey and for colour-blind readers;
+those of policies are in `policy_colours`.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,6 @@ from treekv.errors import TreeKVError
 MAX_CELLS = 512
 LINE = 68  # characters of a subtitle that fit a narrow page
 LINE_HEIGHT = 18
-_FULL = ("full", "full cache")
 _BETWEEN_ROWS = 60  # pixels, of a grid whose subplots have names of one line
 
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
@@ -121,13 +120,6 @@ def dash(number: int) -> str:
 def ordered_colours(count: int) -> list[str]:
     """`count` colours from dark to bright, all legible on white."""
     return list(sample_colorscale("viridis", np.linspace(0.0, 0.85, count).tolist()))
-
-
-def colours(names: Sequence[str]) -> list[str]:
-    """A colour for each of these settings, in their order: grey for a full cache, so that the others have the same
-    colours whether it is drawn or not."""
-    own = iter(ordered_colours(sum(name not in _FULL for name in names)))
-    return [QUIET if name in _FULL else next(own) for name in names]
 
 
 def pooled_tokens(dataset: xr.Dataset, edges: np.ndarray) -> list[str]:

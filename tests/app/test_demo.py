@@ -27,7 +27,7 @@ def test_the_settings_hold_a_sixteenth_and_differ_by_policy_alone() -> None:
     )
     assert configs["streaming"].cache_size == 128
     assert configs["streaming"].recent_size == 124
-    assert list(configs) == ["full", "streaming", "tree"]
+    assert list(configs) == ["full", "tree", "streaming"]
 
 
 def test_recommended_settings_of_the_model_and_size_are_streamed_too() -> None:
@@ -100,7 +100,7 @@ def test_the_run_folder_holds_what_was_made(small_chain: dict, small_run: Path) 
     assert analysis.open(small_run / "spectrum.nc", "spectrum").identical(artifacts.spectrum)
     retention = analysis.open(small_run / "retention.nc", "retention")
     np.testing.assert_array_equal(retention["evicted_at"], artifacts.retention["evicted_at"])
-    assert retention["policy"].values.tolist() == ["streaming", "tree"]
+    assert retention["policy"].values.tolist() == ["tree", "streaming"]
     assert (retention["evicted_at"] == -1).sum("position").values.tolist() == [[[20, 20]] * 2] * 2
     assert TreeKVConfig.load(small_run / "settings.json") == small_chain["configs"]["tree"]
     manifest = json.loads((small_run / "run.json").read_text())

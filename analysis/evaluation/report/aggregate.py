@@ -13,6 +13,7 @@ import numpy as np
 from scipy import stats
 
 from analysis.evaluation.sweep.records import Record
+from analysis.plot.policy_colours import policy_of
 from treekv import policies
 from treekv.errors import TreeKVError
 from treekv.policies import OPTIONS
@@ -317,7 +318,9 @@ def _as_text(value: Any) -> str:
 
 def _order(cell: Cell) -> tuple[Any, ...]:
     groups = tuple((key, isinstance(value, str), value) for key, value in cell.group.items())
-    return cell.model, cell.task, groups, budget_order(cell.budget), cell.name
+    every, policy = policies.names(), policy_of(cell.name)
+    place = len(every) if policy is None else every.index(policy)  # the order of policies everywhere
+    return cell.model, cell.task, groups, budget_order(cell.budget), place, cell.name
 
 
 def budget_order(budget: int | str | None) -> tuple[int, float]:

@@ -12,6 +12,7 @@ from plotly.subplots import make_subplots
 
 from analysis.evaluation.report.aggregate import Cell, Row, budget_order, describe_group, lower_is_better
 from analysis.plot import theme
+from analysis.plot.policy_colours import colours
 from treekv.errors import TreeKVError
 
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
@@ -52,7 +53,7 @@ def quality(rows: Sequence[Row], paired: str | None = None) -> go.Figure:
     subtitle = (
         f"{theme.shown(first.model)}{theme.shown(describe_group(first.group), 80)} · "
         f"{'lower' if less else 'higher'} is better · bars are 95 % bootstrap intervals"
-        f"{'' if paired is None else ' of the difference on the same documents'}"
+        f"{'' if paired is None else ' of paired differences'}"
     )
     task, score = theme.shown(first.task), f"{theme.shown(first.score)}{minus}"
     if len(budgets) < 2:
@@ -60,7 +61,7 @@ def quality(rows: Sequence[Row], paired: str | None = None) -> go.Figure:
         return _ranking(rows, f"{task}: {score}{kept}", subtitle, alt, zero=paired is not None)
     figure = theme.figure(f"{task}: {score} against budget", subtitle, alt)
     names = list(dict.fromkeys(row.name for row in rows if row.budget is not None))
-    for number, (name, colour) in enumerate(zip(names, theme.colours(names), strict=True)):
+    for number, (name, colour) in enumerate(zip(names, colours(names), strict=True)):
         own = [row for row in rows if row.name == name and row.budget is not None]
         means = [row.estimate.mean for row in own if row.estimate]
         low = [(e.low if e.low is not None else e.mean) for row in own if (e := row.estimate)]
@@ -119,7 +120,7 @@ def _ranking(rows: Sequence[Row], title: str, subtitle: str, alt: str, zero: boo
             "color": _FULL,
         },
         mode="markers",
-        marker={"size": 11, "color": [_FULL if row.budget is None else theme.ordered_colours(1)[0] for row in ranked]},
+        marker={"size": 11, "color": [_FULL if row.budget is None else colours([row.name])[0] for row in ranked]},
         hovertemplate="%{y}: %{x:.4g}<extra></extra>",
     )
     for row in rows:
@@ -175,7 +176,7 @@ def loss_by_position(cells: Sequence[Cell]) -> go.Figure:
         f"Mean loss in nats in the quarters of the text, from the first to the last: {'; '.join(spoken)}.",
     )
     drawn = {name: loss - reference for name, loss in lines.items() if name != full or not reference.any()}
-    for number, ((name, loss), colour) in enumerate(zip(drawn.items(), theme.ordered_colours(len(drawn)), strict=True)):
+    for number, ((name, loss), colour) in enumerate(zip(drawn.items(), colours(list(drawn)), strict=True)):
         label = theme.shown(name)
         figure.add_scatter(
             x=[int(pool[0]) for pool in pools],
@@ -225,15 +226,15 @@ def needle_grid(cells: Sequence[Cell]) -> go.Figure:
         f"{theme.shown(cells[0].task)}: score by length and depth",
         f"{theme.shown(cells[0].model)} · mean score in per cent",
         f"Mean score by length and depth of the needle; over the whole grid: {'; '.join(spoken)}.",
-        height=180 + n_rows * (110 + 26 * len(depths)),
+        height=220 + n_rows * (130 + 26 * len(depths)),
     )
     figure = make_subplots(
         rows=n_rows,
         cols=n_columns,
         shared_yaxes=True,
         shared_xaxes=True,
-        subplot_titles=[theme.shown(name) for name in grids],
-        vertical_spacing=0.25 / n_rows,
+        subplot_titles=[theme.shown(name).replace(" at ", "<br>at ") for name in grids],
+        vertical_spacing=0.33 / n_rows,
         horizontal_spacing=0.02,
     )
     for number, (name, grid) in enumerate(grids.items()):
@@ -251,7 +252,7 @@ def needle_grid(cells: Sequence[Cell]) -> go.Figure:
         {key: value for key, value in base.layout.to_plotly_json().items() if key not in ("xaxis", "yaxis", "template")}
     )
     figure.update_layout(
-        margin={"t": 120},  # room for the grids' names under the title
+        margin={"t": 130, "b": 90},  # room for the grids' names under the title, and for slanted lengths
         coloraxis={
             "colorscale": "Cividis",
             "cmin": 0,
@@ -259,9 +260,9 @@ def needle_grid(cells: Sequence[Cell]) -> go.Figure:
             "colorbar": {"thickness": 14, "outlinewidth": 0, "title": {"text": "score", "side": "top"}},
         },
     )
-    figure.update_xaxes(type="category", showgrid=False)
+    figure.update_xaxes(type="category", showgrid=False, tickfont={"size": 10})
     figure.update_yaxes(type="category", showgrid=False, autorange="reversed")
-    figure.update_xaxes(title="length (tokens)", row=n_rows)
+    figure.update_xaxes(title={"text": "length (tokens)", "standoff": 20}, row=n_rows)
     figure.update_yaxes(title="depth (%)", col=1)
     return figure
 

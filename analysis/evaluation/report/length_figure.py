@@ -10,6 +10,7 @@ import xarray as xr
 
 from analysis.evaluation.report.aggregate import Cell, describe_group
 from analysis.plot import theme
+from analysis.plot.policy_colours import colours
 from treekv.errors import TreeKVError
 
 _RESAMPLES = 2000
@@ -106,8 +107,7 @@ def loss_by_length(cells: Sequence[Cell], baseline: str = "tree") -> go.Figure:
         1,
         760,
     )
-    colours = theme.colours(names)
-    for number, (name, colour) in enumerate(zip(names, colours, strict=True)):
+    for number, (name, colour) in enumerate(zip(names, colours(names), strict=True)):
         style = {"color": colour, "width": 2, "dash": theme.dash(number)}
         for row, field in enumerate(("loss", "difference"), start=1):
             if field == "difference" and documents > 1 and str(found["settings"].values[number]) != baseline:

@@ -23,11 +23,6 @@ def test_colours_go_from_dark_to_bright() -> None:
     assert found == sorted(found) and found[-1] < 220  # legible on white
 
 
-def test_settings_have_the_same_colours_with_a_full_cache_and_without() -> None:
-    alone, beside = theme.colours(["A", "B"]), theme.colours(["full cache", "A", "B"])
-    assert beside == [theme.QUIET, *alone] and len({*beside}) == 3
-
-
 def test_token_text_is_one_harmless_line_of_limited_length() -> None:
     assert theme.shown("a\n\t<b>&") == "a\u23ce\u21e5&lt;b&gt;&amp;"
     assert theme.shown("x" * 41) == "x" * 39 + "\u2026"

@@ -18,7 +18,7 @@ from treekv import TreeKVError
 def test_rows_are_means_over_documents_and_paired_differences(records: list[Record]) -> None:
     rows = aggregate.summarize(records)
     assert [(row.name, row.budget) for row in rows] == [
-        ("full", None), ("streaming", 64), ("tree", 64), ("streaming", 128), ("tree", 128),
+        ("full", None), ("tree", 64), ("streaming", 64), ("tree", 128), ("streaming", 128),
     ]  # fmt: skip
     full = scores(records, "full", None)
     for row in rows:

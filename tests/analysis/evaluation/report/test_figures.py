@@ -25,7 +25,7 @@ def test_quality_is_drawn_with_its_intervals(records: list[Record]) -> None:
         assert list(traces[name].error_y.array) == pytest.approx([e.high - e.mean for e in own])
         assert list(traces[name].error_y.arrayminus) == pytest.approx([e.mean - e.low for e in own])
     assert list(traces["full (all tokens)"].y) == [rows[0].estimate.mean] * 2
-    assert f"tree at 128 {rows[4].estimate.mean:.4g} (" in figure.layout.meta["alt"]
+    assert f"tree at 128 {rows[3].estimate.mean:.4g} (" in figure.layout.meta["alt"]
     other = dataclasses.replace(rows[0], group={"length": 3})
     with pytest.raises(TreeKVError, match="cannot be one figure"):
         figures.quality([*rows, other])
