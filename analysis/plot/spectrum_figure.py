@@ -73,7 +73,7 @@ def spectrum(
     )
     # Below the plot: beside it the legend would take half of a narrow page. Relative to the paper: relative to the
     # container it would overlap the axis.
-    below = {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0}
+    below = {"orientation": "h", "y": -0.28, "yanchor": "top", "x": 0}
     figure.update_layout(
         legend=below | {"title": {"text": legend, "side": "top"}, "traceorder": "normal", "font": {"size": 12}}
     )

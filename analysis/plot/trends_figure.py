@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
@@ -16,6 +18,7 @@ _PANELS = {
     "paper": (("rise", "rise", "end less start", 0.0), _GROWTH, _RANK),
     "to the last token": (_GROWTH, ("slope", "Theil-Sen slope", "log per 1,000 tokens", 0.0), _RANK),
 }
+_AXIS_WIDTH = 16  # characters of the title of an axis
 _LOOKS = {
     "holds": {"symbol": "circle", "color": "#00224e"},
     "not decided": {"symbol": "circle-open", "color": theme.QUIET},
@@ -47,7 +50,7 @@ def trends(data: xr.Dataset) -> go.Figure:
         _alt(data, bands, verdicts, words, [title for _, title, _, _ in panels]),
         [title for _, title, _, _ in panels],
         3,
-        300 + 26 * len(bands),
+        320 + 26 * len(bands),
         shared=False,
     )
     for column, (name, title, axis, none) in enumerate(panels, start=1):
@@ -93,7 +96,8 @@ def trends(data: xr.Dataset) -> go.Figure:
                 col=column,
             )
         figure.add_vline(x=none, line={"color": theme.QUIET, "width": 1}, row=1, col=column)
-        figure.update_xaxes(title=axis, row=1, col=column)
+        # In lines that fit below a panel of a narrow page.
+        figure.update_xaxes(title="<br>".join(textwrap.wrap(axis, _AXIS_WIDTH)), row=1, col=column)
     at = [name for name, _, _, _ in panels].index("growth") + 1
     figure.update_xaxes(type="log", dtick=1 if protocol != PAPER else "D1", row=1, col=at)
     figure.update_xaxes(range=[-1.05, 1.05], row=1, col=3)
@@ -101,7 +105,7 @@ def trends(data: xr.Dataset) -> go.Figure:
     # Below the titles of the axes, however high the figure is drawn.
     figure.update_layout(
         legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"},
-        margin={"b": 100},
+        margin={"b": 120},
         bargap=0.3,
     )
     return figure

@@ -142,3 +142,47 @@ def drawn(page: Page, number: int) -> list[str]:
     assert len(inked) == number
     assert all(inked)
     return page.locator(".js-plotly-plot .gtitle").all_text_contents()
+
+
+def cut_off(page: Page) -> list[str]:
+    """What cannot be read on the page: content wider than the window, and text outside the pictures or over other text.
+
+    Boxes that scroll on purpose are left out; so is what only screen readers see.
+    """
+    found: list[str] = page.evaluate(_CUT_OFF)
+    return found
+
+
+_CUT_OFF = """() => {
+    const found = [];
+    const start = words => words.trim().slice(0, 30);
+    const main = document.querySelector('[data-testid=stMainBlockContainer]');
+    if (document.documentElement.scrollWidth > innerWidth + 1) found.push('the page scrolls sideways');
+    const right = main.getBoundingClientRect().right + 1;
+    for (const box of main.querySelectorAll('pre, figure, img, [data-testid=stDataFrame], .js-plotly-plot')) {
+        const far = Math.round(box.getBoundingClientRect().right - right);
+        if (far > 0) found.push(`${box.tagName} reaches ${far} px too far`);
+    }
+    for (const table of main.querySelectorAll('.results'))
+        if (table.scrollWidth > table.clientWidth + 1) found.push('a table of results is cut off');
+    for (const text of main.querySelectorAll('p, label, button, [data-testid^=stMetric]')) {
+        const style = getComputedStyle(text);
+        if (style.overflow === 'hidden' && style.textOverflow === 'ellipsis' && text.scrollWidth > text.clientWidth + 1)
+            found.push(`cut: ${start(text.textContent)}`);
+    }
+    for (const plot of main.querySelectorAll('.js-plotly-plot')) {
+        const whole = plot.getBoundingClientRect();
+        const slanted = text => /rotate\\((?!0[,)])/.test(text.getAttribute('transform') || '');
+        const boxes = [...plot.querySelectorAll('.main-svg text')].filter(text => !slanted(text))
+            .map(text => [start(text.textContent), text.getBoundingClientRect()])
+            .filter(([words, box]) => words && box.width > 0 && whole.width > 0);
+        for (const [words, box] of boxes)
+            if (box.left < whole.left - 2 || box.right > whole.right + 2) found.push(`outside its picture: ${words}`);
+        boxes.forEach(([words, a], number) => boxes.slice(number + 1).forEach(([others, b]) => {
+            const across = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+            const down = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+            if (across > 3 && down > 4) found.push(`one over the other: ${words} | ${others}`);
+        }));
+    }
+    return [...new Set(found)];
+}"""

@@ -20,25 +20,28 @@ _MARK: Final = "background-color: rgba(43, 108, 176, 0.22)"
 
 
 class Column(NamedTuple):
-    """How a column is shown: its head, what it means, the sense in which it is better ("" for none), its format."""
+    """How a column is shown: its head, what it means, the sense in which it is better ("" for none), its format, and
+    the pixels that it has at least, so that its head can be read on a narrow page."""
 
     label: str
     help: str
     better: str = ""
     form: str | None = None
+    width: int = 80
 
 
 LESS, MORE = "less", "more"
 COLUMNS: Final = {
-    "settings": Column("settings", "Policy and budget."),
+    "settings": Column("settings", "Policy and budget.", width=122),
     "loss above full, predicted": Column(
         "predicted loss ↓",
         "Nats a token above the full cache, predicted by one pass of the model. Less is better; it ranks settings.",
         LESS,
         "%+.3f",
+        108,
     ),
     "loss above full, measured": Column(
-        "measured loss ↓", "Nats a token above the full cache, from a real run. Less is better.", LESS, "%+.3f"
+        "measured loss ↓", "Nats a token above the full cache, from a real run. Less is better.", LESS, "%+.3f", 115
     ),
     "perplexity": Column(
         "perplexity ↓",
@@ -55,6 +58,7 @@ COLUMNS: Final = {
         "How far the attention output is from the full cache's. Less is better.",
         LESS,
         "%.1f %%",
+        98,
     ),
     "unevenness (Gini)": Column(
         "unevenness", "Of the tenths of the text, 0 when all are kept alike to 0.9.", "", "%.2f"
@@ -167,11 +171,9 @@ def draw(rows: Sequence[Row]) -> None:
         hide_index=True,
         width="stretch",
         column_config={
-            name: st.column_config.Column(
-                column.label, help=column.help, width="medium" if name == "settings" else None
-            )
+            name: st.column_config.Column(column.label, help=column.help, width=column.width)
             if column.form is None
-            else st.column_config.NumberColumn(column.label, help=column.help, format=column.form, width="small")
+            else st.column_config.NumberColumn(column.label, help=column.help, format=column.form, width=column.width)
             for name, column in COLUMNS.items()
             if name in frame
         },

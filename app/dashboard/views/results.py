@@ -18,6 +18,10 @@ STYLE = """<style>
 .results td { white-space: nowrap }
 .results th { white-space: normal; vertical-align: bottom }
 .results .left { text-align: left }
+@media (max-width: 950px) {
+  .results table { font-size: .8rem; letter-spacing: -.01em }
+  .results th, .results td { padding: .3rem .28rem }
+}
 </style>"""
 
 folders = results.folders(runs_root())

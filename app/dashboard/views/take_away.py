@@ -68,7 +68,7 @@ def commands() -> None:
             "Download prompt.txt", prompt, snippets.PROMPT_FILE, "text/plain", key="prompt-file", on_click="ignore"
         )
     st.markdown(f"In Python, with {'both files' if snippets.needs_file(prompt) else 'the file'} in the same folder:")
-    st.code(snippets.python_snippet(model.strip(), prompt), language="python")
+    st.code(snippets.python_snippet(model.strip(), prompt), language="python", wrap_lines=True)
     command = snippets.own_command()
     st.markdown("Or as a command, in the environment in which TreeKV is installed:")
     st.code(snippets.command_line(model.strip(), prompt, command=command), language="shell", wrap_lines=True)
