@@ -20,6 +20,7 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.cache_utils import LinearAttentionLayer
 
+from analysis.captures.backward_pass import KEPT_AT_MOST, LOGITS_AT_ONCE
 from analysis.captures.forward_pass import CacheLayer
 from analysis.memory_size import Sizes, cache_bytes
 from analysis.units import format_bytes
@@ -31,6 +32,9 @@ from treekv.errors import TreeKVError
 STEP: Final = 8  # tokens between two sizes that are tried
 LEAST: Final = 16
 MOST_TRIED: Final = 4096  # tokens up to which the smallest cache that a policy accepts is looked for
+FLOAT, HALF = 4, 2  # bytes of a number in memory and in the file of a capture; of gradients HALF in both
+ACTIVATIONS: Final = 16  # numbers that a layer keeps for the backward pass, for each channel of its queries
+LIBRARIES: Final = 600 * 10**6  # bytes of torch and transformers themselves
 MOST_USERS: Final = 1_000_000
 _UNITS: Final = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
@@ -106,6 +110,29 @@ def model_sizes(config: Any) -> ModelSizes:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     states = sum(isinstance(layer, LinearAttentionLayer) for layer in seen)
     return ModelSizes(layers, kv_heads, query_heads, head_dim, parameters, states)
+
+
+def capture_bytes(sizes: ModelSizes, tokens: int, *, gradients: bool = True) -> tuple[int, int]:
+    """About the most bytes of memory that capturing a text takes, with a model in float32, and those of the file.
+
+    Counted are the weights, the capture, and with `gradients` the logits and the activations of a backward pass, which
+    keeps at most a gigabyte of them and computes the others again. An actual capture with gradients measures what it
+    needs before it begins, and refuses what does not fit.
+
+    Args:
+        sizes: of the model.
+        tokens: the length of the text.
+        gradients: whether the gradient of the loss is captured.
+    """
+    full = [layer for layer in sizes.model_layers if layer.window is None]
+    queries = sizes.query_heads * sizes.head_dim
+    states = tokens * (sum(layer.channels for layer in full) + len(full) * queries)
+    gradient = HALF * tokens * len(full) * queries if gradients else 0
+    peak = LIBRARIES + sizes.weight_bytes("float32") + FLOAT * states + gradient
+    if gradients:
+        peak += min(KEPT_AT_MOST, FLOAT * tokens * len(sizes.model_layers) * ACTIVATIONS * queries)
+        peak += 4 * FLOAT * LOGITS_AT_ONCE
+    return peak, HALF * states + gradient
 
 
 def _channels(layer: Any) -> int:

@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from analysis.plot import theme
+from analysis.plot.policy_colours import colours
 from treekv.errors import TreeKVError
 
 
@@ -32,7 +33,7 @@ def budget_curve(data: xr.DataArray | xr.Dataset) -> go.Figure:
         f"Line chart of loss above the full cache, {kinds[0]}, against the tokens kept: {table}.",
         height=400,
     )
-    for number, (name, colour) in enumerate(zip(names, theme.colours(names), strict=True)):
+    for number, (name, colour) in enumerate(zip(names, colours(names), strict=True)):
         for kind in kinds:
             values = data[kind].sel(policy=name).values
             is_line = kind == kinds[0]

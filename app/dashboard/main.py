@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app.dashboard.pages import PAGES
+from app.dashboard.pages import FIRST_PICTURE, PAGES
 from app.dashboard.session import link_check
 from app.dashboard.session.run import describe, find_run
-from app.dashboard.session.settings import is_chosen
 from app.dashboard.session.view import choose_view
-from app.dashboard.widgets import active, theme
+from app.dashboard.widgets import theme
 
 st.set_page_config(page_title="TreeKV", page_icon="🌲", layout="wide")
 theme.inject_css()
@@ -22,12 +21,14 @@ run = find_run()
 with st.sidebar:
     if run is not None:
         describe(run)
-    if run is not None or is_chosen():
+    shown = next(name for name in pages if pages[name] == page)
+    if shown != "start":  # Start draws its picture first: the settings load torch
+        FIRST_PICTURE.set()
+        from app.dashboard.widgets import active
+
         active.show(run)
-    if run is not None:
-        shown = next(name for name in pages if pages[name] == page)
-        if shown in ("wavelets", "eviction_map", "compare"):
-            link_check.check(run, shown)
-            choose_view(run)
+    if run is not None and shown in ("wavelets", "eviction_map", "compare"):
+        link_check.check(run, shown)
+        choose_view(run)
 link_check.show_warning()
 page.run()

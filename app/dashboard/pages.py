@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Final
 
 from app import DEFAULT_RUN
 
 MAIN: Final = Path(__file__).with_name("main.py")  # the script that Streamlit runs
-WARM: Final = "app.dashboard.actions.warm_up"  # the module that imports what all pages need
+LIGHT: Final = "app.dashboard.actions.first_picture"  # the module that draws the first picture
+WARM: Final = "app.dashboard.actions.warm_up"  # the module that imports what all pages need, torch among it
+# Set when a page has drawn its first picture: until then nothing is imported in the background.
+FIRST_PICTURE: Final = threading.Event()
 # Environment variables by which the server passes to its pages the folder of runs and the run to show first.
 ROOT_VARIABLE: Final = "TREEKV_RUNS"
 RUN_VARIABLE: Final = "TREEKV_RUN"

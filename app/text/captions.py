@@ -38,6 +38,10 @@ TEXT: Final = (
     "The text at that step. Most heads still keep the tokens on strong blue, and none keeps those without colour. Move "
     "the slider or press Play to watch the past thin out."
 )
+TEXT_AT_END: Final = (
+    "The end of the text once it is read. Most heads still keep the tokens on strong blue, and none keeps those "
+    "without colour."
+)
 TREE: Final = (
     "Each vertical line is the lifetime of one token, with time running upwards. Where it ends, a horizontal line "
     "leads to the neighbour that won the comparison and represents both from then on."

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from analysis import capture
-from analysis.memory_plan import LEAST, STEP, model_sizes, plan, read_bytes
+from analysis.memory_plan import LEAST, STEP, capture_bytes, model_sizes, plan, read_bytes
 from analysis.memory_size import cache_bytes
 from tests import tiny
 from tests.families.tiny_models import build, configuration
@@ -93,3 +94,17 @@ def test_sizes_are_read(words: str, number: int) -> None:
 def test_what_is_no_size_is_refused(words: str) -> None:
     with pytest.raises(TreeKVError, match="such as 24GB or 512MB"):
         read_bytes(words)
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_the_bytes_of_a_capture_are_those_of_its_tensors_and_its_peak_is_above_them(gradients: bool) -> None:
+    with torch.inference_mode(False):
+        model = tiny.llama()
+        real = capture(model, None, tiny.tokens(64)[0], queries=4, sensitivity=gradients)
+    states, gradient = (sum(x.nbytes for x in every) for every in ([*real.q, *real.k, *real.v], real.g or []))
+    sizes = model_sizes(model.config)
+    peak, file = capture_bytes(sizes, 64, gradients=gradients)
+    assert file == states // 2 + gradient  # the file has float16
+    assert peak > states + gradient + sizes.weight_bytes("float32")
+    more, twice = capture_bytes(sizes, 128, gradients=gradients)
+    assert twice == 2 * file and more > peak

@@ -14,6 +14,7 @@ from typing import Any, Final
 import streamlit as st
 
 from analysis.captures.request import check_ids
+from analysis.memory_plan import ModelSizes, capture_bytes, model_sizes
 from app.dashboard.session.jobs import Job
 from app.report.run_report import write_report
 from app.runs import folder as run_folder
@@ -22,7 +23,7 @@ from app.runs.folder import RunFolder
 from app.text import wording
 from app.text.inputs import read_layers
 from treekv import TreeKVConfig, TreeKVError, policies
-from treekv.models import ALIASES, alias_states
+from treekv.models import ALIASES, alias_states, load_config
 
 MOST_TOKENS: Final = 16_384  # for more, use the command
 
@@ -95,7 +96,8 @@ def configs(request: RunRequest) -> dict[str, TreeKVConfig]:
         raise TreeKVError("no policy is chosen; choose at least one")
     tree = TreeKVConfig(cache_size=request.cache_size, prefill="stream")
     # A policy that holds prompts whole would be another one if it read them in blocks.
-    prefills = {policy: "stream" if policies.get(policy).evicts_prompt else "once" for policy in request.policies}
+    asked = [policy for policy in policies.names() if policy in request.policies]  # in the order of all tables
+    prefills = {policy: "stream" if policies.get(policy).evicts_prompt else "once" for policy in asked}
     return {policy: tree.replace(policy=policy, prefill=prefill) for policy, prefill in prefills.items()}
 
 
@@ -133,17 +135,37 @@ def check(request: RunRequest, root: Path) -> None:
 
 
 def estimate(request: RunRequest, runs: Sequence[RunFolder]) -> str:
-    """What the run will take, in one sentence, in proportion to the last run of the same model on this machine."""
+    """What the run will take, in one sentence: time and disk in proportion to the last run of the same model on this
+    machine, memory, and disk where there was none, from the sizes of the model; empty if nothing is known."""
+    parts = []
+    source = ""
     for run in runs:
         tokens, seconds = run.manifest.get("text", {}).get("tokens", 0), run.manifest.get("seconds")
         if run.manifest.get("load") != request.model or not tokens or not isinstance(seconds, (int, float)):
             continue
         share = request.tokens / tokens
-        return (
-            f"About {wording.duration(seconds * share)} and {wording.size(run_folder.size(run) * share)} of disk, as "
-            f"far as the run {run.path.name!r} says; a shorter text takes less."
-        )
-    return ""
+        parts = [wording.duration(seconds * share), f"{wording.size(run_folder.size(run) * share)} of disk"]
+        source = f", as far as the run {run.path.name!r} says"
+        break
+    sizes = _sizes(request.model)
+    if sizes is not None and request.tokens > 0:
+        few = sizes.parameters <= pipeline.MOST_PARAMETERS
+        gradients = few if request.sensitivity is None else request.sensitivity
+        peak, kept = capture_bytes(sizes, request.tokens, gradients=gradients)
+        parts = parts or [f"{wording.size(kept)} of disk"]
+        parts.insert(-1, f"{wording.size(peak)} of memory")
+    return f"About {wording.listed(parts)}{source}; a shorter text takes less." if parts else ""
+
+
+@st.cache_data(max_entries=32, show_spinner=False)
+def _sizes(model: str) -> ModelSizes | None:
+    """The sizes of a model on this machine; None for others, which are not looked for here."""
+    if model not in model_names() and not Path(model).is_dir():
+        return None
+    try:
+        return model_sizes(load_config(model))
+    except TreeKVError:
+        return None
 
 
 def make(request: RunRequest, root: Path, load_model: Callable[[str], tuple[Any, Any]], job: Job[str]) -> str:

@@ -113,7 +113,7 @@ def check_link() -> None:
                 st.warning(f"The link asks for {asked}, but there are only {least} to {most:,}; {instead} is shown.")
 
 
-def show(steps: tuple[Step, ...], key: str, linked: bool = True) -> None:
+def show(steps: tuple[Step, ...], key: str) -> None:
     """One step at a time, in words and as a figure."""
     words, capacity = len(steps), len(steps[-1].kept)
     if steps[-1].compared is None:
@@ -126,4 +126,4 @@ def show(steps: tuple[Step, ...], key: str, linked: bool = True) -> None:
         st.markdown(f"**{plain(steps[step].in_words())}**")
         draw_figure(lambda: plot.worked_example(steps, step=step), captions.WORKED_EXAMPLE, key=key)
 
-    one_by_one(words, at, key, first=max(FIRST, capacity + 1), linked=linked)
+    one_by_one(words, at, key, first=max(FIRST, capacity + 1))

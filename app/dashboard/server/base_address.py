@@ -2,7 +2,8 @@
 
 On a direct link to a page (/wavelets) Streamlit's script cannot know whether the name belongs to the page or to a
 folder in front of the server. It requests both and logs an error for the wrong one. The names of our pages are known,
-so one line of script in each HTML page, before Streamlit's, sets the base address.
+so one line of script in each HTML page, before Streamlit's, sets the base address. The page also gets an outline to
+show until these scripts have loaded, see `skeleton`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
 from app.dashboard.pages import PAGES
+from app.dashboard.server.skeleton import with_skeleton
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -62,7 +64,7 @@ class _Insertion:
             return
         self.body += message.get("body", b"")
         if not message.get("more_body"):
-            body = self.body.replace(_BEFORE, _SCRIPT + _BEFORE, 1)
+            body = with_skeleton(self.body.replace(_BEFORE, _SCRIPT + _BEFORE, 1))
             kept = [(name, value) for name, value in self.start["headers"] if name != b"content-length"]
             length = (b"content-length", str(len(body)).encode())
             await self.send({**self.start, "headers": [*kept, length]})

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from app import DEFAULT_RUN
-from app.dashboard.pages import MAIN, ROOT_VARIABLE, RUN_VARIABLE, THEME, UPLOAD_MB, WARM
+from app.dashboard.pages import FIRST_PICTURE, LIGHT, MAIN, ROOT_VARIABLE, RUN_VARIABLE, THEME, UPLOAD_MB, WARM
 from treekv.errors import TreeKVError
 
-AFTER: Final = 1.0  # seconds
+PATIENCE: Final = 8.0  # seconds until the heavy imports begin although no page was asked for
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
 
@@ -62,9 +62,7 @@ def serve(
 
     @contextlib.asynccontextmanager
     async def lifespan(_: st.App) -> AsyncIterator[None]:
-        soon = threading.Timer(AFTER, warm_up)  # first the server has to listen
-        soon.daemon = True
-        soon.start()
+        threading.Thread(target=warm_up, name="treekv-warm-up", daemon=True).start()
         print(f"Dashboard: {address} (Ctrl-C stops it)", flush=True)
         if browser and has_screen():
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
@@ -75,7 +73,9 @@ def serve(
 
 
 def warm_up() -> None:
-    """Import what the pages need, while the browser starts: the first page is there sooner."""
+    """Import what the pages need in the background: what draws the first picture, and the rest once it is drawn."""
+    importlib.import_module(LIGHT)
+    FIRST_PICTURE.wait(PATIENCE)
     importlib.import_module(WARM)
 
 

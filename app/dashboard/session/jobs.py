@@ -23,6 +23,7 @@ T = TypeVar("T")
 MOST_WAITING: Final = 16
 GRACE: Final = 5.0  # seconds that a session may be disconnected before its jobs are stopped
 EVERY: Final = 0.5  # seconds between two updates of a job's progress
+SAYS_LITTLE: Final = (0.05, 3.0)  # share of the work, and seconds, from which on the pace says when it will end
 ENDED: Final = ("done", "stopped", "failed")
 
 _log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class Job(Generic[T]):
 
     Attributes:
         owner, title: the id of the session that started it, and its name.
+        lasting: whether it goes on when that session ends, since what it makes is found in the folder of runs.
         state: "waiting", "running", "done", "stopped" or "failed".
         done, total, text: the progress last reported; `total` is 0 before the first report.
         events: a list to which the work can append, such as tokens.
@@ -44,8 +46,10 @@ class Job(Generic[T]):
         error: one sentence if it failed.
     """
 
-    def __init__(self, owner: str, title: str, work: Callable[[Job[T]], T], queue: Queue) -> None:
-        self.owner, self.title = owner, title
+    def __init__(
+        self, owner: str, title: str, work: Callable[[Job[T]], T], queue: Queue, lasting: bool = False
+    ) -> None:
+        self.owner, self.title, self.lasting = owner, title, lasting
         self.state = "waiting"
         self.done, self.total, self.text = 0, 0, ""
         self.events: list[Any] = []
@@ -55,6 +59,7 @@ class Job(Generic[T]):
         self._queue = queue
         self._stop = threading.Event()
         self._away_since: float | None = None
+        self._begun: float | None = None
 
     @property
     def place(self) -> int:
@@ -64,6 +69,14 @@ class Job(Generic[T]):
     @property
     def ended(self) -> bool:
         return self.state in ENDED
+
+    def remaining(self) -> float | None:
+        """Seconds until it ends if it goes on as fast as so far; None while that says little."""
+        if self.state != "running" or self._begun is None or not self.total:
+            return None
+        share, passed = min(self.done / self.total, 1.0), time.monotonic() - self._begun
+        least, soonest = SAYS_LITTLE
+        return None if share < least or passed < soonest else passed * (1 - share) / share
 
     def report(self, done: int, total: int, text: str | None = None) -> None:
         """Called by the work to report its progress."""
@@ -89,7 +102,7 @@ class Job(Generic[T]):
         return self._stop.is_set()
 
     def _abandoned(self) -> bool:
-        if not runtime.exists() or runtime.get_instance().is_active_session(self.owner):
+        if self.lasting or not runtime.exists() or runtime.get_instance().is_active_session(self.owner):
             self._away_since = None
             return False
         now = time.monotonic()
@@ -101,6 +114,7 @@ class Job(Generic[T]):
         """Called once, by the queue's thread."""
         work, self._work = self._work, None  # so that a text or a model that the work refers to can be freed
         assert work is not None
+        self._begun = time.monotonic()
         try:
             if self.stopped():
                 raise Stopped
@@ -125,12 +139,13 @@ class Queue:
 
     def __init__(self) -> None:
         self._waiting: deque[Job[Any]] = deque()
+        self._running: Job[Any] | None = None
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def submit(self, owner: str, title: str, work: Callable[[Job[T]], T]) -> Job[T]:
+    def submit(self, owner: str, title: str, work: Callable[[Job[T]], T], lasting: bool = False) -> Job[T]:
         """Add a job. Raises TreeKVError when too many are waiting."""
-        job = Job(owner, title, work, self)
+        job = Job(owner, title, work, self, lasting)
         with self._lock:
             if len(self._waiting) >= MOST_WAITING:
                 raise TreeKVError(f"{MOST_WAITING} jobs are already waiting; try again later")
@@ -139,6 +154,12 @@ class Queue:
                 self._thread = threading.Thread(target=self._work, name="treekv-jobs", daemon=True)
                 self._thread.start()
         return job
+
+    def lasting(self) -> list[Job[Any]]:
+        """The lasting jobs that run or wait, in their order."""
+        with self._lock:
+            every = [*([] if self._running is None else [self._running]), *self._waiting]
+        return [job for job in every if job.lasting]
 
     def place(self, job: Job[Any]) -> int:
         with self._lock:
@@ -154,12 +175,15 @@ class Queue:
     def _work(self) -> None:
         while True:
             with self._lock:
+                self._running = None
                 if not self._waiting:
                     self._thread = None
                     return
-                job = self._waiting.popleft()
+                job = self._running = self._waiting.popleft()
                 job.state = "running"
             job._run()
+            with self._lock:
+                self._running = None
             del job  # otherwise its result would stay in memory until the next one
             gc.collect()  # reference cycles can be large, and an idle process does not collect them
 
@@ -173,11 +197,16 @@ def owner() -> str:
     return "" if context is None else context.session_id
 
 
-def submit(owner: str, title: str, work: Callable[[Job[T]], T]) -> Job[T]:
+def lasting() -> list[Job[Any]]:
+    """The lasting jobs of all sessions that run or wait, in their order."""
+    return _QUEUE.lasting()
+
+
+def submit(owner: str, title: str, work: Callable[[Job[T]], T], lasting: bool = False) -> Job[T]:
     """Add a job to the queue of the process.
 
     Args:
-        owner: the session's id, see `owner()`; when the session ends, the job is stopped.
+        owner: the session's id, see `owner()`; when the session ends, the job is stopped unless it is `lasting`.
         title: what the user sees.
         work: called with the job on another thread. It has to check `job.stopped()` now and then, or to call
             `job.step(done, total, text)`, which ends it too; Streamlit's functions do not work there.
@@ -185,4 +214,4 @@ def submit(owner: str, title: str, work: Callable[[Job[T]], T]) -> Job[T]:
     Raises:
         TreeKVError: too many jobs are waiting.
     """
-    return _QUEUE.submit(owner, title, work)
+    return _QUEUE.submit(owner, title, work, lasting)

@@ -6,13 +6,15 @@ import streamlit as st
 
 from app.dashboard.session.keys import BEFORE, UNSAVED
 from app.dashboard.session.messages import plain
-from app.dashboard.session.settings import current_settings, undo_choice
+from app.dashboard.session.settings import current_settings, is_chosen, undo_choice
 from app.runs.folder import RunFolder
 from app.text import wording
 
 
 def show(run: RunFolder | None) -> None:
-    """Name and describe it, with a button that takes the last change back."""
+    """Name and describe it, with a button that takes the last change back; nothing where nobody chose any."""
+    if run is None and not is_chosen():
+        return
     config = current_settings(run, quiet=True)
     size = "" if config.policy == "full" else f" {config.cache_size:,}"
     st.caption(f"Active configuration  \n**{plain(config.title)}{size}**", help=wording.settings_in_words(config))

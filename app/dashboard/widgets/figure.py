@@ -94,6 +94,12 @@ def show_stretch(data: xr.Dataset) -> None:
     st.html(region(words, f"The text of positions {first} to {last - 1}", f'style="{_sheet()};white-space:pre-wrap"'))
 
 
+def draw_html(make: Callable[[], str], caption: str) -> None:
+    """Draw a picture in HTML of `analysis.plot`, which escapes it and has its text alternative."""
+    st.html(f'<div style="color-scheme:{"dark" if theme.is_dark() else "light"}">{or_stop(make)}</div>')
+    st.caption(caption)
+
+
 def draw_text(make: Callable[[], str], caption: str, shaded_by: str = "what is kept", from_end: bool = False) -> None:
     """Draw a shaded text of `analysis.plot`, which escapes it; `from_end` scrolled to its end, whenever it is drawn."""
     style = _sheet() + (";display:flex;flex-direction:column-reverse" if from_end else "")

@@ -11,6 +11,7 @@ import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from app.dashboard.session.jobs import EVERY, Job
+from app.text import wording
 
 _TURN: Final = threading.Lock()  # one heavy computation of a page at a time in the whole process
 
@@ -74,4 +75,6 @@ def _words(job: Job[Any]) -> str:
         return f"{job.title}: waiting, number {place} in the queue ({others} before it)"
     if job._stop.is_set():
         return f"{job.title}: stopping"
-    return f"{job.title}: {job.text}" if job.text else job.title
+    words = f"{job.title}: {job.text}" if job.text else job.title
+    left = job.remaining()
+    return words if left is None else f"{words}, about {wording.duration(left)} left"

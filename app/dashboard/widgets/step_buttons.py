@@ -7,11 +7,11 @@ from collections.abc import Callable
 import streamlit as st
 
 
-def one_by_one(steps: int, show: Callable[[int], None], key: str, first: int = 1, linked: bool = True) -> None:
+def one_by_one(steps: int, show: Callable[[int], None], key: str, first: int = 1) -> None:
     """Draw Back, Next and a slider, and below them what `show` draws of the selected step, 0 ... steps - 1.
 
-    Only this part of the page runs again. The step, counted from 1, is kept in the session under `key`, and in the
-    address if `linked`; `first` is the one to begin with.
+    Only this part of the page runs again. The step, counted from 1, is kept in the session and in the address under
+    `key`; `first` is the one to begin with.
     """
     if st.session_state.get(key, 1) > steps:
         st.session_state.pop(key)  # of a longer sequence
@@ -28,8 +28,8 @@ def one_by_one(steps: int, show: Callable[[int], None], key: str, first: int = 1
             steps,
             min(first, steps),
             key=key,
-            bind="query-params" if linked else None,
-            persist_state="session" if linked else None,
+            bind="query-params",
+            persist_state="session",
         )
         for place, label, by, shortcut in ((back, "Back", -1, "Left"), (forward, "Next", 1, "Right")):
             place.button(

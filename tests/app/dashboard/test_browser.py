@@ -77,9 +77,10 @@ def test_a_visitor_sees_how_it_works_and_goes_through_it_by_arrow_keys(browser: 
     title = page.locator(".js-plotly-plot .gtitle").first
     with served(None, tmp_path) as address:
         page.goto(address)
-        assert drawn(page, 1) == ["Step 9 of 17: \u201cbut\u201d arrives"]
+        page.get_by_role("img", name="Map of step against position for the policy TreeKV").wait_for()
         page.get_by_role("link", name="How TreeKV works, in a minute").click()
         page.get_by_role("heading", name="The paper", exact=True, level=1).wait_for()
+        assert drawn(page, 1) == ["Step 9 of 17: \u201cbut\u201d arrives"]
         for key, words in (
             ("ArrowRight", "Step 10 of 17"),
             ("ArrowLeft", "Step 9 of 17"),

@@ -48,7 +48,7 @@ def test_the_last_run_of_the_model_says_what_another_will_take(small_run: Path) 
     assert make_run.estimate(REQUEST, [other, run]) == (
         f"About 90 s and {size} of disk, as far as the run 'small' says; a shorter text takes less."
     ).replace("90 s", wording.duration(90))
-    assert make_run.estimate(REQUEST, [other]) == ""
+    assert make_run.estimate(REQUEST, [other]) == ""  # nothing is known of this model
     assert [wording.duration(seconds) for seconds in (0.2, 45, 200, 9000)] == ["1 s", "45 s", "3 min", "2.5 h"]
 
 

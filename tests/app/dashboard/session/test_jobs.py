@@ -186,6 +186,47 @@ def test_a_session_that_goes_away_takes_its_job_along(monkeypatch: pytest.Monkey
     assert (other.state, other.result) == ("done", False)
 
 
+def test_a_lasting_job_goes_on_without_its_session_and_is_found(
+    gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs.runtime, "exists", lambda: True)
+    monkeypatch.setattr(jobs.runtime, "get_instance", lambda: type("Nobody", (), {"is_active_session": lambda *_: 0})())
+    monkeypatch.setattr(jobs, "GRACE", 0.0)
+
+    def work(job: Job) -> bool:
+        gate.wait(300)
+        return job.stopped()
+
+    left = jobs.submit("gone", "left alone", work, lasting=True)
+    waits = jobs.submit("gone", "waits", work, lasting=True)
+    jobs.submit("gone", "of a page", work)
+    until(lambda: left.state == "running")
+    assert jobs.lasting() == [left, waits]
+    gate.set()
+    until(lambda: waits.ended)
+    assert (left.state, left.result, waits.state, waits.result) == ("done", False, "done", False)
+    until(lambda: jobs.lasting() == [])
+
+
+def test_the_time_left_follows_from_the_pace_so_far(gate: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = jobs.Queue().submit("a", "counts", lambda job: gate.wait(300))
+    assert job.remaining() is None
+    until(lambda: job._begun is not None)
+    now = job._begun
+    monkeypatch.setattr(jobs.time, "monotonic", lambda: now + 60)
+    assert job.remaining() is None  # nothing was reported
+    job.report(1, 100)
+    assert job.remaining() is None  # too little to say
+    job.report(25, 100)
+    assert job.remaining() == pytest.approx(180)
+    assert "about 3 min left" in shown(job).get("progress")[0].proto.text
+    job.report(100, 100)
+    assert job.remaining() == 0
+    gate.set()
+    until(lambda: job.ended)
+    assert job.remaining() is None
+
+
 def page() -> None:
     import streamlit as st
 

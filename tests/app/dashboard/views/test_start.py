@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from streamlit.testing.v1 import AppTest
 
 import analysis
 from app.dashboard.actions import make_run
+from app.dashboard.session import jobs
 from app.dashboard.session.view import ALL
 from app.runs import folder as run_folder
 from app.text.wording import titled
@@ -126,6 +128,30 @@ def test_a_failed_job_shows_on_the_page_and_can_be_tried_again(
     assert "the text is empty" in sentence(test)  # alone: the last attempt's error is gone
     test.text_area(key="pasted").set_value(TEXT).run()
     assert finished(press(test, "Make the run")).success
+
+
+def test_a_run_that_another_tab_asked_for_is_found_followed_and_announced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "_QUEUE", jobs.Queue())
+    gate = threading.Event()
+
+    def work(job: jobs.Job) -> str:
+        job.report(1, 4)
+        gate.wait(300)
+        return "theirs"
+
+    job = jobs.submit("a tab that is closed", "Making theirs", work, lasting=True)
+    test = opened(None, monkeypatch, root=tmp_path)
+    assert test.get("progress")[0].proto.text.startswith("Making theirs")
+    assert next(button for button in test.button if button.label == "Make the run")  # the form stays
+    gate.set()
+    for _ in range(3000):
+        if job.ended:
+            break
+        job._stop.wait(0.01)
+    assert test.run().success[0].value.startswith("The run theirs was made")
+    assert not test.run().success
 
 
 @pytest.mark.parametrize(

@@ -134,18 +134,12 @@ def test_a_link_that_asks_in_vain_says_so(paper, query: dict, words: str) -> Non
     assert not press(test, "next").warning
 
 
-def test_a_visitor_without_a_run_sees_figure_3_on_the_first_page(tmp_path: Path, monkeypatch) -> None:
-    test = opened(None, monkeypatch, root=tmp_path)
-    assert [one.value for one in test.subheader] == ["New run", "How TreeKV works"]
-    assert alternatives(test) == [plot.worked_example(worked_example.example(), step=8).layout.meta["alt"]]
-    test.button(key="example-next").click().run()
-    assert told(test) == worked_example.example()[9].in_words()
-    assert "word" not in test.query_params and "example" not in test.query_params
-
-
-def test_a_user_with_a_run_has_a_link(small_run: Path, monkeypatch) -> None:
-    test = opened(small_run, monkeypatch)
-    assert [chart.key for chart in test.get("plotly_chart")] == ["picture-start-map"]  # of what the run keeps
+@pytest.mark.parametrize("with_run", [False, True])
+def test_start_has_a_link_and_a_picture_that_loads_no_plotly(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_run: bool
+) -> None:
+    test = opened(small_run, monkeypatch) if with_run else opened(None, monkeypatch, root=tmp_path)
+    assert not test.exception and not test.get("plotly_chart")
     assert "How TreeKV works, in a minute" in [link.proto.label for link in test.get("page_link")]
 
 
