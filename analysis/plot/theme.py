@@ -7,6 +7,7 @@ those of policies are in `policy_colours`.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
