@@ -161,7 +161,7 @@ st.page_link("views/the_paper.py", label="How TreeKV works, in a minute", icon="
 runs = run_folder.recent(runs_root())
 # Side by side on a wide page; on a narrow one the form comes below the picture.
 half = "[data-testid=stLayoutWrapper]:has(> [class*=st-key-home-])"
-st.html(f"<style>{half}{{min-width: min(24rem, 100%)}}</style>")
+st.html(f"<style>{half}{{min-width: min(21rem, 100%)}}</style>")
 row = st.container(horizontal=True, gap="large")
 picture, new = (row.container(key=f"home-{name}", width="stretch") for name in ("picture", "new"))
 with picture:
