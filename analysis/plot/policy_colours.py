@@ -27,6 +27,7 @@ COLOURS: Final = {
     "snapkv_decode": "#c2477f",
     "cur": "#3f51b5",
     "vase": "#00695c",
+    "cascade": "#1f6f4a",
     "lacache": "#d32f6e",
     "openvino": "#6b5bd0",
     "expected": "#8f6a00",

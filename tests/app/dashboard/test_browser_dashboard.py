@@ -390,7 +390,6 @@ def test_without_a_screen_no_browser_is_opened(
 def test_a_run_goes_on_when_its_tab_is_closed_and_is_found_again(dashboard: str, browser: Browser) -> None:
     one, two = Watched(browser), Watched(browser)
     one.page.goto(dashboard)
-    one.settle()
     number(one, "Tokens", 2048)
     one.page.get_by_role("button", name="Make the run").click()
     stop(one.page).wait_for()
@@ -399,5 +398,3 @@ def test_a_run_goes_on_when_its_tab_is_closed_and_is_found_again(dashboard: str,
     two.page.get_by_text("Making smollm2-sample-2048").wait_for()
     stop(two.page).click()
     two.page.get_by_text("Stopped.").wait_for()
-    assert two.page.locator(".st-key-open-smollm2-sample-2048").count() == 0  # nothing half-made among the runs
-    two.context.close()
