@@ -143,6 +143,16 @@ def band_width(band: str, level: int) -> str:
     return f"{2**level} and more" if band.startswith("A") else str(2 ** (level - 1))
 
 
+def band_in_words(band: str) -> str:
+    """What a Haar band compares: "D1: adjacent tokens", "A8: 256-token average"; packets have their names only."""
+    level = int(band[1:]) if band[1:].isdecimal() else 0
+    if not level or band[0] not in "AD":
+        return band
+    if band[0] == "A":
+        return f"{band}: {2**level}-token average"
+    return f"{band}: adjacent {f'{2 ** (level - 1)}-token averages' if level > 1 else 'tokens'}"
+
+
 def number(value: float | None, form: str) -> str:
     """A number in the given format, or a dash for None and NaN."""
     return "-" if value is None or value != value else format(value, form)

@@ -71,6 +71,7 @@ def heads() -> None:
         bind="query-params",
         persist_state="session",
     )
+    st.caption(wording.band_in_words(band))
     draw_figure(
         lambda: plot.growth_grid(data, band=band), f"{captions.GROWTH} {captions.CLICK}", "growth", on_head=choose_head
     )

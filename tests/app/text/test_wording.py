@@ -42,6 +42,13 @@ def test_numbers_and_bytes_as_text() -> None:
 
 
 def test_widths_of_bands() -> None:
+    assert [wording.band_in_words(band) for band in ("D1", "D3", "A8", "ad", "D")] == [
+        "D1: adjacent tokens",
+        "D3: adjacent 4-token averages",
+        "A8: 256-token average",
+        "ad",
+        "D",
+    ]
     assert [wording.band_width("D1", 1), wording.band_width("D4", 4), wording.band_width("A8", 8)] == [
         "1",
         "8",
