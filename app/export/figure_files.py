@@ -28,8 +28,8 @@ def div(figure: go.Figure, element: str) -> str:
     return str(figure.to_html(full_html=False, include_plotlyjs=False, div_id=element, config=_CONFIG))
 
 
-def image(figure: go.Figure, kind: str) -> bytes:
-    """The figure as "svg", or as "png" at twice its size on the screen.
+def image(figure: go.Figure, kind: str, scale: float | None = None) -> bytes:
+    """The figure as "svg", or as "png" at twice its size on the screen, or `scale` times.
 
     Raises:
         TreeKVError: another kind, or kaleido or its browser are missing or fail.
@@ -41,7 +41,12 @@ def image(figure: go.Figure, kind: str) -> bytes:
     import kaleido
     from kaleido import PageGenerator
 
-    options = {"format": kind, "width": WIDTH, "height": int(figure.layout.height or 480), "scale": SCALE[kind]}
+    options = {
+        "format": kind,
+        "width": WIDTH,
+        "height": int(figure.layout.height or 480),
+        "scale": scale or SCALE[kind],
+    }
     # By default kaleido's page loads MathJax from the network.
     try:
         drawn = kaleido.calc_fig_sync(

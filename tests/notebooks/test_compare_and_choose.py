@@ -13,9 +13,12 @@ from treekv import TreeKVCache, TreeKVConfig, load_model
 
 
 def test_compare_policies_on_your_text(shallow, tmp_path, monkeypatch) -> None:
-    report = '{"error": table["error"].values.tolist(), "close": closeness.values.tolist(), "size": size}'
+    report = """{
+        "error": table["error"].values.tolist(), "close": closeness.values.tolist(), "size": size, "words": words.value
+    }"""
     figures, report = executed("compare_policies_on_your_text", report, tmp_path, shallow, monkeypatch)
     assert figures == 9
+    assert "tree: share of heads that still keep each token" in report["words"]  # beside the slider
     model, tokenizer = load_model(str(shallow))
     captured = analysis.capture(model, tokenizer, sample_text()[:20_000], max_tokens=TOKENS)
     configs = {
