@@ -94,8 +94,7 @@ class TreeKVCache(Cache):
         super().__init__(layers=layers)
         self._compressed = compressed
         self._attending = [index for index, layer in enumerate(layers) if isinstance(layer, CacheLayerMixin)]
-        # The compressed layer before each, and what holds its keys.
-        self._before = {after: (index, self._parts(index)[0]) for index, after in itertools.pairwise(compressed)}
+        self._layer_before = {after: (index, self._parts(index)[0]) for index, after in itertools.pairwise(compressed)}
         future, followed = _future_rotaries(config, model_config), supported.followed_layers(model_config)
         for own, members in groups:
             LayerGroup(own, members)
@@ -180,7 +179,7 @@ class TreeKVCache(Cache):
                     "last forward pass was interrupted, or the model has fewer layers; call cache.reset() and start "
                     "again with the prompt"
                 )
-        before = self._before.get(layer_idx)
+        before = self._layer_before.get(layer_idx)
         if before is not None and before[1].awaits_attention:
             raise TreeKVError(
                 f"layer {before[0]} of the model did not attend to what the cache keeps: call "

@@ -156,7 +156,7 @@ class LayerGroup:
             if known and able and ledger.can_step_together(every, 1):
                 self._shrink()
                 plan = self._plan_slots(every, 1, distance=any(each.rotary is not None for each in self.layers))
-                self._plan = plan if self._observation else plan.with_mask(layer.keys.dtype)
+                self._plan = plan.with_mask(layer.keys.dtype) if self._observation is None else plan
         return None if self._plan is None else self._plan.of(self.ledger_rows(layer))
 
     def _collect(self, layer: TreeKVLayer, observed: Tensor | None, queries: int) -> None:

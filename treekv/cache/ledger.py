@@ -265,7 +265,8 @@ class Ledger:
             if self.policy.counts_by_query(self.config):
                 observed = late_sum(observed, position.narrow(2, 0, plan.used), start, self.delay, self._decay)
             if self.policy.accumulates:
-                sums.mul_(self._decay**q) if self._decay < 1 else None
+                if self._decay < 1:
+                    sums.mul_(self._decay**q)
                 sums.scatter_(2, plan.slots, 0.0)
                 sums.add_(observed)
             else:
@@ -387,9 +388,8 @@ class Ledger:
         """Keep, repeat or reorder rows: `index` LongTensor, for each new row the old one."""
         index = index.to(self.device)
         chosen = index.tolist()
-        whole = (self.held, self.seen, self.first_query, self.cursor, self.capacity, self.used_slots, self._layer)
-        for per_row in whole:
-            per_row.select(chosen)
+        for each in (self.held, self.seen, self.first_query, self.cursor, self.capacity, self.used_slots, self._layer):
+            each.select(chosen)
         self.order, self.position, self.sums = (
             t.index_select(0, index) for t in (self.order, self.position, self.sums)
         )
