@@ -39,7 +39,7 @@ FLOORS: dict[str, list[tuple[str, ...]]] = {
         ("attend", "hybrid_layer", "ledger"),
         ("block_snapshot", "latent_layer"),
         ("layer", "cache_file", "padding", "slot_plan", "ranked_scores", "trace", "future"),
-        ("row_values", "slot_contents"),
+        ("row_values", "slot_contents", "slots"),
     ],
     "treekv.attention": [
         ("rotary_check", "model_use"),
@@ -221,6 +221,14 @@ def test_no_modules_import_each_other(package: str) -> None:
         for module, targets in graph.items()
     }
     assert circles(kept) == []
+
+
+def test_files_are_short() -> None:
+    most = {"treekv/cache/layer.py": 200}
+    folders = ("treekv", "analysis", "app", "benchmarks", "tests")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    lines = {path.relative_to(ROOT).as_posix(): len(path.read_text(encoding="utf-8").splitlines()) for path in files}
+    assert {name: count for name, count in lines.items() if count > most.get(name, 400)} == {}
 
 
 def test_every_known_exception_is_still_one() -> None:

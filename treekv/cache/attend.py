@@ -13,9 +13,9 @@ from treekv.attention.rotary import Rotary
 from treekv.attention.softmax import Scoring
 from treekv.cache.future import scores_from_after
 from treekv.cache.latent_layer import LatentLayer
-from treekv.cache.layer import TreeKVLayer
 from treekv.cache.padding import TokenPositions
 from treekv.cache.slot_plan import SlotPlan
+from treekv.cache.slots import Slots
 from treekv.errors import TreeKVError
 from treekv.policies.scores import EXPECTED
 from treekv.policies.settings import Settings
@@ -58,7 +58,7 @@ class Observation(NamedTuple):
     by_query: bool = False
 
 
-def attend_all(layer: TreeKVLayer, rows: slice, new: NewTokens, held: list[int], reserved: int) -> Tensor:
+def attend_all(layer: Slots, rows: slice, new: NewTokens, held: list[int], reserved: int) -> Tensor:
     """Append q tokens to rows that hold `held` tokens each, and attend to everything: [rows, query_heads, q, dim].
 
     With `reserved` slots at least; rows that hold different numbers take one token each.
@@ -101,7 +101,7 @@ def prompt_future(rotary: Rotary | None, new: NewTokens, by: str, settings: Sett
     return scores if new.latents is None else scores.sum(1, keepdim=True)
 
 
-def remember_queries(layer: TreeKVLayer, rows: slice, new: NewTokens, most: int) -> None:
+def remember_queries(layer: Slots, rows: slice, new: NewTokens, most: int) -> None:
     """Cache the last `most` queries of some rows, these included, in the form of stored keys."""
     q = new.query.shape[2]
     last = new.part(max(q - most, 0), q)
@@ -111,7 +111,7 @@ def remember_queries(layer: TreeKVLayer, rows: slice, new: NewTokens, most: int)
     layer.remember(rows, query, most)
 
 
-def store_prompt(layer: TreeKVLayer, rows: slice, new: NewTokens, kept: Tensor, slots: int) -> None:
+def store_prompt(layer: Slots, rows: slice, new: NewTokens, kept: Tensor, slots: int) -> None:
     """Store the tokens at `kept` LongTensor [rows, kv_heads, k] of a prompt, with `slots` slots at least."""
     layer.reserve(slots)
     key, value = new.latents or (new.key, new.value)
@@ -121,7 +121,7 @@ def store_prompt(layer: TreeKVLayer, rows: slice, new: NewTokens, kept: Tensor, 
 
 
 def attend_block(
-    layer: TreeKVLayer,
+    layer: Slots,
     rows: slice,
     new: NewTokens,
     plan: SlotPlan,
@@ -168,12 +168,12 @@ def attend_block(
     return output, _observed(weights, values, q, observation)
 
 
-def attend_block_again(rows: slice, plan: SlotPlan, table_size: int, layer: TreeKVLayer, new: NewTokens) -> Tensor:
+def attend_block_again(rows: slice, plan: SlotPlan, table_size: int, layer: Slots, new: NewTokens) -> Tensor:
     """The output of `attend_block` for the same new tokens, with queries of another layer."""
     return attend_block(layer, rows, new, plan, None, table_size)[0]
 
 
-def _write(layer: TreeKVLayer, rows: slice, slots: Tensor, new: NewTokens, key: Tensor) -> tuple[Tensor, Tensor]:
+def _write(layer: Slots, rows: slice, slots: Tensor, new: NewTokens, key: Tensor) -> tuple[Tensor, Tensor]:
     """Put new tokens, their keys in stored form, at `slots`; returns keys and values of all slots of these rows."""
     if new.latents is None:
         return layer.write(rows, slots, key, new.value, new.differentiable)
@@ -181,7 +181,7 @@ def _write(layer: TreeKVLayer, rows: slice, slots: Tensor, new: NewTokens, key: 
     return layer.write_new(rows, slots, key, new.value, new.latents)
 
 
-def checked(layer: TreeKVLayer, output: Tensor, q: int) -> Tensor:
+def checked(layer: Slots, output: Tensor, q: int) -> Tensor:
     """The output, if it is made of finite numbers.
 
     NaN spreads to all later layers, so while decoding it is enough to check the last one; on a GPU it is not

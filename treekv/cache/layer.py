@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
 from treekv.attention.interface import AttentionCall, attach_handler
 from treekv.attention.rotary import Rotary
+from treekv.cache.slots import Slots
 from treekv.errors import TreeKVError
-
-
-class Step(NamedTuple):
-    """A part of a call of a layer that others follow.
-
-    Attributes:
-        rows: rows of the batch; None for a step that only moves tokens to other slots.
-        real: which columns of these rows are no padding, None for all.
-        first, last: which of these columns it is about.
-        what: computes the attention of new tokens with a layer, or where slots were reordered, the old number of each.
-    """
-
-    rows: slice | None
-    real: slice | Tensor | None
-    first: int
-    last: int
-    what: Any
 
 
 class LayerOwner(Protocol):
@@ -52,47 +36,29 @@ class LayerOwner(Protocol):
         """Replace tensors made under `torch.inference_mode` by copies."""
 
 
-class TreeKVLayer(CacheLayerMixin):
-    """One full-attention layer: a fixed number of slots of keys and values.
-
-    Keys are stored as they arrive (positions="original") or unrotated, [batch, kv_heads, slots, head_dim]. A new token
-    is written to a free slot and attended to there with all others; then a slot is freed, and nothing else moves.
+class TreeKVLayer(Slots, CacheLayerMixin):
+    """One full-attention layer: a fixed number of slots of keys and values, and what transformers calls.
 
     Attributes:
-        queries: [batch, query_heads, n, head_dim], the last n of each row, stored as keys are, for a policy that looks
-            at them; else None.
-        scaling: the factor of their products.
-        rotary: of the layer, if keys are stored unrotated.
         first_with_rotary: whether no layer before it has the same rotary embedding.
         future_rotary: of the layer, if prompts are scored by queries that are moved and the layer has one.
-        number, layers: the layer's place among the compressed layers of the model, and how many there are.
-        head_numbers: of a part of a layer (see `SplitLayer`), the numbers of its heads, which are rows here: those of
-            the first row of the batch, then of the second. None for a whole layer.
         group_index, group_offset: its place in its group, and the rows before it there for each row of the batch.
         tokens_seen: columns of the input, padding included, as transformers counts.
         awaits_attention: whether the layer has got tokens that it was not asked to attend to yet.
-        followed: whether later layers of the model attend to the same keys and values.
     """
 
-    keys: Tensor
-    values: Tensor
-    queries: Tensor | None
     owner: LayerOwner  # set by the owner, with group_index
 
     def __init__(
         self, rotary: Rotary | None, number: int = 0, layers: int = 1, head_numbers: list[int] | None = None
     ) -> None:
-        super().__init__()
-        self.rotary, self.first_with_rotary = rotary, False
+        CacheLayerMixin.__init__(self)
+        Slots.__init__(self, rotary, number, layers, head_numbers)
+        self.first_with_rotary = False
         self.future_rotary: Rotary | None = None
-        self.queries, self.scaling = None, 1.0
-        self.number, self.layers, self.head_numbers = number, layers, head_numbers
         self.group_index = self.group_offset = 0
         self.tokens_seen = 0
         self.awaits_attention = False
-        self.followed = False
-        self._steps: list[Step] = []
-        self._before: tuple[Tensor, Tensor] | None = None
 
     # ------------------------------------------------------------------ what transformers calls
 
@@ -173,7 +139,7 @@ class TreeKVLayer(CacheLayerMixin):
                 f"layer {self.number} of the model attends more than once to the same new tokens, which a TreeKV cache "
                 "does not compute; call cache.reset() and use a model with one softmax attention a layer"
             )
-        self._steps, self._before = [], None
+        self.forget_call()
         output = self._detached(self.owner.attend(self, call))
         self.tokens_seen += call.query.shape[2]
         self.awaits_attention = False
@@ -200,7 +166,7 @@ class TreeKVLayer(CacheLayerMixin):
         if self.is_initialized:
             self.keys, self.values, self.queries = self.keys.new_empty(0), self.values.new_empty(0), None
         self.owner.release()
-        self._steps, self._before = [], None
+        self.forget_call()
         self.is_initialized = False
         self.tokens_seen = 0
         self.awaits_attention = False
@@ -220,116 +186,3 @@ class TreeKVLayer(CacheLayerMixin):
         if self.is_initialized:
             rows = torch.arange(self.batch // self.heads_as_rows)
             self.batch_select_indices(rows.repeat_interleave(repeats))
-
-    # ------------------------------------------------------------------ layers that follow
-
-    def keep_slots(self) -> None:
-        """Remember what the slots hold before a call that may overwrite or move it, for layers that follow."""
-        if self.followed:
-            self._before = self.keys.clone(), self.values.clone()
-
-    def record(self, step: Step) -> None:
-        """Remember a part of a call, for layers that follow."""
-        if self.followed:
-            self._steps.append(step)
-
-    def repeated(self) -> tuple[TreeKVLayer, list[Step]]:
-        """A layer with what the slots held before the last call, and the parts of this call.
-
-        It is the layer itself if the call has written a token to a free slot and moved nothing: writing it again
-        changes nothing.
-        """
-        if self._before is None:
-            return self, self._steps
-        twin = TreeKVLayer(self.rotary, self.number, self.layers, self.head_numbers)
-        twin.keys, twin.values = (each.clone() for each in self._before)
-        return twin, self._steps
-
-    # ------------------------------------------------------------------ slots
-
-    @property
-    def batch(self) -> int:
-        """Rows: those of the batch, or heads of them."""
-        return self.keys.shape[0]
-
-    @property
-    def heads_as_rows(self) -> int:
-        """Rows for each row of the batch."""
-        return 1 if self.head_numbers is None else len(self.head_numbers)
-
-    def rows_of(self, batch_rows: Tensor) -> Tensor:
-        """The rows, LongTensor, that belong to rows of the batch."""
-        n = self.heads_as_rows
-        return batch_rows if n == 1 else (batch_rows[:, None] * n + torch.arange(n, device=batch_rows.device)).flatten()
-
-    @property
-    def slots(self) -> int:
-        return self.keys.shape[2]
-
-    def view(self, rows: slice) -> tuple[Tensor, Tensor]:
-        """Keys and values of some rows."""
-        if rows.stop - rows.start == self.batch:
-            return self.keys, self.values
-        return self.keys[rows], self.values[rows]
-
-    def reserve(self, slots: int) -> None:
-        """Have at least so many slots."""
-        more = slots - self.slots
-        if more > 0:
-            self.keys, self.values = (nn.functional.pad(each, (0, 0, 0, more)) for each in (self.keys, self.values))
-
-    def write(
-        self, rows: slice, slots: Tensor, key: Tensor, value: Tensor, differentiable: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """Put q tokens of some rows at `slots` LongTensor [rows, kv_heads, q]; returns `view(rows)`.
-
-        If it is to be differentiable, the slots are copied, for what earlier tokens of the call attended to must
-        remain; gradients then pass through the slots until the call ends.
-        """
-        index = slots[..., None]
-        if differentiable:
-            index = index.clone()  # the gradient needs it, and the ledger's changes
-            self.keys = _scattered(self.keys, rows, index, key)
-            self.values = _scattered(self.values, rows, index, value)
-            return self.view(rows)
-        if key.requires_grad or value.requires_grad:
-            key, value = key.detach(), value.detach()
-        keys, values = self.view(rows)
-        keys.scatter_(2, index.expand(-1, -1, -1, key.shape[3]), key)
-        values.scatter_(2, index.expand(-1, -1, -1, value.shape[3]), value)
-        return keys, values
-
-    def remember(self, rows: slice, query: Tensor, most: int) -> None:
-        """Cache the last `most` queries of some rows: `query` [rows, query_heads, q, head_dim] comes after those that
-        are cached. Before there are so many, zeros come first."""
-        if self.queries is None:
-            self.queries = query.new_zeros((self.batch, query.shape[1], most, query.shape[3]))
-        last = torch.cat([self.queries[rows], query.detach()], dim=2)[:, :, -most:]
-        if last.shape[0] == self.batch:
-            self.queries = last
-        else:
-            self.queries[rows] = last
-
-    def fill(self, rows: slice, kept: Tensor, key: Tensor, value: Tensor, differentiable: bool = False) -> None:
-        """Put the tokens at `kept` LongTensor [rows, kv_heads, k] of a prompt into the first k slots, in copies of them
-        if it is to be differentiable."""
-        if differentiable:
-            self.keys, self.values = self.keys.clone(), self.values.clone()
-        for stored, new in ((self.keys, key), (self.values, value)):
-            stored[rows, :, : kept.shape[2]] = _chosen(new.detach(), kept)
-
-    def reorder_slots(self, old: Tensor) -> None:
-        """Keep some slots: LongTensor [batch, kv_heads, fewer slots], the present number of each."""
-        if self._before is not None:  # else what happens to the slots happens before they are attended to
-            self.record(Step(None, None, 0, 0, old))
-        self.keys, self.values = _chosen(self.keys, old), _chosen(self.values, old)
-
-
-def _scattered(stored: Tensor, rows: slice, index: Tensor, new: Tensor) -> Tensor:
-    """A copy of `stored` with `new` in some rows at `index` LongTensor [rows, kv_heads, q, 1]."""
-    part = stored[rows].scatter(2, index.expand(-1, -1, -1, new.shape[3]), new)
-    return part if part.shape[0] == stored.shape[0] else stored.slice_scatter(part, 0, rows.start, rows.stop)
-
-
-def _chosen(tensor: Tensor, slots: Tensor) -> Tensor:
-    return tensor.gather(2, slots[..., None].expand(-1, -1, -1, tensor.shape[3]))

@@ -25,10 +25,11 @@ from treekv.cache.attend import (
 )
 from treekv.cache.contents import PromptContents, StoredContents
 from treekv.cache.followed_call import repeat_call
-from treekv.cache.layer import Step, TreeKVLayer
+from treekv.cache.layer import TreeKVLayer
 from treekv.cache.ledger import Ledger
 from treekv.cache.padding import TokenPositions, split_padding
 from treekv.cache.slot_plan import SlotPlan, padded_capacity
+from treekv.cache.slots import Step
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
 

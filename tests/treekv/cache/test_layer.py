@@ -1,4 +1,4 @@
-"""The storage of a layer: slots of keys and values, without knowing what they mean."""
+"""What transformers calls of a layer, and what it refuses."""
 
 from __future__ import annotations
 
@@ -56,30 +56,10 @@ def test_a_layer_allocates_with_its_first_token_and_frees_on_reset(layer):
     assert layer.get_mask_sizes(2) == (2, 0)
 
 
-def test_tokens_are_written_to_the_slots_that_are_named(layer):
-    layer.reserve(4)
-    key, value = states(2)
-    slots = torch.tensor([[3, 0], [1, 2], [0, 1]]).expand(BATCH, HEADS, 2)
-    layer.write(slice(0, BATCH), slots, key, value)
-    for head, (first, second) in enumerate(slots[0].tolist()):
-        assert torch.equal(layer.keys[:, head, first], key[:, head, 0])
-        assert torch.equal(layer.values[:, head, second], value[:, head, 1])
-    other = states(1, seed=1)
-    layer.write(slice(1, 2), torch.zeros(1, HEADS, 1, dtype=torch.long), *(t[1:] for t in other))
-    assert torch.equal(layer.keys[1, :, 0], other[0][1, :, 0])
-    assert torch.equal(layer.keys[0, 2, 0], key[0, 2, 0])  # the other row is unchanged
-
-
-def test_kept_tokens_of_a_prompt_fill_the_first_slots(layer):
-    key, value = states(5)
+def test_rows_are_selected(layer):
     layer.reserve(3)
-    kept = torch.tensor([[0, 2, 4], [1, 2, 3], [0, 1, 4]]).expand(BATCH, HEADS, 3)
-    layer.fill(slice(0, BATCH), kept, key, value)
-    for head, positions in enumerate(kept[0].tolist()):
-        assert torch.equal(layer.keys[:, head], key[:, head, positions])
-        assert torch.equal(layer.values[:, head], value[:, head, positions])
-    layer.reorder_slots(torch.tensor([2, 0]).expand(BATCH, HEADS, 2))
-    assert torch.equal(layer.keys[:, 1], key[:, 1, [3, 1]]) and layer.slots == 2
+    kept = torch.tensor([0, 2, 4]).expand(BATCH, HEADS, 3)
+    layer.fill(slice(0, BATCH), kept, *states(5))
     layer.batch_select_indices(torch.tensor([1, 1, 0]))
     assert layer.batch == 3 and torch.equal(layer.values[0], layer.values[1])
 
