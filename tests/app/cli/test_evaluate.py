@@ -260,7 +260,7 @@ def test_the_results_page_shows_tables_and_pictures(measured: Path, monkeypatch:
     test = page(measured.parent, monkeypatch)
     assert [choice.value for choice in test.selectbox if choice.key == "results"] == [measured.name]
     quality, loss = alternatives(test)
-    assert quality.startswith("Mean perplexity minus that of full by settings and budget: streaming at 16 ")
+    assert quality.startswith("Mean perplexity minus that of full by settings and budget: tree at 16 ")
     assert loss.startswith("Mean loss in nats in the quarters of the text")
     shown = [element.proto.body for element in test.get("html")]
     assert any("<table>" in body and "minus full" in body for body in shown)
