@@ -29,7 +29,8 @@ def hybrid():
         layer_types=["sliding_attention", "full_attention"] * 2,
         sliding_window=20,
     )
-    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.inference_mode(False):  # a model with gradients, whoever asks first
+        model = AutoModelForCausalLM.from_config(config).eval()
     model.set_attn_implementation("treekv")
     return model
 

@@ -26,7 +26,7 @@ def test_the_dashboard_draws_its_pictures(dashboard: str, watched: Watched) -> N
 
     page.get_by_role("link", name="Eviction map").click()
     page.get_by_role("heading", name="Eviction map").wait_for(timeout=60 * SECOND)
-    assert drawn(page, 1)[0].startswith("Tokens kept")
+    assert drawn(page, 2)[0].startswith("Tokens kept")
     page.get_by_text("layer 1, mean of 2 KV heads").first.wait_for(timeout=60 * SECOND)
     page.get_by_role("radio", name="StreamingLLM").click()
     page.get_by_text("streaming").first.wait_for(timeout=60 * SECOND)
