@@ -107,6 +107,7 @@ def test_from_start_to_take_away_on_real_words(dashboard: str, watched: Watched,
     weigh("Generate")
 
     go("Export")
+    watched.settle()  # a page that is still being made takes its first files back
     with page.expect_download() as waiting:
         page.get_by_role("button", name="Download settings.json").click()
     settings = json.loads(Path(waiting.value.path()).read_text())
