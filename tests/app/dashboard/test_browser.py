@@ -138,6 +138,7 @@ def test_a_click_on_a_head_selects_it_for_all_figures(dashboard: str, watched: W
     page = watched.page
     page.goto(f"{dashboard}/eviction-map?view=All+heads")
     drawn(page, 1)
+    watched.settle()
     box = page.locator(".nsewdrag").first.bounding_box()
     assert box is not None
     page.mouse.click(box["x"] + 0.75 * box["width"], box["y"] + 0.75 * box["height"])  # layer 1, KV head 1

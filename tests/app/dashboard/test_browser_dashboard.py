@@ -102,8 +102,7 @@ def test_from_start_to_take_away_on_real_words(dashboard: str, watched: Watched,
 
     go("Generate")
     page.get_by_role("button", name="Generate", exact=True).click()
-    stop(page).click()
-    page.get_by_text("Stopped").first.wait_for(timeout=120 * SECOND)
+    page.get_by_role("heading", name="First difference").wait_for(timeout=120 * SECOND)
     weigh("Generate")
 
     go("Export")
