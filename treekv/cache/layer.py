@@ -36,7 +36,7 @@ class LayerOwner(Protocol):
         """Replace tensors made under `torch.inference_mode` by copies."""
 
 
-class TreeKVLayer(Slots, CacheLayerMixin):
+class TreeKVLayer(Slots, CacheLayerMixin):  # type: ignore[misc]  # whose keys and values may be None
     """One full-attention layer: a fixed number of slots of keys and values, and what transformers calls.
 
     Attributes:

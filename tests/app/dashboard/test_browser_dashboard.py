@@ -272,7 +272,7 @@ def test_a_damaged_run_by_link_is_a_sentence_and_the_pages_go_on(
         said.wait_for(timeout=120 * SECOND)
         assert str(tmp_path) not in said.inner_text()
         page.get_by_test_id("stSidebarNavLink").filter(has_text="Eviction map").click()
-        drawn(page, 1)
+        drawn(page, 2)
         for place in ("", "wavelets"):
             page.goto(f"{address}/{place}?run=bad")
             page.get_by_test_id("stAlert").filter(has_text="'tokens' must be a whole number, got 'many'").wait_for(
