@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+import treekv as _treekv  # noqa: F401  # models can be made with the attention that captures need
+
 if TYPE_CHECKING:
     from analysis import evaluation, paper, plot
     from analysis.captures.contributions import contributions

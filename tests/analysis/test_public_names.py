@@ -47,6 +47,7 @@ def test_figures_and_compiled_kernels_are_loaded_when_they_are_needed():
     code = """
 import sys, analysis
 def loaded(): return sorted({"torch", "plotly", "numba"} & set(sys.modules))
+assert "treekv" in sys.modules
 print(loaded())
 analysis.spectrum, analysis.capture, analysis.open; print(loaded())
 analysis.plot.density; print(loaded())
