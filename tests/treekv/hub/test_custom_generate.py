@@ -58,3 +58,22 @@ def test_what_is_wrong_is_one_sentence(options, sentence):
     with pytest.raises(TreeKVError, match=sentence) as raised:
         generated(model, **options)
     assert "\n" not in str(raised.value) and model.config._attn_implementation == "sdpa"
+
+
+def test_another_text_is_not_mixed_into_what_a_cache_has_read():
+    model, cache = tiny.llama("sdpa"), TreeKVCache(CONFIG, tiny.llama().config)
+    options = dict(custom_generate=str(hub.FOLDER), trust_remote_code=True, past_key_values=cache, **GREEDY)
+    first = model.generate(tiny.tokens(40, batch=2), **options)
+    other = tiny.tokens(60, batch=2, seed=2)
+    other[0] = torch.cat([first[0], other[0]])[:60]
+    with pytest.raises(TreeKVError, match="the cache has read another text: token 0 of row 1 was"):
+        model.generate(other, **options)
+    mask = torch.ones_like(other)
+    mask[1, :40] = 0  # what is hidden may be anything
+    with pytest.raises(TreeKVError, match=r"token 4\d of row 1 was"):
+        model.generate(other, attention_mask=mask, **options)
+    longer = torch.cat([first, tiny.tokens(10, batch=2, seed=3)], 1)
+    second = model.generate(longer, **options)
+    assert torch.equal(second[:, :58], longer) and cache.get_seq_length() == 65
+    cache.reset()
+    assert torch.equal(model.generate(other, **options)[:, :60], other)

@@ -9,9 +9,13 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from treekv import TreeKVCache, TreeKVConfig, TreeKVError
 from treekv.attention.rotary_check import check_rotation
 
+_READ = "_ids_read"  # attribute of a cache: the token ids that it has read here
 _FILE = {key: TreeKVConfig().to_dict()[key] for key in ("format", "version")}
 
 
@@ -26,7 +30,8 @@ def generate(model: Any, cache_settings: Any = None, past_key_values: Any = None
         arguments: all others of `model.generate`.
 
     Raises:
-        TreeKVError: there are no settings or impossible ones, or the model cannot be compressed.
+        TreeKVError: there are no settings or impossible ones, the model cannot be compressed, or the cache that goes on
+            has read another text here than the one that is given now.
     """
     if past_key_values is not None and (cache_settings is not None or not isinstance(past_key_values, TreeKVCache)):
         raise TreeKVError(
@@ -40,9 +45,30 @@ def generate(model: Any, cache_settings: Any = None, past_key_values: Any = None
         if config is not None:
             check_rotation(model)
         cache = past_key_values if config is None else TreeKVCache(config, model.config)
-        return model.generate(past_key_values=cache, **arguments)
+        _check_same_text(cache, arguments.get("input_ids", arguments.get("inputs")), arguments.get("attention_mask"))
+        result = model.generate(past_key_values=cache, **arguments)
+        setattr(cache, _READ, result if isinstance(result, Tensor) else getattr(result, "sequences", None))
+        return result
     finally:
         model.set_attn_implementation(before)
+
+
+def _check_same_text(cache: TreeKVCache, ids: Any, mask: Any) -> None:
+    """Refuse a text that does not begin with what the cache has read: transformers would cut off as many tokens, and so
+    mix two texts in silence."""
+    read = getattr(cache, _READ, None)
+    if not isinstance(read, Tensor) or not isinstance(ids, Tensor) or ids.shape[0] != read.shape[0]:
+        return
+    tokens = min(cache.get_seq_length(), read.shape[1], ids.shape[1])
+    differs = ids[:, :tokens] != read[:, :tokens].to(ids.device)
+    if isinstance(mask, Tensor) and mask.ndim == 2:
+        differs = differs & mask[:, :tokens].bool()
+    if bool(differs.any()):
+        row, column = torch.nonzero(differs)[0].tolist()
+        raise TreeKVError(
+            f"the cache has read another text: token {column} of row {row} was {int(read[row, column])} and is "
+            f"{int(ids[row, column])} now; give the whole conversation, or call cache.reset() for another prompt"
+        )
 
 
 def _settings(given: Any) -> TreeKVConfig:
