@@ -44,7 +44,8 @@ def generate(model: Any, cache_settings: Any = None, past_key_values: Any = None
     try:
         if config is not None:
             check_rotation(model)
-        cache = past_key_values if config is None else TreeKVCache(config, model.config)
+            past_key_values = TreeKVCache(config, model.config)
+        cache: Any = past_key_values
         _check_same_text(cache, arguments.get("input_ids", arguments.get("inputs")), arguments.get("attention_mask"))
         result = model.generate(past_key_values=cache, **arguments)
         setattr(cache, _READ, result if isinstance(result, Tensor) else getattr(result, "sequences", None))
