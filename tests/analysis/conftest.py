@@ -29,7 +29,7 @@ def hybrid():
         layer_types=["sliding_attention", "full_attention"] * 2,
         sliding_window=20,
     )
-    with torch.inference_mode(False):  # a model with gradients, whoever asks first
+    with torch.inference_mode(False):  # a model with gradients, also if a running test asks first
         model = AutoModelForCausalLM.from_config(config).eval()
     model.set_attn_implementation("treekv")
     return model

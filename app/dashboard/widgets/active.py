@@ -12,7 +12,7 @@ from app.text import wording
 
 
 def show(run: RunFolder | None) -> None:
-    """Name and describe it, with a button that takes the last change back; nothing where nobody chose any."""
+    """Name and describe it, with a button that takes the last change back; nothing if none was chosen."""
     if run is None and not is_chosen():
         return
     config = current_settings(run, quiet=True)

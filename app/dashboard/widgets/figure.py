@@ -39,7 +39,7 @@ def draw_figure(
     zoomable: bool = False,
     on_head: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Draw a figure with its text alternative, and its caption below; `make` gives one that nobody else uses.
+    """Draw a figure with its text alternative, and its caption below; `make` returns a new figure.
 
     In a zoomable one, whose x axis is the position, dragging selects the stretch that all figures show. `on_head` is
     called with the layer and head of a marker that is clicked (see `analysis.plot.theme.clickable`).

@@ -24,7 +24,8 @@ TITLES = [policies.title(name) for name in ("tree", "streaming", "h2o", "full")]
 def channels(colour: str) -> tuple[int, int, int]:
     if colour.startswith("#"):
         return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
-    return tuple(int(part) for part in re.findall(r"\d+", colour)[:3])  # type: ignore[return-value]
+    red, green, blue = (int(part) for part in re.findall(r"\d+", colour)[:3])
+    return red, green, blue
 
 
 def luminance(colour: str) -> float:

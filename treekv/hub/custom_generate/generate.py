@@ -9,13 +9,12 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from treekv import TreeKVCache, TreeKVConfig, TreeKVError
 from treekv.attention.rotary_check import check_rotation
 
-_READ = "_ids_read"  # attribute of a cache: the token ids that it has read here
+_READ = "_ids_read"  # attribute of a cache's ledger: the token ids that it has read here
 _FILE = {key: TreeKVConfig().to_dict()[key] for key in ("format", "version")}
 
 
@@ -48,7 +47,7 @@ def generate(model: Any, cache_settings: Any = None, past_key_values: Any = None
         cache: Any = past_key_values
         _check_same_text(cache, arguments.get("input_ids", arguments.get("inputs")), arguments.get("attention_mask"))
         result = model.generate(past_key_values=cache, **arguments)
-        setattr(cache, _READ, result if isinstance(result, Tensor) else getattr(result, "sequences", None))
+        setattr(_ledger(cache), _READ, result if isinstance(result, Tensor) else getattr(result, "sequences", None))
         return result
     finally:
         model.set_attn_implementation(before)
@@ -56,20 +55,26 @@ def generate(model: Any, cache_settings: Any = None, past_key_values: Any = None
 
 def _check_same_text(cache: TreeKVCache, ids: Any, mask: Any) -> None:
     """Refuse a text that does not begin with what the cache has read: transformers would cut off as many tokens, and so
-    mix two texts in silence."""
-    read = getattr(cache, _READ, None)
-    if not isinstance(read, Tensor) or not isinstance(ids, Tensor) or ids.shape[0] != read.shape[0]:
+    mix two texts in silence. Rows may have been selected, repeated or reordered since."""
+    read = getattr(_ledger(cache), _READ, None)
+    if not isinstance(read, Tensor) or not isinstance(ids, Tensor):
         return
     tokens = min(cache.get_seq_length(), read.shape[1], ids.shape[1])
-    differs = ids[:, :tokens] != read[:, :tokens].to(ids.device)
+    equal = ids[:, None, :tokens] == read[None, :, :tokens].to(ids.device)
     if isinstance(mask, Tensor) and mask.ndim == 2:
-        differs = differs & mask[:, :tokens].bool()
-    if bool(differs.any()):
-        row, column = torch.nonzero(differs)[0].tolist()
-        raise TreeKVError(
-            f"the cache has read another text: token {column} of row {row} was {int(read[row, column])} and is "
-            f"{int(ids[row, column])} now; give the whole conversation, or call cache.reset() for another prompt"
-        )
+        equal = equal | ~mask[:, None, :tokens].bool()
+    for row, found in enumerate(equal.all(2).any(1).tolist()):
+        if not found:
+            raise TreeKVError(
+                f"row {row} does not begin with the {tokens} tokens that the cache has read: give the whole "
+                "conversation, or call cache.reset() for another prompt"
+            )
+
+
+def _ledger(cache: TreeKVCache) -> Any:
+    """What a reset of the cache replaces; None before the first token."""
+    part = cache._parts(cache._compressed[0])[0]
+    return getattr(part.owner, "ledger", None) if part.is_initialized else None
 
 
 def _settings(given: Any) -> TreeKVConfig:

@@ -190,7 +190,9 @@ def test_a_lasting_job_goes_on_without_its_session_and_is_found(
     gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs.runtime, "exists", lambda: True)
-    monkeypatch.setattr(jobs.runtime, "get_instance", lambda: type("Nobody", (), {"is_active_session": lambda *_: 0})())
+    monkeypatch.setattr(
+        jobs.runtime, "get_instance", lambda: type("NoSessions", (), {"is_active_session": lambda *_: 0})()
+    )
     monkeypatch.setattr(jobs, "GRACE", 0.0)
 
     def work(job: Job) -> bool:
