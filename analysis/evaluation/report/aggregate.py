@@ -291,7 +291,10 @@ def _settings(record: Record) -> dict[str, Any]:
     # Earlier versions accepted, and recorded, options that a policy ignores.
     name = config.get("policy")
     unused = {*OPTIONS} - {*policies.get(name).options} if name in policies.names() else set()
-    return {key: value for key, value in config.items() if key not in (*_SIZES, "seed", *unused)}
+    kept = {key: value for key, value in config.items() if key not in (*_SIZES, "seed", *unused)}
+    # A table of sizes by head belongs to one cache size, so tables of different sizes do not tell settings apart.
+    size = config.get("cache_size")
+    return {f"{key} of {size}" if isinstance(value, list) else key: value for key, value in kept.items()}
 
 
 def _labels(

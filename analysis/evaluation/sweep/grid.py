@@ -23,6 +23,7 @@ DEFAULTS: Final[dict[str, list[Any]]] = {
     "seeds": [0],
 }
 KEYS: Final = (*DEFAULTS, "tasks", "settings", "batch")
+_BUDGET: Final = "{budget}"  # in the name of a settings file: one file for each budget
 _UNIT: Final = 16  # shares of a document are rounded to a multiple of it, so that prompts divide into blocks
 _SETTINGS: Final = tuple(
     field.name for field in dataclasses.fields(TreeKVConfig) if field.name not in ("seed", "trace")
@@ -40,10 +41,16 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class SettingsSpec:
-    """Named settings without budget and seed."""
+    """Named settings without budget and seed; if `by_budget`, others of the same name have other cache sizes."""
 
     name: str
     fields: dict[str, Any]
+    by_budget: bool = False
+
+    @property
+    def identity(self) -> str:
+        """What tells settings of a sweep apart."""
+        return f"{self.name} {self.fields['cache_size']}" if self.by_budget else self.name
 
     @property
     def compresses(self) -> bool:
@@ -122,7 +129,8 @@ def parse_grid(content: Mapping[str, Any]) -> Grid:
 
     Args:
         content: lists under `models` (names, or mappings with name, dtype, device), `policies` (names, or mappings
-            with fields of TreeKVConfig and a name, or with `file`, a settings file), `budgets` (tokens, or shares of
+            with fields of TreeKVConfig and a name, or with `file`, a settings file, or one for each budget as in
+            `smollm2-{budget}`), `budgets` (tokens, or shares of
             the document such as "6.25%"), `tasks` (names, or mappings with task and its options) and `seeds`; and
             `settings`, a mapping of fields for every policy that does not set them itself; and `batch`.
 
@@ -136,17 +144,17 @@ def parse_grid(content: Mapping[str, Any]) -> Grid:
     if not isinstance(common, dict):
         raise TreeKVError(f"settings must be a mapping of setting to value, got {common!r}")
     _check_fields(common, "settings")
+    budgets = [_budget(item) for item in _list(content, "budgets")]
     made = Grid(
         models=[_model(item) for item in _list(content, "models")],
-        settings=[_setting(item, common) for item in _list(content, "policies")],
-        budgets=[_budget(item) for item in _list(content, "budgets")],
+        settings=[one for item in _list(content, "policies") for one in _settings(item, common, budgets)],
+        budgets=budgets,
         tasks=[_task(item) for item in _list(content, "tasks")],
         seeds=[_seed(item) for item in _list(content, "seeds")],
         batch=_batch(content.get("batch", 1)),
     )
-    names = [setting.name for setting in made.settings]
     for what, values in (
-        ("policies", names),
+        ("policies", [setting.identity for setting in made.settings]),
         ("models", [model.name for model in made.models]),
         ("budgets", made.budgets),
         ("seeds", made.seeds),
@@ -202,6 +210,29 @@ def _model(item: Any) -> ModelSpec:
     if not fields.get("name"):
         raise TreeKVError(f"models has an entry without a name: {item!r}")
     return ModelSpec(**fields)
+
+
+def _settings(item: Any, common: dict[str, Any], budgets: list[int | str]) -> list[SettingsSpec]:
+    """The settings of an entry: one, or one for each budget if it names a family of files, as in `smollm2-{budget}`.
+
+    Raises:
+        TreeKVError: a budget is a share of the text, or the file of a budget has another cache size.
+    """
+    pattern = item.get("file") if isinstance(item, dict) else None
+    if not isinstance(pattern, str) or _BUDGET not in pattern:
+        return [_setting(item, common)]
+    named = {"name": Path(pattern.replace(_BUDGET, "")).stem.strip("-_. "), **item}
+    made = []
+    for budget in budgets:
+        if isinstance(budget, str):
+            raise TreeKVError(f"the settings {pattern!r} need budgets in tokens, got {budget!r}")
+        file = pattern.replace(_BUDGET, str(budget))
+        setting = _setting({**named, "file": file}, common)
+        size = setting.fields["cache_size"]
+        if size != budget:
+            raise TreeKVError(f"the settings {file!r} are for {size} tokens, not for {budget}")
+        made.append(dataclasses.replace(setting, by_budget=True))
+    return made
 
 
 def _setting(item: Any, common: dict[str, Any]) -> SettingsSpec:

@@ -116,6 +116,20 @@ def test_what_differs_is_never_averaged_under_one_name() -> None:
     assert ("m", "needle", "tree (stride 2)", 512, 64) in found
 
 
+def test_a_table_of_sizes_belongs_to_its_budget() -> None:
+    made = [
+        record("own", 0, 1.0, budget=64, config={"cache_size": 64, "budgets": [[64]]}),
+        record("own", 0, 2.0, budget=32, config={"cache_size": 32, "budgets": [[32]]}),
+    ]
+    assert [(row.name, row.budget) for row in aggregate.summarize(made, None)] == [("own", 32), ("own", 64)]
+    made.append(record("own", 1, 3.0, budget=32, config={"cache_size": 32, "budgets": [[16]]}))
+    assert [row.name for row in aggregate.summarize(made, None)] == [
+        "own (budgets of 32 [[16]])",
+        "own (budgets of 32 [[32]])",
+        "own",
+    ]
+
+
 def test_kinds_of_questions_have_rows_of_their_own() -> None:
     made = [
         record(document=i, score=float(i), facts={fact: value, "length": 512})

@@ -51,6 +51,28 @@ seeds: [0, 1]
     assert made.seeds == [0, 1]
 
 
+def test_one_name_stands_for_a_file_of_each_budget(tmp_path: Path) -> None:
+    for size in (32, 64):
+        TreeKVConfig(cache_size=size, scope=8).save(tmp_path / f"own-{size}.json")
+    entry = {"file": str(tmp_path / "own-{budget}.json")}
+    made = parse_grid({"tasks": "ppl", "policies": [entry], "budgets": [32, 64]})
+    assert [(setting.name, setting.budgets(made.budgets)) for setting in made.settings] == [
+        ("own", [32]),
+        ("own", [64]),
+    ]
+    made = parse_grid({"tasks": "ppl", "policies": [entry | {"name": "best"}], "budgets": [64]})
+    assert [setting.name for setting in made.settings] == ["best"]
+    with pytest.raises(TreeKVError, match=r"policies has 'own 32' twice"):
+        parse_grid({"tasks": "ppl", "policies": [entry, entry], "budgets": [32]})
+    with pytest.raises(TreeKVError, match=r"need budgets in tokens, got '12.5%'"):
+        parse_grid({"tasks": "ppl", "policies": [entry], "budgets": [32, "12.5%"]})
+    with pytest.raises(TreeKVError, match=r"own-48.json"):
+        parse_grid({"tasks": "ppl", "policies": [entry], "budgets": [48]})
+    TreeKVConfig(cache_size=80).save(tmp_path / "own-96.json")
+    with pytest.raises(TreeKVError, match=r"own-96.json' are for 80 tokens, not for 96"):
+        parse_grid({"tasks": "ppl", "policies": [entry], "budgets": [96]})
+
+
 def test_variants_have_names_of_their_own_and_apply_where_there_are_any() -> None:
     made = parse_grid({"tasks": "ppl", "policies": ["h2o", {"policy": "h2o", "variant": "paper"}]})
     sinks = {setting.name: setting.config(64, 0).sink_size for setting in made.settings}
