@@ -25,8 +25,9 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-r
 
 .DEFAULT_GOAL := help
 BENCH ?= decode prefill steady
+HOURS ?= 1
 
-.PHONY: demo test test-fast gemma bench notebooks store-notebooks lint format help clean
+.PHONY: demo test test-fast gemma bench results tables notebooks store-notebooks lint format help clean
 
 demo: $(READY) ## set up and run the whole chain on a small real model (ARGS="--text FILE --tokens 2048 ...")
 	$(BIN)/treekv demo $(ARGS)
@@ -42,6 +43,13 @@ gemma: $(READY) ## add Gemma 3 270M (240 MB, under Google's terms of use), which
 
 bench: $(READY) ## measure speed, side by side (BENCH="decode" for one of benchmarks/, ARGS="--memory" for memory too)
 	@for name in $(BENCH); do PYTHONPATH=. $(BIN)/python benchmarks/$$name.py $(ARGS) || exit 1; done
+
+results: $(READY) ## measure what the docs' tables lack, for HOURS=1 (ARGS="--only NAME"), and make the tables again
+	PYTHONPATH=. $(BIN)/python benchmarks/results.py --hours $(HOURS) $(ARGS); status=$$?; \
+	PYTHONPATH=. $(BIN)/python benchmarks/tables.py && exit $$status
+
+tables: $(READY) ## make the docs' tables from benchmarks/summaries (ARGS=--check only says which would change)
+	PYTHONPATH=. $(BIN)/python benchmarks/tables.py $(ARGS)
 
 notebooks: $(NOTEBOOKS_READY) ## open the notebooks in JupyterLab
 	cd notebooks && ../$(BIN)/jupyter lab $(ARGS)

@@ -18,7 +18,7 @@ KINDS = (".md", ".html", ".tex")
 @one_sentence
 def report(
     results: Annotated[
-        Path, typer.Argument(metavar="[RESULTS]", help="The results folder that treekv eval wrote.")
+        Path, typer.Argument(metavar="[RESULTS]", help="The results folder of treekv eval, or a summary of one.")
     ] = DEFAULT_RESULTS,
     output: Annotated[
         list[Path] | None,

@@ -12,7 +12,8 @@ import plotly.graph_objects as go
 from analysis.evaluation.report import aggregate, figures, formats, length_figure
 from analysis.evaluation.report.aggregate import Cell, Row
 from analysis.evaluation.report.formats import Table
-from analysis.evaluation.sweep.records import FOLDER, MARKER, Record, Results
+from analysis.evaluation.sweep.records import FOLDER, MARKER, Record
+from analysis.evaluation.sweep.summary import read_records
 from app.runs.folder import place_below
 from app.text import captions
 from treekv.errors import TreeKVError
@@ -77,17 +78,16 @@ def _inside(root: Path, name: str) -> bool:
 
 
 def read(folder: Path) -> Measurements:
-    """Read all records of a results folder, which `treekv eval` wrote.
+    """Read all records of a results folder, which `treekv eval` wrote, or of a summary of one.
 
     Raises:
         TreeKVError: not a results folder, or one without records.
     """
-    results = Results(folder)
-    records = results.read()
+    records, damaged = read_records(folder)
     cells = aggregate.group_cells(records)
     if not cells and not aggregate.failures(records):
         raise TreeKVError(f"the results folder {str(folder)!r} has no records yet; fill it with treekv eval")
-    return Measurements(records, cells, list(results.damaged))
+    return Measurements(records, cells, damaged)
 
 
 def summarize(measured: Measurements, baseline: str | None = None, score: str | None = None) -> Report:
