@@ -33,6 +33,11 @@ STUDY = (
     "tree-height-long",
     "paper-table-3",
     "streams",
+    "no-cliff-first",
+    "no-cliff-stream",
+    "no-cliff-prompt",
+    "no-cliff-turns",
+    "no-cliff-writing",
     "streams-8k",
 )
 

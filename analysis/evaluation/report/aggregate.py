@@ -28,7 +28,7 @@ CONFIDENCE: Final = 0.95
 FLOOR, CEILING = 5.0, 95.0  # per cent; a full cache beyond these is no evidence about compression
 _RESAMPLES: Final = 5000
 _SIZES: Final = ("cache_size", "sink_size", "recent_size", "block_size", "window_size")
-_LOWER: Final = ("perplexity", "loss", "bits", "seconds", "bytes")
+_LOWER: Final = ("perplexity", "loss", "bits", "seconds", "bytes", "repeated")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from analysis.evaluation.tasks import options, texts
 from analysis.evaluation.tasks.base import Document, Measurement
 from analysis.evaluation.tasks.prompt_cache import PromptCache, next_logits
-from analysis.evaluation.tasks.tokens import context_window, encode_prompt
+from analysis.evaluation.tasks.tokens import context_window, encode_prompt, end_tokens
 from analysis.progress import Progress
 from treekv import TreeKVCache, TreeKVConfig
 from treekv.errors import TreeKVError
@@ -73,8 +73,7 @@ def generate_answer(
     length = len(context) + len(question)
     _check_window(model, config, length, max_tokens)
     cache = TreeKVCache(config, model.config)
-    ends = model.generation_config.eos_token_id
-    ends = sorted({*stop_ids, *([] if ends is None else ends if isinstance(ends, (list, tuple)) else [ends])})
+    ends = sorted({*stop_ids, *end_tokens(model)})
     new: list[int] = []
     prompt_cache = prompt_cache or PromptCache()
     with torch.inference_mode():

@@ -20,6 +20,8 @@ _TASKS: Final = {
     "ruler": "ruler:Ruler",
     "longbench": "longbench:LongBench",
     "speed": "speed:Speed",
+    "turns": "turns:Turns",
+    "continuation": "continuation:Continuation",
 }
 
 

@@ -46,3 +46,9 @@ def context_window(model: Any) -> int | None:
     """The number of positions that a model was trained for, None if its config does not say."""
     positions = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     return int(positions) if positions else None
+
+
+def end_tokens(model: Any) -> list[int]:
+    """The ids that end a text when the model generates, in ascending order."""
+    ends = model.generation_config.eos_token_id
+    return [] if ends is None else sorted(set(ends)) if isinstance(ends, (list, tuple)) else [ends]

@@ -29,6 +29,8 @@ def examples(tmp_path):
         "ruler": {"lengths": [600], "samples": 2},
         "longbench": {"files": [str(tmp_path)], "subsets": ["lcc"]},
         "speed": {"lengths": [20]},
+        "turns": {"files": [str(tmp_path / "text.txt")], "part": 20},
+        "continuation": {"files": [str(tmp_path / "text.txt")], "prompt": 20},
     }
 
 
@@ -39,22 +41,26 @@ def test_all_tasks_are_tried_here(examples):
 @pytest.mark.parametrize("name", base.names())
 def test_what_a_sweep_relies_on(name, examples):
     made = create(name, **examples[name])
-    documents = made.documents(Words())
+    tokenizer = Words()
+    tokenizer.chat_template = "yes"
+    documents = made.documents(tokenizer)
     assert made.name == name
     assert len({document.key for document in documents}) == len(documents) > 0
-    assert made.documents(Words()) == documents, "the same in every run"
+    assert made.documents(tokenizer) == documents, "the same in every run"
     digest(made.settings)  # both are JSON
     for document in documents:
         digest(document.data)
         assert isinstance(document.data["tokens"], int) and document.data["tokens"] > 0
     assert set(made.settings) == set(base.options(name))
     assert pickle.loads(pickle.dumps(made)).settings == made.settings, "workers get tasks through a pipe"
-    assert isinstance(made, BatchTask) == (name == "ppl")
+    assert isinstance(made, BatchTask) == (name in ("ppl", "continuation"))
 
 
 @pytest.mark.parametrize("name", base.names())
 def test_an_unknown_option_is_named_with_the_known_ones(name):
-    with pytest.raises(TreeKVError, match=f"task '{name}' has no option 'colour'; its options are .*(lengths|subsets)"):
+    with pytest.raises(
+        TreeKVError, match=f"task '{name}' has no option 'colour'; its options are .*(lengths|subsets|new_tokens)"
+    ):
         create(name, colour="red")
 
 
@@ -66,7 +72,7 @@ def test_options_have_their_defaults():
 
 def test_an_unknown_task():
     with pytest.raises(
-        TreeKVError, match="there is no task 'sums'; tasks are ppl, needle, passkey, ruler, longbench, speed"
+        TreeKVError, match="there is no task 'sums'; tasks are ppl, needle, passkey, ruler, longbench, speed, turns"
     ):
         create("sums")
 
