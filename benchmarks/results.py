@@ -39,6 +39,7 @@ STUDY = (
     "no-cliff-turns",
     "no-cliff-writing",
     "streams-8k",
+    "paper-figure-4-million",
 )
 
 

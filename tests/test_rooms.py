@@ -105,7 +105,7 @@ FLOORS: dict[str, list[tuple[str, ...]]] = {
         ("held_attention", "computing"),
         ("__init__",),
     ],
-    "analysis.evaluation": [("__init__",), ("report",), ("sweep",), ("tasks", "lm_harness"), ("stream",)],
+    "analysis.evaluation": [("__init__",), ("report",), ("sweep",), ("tasks", "lm_harness"), ("stream",), ("unfinished",)],
     "app": [
         ("cli",),
         ("dashboard", "demo"),

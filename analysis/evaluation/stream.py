@@ -6,13 +6,15 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
+from analysis.evaluation.unfinished import UnfinishedStream
 from analysis.progress import Progress
+from treekv import TreeKVCache
 from treekv.errors import TreeKVError
 
 
@@ -67,6 +69,7 @@ def stream_perplexity(
     chunk: int = 16,
     progress: Progress | None = None,
     prompt: int = 0,
+    unfinished: UnfinishedStream | None = None,
 ) -> StreamResult:
     """Feed a text to `model` through `cache` in pieces of `chunk` tokens and score every next token.
 
@@ -79,6 +82,8 @@ def stream_perplexity(
             multiple of its block size.
         progress: called as progress(tokens done, tokens) after each piece.
         prompt: number of first tokens that go through the model in one pass and are not scored.
+        unfinished: keeps a long stream without a prompt every minute, and goes on from there, with a cache of its own
+            in place of `cache`; for a `TreeKVCache`.
 
     Raises:
         TreeKVError: too few tokens, ids outside the vocabulary, a chunk below 1, or a cache that is not empty.
@@ -93,6 +98,11 @@ def stream_perplexity(
     ids = ids.to(device)
     parts: list[Tensor] = []
     seconds = 0.0
+    kept = None if unfinished is None or prompt else unfinished.load(model)
+    if kept is not None:
+        cache, earlier, seconds = kept
+        parts.append(earlier)
+    begin = prompt if kept is None else kept[1].shape[1]
     with torch.inference_mode():
         if prompt:  # without the output head: the logits of a long prompt take gigabytes
             start = time.perf_counter()
@@ -101,7 +111,7 @@ def stream_perplexity(
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             seconds += time.perf_counter() - start
-        for first in range(prompt, length, chunk):
+        for first in range(begin, length, chunk):
             piece = ids[:, first : first + chunk]
             start = time.perf_counter()
             logits = model(input_ids=piece, past_key_values=cache, use_cache=True).logits
@@ -110,10 +120,15 @@ def stream_perplexity(
             seconds += time.perf_counter() - start
             targets = ids[:, first + 1 : first + chunk + 1]
             predicted = logits[:, : targets.shape[1]].float().transpose(1, 2)
-            parts.append(nn.functional.cross_entropy(predicted, targets, reduction="none"))
+            parts.append(nn.functional.cross_entropy(predicted, targets, reduction="none").cpu())
+            if unfinished is not None and not prompt and first + chunk < length and unfinished.is_due:
+                parts = [torch.cat(parts, dim=1)]
+                unfinished.keep(cast(TreeKVCache, cache), parts[0], seconds)
             if progress is not None:
                 progress(first + piece.shape[1], length)
-    nll = torch.cat(parts, dim=1).cpu()
+    if unfinished is not None:
+        unfinished.remove()
+    nll = torch.cat(parts, dim=1)
     nll = nll if given.ndim == 2 else nll[0]
     return StreamResult(nll=nll, seconds=seconds, cache_bytes=_bytes_in(cache), prompt=prompt)
 

@@ -135,11 +135,10 @@ def _grid(
     return dataclasses.replace(wanted, tasks=tasks)
 
 
-def _workers(grid: Grid, workers: int | None, address: str | None, gpus: float | None) -> Callable[[], Workers]:
-    from analysis.evaluation.sweep.runner import OneProcess
-
+def _workers(grid: Grid, workers: int | None, address: str | None, gpus: float | None) -> Callable[[], Workers] | None:
+    """What starts the workers; None for this process."""
     if address is None and (workers is None or workers == 1):
-        return OneProcess
+        return None
     from analysis.evaluation.sweep.ray_workers import RayWorkers
 
     if gpus is None:

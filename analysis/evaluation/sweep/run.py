@@ -54,7 +54,7 @@ class Outcome:
 def run_sweep(
     grid: Grid,
     results: Results,
-    start_workers: Callable[[], Workers] = OneProcess,
+    start_workers: Callable[[], Workers] | None = None,
     *,
     create: Callable[..., Task] | None = None,
     on_record: Callable[[Record], None] | None = None,
@@ -70,7 +70,8 @@ def run_sweep(
     Args:
         grid: what to measure.
         results: the folder to write to.
-        start_workers: called once the tasks are known to be valid; by default everything runs in this process.
+        start_workers: called once the tasks are known to be valid; by default everything runs in this process, and
+            long streams that are interrupted go on from the folder `unfinished` in `results`.
         create: makes a task from its name and options; by default `analysis.evaluation.tasks.base.create`.
         on_record: called with each new record.
         on_total: called as on_total(records done, records requested); the second grows model by model.
@@ -81,7 +82,7 @@ def run_sweep(
     """
     tasks = _tasks(grid, create)
     results.create()
-    workers = start_workers()
+    workers = start_workers() if start_workers else OneProcess(unfinished=results.path / "unfinished")
     sweep = _Sweep(grid, results, workers, on_record or (lambda record: None), on_total or (lambda done, total: None))
     try:
         for model in grid.models:

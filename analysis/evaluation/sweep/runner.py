@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final, cast
 
 import numpy as np
@@ -130,8 +131,8 @@ def load(model: ModelSpec) -> tuple[Any, Any]:
 class Runner:
     """Measures with one model loaded at a time."""
 
-    def __init__(self, load: Load = load) -> None:
-        self._load = load
+    def __init__(self, load: Load = load, unfinished: Path | None = None) -> None:
+        self._load, self._unfinished = load, unfinished
         self._loaded: tuple[ModelSpec, Any, Any] | None = None
         self._prompt_cache = PromptCache()
 
@@ -179,6 +180,8 @@ class Runner:
             cast(Any, first.task).prompt_cache = self._prompt_cache
         else:
             self._prompt_cache.clear()
+        if hasattr(first.task, "unfinished"):
+            cast(Any, first.task).unfinished = self._unfinished
         if len(jobs) == 1:
             found = [first.task.run(network, tokenizer, first.config(), first.document, progress)]
         else:
@@ -205,10 +208,13 @@ class Runner:
 
 
 class OneProcess:
-    """Measures in this process, one batch after another."""
+    """Measures in this process, one batch after another.
 
-    def __init__(self, load: Load = load) -> None:
-        self._runner = Runner(load)
+    With a folder `unfinished`, what was interrupted goes on there the next time, where the task can.
+    """
+
+    def __init__(self, load: Load = load, unfinished: Path | None = None) -> None:
+        self._runner = Runner(load, unfinished)
 
     def documents(self, model: ModelSpec, task: Task) -> list[Document]:
         return self._runner.documents(model, task)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar
 
 import torch
@@ -17,6 +19,7 @@ from analysis.evaluation.tasks import options, texts
 from analysis.evaluation.tasks.base import Document, Measurement
 from analysis.evaluation.tasks.tokens import context_window
 from analysis.evaluation.tasks.windows import at_shorter_lengths, counted, windows_of
+from analysis.evaluation.unfinished import UnfinishedStream
 from analysis.progress import Progress
 from analysis.token_ids import encode, special_prefix
 from treekv import TreeKVCache, TreeKVConfig, policies
@@ -67,6 +70,10 @@ class PerplexityTask:
         stride: tokens between the starts of windows, at most a length; the paper has 2,048 for PG19 and 1,024 for
             OpenWebText2. None reads each document once, and counts all of it.
         stretch: tokens of a document that windows slide over, at least the largest length.
+
+    Attributes:
+        unfinished: set by a sweep: the folder where streams of more than a minute are kept until they end, so that an
+            interrupted one goes on.
     """
 
     files: list[str] = field(default_factory=list)
@@ -82,6 +89,7 @@ class PerplexityTask:
     stride: int | None = None
     stretch: int | None = None
     name: ClassVar[str] = "ppl"
+    unfinished: ClassVar[Path | None] = None
 
     def __post_init__(self) -> None:
         if bool(self.files) == (self.dataset is not None):
@@ -200,8 +208,12 @@ class PerplexityTask:
         return measured
 
     def _read(self, model: Any, used: TreeKVConfig, ids: Tensor, progress: Progress | None) -> StreamResult:
-        cache = TreeKVCache(used, model.config)
-        return stream_perplexity(model, ids, cache, self._chunk(model, len(ids)), progress, self.prompt)
+        cache, chunk, unfinished = TreeKVCache(used, model.config), self._chunk(model, len(ids)), None
+        if self.unfinished is not None:
+            what = [used.to_dict(), str(model.config.name_or_path), str(model.dtype), chunk, self.prompt, ids.tolist()]
+            name = hashlib.sha256(repr(what).encode()).hexdigest()[:32]
+            unfinished = UnfinishedStream(self.unfinished, name)
+        return stream_perplexity(model, ids, cache, chunk, progress, self.prompt, unfinished)
 
     def _chunk(self, model: Any, rows: int) -> int:
         """Tokens of a row per pass. A stream is evicted block by block in passes of any length, so a pass takes several
