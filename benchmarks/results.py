@@ -29,6 +29,7 @@ STUDY = (
     "paper-table-1",
     "paper-table-2",
     "paper-figure-5",
+    "paper-figure-5-heads",
     "paper-figure-4",
     "tree-height-long",
     "paper-table-3",

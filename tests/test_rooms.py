@@ -105,7 +105,14 @@ FLOORS: dict[str, list[tuple[str, ...]]] = {
         ("held_attention", "computing"),
         ("__init__",),
     ],
-    "analysis.evaluation": [("__init__",), ("report",), ("sweep",), ("tasks", "lm_harness"), ("stream",), ("unfinished",)],
+    "analysis.evaluation": [
+        ("__init__",),
+        ("report",),
+        ("sweep",),
+        ("tasks", "lm_harness"),
+        ("stream",),
+        ("unfinished",),
+    ],
     "app": [
         ("cli",),
         ("dashboard", "demo"),

@@ -72,3 +72,11 @@ def test_the_benchmark_of_simulations_runs(capsys):
         module["times"](captured, configs, 1.0, captured.layers)
     assert len(used) == 4 * len(configs)  # once for each block size
     assert capsys.readouterr().out.count("of the policies' own code") == 4
+
+
+def test_a_model_without_grouped_queries_computes_the_same():
+    ungrouped = runpy.run_path(str(BENCHMARKS / "ungrouped_model.py"))["ungrouped"]
+    model, ids = tiny.llama(), tiny.tokens(20, 2)
+    made = ungrouped(model)
+    assert made.config.num_key_value_heads == model.config.num_attention_heads > model.config.num_key_value_heads
+    torch.testing.assert_close(made(ids).logits, model(ids).logits)
