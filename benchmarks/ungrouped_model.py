@@ -2,8 +2,8 @@
 
     python benchmarks/ungrouped_model.py smollm2 models/smollm2-ungrouped
 
-With grouped queries one eviction serves several query heads; here each has its own cache, with as many tokens a head. What
-differs between the two models under a policy is what grouping does to it.
+With grouped queries one eviction serves several query heads; here each has its own cache, with as many tokens a head.
+What differs between the two models under a policy is what grouping does to it.
 """
 
 from __future__ import annotations
