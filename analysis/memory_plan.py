@@ -18,7 +18,6 @@ from typing import Any, Final
 
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
-from transformers.cache_utils import LinearAttentionLayer
 
 from analysis.captures.backward_pass import KEPT_AT_MOST, LOGITS_AT_ONCE
 from analysis.captures.forward_pass import CacheLayer
@@ -28,6 +27,7 @@ from treekv.attention import interface
 from treekv.attention.supported import full_attention_layers
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
+from treekv.transformers_releases import LinearAttentionLayer
 
 STEP: Final = 8  # tokens between two sizes that are tried
 LEAST: Final = 16

@@ -28,7 +28,7 @@ FLOORS: dict[str, list[tuple[str, ...]]] = {
         ("config",),
         ("budgets", "options", "registration"),
         ("policies", "attention", "files", "shipped", "model_identity", "device"),
-        ("errors",),
+        ("errors", "transformers_releases"),
     ],
     "treekv.cache": [
         ("__init__",),

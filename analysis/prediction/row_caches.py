@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
+from transformers.cache_utils import Cache, DynamicCache
 
 from treekv import TreeKVCache
 from treekv.attention.interface import AttentionCall, attach_handler, handler_of
@@ -14,6 +14,7 @@ from treekv.attention.supported import full_attention_layers
 from treekv.cache.hybrid_layer import attention_of, with_attention
 from treekv.cache.layer import TreeKVLayer
 from treekv.cache.split_layer import SplitLayer
+from treekv.transformers_releases import CacheLayer
 
 
 class RowCaches(Cache):
@@ -30,7 +31,7 @@ class RowCaches(Cache):
         super().__init__(layers=layers)
 
 
-class _RowsLayer(CacheLayerMixin):
+class _RowsLayer(CacheLayer):
     def __init__(self, layers: list[TreeKVLayer | SplitLayer]) -> None:
         super().__init__()
         self.layers = layers
@@ -64,11 +65,5 @@ class _RowsLayer(CacheLayerMixin):
     def get_seq_length(self) -> int:
         return self.layers[0].get_seq_length()
 
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.get_seq_length() + query_length, 0
-
-    def get_max_length(self) -> int:
-        return -1
-
-    def get_max_cache_shape(self) -> int:
-        return -1
+    def mask_sizes(self, queries: int) -> tuple[int, int]:
+        return self.get_seq_length() + queries, 0

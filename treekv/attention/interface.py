@@ -18,6 +18,7 @@ from transformers.masking_utils import sdpa_mask
 
 from treekv.attention.softmax import Scoring, explicit_attention
 from treekv.errors import TreeKVError
+from treekv.transformers_releases import query_count
 
 NAME = "treekv"
 
@@ -145,8 +146,8 @@ def _not_computed(argument: str) -> TreeKVError:
 
 def treekv_mask(
     batch_size: int,
-    q_length: int,
-    kv_length: int,
+    q_length: int | None = None,
+    kv_length: int = 0,
     q_offset: int = 0,
     kv_offset: int = 0,
     attention_mask: Tensor | None = None,
@@ -159,6 +160,8 @@ def treekv_mask(
     without a handler gets the four-dimensional mask, built from the request that is attached to the tensor; so no
     q x kv matrix is built unless it is used.
     """
+    if q_length is None:  # an earlier release of transformers: `cache_position` says it, and the device
+        q_length, device = query_count(kwargs["cache_position"]), kwargs["cache_position"].device
     columns = kv_offset + kv_length
     if not batch_size or not q_length:
         read = (

@@ -24,6 +24,7 @@ from treekv.attention.convention import Convention
 from treekv.attention.rotary import Rotary
 from treekv.attention.rotary_families import CONVENTIONS
 from treekv.errors import TreeKVError
+from treekv.transformers_releases import layer_configs
 
 ADVICE: Final = "; use positions='original'"
 
@@ -191,6 +192,6 @@ def _layer_type(config: Any, number: int) -> str | None:
 
 
 def _head_dim(config: Any, number: int) -> int:
-    layers = config.per_layer_config
+    layers = layer_configs(config)
     layer = layers[number] if number < config.num_hidden_layers else config
     return int(getattr(layer, "head_dim", None) or layer.hidden_size // layer.num_attention_heads)

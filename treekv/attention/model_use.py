@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from transformers.cache_utils import (
-    DummyLayer,
-    DynamicCache,
-    DynamicSlidingWindowLayer,
-    LinearAttentionAndFullAttentionLayer,
-    LinearAttentionLayer,
-)
+from transformers.cache_utils import DynamicCache, DynamicSlidingWindowLayer
 
 from treekv.attention import supported
 from treekv.attention.model_rotary import ADVICE, layer_rotaries
 from treekv.errors import TreeKVError
+from treekv.transformers_releases import (
+    DummyLayer,
+    LinearAttentionAndFullAttentionLayer,
+    LinearAttentionLayer,
+    layer_configs,
+)
 
 
 class LayerUse(NamedTuple):
@@ -115,7 +115,7 @@ def _kind(config: Any, number: int, layer: Any) -> str:
 
 
 def _bytes_per_token(config: Any, number: int, itemsize: int) -> int:
-    layers = config.per_layer_config
+    layers = layer_configs(config)
     own = layers[number] if number < len(layers) else layers[-1]
     if number in supported.latent_layers(config):
         return int((own.kv_lora_rank + own.qk_rope_head_dim) * itemsize)

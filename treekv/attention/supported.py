@@ -7,21 +7,23 @@ from __future__ import annotations
 
 from typing import Any
 
+import transformers
 from transformers import AutoModelForCausalLM
-from transformers.cache_utils import (
-    DummyLayer,
-    DynamicCache,
-    DynamicIndexedLayer,
-    DynamicLayer,
-    DynamicSlidingWindowLayer,
-    LinearAttentionAndFullAttentionLayer,
-    LinearAttentionAndSlidingWindowAttentionLayer,
-    LinearAttentionLayer,
-)
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.models.auto import modeling_auto
 
 from treekv.attention import interface
 from treekv.errors import TreeKVError
+from treekv.transformers_releases import (
+    HAS_STATES,
+    DummyLayer,
+    DynamicIndexedLayer,
+    LinearAttentionAndFullAttentionLayer,
+    LinearAttentionAndSlidingWindowAttentionLayer,
+    LinearAttentionLayer,
+    has_states,
+    layer_configs,
+)
 
 #: Families whose full attention has a learned sink logit per head, see `treekv.attention.softmax.Scoring`.
 SINKS = frozenset(["flint", "gpt_oss", "granite_swa", "granitemoe_swa"])
@@ -84,6 +86,11 @@ def check_family(config: Any) -> None:
         raise TreeKVError(f"this {name!r} model is an encoder; TreeKV compresses causal language models")
     if name in REFUSED:
         raise TreeKVError(f"models of the family {name!r} {REFUSED[name]}, so their cache cannot be compressed")
+    if not HAS_STATES and has_states(config.get_text_config(decoder=True)):
+        raise TreeKVError(
+            f"some layers of this {name!r} model have a state of linear attention or convolution, for which caches of "
+            f"transformers {transformers.__version__} have no place; install a newer release"
+        )
     _check_layers(config)
 
 
@@ -95,7 +102,7 @@ def followed_layers(config: Any) -> set[int]:
 
 def latent_layers(config: Any) -> set[int]:
     """The numbers of layers that cache latents, from which keys and values are computed, as in DeepSeek-V2 and V3."""
-    each = enumerate(config.get_text_config(decoder=True).per_layer_config)
+    each = enumerate(layer_configs(config.get_text_config(decoder=True)))
     return {number for number, layer in each if getattr(layer, "kv_lora_rank", None) is not None}
 
 

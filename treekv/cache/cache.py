@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
-from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, LinearAttentionLayer
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
 from treekv import policies
 from treekv.attention import supported
@@ -27,6 +27,7 @@ from treekv.cache.split_layer import SplitLayer
 from treekv.cache.trace import JoinedTrace, LayerTrace
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
+from treekv.transformers_releases import LinearAttentionLayer
 
 
 class TreeKVCache(Cache):
@@ -224,10 +225,8 @@ class TreeKVCache(Cache):
     def _select_in_layers(self, rows: Any) -> None:
         layers: list[Any] = self.layers
         for layer in layers:
-            if isinstance(layer, LinearAttentionLayer):  # transformers' own can be reordered only
-                layer.reorder_cache(rows)
-            else:
-                layer.batch_select_indices(rows)
+            states = isinstance(layer, LinearAttentionLayer)  # which can be reordered only
+            (layer.reorder_cache if states else layer.batch_select_indices)(rows)
 
     def _check_rows(self, index: Any, name: str) -> None:
         if not isinstance(index, Tensor) or index.ndim != 1 or index.dtype not in (torch.int64, torch.int32):

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import LinearAttentionAndFullAttentionLayer, LinearAttentionLayer
+
+from treekv.transformers_releases import LinearAttentionAndFullAttentionLayer, LinearAttentionLayer
 
 
 class HybridLayer(LinearAttentionAndFullAttentionLayer):
@@ -27,7 +28,7 @@ class HybridLayer(LinearAttentionAndFullAttentionLayer):
     def get_seq_length(self) -> int:
         return self.attention.get_seq_length()
 
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+    def get_mask_sizes(self, query_length: int | Tensor) -> tuple[int, int]:
         return self.attention.get_mask_sizes(query_length)
 
     def get_max_length(self) -> int:

@@ -6,12 +6,12 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import CacheLayerMixin
 
 from treekv.attention.interface import AttentionCall, attach_handler
 from treekv.attention.rotary import Rotary
 from treekv.cache.slots import Slots
 from treekv.errors import TreeKVError
+from treekv.transformers_releases import CacheLayer
 
 
 class LayerOwner(Protocol):
@@ -36,7 +36,7 @@ class LayerOwner(Protocol):
         """Replace tensors made under `torch.inference_mode` by copies."""
 
 
-class TreeKVLayer(Slots, CacheLayerMixin):  # type: ignore[misc]  # whose keys and values may be None
+class TreeKVLayer(Slots, CacheLayer):  # type: ignore[misc]  # whose keys and values may be None
     """One full-attention layer: a fixed number of slots of keys and values, and what transformers calls.
 
     Attributes:
@@ -52,7 +52,7 @@ class TreeKVLayer(Slots, CacheLayerMixin):  # type: ignore[misc]  # whose keys a
     def __init__(
         self, rotary: Rotary | None, number: int = 0, layers: int = 1, head_numbers: list[int] | None = None
     ) -> None:
-        CacheLayerMixin.__init__(self)
+        CacheLayer.__init__(self)
         Slots.__init__(self, rotary, number, layers, head_numbers)
         self.first_with_rotary = False
         self.future_rotary: Rotary | None = None
@@ -154,12 +154,9 @@ class TreeKVLayer(Slots, CacheLayerMixin):  # type: ignore[misc]  # whose keys a
     def get_seq_length(self) -> int:
         return self.tokens_seen
 
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+    def mask_sizes(self, queries: int) -> tuple[int, int]:
         longest = self.owner.longest(self) if self.is_initialized else 0
-        return longest + query_length, self.tokens_seen - longest
-
-    def get_max_length(self) -> int:
-        return -1  # any number of tokens may pass through
+        return longest + queries, self.tokens_seen - longest
 
     def reset(self) -> None:
         """Forget everything and free the memory."""

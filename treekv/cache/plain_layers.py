@@ -5,17 +5,11 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from torch import Tensor
-from transformers.cache_utils import (
-    CacheLayerMixin,
-    DummyLayer,
-    DynamicLayer,
-    DynamicSlidingWindowLayer,
-    LinearAttentionAndSlidingWindowAttentionLayer,
-    LinearAttentionLayer,
-)
+from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
 from treekv.cache.hybrid_layer import HybridLayer, attention_of
 from treekv.errors import TreeKVError
+from treekv.transformers_releases import DummyLayer, LinearAttentionAndSlidingWindowAttentionLayer, LinearAttentionLayer
 
 #: Layers that have keys and values of their own, with their numbers.
 ATTENDING: Final[dict[type, tuple[str, ...]]] = {

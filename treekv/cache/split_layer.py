@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import CacheLayerMixin
 
 from treekv.attention.interface import AttentionCall, attach_handler
 from treekv.cache.layer import TreeKVLayer
 from treekv.errors import TreeKVError
+from treekv.transformers_releases import CacheLayer
 
 
-class SplitLayer(CacheLayerMixin):
+class SplitLayer(CacheLayer):
     """One full-attention layer in parts, each of the KV heads of one capacity.
 
     A head depends on no other, so the heads of a part are rows of a batch to it: everything that rows can do (states of
@@ -89,11 +89,8 @@ class SplitLayer(CacheLayerMixin):
     def get_seq_length(self) -> int:
         return self.parts[0].get_seq_length()
 
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return max(part.get_mask_sizes(query_length) for part in self.parts)  # by the longest part
-
-    def get_max_length(self) -> int:
-        return -1
+    def mask_sizes(self, queries: int) -> tuple[int, int]:
+        return max(part.mask_sizes(queries) for part in self.parts)  # by the longest part
 
     def reset(self) -> None:
         """Forget everything and free the memory."""
