@@ -176,13 +176,14 @@ def _read(model: Any, cache: Any, ids: Tensor) -> tuple[Tensor, int]:
     found, peak = [], 0
     with torch.inference_mode():
         for position in range(ids.shape[1] - 1):
+            before = 0 if isinstance(cache, TreeKVCache) or not cache.layers else cache.layers[0].keys.shape[2]
             if isinstance(cache, TreeKVCache):
                 logits = model(input_ids=ids[:, position : position + 1], past_key_values=cache, use_cache=True).logits
                 logits = logits[:, -1]
                 held = cache.kept_tokens
             else:
                 logits = _step(model, cache, ids[:, position : position + 1], position)
-                held = max(layer.keys.shape[2] for layer in cache.layers)
+                held = before + 1  # what the token saw; eviction comes after it
             peak = max(peak, held)
             found.append(nn.functional.cross_entropy(logits.float(), ids[:, position + 1], reduction="none"))
     return torch.stack(found, dim=1), peak
