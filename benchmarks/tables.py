@@ -6,7 +6,7 @@
 A table stands between `<!-- results: {...} -->` and `<!-- end of results -->`. The braces say, as YAML:
 
     records   the name of a summary, or a list of them
-    score     which one; the main one of the task by default
+    score     which one; the main one of the task by default; a list of them makes a column for each
     where     what documents and settings must have: budget, length, files, dataset, question, model
     against   the settings that others are compared with, in paired differences
     across    a column for each budget, length or files, instead of columns for one score
@@ -88,10 +88,15 @@ def table(wanted: dict[str, Any], summaries: Path = SUMMARIES) -> str:
     if not cells:
         raise ValueError(f"no records fit {wanted}")
     score = wanted.get("score") or next(iter(cells[0].records[0].scores))
-    entries = [entry for cell in cells if (entry := _entry(cell, score, wanted.get("across"))).scores]
-    order = wanted.get("settings") or _best_first(entries, score)
+    columns, scores = isinstance(score, list), score if isinstance(score, list) else [score]
+    made = [_entry(cell, one, one if columns else wanted.get("across")) for one in scores for cell in cells]
+    entries = [entry for entry in made if entry.scores]
+    order = wanted.get("settings") or _best_first(entries, scores[0])
     entries = [entry for entry in entries if entry.name in order]
-    head, rows = (_across if "across" in wanted else _down)(entries, score, order, wanted)
+    if columns or "across" in wanted:
+        head, rows = _across(entries, scores[0], order, wanted)
+    else:
+        head, rows = _down(entries, scores[0], order, wanted)
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -129,7 +134,8 @@ def _across(entries: list[Entry], score: str, order: list[str], wanted: dict[str
     """A row for each settings, a column for each place."""
     against = wanted.get("against")
     places = list(dict.fromkeys(entry.place for entry in entries if entry.place is not None))
-    if wanted["across"] != "files":
+    numbers = wanted.get("across") in ("budget", "length")
+    if numbers:
         places.sort(key=_size)
     rows = []
     for name in order:
@@ -145,7 +151,7 @@ def _across(entries: list[Entry], score: str, order: list[str], wanted: dict[str
                 apart = _difference(entry, column, score, against) if against and name != against else []
                 row.append(_number(entry.mean, score) + (f"; {apart[0]} ({apart[1]})" if apart else ""))
         rows.append(row)
-    return ["settings", *(_kept(place) if wanted["across"] != "files" else str(place) for place in places)], rows
+    return ["settings", *(_kept(place) if numbers else str(place) for place in places)], rows
 
 
 def _difference(entry: Entry, entries: list[Entry], score: str, against: str) -> list[str]:
@@ -181,6 +187,7 @@ def _closes(entry: Entry, entries: list[Entry]) -> str:
 
 def _entry(cell: Cell, score: str, across: str | None) -> Entry:
     places = {"budget": cell.budget, "length": cell.group.get("length"), "files": _files(cell), None: ""}
+    places.setdefault(across, (across or "").replace("_", " "))  # a column for a score
     held = document_scores(cell, "cache_bytes")
     megabytes = float(np.mean(list(held.values()))) / 1e6 if held else None
     scores = document_scores(cell, score)

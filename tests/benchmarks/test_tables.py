@@ -61,6 +61,15 @@ def test_a_table_across_texts_and_budgets(small: Path) -> None:
     assert lines[4] == "| **StreamingLLM** | 4.750 | 4.750 |"
 
 
+def test_a_table_with_a_column_for_each_score(small: Path) -> None:
+    wanted = {"records": "small", "where": {"files": "novels", "budget": 64}, "score": ["loss", "cache_bytes"]}
+    assert table(wanted, small).splitlines()[:3] == [
+        "| settings | loss | cache bytes |",
+        "| --- | ---: | ---: |",
+        "| full cache | 3.750 | 2048.000 |",
+    ]
+
+
 def test_a_page_keeps_all_but_its_tables(small: Path) -> None:
     block = "<!-- results: {records: small, where: {files: novels}, settings: [full]} -->\n"
     page = f"before\n\n{block}old\n<!-- end of results -->\nafter\n"
