@@ -28,8 +28,8 @@ import numpy as np
 import yaml
 
 from analysis.evaluation.report.aggregate import Cell, document_scores, estimate, group_cells, lower_is_better
+from analysis.evaluation.report.titles import settings_title
 from analysis.evaluation.sweep.summary import read_summary
-from treekv import policies
 
 ROOT = Path(__file__).resolve().parents[1]
 SUMMARIES = ROOT / "benchmarks" / "summaries"
@@ -37,12 +37,6 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 BLOCK = re.compile(r"(<!-- results: (\{.*?\}) -->\n)(.*?)(<!-- end of results -->)", re.DOTALL)
 KEYS = ("records", "score", "where", "against", "across", "closes", "settings")
 MISSING = "not measured"
-TITLES = {
-    "recommended": "TreeKV, recommended",
-    "tree_left": "TreeKV, select left",
-    "tree unprotected": "TreeKV without protection",
-    "tree_left unprotected": "TreeKV, select left, without protection",
-}
 TEXTS = {
     "novels": "novels",
     "public-novels": "novels",
@@ -101,27 +95,16 @@ def table(wanted: dict[str, Any], summaries: Path = SUMMARIES) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def title(name: str | None) -> str:
-    """Settings in words."""
-    policy, _, variant = (name or "").partition(" ")
-    if name is None or name in TITLES or policy not in policies.names():
-        return TITLES.get(name or "", name or "")
-    known = policies.get(policy)
-    if variant in known.variants:
-        return f"{known.title}, {known.variants[variant].title}"
-    return f"{known.title}, {variant or 'as published'}" if variant or known.variants else known.title
-
-
 def _down(entries: list[Entry], score: str, order: list[str], wanted: dict[str, Any]) -> tuple[list[str], list[Any]]:
     """A row for each settings and budget."""
     against = wanted.get("against")
     several = len({entry.budget for entry in entries} - {None}) > 1
     head = ["settings", *(["kept"] if several else []), _unit(score)]
-    head += [f"minus {title(against)}", "95 % interval"] if against else []
+    head += [f"minus {settings_title(against)}", "95 % interval"] if against else []
     head += [*(["closes"] if wanted.get("closes") else []), "MB", "documents"]
     rows = []
     for entry in sorted(entries, key=lambda entry: (_size(entry.budget) if several else 0, order.index(entry.name))):
-        row = [_bold(title(entry.name), entry.name == against), *([_kept(entry.budget)] if several else [])]
+        row = [_bold(settings_title(entry.name), entry.name == against), *([_kept(entry.budget)] if several else [])]
         row += [_number(entry.mean, score)]
         row += _difference(entry, entries, score, against) if against else []
         row += [_closes(entry, entries)] if wanted.get("closes") else []
@@ -139,7 +122,7 @@ def _across(entries: list[Entry], score: str, order: list[str], wanted: dict[str
         places.sort(key=_size)
     rows = []
     for name in order:
-        row = [_bold(title(name), name == against)]
+        row = [_bold(settings_title(name), name == against)]
         for place in places:
             column = [entry for entry in entries if entry.place in (place, None)]
             entry = next((entry for entry in column if entry.name == name), None)

@@ -85,18 +85,6 @@ def test_a_table_of_nothing_is_an_error(small: Path) -> None:
         table({"records": "small", "colour": 1}, small)
 
 
-def test_titles_are_those_of_the_policies() -> None:
-    title = TABLES["title"]
-    assert [title(name) for name in ("tree", "h2o", "h2o paper", "recommended", "mine", "random")] == [
-        "TreeKV",
-        "H2O, as published",
-        "H2O, paper's allocation",
-        "TreeKV, recommended",
-        "mine",
-        "random",
-    ]
-
-
 @pytest.mark.parametrize("page", TABLES["PAGES"], ids=lambda page: page.name)
 def test_the_tables_of_the_docs_are_what_was_measured(page: Path) -> None:
     text = page.read_text(encoding="utf-8")

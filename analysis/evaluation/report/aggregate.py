@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 from scipy import stats
 
+from analysis.evaluation.report.titles import settings_title
 from analysis.evaluation.sweep.records import Record
 from analysis.plot.policy_colours import policy_of
 from treekv import policies
@@ -69,6 +70,11 @@ class Row:
     failed: int
     answers: bool
 
+    @property
+    def title(self) -> str:
+        """The settings as tables and pictures call them."""
+        return settings_title(self.name)
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -80,6 +86,11 @@ class Cell:
     group: dict[str, Any]
     budget: int | str | None
     records: list[Record] = field(repr=False)
+
+    @property
+    def title(self) -> str:
+        """The settings as tables and pictures call them."""
+        return settings_title(self.name)
 
     @property
     def comparison_key(self) -> tuple[str, str, str]:

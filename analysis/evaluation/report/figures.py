@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from analysis.evaluation.report.aggregate import Cell, Row, budget_order, describe_group, lower_is_better
+from analysis.evaluation.report.titles import settings_title
 from analysis.plot import theme
 from analysis.plot.policy_colours import colours
 from treekv.errors import TreeKVError
@@ -46,8 +47,8 @@ def quality(rows: Sequence[Row], paired: str | None = None) -> go.Figure:
         raise TreeKVError("rows of several models, tasks or lengths cannot be one figure")
     budgets = sorted({row.budget for row in rows if row.budget is not None}, key=budget_order)
     labels = [f"{budget:,}" if isinstance(budget, int) else str(budget) for budget in budgets]
-    spoken = [f"{row.name} at {row.budget or 'all'} {_spoken(row)}" for row in rows]
-    minus = "" if paired is None else f" minus that of {theme.shown(paired)}"
+    spoken = [f"{row.title} at {row.budget or 'all'} {_spoken(row)}" for row in rows]
+    minus = "" if paired is None else f" minus that of {theme.shown(settings_title(paired))}"
     alt = f"Mean {first.score}{minus} by settings and budget: {'; '.join(spoken)}."
     less = lower_is_better(first.score)
     subtitle = (
@@ -77,10 +78,10 @@ def quality(rows: Sequence[Row], paired: str | None = None) -> go.Figure:
                 "thickness": 1.2,
             },
             mode="lines+markers",
-            name=theme.shown(name),
+            name=theme.shown(own[0].title),
             line={"color": colour, "width": 2.5, "dash": theme.dash(number)},
             marker={"symbol": _SYMBOLS[number % len(_SYMBOLS)], "size": 9},
-            hovertemplate=f"{theme.shown(name)} at %{{x}}: %{{y:.4g}}<extra></extra>",
+            hovertemplate=f"{theme.shown(own[0].title)} at %{{x}}: %{{y:.4g}}<extra></extra>",
         )
     for row in rows:
         if row.budget is None and row.estimate is not None:
@@ -88,9 +89,9 @@ def quality(rows: Sequence[Row], paired: str | None = None) -> go.Figure:
                 x=labels or ["all"],
                 y=[row.estimate.mean] * max(len(labels), 1),
                 mode="lines" if len(labels) > 1 else "lines+markers",
-                name=theme.shown(f"{row.name} (all tokens)"),
+                name=theme.shown(f"{row.title} (all tokens)"),
                 line={"color": _FULL, "width": 1.5, "dash": "dash"},
-                hovertemplate=f"{theme.shown(row.name)}: %{{y:.4g}}<extra></extra>",
+                hovertemplate=f"{theme.shown(row.title)}: %{{y:.4g}}<extra></extra>",
             )
     if paired is not None:
         figure.add_hline(y=0, line={"color": _FULL, "width": 1.5, "dash": "dash"})
@@ -276,7 +277,7 @@ def _mean(row: Row) -> float:
 
 
 def _name(row: Row) -> str:
-    return theme.shown(f"{row.name} (all tokens)" if row.budget is None else row.name)
+    return theme.shown(f"{row.title} (all tokens)" if row.budget is None else row.title)
 
 
 def _spoken(row: Row) -> str:
@@ -289,7 +290,7 @@ def _spoken(row: Row) -> str:
 
 
 def _label(cell: Cell) -> str:
-    return cell.name if cell.budget is None else f"{cell.name} at {cell.budget}"
+    return cell.title if cell.budget is None else f"{cell.title} at {cell.budget}"
 
 
 def _losses(cell: Cell) -> dict[str, dict[int, tuple[float, int]]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.evaluation.report.aggregate import Estimate, Row, lower_is_better
+from analysis.evaluation.report.titles import settings_title
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def _table(rows: list[Row], baseline: str | None) -> Table:
     left = len(groups) + 1
     head += [score or "score", "95 % interval"]
     if compared:
-        head += [f"minus {baseline}", "95 % interval of it", "in common"]
+        head += [f"minus {settings_title(str(baseline))}", "95 % interval of it", "in common"]
     head += others
     body = [_cells(row, groups, others, compared, failed) for row in rows]
     title = f"{rows[0].task}, {rows[0].model}" + (f": {score}, {arrow}" if score else "")
@@ -117,7 +118,7 @@ def _table(rows: list[Row], baseline: str | None) -> Table:
 def _cells(row: Row, groups: list[str], others: list[str], compared: bool, failed: bool) -> list[str]:
     estimate, difference = row.estimate, row.difference
     cells = [_format_cell(row.group.get(key)) for key in groups]
-    cells += [row.name, "all" if row.budget is None else _format_cell(row.budget)]
+    cells += [row.title, "all" if row.budget is None else _format_cell(row.budget)]
     cells += [str(estimate.documents if estimate else 0)]
     cells += [str(row.failed)] if failed else []
     cells += [format_number(estimate.mean if estimate else None), format_interval(estimate)]

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from analysis.evaluation.report.aggregate import Cell, describe_group
+from analysis.evaluation.report.titles import settings_title
 from analysis.plot import theme
 from analysis.plot.policy_colours import colours
 from treekv.errors import TreeKVError
@@ -85,7 +86,7 @@ def loss_by_length(cells: Sequence[Cell], baseline: str = "tree") -> go.Figure:
     wanted = np.geomspace(length[0], length[-1], _POINTS)
     part = found.isel(length=np.unique(np.clip(np.searchsorted(length, wanted), 0, len(length) - 1)))
     x = part["length"].values
-    names = [theme.shown(str(name)) for name in found["settings"].values]
+    names = [theme.shown(settings_title(str(name))) for name in found["settings"].values]
     documents = int(found.attrs["documents"])
     last = found.isel(length=-1)
     spoken = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from analysis.evaluation.report import formats
+from analysis.evaluation.report.titles import settings_title
 from app.dashboard.pages import runs_root
 from app.dashboard.session.messages import or_stop, plain
 from app.dashboard.widgets.figure import draw_figure, region
@@ -38,6 +39,7 @@ measured = or_stop(lambda: results.read(folder))
 baseline = st.selectbox(
     "Baseline",
     measured.names,
+    format_func=settings_title,
     index=measured.names.index(measured.default_baseline) if measured.default_baseline else 0,
     key="baseline",
     bind="query-params",

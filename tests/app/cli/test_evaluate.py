@@ -222,7 +222,7 @@ def test_reports_are_written_whole_and_hold_the_table(measured: Path, tmp_path: 
     assert again.exit_code == 2
     assert "exists; give another name, or use --force to replace it" in again.stderr
     assert invoke("report", measured, "--output", files[0], "--force", "--baseline", "tree").exit_code == 0
-    assert "minus tree" in files[0].read_text(encoding="utf-8")
+    assert "minus TreeKV" in files[0].read_text(encoding="utf-8")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["report.html", "report.md", "report.tex"]
 
 
@@ -260,12 +260,12 @@ def test_the_results_page_shows_tables_and_pictures(measured: Path, monkeypatch:
     test = page(measured.parent, monkeypatch)
     assert [choice.value for choice in test.selectbox if choice.key == "results"] == [measured.name]
     quality, loss = alternatives(test)
-    assert quality.startswith("Mean perplexity minus that of full by settings and budget: tree at 16 ")
+    assert quality.startswith("Mean perplexity minus that of full cache by settings and budget: TreeKV at 16 ")
     assert loss.startswith("Mean loss in nats in the quarters of the text")
     shown = [element.proto.body for element in test.get("html")]
     assert any("<table>" in body and "minus full" in body for body in shown)
     test.selectbox(key="baseline").select("tree").run()
-    assert any("minus tree" in element.proto.body for element in test.get("html"))
+    assert any("minus TreeKV" in element.proto.body for element in test.get("html"))
 
 
 def test_the_results_page_without_results_says_how_to_make_some(

@@ -40,9 +40,9 @@ def test_the_three_forms_hold_the_same_cells(records: list[Record]) -> None:
     rows = aggregate.summarize(named)
     [made] = formats.make_tables(rows)
     assert made.head[:5] == ["length", "settings", "budget", "documents", "failed"]
-    assert made.head[5:10] == ["score", "95 % interval", "minus full", "95 % interval of it", "in common"]
-    assert made.rows[0][:6] == ["512", "full", "all", "8", "0", formats.format_number(rows[0].estimate.mean)]
-    assert made.rows[1][:5] == ["512", "tree", "64", "7", "1"]
+    assert made.head[5:10] == ["score", "95 % interval", "minus full cache", "95 % interval of it", "in common"]
+    assert made.rows[0][:6] == ["512", "full cache", "all", "8", "0", formats.format_number(rows[0].estimate.mean)]
+    assert made.rows[1][:5] == ["512", "TreeKV", "64", "7", "1"]
     assert made.title == f"needle, {EVIL}: score, higher is better"
 
     assert parsed(formats.to_html(made)) == [made.head, *made.rows]

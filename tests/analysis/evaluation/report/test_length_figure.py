@@ -54,18 +54,18 @@ def test_it_is_drawn_as_it_is_and_against_the_baseline() -> None:
     figure = loss_by_length(group_cells(MADE))
     lines = [trace for trace in figure.data if trace.mode == "lines"]
     assert [(line.name, line.yaxis) for line in lines] == [
-        ("tree", "y"), ("tree", "y2"), ("tree_left", "y"), ("tree_left", "y2"),
+        ("TreeKV", "y"), ("TreeKV", "y2"), ("TreeKV, left", "y"), ("TreeKV, left", "y2"),
     ]  # fmt: skip
     for line in lines:
         field = "loss" if line.yaxis == "y" else "difference"
-        np.testing.assert_allclose(line.y, found[field].sel(settings=line.name))
+        np.testing.assert_allclose(line.y, found[field].sel(settings="tree" if line.name == "TreeKV" else "tree_left"))
         assert list(line.x) == [5, 9, 11]
     [shade] = [trace for trace in figure.data if trace.fill == "toself"]
     np.testing.assert_allclose(shade.y[:3], found["difference_high"].sel(settings="tree_left"))
     assert figure.layout.xaxis.type == figure.layout.xaxis2.type == "log"
     low, high = (float(found[f"difference_{end}"].sel(settings="tree_left")[-1]) for end in ("low", "high"))
     alt = figure.layout.meta["alt"]
-    assert "all 11 tokens" in alt and "tree 3.200; tree_left 3.500 (+0.300, " in alt
+    assert "all 11 tokens" in alt and "TreeKV 3.200; TreeKV, left 3.500 (+0.300, " in alt
     assert f"{low:+.3f} to {high:+.3f})" in alt
 
 
