@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, Page, WebSocket, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, WebSocket, sync_playwright
 
 from tests.needs import lacking
 
@@ -74,7 +74,9 @@ class Watched:
         self.page.wait_for_selector(SETTLED, timeout=120 * SECOND)
 
     def keep(self, name: str) -> None:
-        """A screenshot for people to look at."""
+        """A screenshot for people to look at, with SCREENSHOTS=1: drawing whole pages takes a while without a GPU."""
+        if not os.environ.get("SCREENSHOTS"):
+            return
         ARTIFACTS.mkdir(exist_ok=True)
         content = self.page.get_by_test_id("stMainBlockContainer").bounding_box()
         height = 1600 if content is None else max(1600, round(content["height"]))
@@ -186,3 +188,29 @@ _CUT_OFF = """() => {
     }
     return [...new Set(found)];
 }"""
+
+
+def number(watched: Watched, label: str, value: int) -> None:
+    field = watched.page.get_by_label(label, exact=True)
+    field.fill(str(value))
+    field.press("Enter")
+    watched.settle()
+
+
+def stop(page: Page) -> Locator:
+    """The page's own button: Streamlit shows one of that name in its head while a page is made."""
+    return page.get_by_test_id("stMainBlockContainer").get_by_role("button", name="Stop", exact=True)
+
+
+def drag(page: Page, picture: int, first: float, last: float) -> None:
+    """Over the middle of a picture, from one share of its width to another."""
+    area = page.locator(".js-plotly-plot .nsewdrag").nth(picture)
+    area.scroll_into_view_if_needed()
+    box = area.bounding_box()
+    assert box is not None
+    y = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + first * box["width"], y)
+    page.mouse.down()
+    for share in (0.3, 0.7, 1.0):
+        page.mouse.move(box["x"] + (first + share * (last - first)) * box["width"], y, steps=3)
+    page.mouse.up()
