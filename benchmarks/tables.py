@@ -170,7 +170,8 @@ def _closes(entry: Entry, entries: list[Entry]) -> str:
 
 def _entry(cell: Cell, score: str, across: str | None) -> Entry:
     places = {"budget": cell.budget, "length": cell.group.get("length"), "files": _files(cell), None: ""}
-    places.setdefault(across, (across or "").replace("_", " "))  # a column for a score
+    # A column for a score, such as perplexity_2048.
+    places.setdefault(across, re.sub(r"\d+", lambda found: f"{int(found[0]):,}", (across or "").replace("_", " ")))
     held = document_scores(cell, "cache_bytes")
     megabytes = float(np.mean(list(held.values()))) / 1e6 if held else None
     scores = document_scores(cell, score)
