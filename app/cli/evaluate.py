@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from app import DEFAULT_RESULTS
 from app.cli.console import err, one_sentence, out, print_json
+from app.cli.named_values import named_values
 
 if TYPE_CHECKING:
     from analysis.evaluation.sweep.grid import Grid
@@ -114,11 +115,8 @@ def _grid(
             content[key] = [read_item(item) if isinstance(item, str) else item for item in items]
     if not content:
         raise TreeKVError("nothing to measure; give a sweep file or --task, such as --task needle")
-    for word in common:
-        name, equals, value = word.partition("=")
-        if not equals:
-            raise TreeKVError(f"--set takes NAME=VALUE, such as prefill=stream, got {word!r}")
-        content["settings"] = {**(content.get("settings") or {}), name.strip(): read_item(value)}
+    if common:
+        content["settings"] = {**(content.get("settings") or {}), **named_values(common)}
     if batch is not None:
         content["batch"] = batch
     wanted = parse_grid(content)

@@ -73,6 +73,10 @@ def generate(
             "distances by their logarithm)."
         ),
     ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any other setting, such as prompt_score=future; repeatable."),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -112,6 +116,8 @@ def generate(
         "prefill": prefill,
         "positions": positions,
     }
+    changes = {name: value for name, value in changes.items() if value is not None}
+    changes |= _further(setting or [], changes)
     _check_temperature(temperature)
     if engine is Engine.openvino:
         from app.cli.engine import check
@@ -213,11 +219,23 @@ def _other(config: Any, compare: str, engine: Engine) -> Any:
     return config.for_policy(compare)
 
 
+def _further(settings: list[str], given: dict[str, Any]) -> dict[str, Any]:
+    """The settings given as NAME=VALUE, each of them once."""
+    from app.cli.named_values import named_values
+    from treekv import TreeKVError
+
+    found = named_values(settings)
+    twice = next((name for name in found if name in given), None)
+    if twice is not None:
+        raise TreeKVError(f"{twice} is given twice, by --{twice.replace('_', '-')} and by --set")
+    return found
+
+
 def _config(file: Path | None, **changes: Any) -> Any:
     from treekv import TreeKVConfig
 
     config = TreeKVConfig() if file is None else TreeKVConfig.load(file)
-    return config.replace(**{name: value for name, value in changes.items() if value is not None})
+    return config.replace(**changes)
 
 
 def _check_temperature(temperature: float) -> None:

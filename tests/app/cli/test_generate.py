@@ -125,7 +125,7 @@ def test_a_prompt_that_is_no_text():
 def test_the_height_of_the_tree_is_a_setting():
     result = CliRunner().invoke(app, ["generate", "a", "--model", "none", "--policy", "h2o", "--max-height", "3"])
     assert result.exit_code == 2 and "max_height is an option of policies 'tree', 'tree_left'" in result.stderr
-    assert cli_generate._config(None, max_height=3, sink_size=None) == TreeKVConfig(max_height=3)
+    assert cli_generate._config(None, max_height=3) == TreeKVConfig(max_height=3)
 
 
 def test_positions_are_a_setting():
@@ -173,3 +173,28 @@ def test_full_cache_and_settings_side_by_side(smollm2):
     shown = CliRunner().invoke(app, arguments)
     assert ("texts diverge after" in shown.stderr) == (place is not None)
     assert "64 tokens kept" in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--set", "prompt_score"], "--set takes NAME=VALUE, such as prefill=stream, got 'prompt_score'"),
+        (["--set", "=3"], "--set takes NAME=VALUE, such as prefill=stream, got '=3'"),
+        (["--set", "scope=4", "--set", "scope=8"], "--set scope is given twice"),
+        (["--set", "cache_size=64", "--cache-size", "32"], "cache_size is given twice, by --cache-size and by --set"),
+        (["--set", "colour=red"], "unknown key 'colour' in settings; known keys are policy, cache_size"),
+        (["--set", "prompt_score=past"], "prompt_score must be one of 'window', 'future', got 'past'"),
+        (["--set", "scope={"], "'{' is not YAML"),
+    ],
+)
+def test_wrong_settings_by_name_are_one_sentence(words: list[str], message: str):
+    result = CliRunner().invoke(app, ["generate", "a", "--model", "none", *words])
+    assert result.exit_code == 2 and message in " ".join(result.stderr.split())
+    assert "Loading" not in result.stderr
+
+
+def test_every_setting_can_be_given_by_name():
+    given = cli_generate._further(["prompt_score=future", "scope=8", "recent_budgets=null"], {"cache_size": 64})
+    assert given == {"prompt_score": "future", "scope": 8, "recent_budgets": None}
+    config = cli_generate._config("smollm2-128", recent_budgets=None, scope=4)
+    assert (config.scope, config.recent_budgets) == (4, None)
