@@ -34,6 +34,7 @@ STUDY = (
     "tree-height-long",
     "paper-table-3",
     "streams",
+    "next-line",
     "no-cliff-first",
     "no-cliff-stream",
     "no-cliff-prompt",

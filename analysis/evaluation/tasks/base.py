@@ -20,6 +20,7 @@ _TASKS: Final = {
     "ruler": "ruler:Ruler",
     "longbench": "longbench:LongBench",
     "speed": "speed:Speed",
+    "next_line": "next_line:NextLine",
     "turns": "turns:Turns",
     "continuation": "continuation:Continuation",
 }

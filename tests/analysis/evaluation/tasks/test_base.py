@@ -22,6 +22,7 @@ TEXT = " ".join(f"w{i % 90}." for i in range(2000))
 def examples(tmp_path):
     (tmp_path / "text.txt").write_text(TEXT)
     (tmp_path / "lcc.jsonl").write_text(json.dumps({"input": "", "context": "x = 1\n", "answers": ["y = 2"]}))
+    (tmp_path / "code.py").write_text("value = compute(argument)\n" * 60)
     return {
         "ppl": {"files": [str(tmp_path / "text.txt")], "lengths": [40, 80]},
         "needle": {"lengths": [300]},
@@ -29,6 +30,7 @@ def examples(tmp_path):
         "ruler": {"lengths": [600], "samples": 2},
         "longbench": {"files": [str(tmp_path)], "subsets": ["lcc"]},
         "speed": {"lengths": [20]},
+        "next_line": {"files": [str(tmp_path / "code.py")], "lengths": [64]},
         "turns": {"files": [str(tmp_path / "text.txt")], "part": 20},
         "continuation": {"files": [str(tmp_path / "text.txt")], "prompt": 20},
     }
@@ -72,7 +74,7 @@ def test_options_have_their_defaults():
 
 def test_an_unknown_task():
     with pytest.raises(
-        TreeKVError, match="there is no task 'sums'; tasks are ppl, needle, passkey, ruler, longbench, speed, turns"
+        TreeKVError, match="there is no task 'sums'; tasks are ppl, needle, passkey, ruler, longbench, speed, next_line"
     ):
         create("sums")
 
