@@ -65,7 +65,9 @@ class NextLine(AnswerTask):
             try:
                 lines = read_text(file).split("\n")
                 counts = [count_tokens(tokenizer, line + "\n") for line in lines]
-                found += [made for length in self.lengths for made in self._drawn(file.stem, lines, counts, length)]
+                found += [
+                    made for length in self.lengths for made in self._drawn(tokenizer, file.stem, lines, counts, length)
+                ]
             except TreeKVError as error:
                 reasons.append(str(error))
         if not found:
@@ -89,7 +91,7 @@ class NextLine(AnswerTask):
         scores = {"score": made.scores["score"], "exact": exact, "cache_bytes": made.scores["cache_bytes"]}
         return dataclasses.replace(made, scores=scores)
 
-    def _drawn(self, name: str, lines: list[str], counts: list[int], length: int) -> list[Document]:
+    def _drawn(self, tokenizer: Any, name: str, lines: list[str], counts: list[int], length: int) -> list[Document]:
         """The documents of a file. Raises TreeKVError if it is too short."""
         before = 0
         possible = []
@@ -102,11 +104,11 @@ class NextLine(AnswerTask):
         draw = random.Random(f"{self.name} {self.seed} {name} {length}")
         made = []
         for sample, number in enumerate(draw.sample(possible, min(self.samples, len(possible)))):
-            first, tokens = number, 1  # the indentation
+            indent = lines[number][: len(lines[number]) - len(lines[number].lstrip())]
+            first, tokens = number, count_tokens(tokenizer, indent)
             while first and tokens + counts[first - 1] < length:
                 first -= 1
                 tokens += counts[first]
-            indent = lines[number][: len(lines[number]) - len(lines[number].lstrip())]
             data = {
                 "context": "\n".join([*lines[first : number - _LAST], ""]),
                 "question": "\n".join([*lines[number - _LAST : number], indent]),
