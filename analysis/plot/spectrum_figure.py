@@ -54,6 +54,7 @@ def spectrum(
         deviation = binning.mean(picked[_STD[over]].mean(("layer", "head")).values, edges)
         for number, band in enumerate(bands):
             _shade(figure, x, lines[number], deviation[number], band, colours[number])
+    above = "%{text}<br>"
     for number in range(len(bands) - 1, -1, -1):  # the finest band heads the legend
         figure.add_scatter(
             x=x.astype(np.float32),
@@ -63,9 +64,10 @@ def spectrum(
             legendgroup=bands[number],
             line={"color": colours[number], "width": 1.8, "dash": "solid" if number else "dot"},
             text=tokens,
-            hovertemplate=f"{bands[number]} around %{{x:.0f}}: %{{y:.3~g}}<br>%{{text}}<extra></extra>",
+            # One tooltip has all bands; the tokens stand above them, with the finest.
+            hovertemplate=f"{above if number == len(bands) - 1 else ''}{bands[number]}: %{{y:.3~g}}<extra></extra>",
         )
-    figure.update_xaxes(title=theme.position_title(int(edges[1] - edges[0]), "mean"))
+    figure.update_xaxes(title=theme.position_title(int(edges[1] - edges[0]), "mean"), hoverformat=".0f")
     drawn = lines[np.isfinite(lines) & (lines > 0)]
     ticks = theme.log_ticks(float(drawn.min()), float(drawn.max())) if drawn.size else {}
     figure.update_yaxes(
@@ -75,7 +77,8 @@ def spectrum(
     # container it would overlap the axis.
     below = {"orientation": "h", "y": -0.28, "yanchor": "top", "x": 0}
     figure.update_layout(
-        legend=below | {"title": {"text": legend, "side": "top"}, "traceorder": "normal", "font": {"size": 12}}
+        legend=below | {"title": {"text": legend, "side": "top"}, "traceorder": "normal", "font": {"size": 12}},
+        hovermode="x unified",
     )
     return figure
 

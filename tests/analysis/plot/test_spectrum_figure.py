@@ -80,3 +80,12 @@ def test_spread_is_one_standard_deviation(captured):
     two = plot.spectrum(analysis.mean_spectrum([alone, alone * 3]), spread=True)
     assert "deviation over texts" in two.layout.legend.title.text
     assert not [trace for trace in plot.spectrum(alone).data if trace.fill]
+
+
+def test_one_tooltip_has_all_bands_and_the_tokens_once(spectrum):
+    figure = plot.spectrum(spectrum)
+    assert figure.layout.hovermode == "x unified"
+    words = [trace.hovertemplate for trace in figure.data]
+    assert ["%{text}" in template for template in words] == [True] + [False] * (len(words) - 1)
+    bands = [str(band) for band in spectrum["band"].values][::-1]
+    assert all(f"{band}: %{{y" in template for band, template in zip(bands, words))
