@@ -7,8 +7,8 @@
 What `benchmarks/summaries` has is not measured again, so that the work of several machines and days adds up; after
 each sweep its summary there is written. Then `python benchmarks/tables.py` makes the tables. A sweep reads its texts
 from the folder `texts`: `novels`, `public-novels` (by authors that no setting was chosen on), `articles`, `wikitext`
-and `longbench` are yours to fill (docs/results.md says with what), and `python benchmarks/code_texts.py texts/code`
-fills `code`.
+`longbench` and `all` (every text) are yours to fill (docs/results.md says with what), `python benchmarks/code_texts.py
+texts/code` fills `code`, and paper-figure-5-heads needs what benchmarks/ungrouped_model.py writes, and `make gemma`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,18 @@ import sys
 import time
 from pathlib import Path
 
-from analysis.evaluation.sweep import Record, Results, parse_grid, read_grid, read_summary, run_sweep, write_summary
+from analysis.evaluation.sweep import (
+    Grid,
+    Record,
+    Results,
+    parse_grid,
+    read_grid,
+    read_summary,
+    run_sweep,
+    write_summary,
+)
+from analysis.evaluation.sweep.run import tasks_of
+from analysis.evaluation.sweep.runner import task_definition
 from analysis.evaluation.sweep.summary import restore
 from treekv.errors import TreeKVError
 
@@ -58,21 +69,25 @@ def main() -> None:
             print(f"{name:22}{len(read_summary(file)) if file.is_file() else 0:6} records")
         return
     end = time.monotonic() + 3600 * arguments.hours
-    failed = [name for name in arguments.only if time.monotonic() < end and not measure(name, arguments.output, end)]
-    sys.exit(f"not complete: {', '.join(failed)}; the same command goes on" if failed else None)
+    missing = [name for name in arguments.only if time.monotonic() >= end or not measure(name, arguments.output, end)]
+    sys.exit(f"not complete: {', '.join(missing)}; the same command goes on" if missing else None)
 
 
 def measure(name: str, output: Path, end: float) -> bool:
-    """Measure what a sweep lacks until `end`, write its summary, and say whether nothing is missing."""
+    """Measure what a sweep lacks until `end`, write its summary, and say whether nothing is missing.
 
-    def stop_at_the_end(done: int, total: int | None) -> None:
-        if time.monotonic() > end:
+    Ends the program if the user interrupts it.
+    """
+
+    def stop_at_the_end(done: int = 0, total: int | None = 1) -> None:
+        if time.monotonic() > end and (total is None or done < total):  # what is finished is kept first
             raise KeyboardInterrupt  # the sweep keeps what it has, as when the user stops it
 
     def show(record: Record) -> None:
         of = record.of
         words = [name, of.document, of.name, of.budget, record.error or f"{next(iter(record.scores.values())):.5g}"]
         print(*(word for word in words if word is not None), flush=True)
+        stop_at_the_end()
 
     results, summary = Results(output / name), SUMMARIES / f"{name}.json"
     try:
@@ -80,12 +95,25 @@ def measure(name: str, output: Path, end: float) -> bool:
         if summary.is_file():
             restore(summary, results)
         outcome = run_sweep(grid, results, on_record=show, progress=stop_at_the_end)
-    except TreeKVError as error:
+        SUMMARIES.mkdir(exist_ok=True)
+        write_summary(summary, [record for record in results.read() if belongs(record, grid)])
+    except (TreeKVError, OSError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return False
-    SUMMARIES.mkdir(exist_ok=True)
-    write_summary(summary, results.read())
+    if outcome.interrupted and time.monotonic() < end:
+        sys.exit(130)
     return outcome.complete
+
+
+def belongs(record: Record, grid: Grid) -> bool:
+    """Whether a record is of this grid, and not of what its file said before."""
+    of = record.of
+    tasks = [task_definition(model, task, seed) for model in grid.models for seed, task in tasks_of(grid)]
+    same = any(
+        (of.model, of.dtype, of.device, of.task, of.options) == (t.model, t.dtype, t.device, t.task, t.options)
+        for t in tasks
+    )
+    return same and any(of.name == one.name and of.budget in one.budgets(grid.budgets) for one in grid.settings)
 
 
 if __name__ == "__main__":

@@ -103,6 +103,11 @@ def _down(entries: list[Entry], score: str, order: list[str], wanted: dict[str, 
     head += [f"minus {settings_title(against)}", "95 % interval"] if against else []
     head += [*(["closes"] if wanted.get("closes") else []), "MB", "documents"]
     rows = []
+    places = [(entry.name, entry.budget) for entry in entries]
+    if len(set(places)) < len(places):
+        raise ValueError(f"several cells of one settings and budget fit a table: {wanted}")
+    most = max(len(entry.scores) for entry in entries)
+    entries = [entry for entry in entries if len(entry.scores) == most]  # with a part of them means are not comparable
     for entry in sorted(entries, key=lambda entry: (_size(entry.budget) if several else 0, order.index(entry.name))):
         row = [_bold(settings_title(entry.name), entry.name == against), *([_kept(entry.budget)] if several else [])]
         row += [_number(entry.mean, score)]
@@ -125,9 +130,12 @@ def _across(entries: list[Entry], score: str, order: list[str], wanted: dict[str
         row = [_bold(settings_title(name), name == against)]
         for place in places:
             column = [entry for entry in entries if entry.place in (place, None)]
-            entry = next((entry for entry in column if entry.name == name), None)
-            if entry is None:
-                row.append(MISSING)
+            fitting = [entry for entry in column if entry.name == name]
+            if len(fitting) > 1:
+                raise ValueError(f"{len(fitting)} cells of {name!r} fit one place of a table: {wanted}")
+            entry = fitting[0] if fitting else None
+            if entry is None or len(entry.scores) < max(len(one.scores) for one in column):
+                row.append(MISSING)  # also if it has only a part of the documents of the others
             elif wanted.get("closes"):
                 row.append(_closes(entry, column))
             else:
@@ -143,7 +151,7 @@ def _difference(entry: Entry, entries: list[Entry], score: str, against: str) ->
         return ["", ""]
     same = [other for other in entries if other.name == against and other.together == entry.together]
     same = [other for other in same if other.budget == entry.budget] or same
-    other = same[0].scores if same else {}
+    other = same[0].scores if len(same) == 1 else {}
     apart = [value - other[document] for document, value in entry.scores.items() if document in other]
     if not apart:
         return [MISSING, ""]

@@ -51,13 +51,14 @@ class CacheLayer(CacheLayerMixin):
 
 #: Whether caches have layers for states of linear attention and convolution; before, such models had their own caches.
 HAS_STATES: Final = hasattr(cache_utils, "LinearAttentionLayer")
+_STATE_SIZES: Final = ("mamba_d_state", "state_size", "ssm_state_size")
 _ATTENTION: Final = ("attention", "full_attention", "sliding_attention", "chunked_attention")
 
 
 def has_states(config: Any) -> bool:
-    """Whether some of the layers have a state of linear attention or convolution, by what their types are called."""
+    """Whether some of the layers have a state of linear attention or convolution, by their types and sizes."""
     types = getattr(config, "layers_block_type", None) or getattr(config, "layer_types", None) or ()
-    return any(kind not in _ATTENTION for kind in types)
+    return any(kind not in _ATTENTION for kind in types) or any(hasattr(config, size) for size in _STATE_SIZES)
 
 
 def query_count(positions: Tensor) -> int:

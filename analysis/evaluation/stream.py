@@ -123,7 +123,7 @@ def stream_perplexity(
             parts.append(nn.functional.cross_entropy(predicted, targets, reduction="none").cpu())
             if unfinished is not None and not prompt and first + chunk < length and unfinished.is_due:
                 parts = [torch.cat(parts, dim=1)]
-                unfinished.keep(cast(TreeKVCache, cache), parts[0], seconds)
+                unfinished.keep(cast(TreeKVCache, cache), parts[0], seconds, model)
             if progress is not None:
                 progress(first + piece.shape[1], length)
     if unfinished is not None:

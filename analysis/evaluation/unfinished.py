@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import time
 import warnings
@@ -19,6 +20,7 @@ from treekv.errors import TreeKVError
 from treekv.files import atomic_write
 
 EVERY: Final = 60.0  # seconds of work between two states
+MOST_BYTES: Final = 2**29  # of a cache that is kept; writing a larger one each minute would cost more than it saves
 
 
 class UnfinishedStream:
@@ -55,22 +57,24 @@ class UnfinishedStream:
         """Whether it is time for another state."""
         return time.monotonic() - self._last >= self._every
 
-    def keep(self, cache: TreeKVCache, nll: Tensor, seconds: float) -> None:
-        """Write a state in place of the last.
+    def keep(self, cache: TreeKVCache, nll: Tensor, seconds: float, model: Any = None) -> None:
+        """Write a state in place of the last, with a fingerprint of the model's weights.
 
-        Raises:
-            TreeKVError: it cannot be written.
+        Where it cannot be written, a warning says so once, and the stream goes on without.
         """
+        self._last = time.monotonic()
+        if cache.nbytes > MOST_BYTES:
+            return
         tokens = nll.shape[1]
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise TreeKVError(f"cannot write to {str(self._folder)!r}: {error.strerror or error}") from error
-        cache.save(self._file(tokens, ".treekv"))
-        with atomic_write(self._file(tokens, ".safetensors")) as temporary:
-            save_file({"nll": nll.contiguous(), "seconds": torch.tensor(seconds)}, temporary)
-        self._remove(but=tokens)
-        self._last = time.monotonic()
+            cache.save(self._file(tokens, ".treekv"), model)
+            with atomic_write(self._file(tokens, ".safetensors")) as temporary:
+                save_file({"nll": nll.contiguous(), "seconds": torch.tensor(seconds)}, temporary)
+            self._remove(but=tokens)
+        except (OSError, SafetensorError, TreeKVError) as error:
+            warnings.warn(f"a long stream cannot be kept while it is read: {error}", stacklevel=2)
+            self._every = math.inf
 
     def remove(self) -> None:
         """Delete all states: the stream has ended."""

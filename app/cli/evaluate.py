@@ -116,7 +116,9 @@ def _grid(
     if not content:
         raise TreeKVError("nothing to measure; give a sweep file or --task, such as --task needle")
     if common:
-        content["settings"] = {**(content.get("settings") or {}), **named_values(common)}
+        given_there = content.get("settings") or {}
+        if isinstance(given_there, dict):  # parse_grid says what is wrong with anything else
+            content["settings"] = {**given_there, **named_values(common)}
     if batch is not None:
         content["batch"] = batch
     wanted = parse_grid(content)

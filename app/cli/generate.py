@@ -132,7 +132,7 @@ def generate(
     if context is not None or cache is not None or question or save_cache is not None:
         from app.cli.kept_context import ask, check_options
 
-        given = {"settings": settings, "compare": compare, "save_cache": save_cache, **changes}
+        given = {"settings": settings, "set": setting or None, "compare": compare, "save_cache": save_cache, **changes}
         check_options(context, cache, question, given, prompted=prompt is not None or prompt_file is not None)
         finished = ask(
             context,

@@ -21,6 +21,7 @@ FORMAT: Final = "treekv-results"
 VERSION: Final = 1
 MARKER: Final = "results.json"
 FOLDER: Final = "records"
+UNFINISHED: Final = "unfinished"
 # Values of settings that had another name when keys were fixed: field, former name, today's name.
 _RENAMED: Final = (
     ("prefill", "tree", "once"),
@@ -230,7 +231,8 @@ class Results:
     def _remove_stale(self) -> None:
         """Remove the temporary files of killed processes."""
         before = time.time() - _STALE
-        for file in [*self.path.glob(".*.tmp"), *(self.path / FOLDER).glob(".*.tmp")]:
+        folders = (self.path, self.path / FOLDER, self.path / UNFINISHED)
+        for file in [file for folder in folders for file in folder.glob(".*.tmp")]:
             try:
                 if file.stat().st_mtime < before:
                     file.unlink()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from analysis.evaluation.sweep.grid import Grid, ModelSpec, TaskSpec
-from analysis.evaluation.sweep.records import Record, Results
+from analysis.evaluation.sweep.records import UNFINISHED, Record, Results
 from analysis.evaluation.sweep.runner import CellJob, OneProcess, batches, one_line, task_definition
 from analysis.evaluation.tasks import base
 from analysis.evaluation.tasks.base import Document, Task
@@ -80,9 +81,9 @@ def run_sweep(
     Raises:
         TreeKVError: before any measurement, for invalid task options or a folder that cannot be written.
     """
-    tasks = _tasks(grid, create)
+    tasks = tasks_of(grid, create)
     results.create()
-    workers = start_workers() if start_workers else OneProcess(unfinished=results.path / "unfinished")
+    workers = start_workers() if start_workers else OneProcess(unfinished=results.path / UNFINISHED)
     sweep = _Sweep(grid, results, workers, on_record or (lambda record: None), on_total or (lambda done, total: None))
     try:
         for model in grid.models:
@@ -94,6 +95,8 @@ def run_sweep(
     finally:
         sweep.flush()
         workers.close()
+    if sweep.outcome.complete:  # states of streams that were measured in another company since
+        shutil.rmtree(results.path / UNFINISHED, ignore_errors=True)
     return sweep.outcome
 
 
@@ -179,7 +182,7 @@ def describe_failure(record: Record) -> str:
     return f"{', '.join(words)}: {record.error}"
 
 
-def _tasks(grid: Grid, create: Callable[..., Task] | None) -> list[tuple[int, Task]]:
+def tasks_of(grid: Grid, create: Callable[..., Task] | None = None) -> list[tuple[int, Task]]:
     """Every task with every seed."""
     make = create or base.create
     return [(seed, _with_seed(make, spec, seed)) for spec in grid.tasks for seed in grid.seeds]

@@ -88,7 +88,7 @@ def batches(jobs: Iterable[CellJob], size: int) -> list[list[CellJob]]:
     open_batches: dict[tuple[Any, ...], list[CellJob]] = {}
     made: list[list[CellJob]] = []
     for job in jobs:
-        cell = (id(job.task), job.setting.name, job.budget, job.seed, job.document.data.get("tokens"))
+        cell = (id(job.task), job.setting.identity, job.budget, job.seed, job.document.data.get("tokens"))
         batch = open_batches.get(cell)
         if batch is None or len(batch) == size or not hasattr(job.task, "run_many"):
             batch = open_batches[cell] = []

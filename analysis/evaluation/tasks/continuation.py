@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -62,11 +63,8 @@ class Continuation:
         options.require_int("count", self.count, 1)
         options.require_int("skip", self.skip, 0)
         options.require_int("seed", self.seed, 0)
-        if (
-            isinstance(self.temperature, bool)
-            or not isinstance(self.temperature, (int, float))
-            or self.temperature <= 0
-        ):
+        number = isinstance(self.temperature, (int, float)) and not isinstance(self.temperature, bool)
+        if not number or not 0 < self.temperature < math.inf:
             raise TreeKVError(f"temperature must be a number above 0, got {self.temperature!r}")
 
     @property

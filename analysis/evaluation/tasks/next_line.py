@@ -58,20 +58,27 @@ class NextLine(AnswerTask):
         options.require_int("new_tokens", self.new_tokens, 1)
 
     def documents(self, tokenizer: Any) -> list[Document]:
-        """The drawn lines. Raises TreeKVError if no file can be read or none is long enough."""
+        """The drawn lines; a file that cannot be read, or is too short, becomes a document that fails.
+
+        Raises:
+            TreeKVError: that is so of all files.
+        """
         found: list[Document] = []
-        reasons = []
-        for file in texts.find(self.files, [".py", ".txt"]):
+        for name, file in texts.unique((file.stem, file) for file in texts.find(self.files, [".py", ".txt"])):
             try:
                 lines = read_text(file).split("\n")
-                counts = [count_tokens(tokenizer, line + "\n") for line in lines]
-                found += [
-                    made for length in self.lengths for made in self._drawn(tokenizer, file.stem, lines, counts, length)
-                ]
             except TreeKVError as error:
-                reasons.append(str(error))
-        if not found:
-            raise TreeKVError(reasons[0] if reasons else "there are no files")
+                found += [_failed(name, length, error) for length in self.lengths]
+                continue
+            counts = [count_tokens(tokenizer, line + "\n") for line in lines]
+            for length in self.lengths:
+                try:
+                    found += self._drawn(tokenizer, name, lines, counts, length)
+                except TreeKVError as error:
+                    found.append(_failed(name, length, error))
+        reasons = [document.data.get("error") for document in found]
+        if all(reasons):
+            raise TreeKVError(str(reasons[0]))
         return found
 
     def score(self, data: dict[str, Any], answer: str) -> float:
@@ -96,7 +103,8 @@ class NextLine(AnswerTask):
         before = 0
         possible = []
         for number, (line, count) in enumerate(zip(lines, counts, strict=True)):
-            if before >= length and number > _LAST and _is_asked_for(line):
+            last = counts[max(number - _LAST - 1, 0) : number]  # the question, and a line of context
+            if before >= length and number > _LAST and sum(last) < length and _is_asked_for(line):
                 possible.append(number)
             before += count
         if not possible:
@@ -119,6 +127,11 @@ class NextLine(AnswerTask):
             facts = {"length": length, "text": name, "line": number + 1, "sample": sample}
             made.append(Document(f"{name}-{length}-{sample}", {"tokens": tokens, **facts, **data}))
         return made
+
+
+def _failed(name: str, length: int, error: TreeKVError) -> Document:
+    data = {"tokens": length, "length": length, "text": name, "error": str(error)}
+    return Document(f"{name}-{length}-0", data)
 
 
 def _is_asked_for(line: str) -> bool:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, ClassVar, Final
 
 import torch
 from torch import Tensor
@@ -26,7 +26,6 @@ from treekv import TreeKVCache, TreeKVConfig, policies
 from treekv.errors import TreeKVError
 from treekv.files import read_text
 
-T = TypeVar("T")
 #: Copies of the paper's data sets that load without custom code: hub name, split, column.
 DATASETS: Final = {
     "pg19": ("emozilla/pg19", "test", "text"),
@@ -261,7 +260,7 @@ class PerplexityTask:
     def _texts(self, tokenizer: Any) -> Iterator[tuple[str, str | TreeKVError]]:
         """Texts by name, or the error of a file."""
         if self.dataset is None:
-            return _unique(self._local())
+            return texts.unique(self._local())
         name, split, column = DATASETS.get(self.dataset, (self.dataset, "test", "text"))
         rows = texts.from_hub(name, self.split or split, self.column or column)
         return self._enough(tokenizer, rows)
@@ -338,11 +337,3 @@ def by_position(nll: Tensor, first: int) -> dict[str, list[float]]:
         "loss": [cell.mean().item() for cell in cells],
         "tokens": [len(cell) for cell in cells],
     }
-
-
-def _unique(named: Iterable[tuple[str, T]]) -> Iterator[tuple[str, T]]:
-    """The same texts with unique names."""
-    seen: dict[str, int] = {}
-    for name, text in named:
-        seen[name] = seen.get(name, 0) + 1
-        yield (name if seen[name] == 1 else f"{name}~{seen[name]}"), text

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import huggingface_hub
 
 from treekv.errors import TreeKVError
 from treekv.files import read_text
 from treekv.models import HUB_TIMEOUT
+
+T = TypeVar("T")
 
 
 def find(paths: Sequence[str], suffixes: Sequence[str]) -> list[Path]:
@@ -118,3 +120,11 @@ def load_error(what: str, error: Exception) -> TreeKVError:
     """The error for a data set that could not be loaded."""
     reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
     return TreeKVError(f"the data set {what} cannot be loaded from the hub: {reason}; give local files instead")
+
+
+def unique(named: Iterable[tuple[str, T]]) -> Iterator[tuple[str, T]]:
+    """The same texts with unique names."""
+    seen: dict[str, int] = {}
+    for name, text in named:
+        seen[name] = seen.get(name, 0) + 1
+        yield (name if seen[name] == 1 else f"{name}~{seen[name]}"), text

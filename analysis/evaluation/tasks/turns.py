@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
@@ -19,6 +20,7 @@ from treekv import TreeKVCache, TreeKVConfig
 from treekv.errors import TreeKVError
 
 REQUEST: Final = "Here is part {number} of a text:\n\n{part}\n\nSay in one sentence what happens in it."
+Exchanges = list[tuple[list[int], list[int]]]  # for each turn, the ids before the answer, and the answer's
 _MARK: Final = "<answer of the assistant>"
 
 
@@ -28,6 +30,8 @@ class Turns:
 
     The answers are those that the model gives greedily with the full cache. They are read token by token as if the
     cache under test had given them, so all settings are asked the same and pay for losing what the answers speak of.
+    They are made anew by each process, and are in the detail of a record: in half precision another machine or number
+    of threads may give others, so measure all settings in one place.
 
     Scores: `loss` of the answers' tokens, in nats per token; `loss_turn_1`, `loss_turn_2` and so on; `agreement`, the
     share in per cent of these tokens that the cache under test would have chosen too; `cache_bytes` at the end.
@@ -55,7 +59,7 @@ class Turns:
             options.require_int(option, getattr(self, option), 1)
         options.require_int("part", self.part, 2)
         options.require_int("skip", self.skip, 0)
-        self._answered: dict[tuple[int, str], list[tuple[list[int], list[int]]]] = {}
+        self._answered: tuple[Any, str, Exchanges] | None = None  # the last model and document, and what was said
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -92,10 +96,7 @@ class Turns:
         """Measure one conversation; see `Task.run`."""
         if document.data.get("error"):
             raise TreeKVError(document.data["error"])
-        key = id(model), document.key
-        if key not in self._answered:
-            self._answered = {key: self._answers(model, tokenizer, document.data["parts"])}
-        turns = self._answered[key]
+        turns = self._exchanges(model, tokenizer, document)
         cache = TreeKVCache(config or TreeKVConfig(policy="full"), model.config)
         losses: list[torch.Tensor] = []
         chosen = []
@@ -116,7 +117,16 @@ class Turns:
         detail = {"answers": [tokenizer.decode(answer, skip_special_tokens=True) for _, answer in turns]}
         return Measurement({**every, "cache_bytes": float(cache.nbytes)}, detail)
 
-    def _answers(self, model: Any, tokenizer: Any, parts: list[str]) -> list[tuple[list[int], list[int]]]:
+    def _exchanges(self, model: Any, tokenizer: Any, document: Document) -> Exchanges:
+        """The turns of a document, made once for all settings that follow each other on it."""
+        last = self._answered
+        if last is not None and last[0]() is model and last[1] == document.key:
+            return last[2]
+        turns = self._answers(model, tokenizer, document.data["parts"])
+        self._answered = weakref.ref(model), document.key, turns
+        return turns
+
+    def _answers(self, model: Any, tokenizer: Any, parts: list[str]) -> Exchanges:
         """For every turn the ids that come before the answer, and those of the full cache's answer."""
         asked = [encode(tokenizer, text) for text in requests(tokenizer, parts)]
         total, window = sum(map(len, asked)) + len(asked) * self.new_tokens, context_window(model)

@@ -37,4 +37,4 @@ def test_a_sweep_is_run_and_drawn_in_three_lines(tmp_path: Path) -> None:
     found = analysis.evaluation.sweep.Results(tmp_path / "first").read()
     rows = analysis.evaluation.report.summarize(found, baseline="full")
     figure = analysis.evaluation.report.quality([row for row in rows if row.group == {"length": 100}])
-    assert {trace.name for trace in figure.data} == {"full (all tokens)", "streaming", "tree"}
+    assert {trace.name for trace in figure.data} == {"full cache (all tokens)", "StreamingLLM", "TreeKV"}

@@ -15,7 +15,7 @@ from analysis.evaluation.sweep.runner import OneProcess
 from analysis.evaluation.unfinished import UnfinishedStream
 from tests import tiny
 from tests.analysis.evaluation.words import Words
-from treekv import TreeKVCache, TreeKVConfig, TreeKVError
+from treekv import TreeKVCache, TreeKVConfig
 
 CONFIG = TreeKVConfig(cache_size=16, sink_size=2, recent_size=6, prefill="stream", block_size=4)
 
@@ -83,11 +83,31 @@ def test_a_kill_between_the_two_files_leaves_the_state_before(llama, tmp_path: P
     assert cache.get_seq_length() == nll.shape[1] == 24
 
 
-def test_a_folder_that_cannot_be_written_is_one_sentence(llama, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_costs_the_states_and_not_the_stream(llama, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     kept = UnfinishedStream(tmp_path / "file" / "below", "one", every=0)
-    with pytest.raises(TreeKVError, match="cannot write to"):
-        stream_perplexity(llama, tiny.tokens(60), TreeKVCache(CONFIG, llama.config), 8, unfinished=kept)
+    with pytest.warns(UserWarning, match="a long stream cannot be kept while it is read") as said:
+        found = stream_perplexity(llama, tiny.tokens(60), TreeKVCache(CONFIG, llama.config), 8, unfinished=kept)
+    assert len(said) == 1 and found.nll.shape == (1, 59)
+
+
+def test_a_large_cache_is_not_kept(llama, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("analysis.evaluation.unfinished.MOST_BYTES", 100)
+    kept = UnfinishedStream(tmp_path / "u", "one", every=0)
+    with pytest.raises(Stopped):
+        stream_perplexity(llama, tiny.tokens(60), TreeKVCache(CONFIG, llama.config), 8, stop_at(24), unfinished=kept)
+    assert not (tmp_path / "u").exists()
+
+
+def test_other_weights_do_not_go_on_with_a_state(llama, tmp_path: Path) -> None:
+    ids, kept = tiny.tokens(60), UnfinishedStream(tmp_path, "one", every=0)
+    with pytest.raises(Stopped):
+        stream_perplexity(llama, ids, TreeKVCache(CONFIG, llama.config), 8, stop_at(24), unfinished=kept)
+    other = tiny.llama()
+    with torch.no_grad():
+        other.model.embed_tokens.weight.add_(0.5)
+    with pytest.warns(UserWarning, match="read anew"):
+        assert kept.load(other) is None
 
 
 def test_a_sweep_goes_on_inside_a_document(llama, tmp_path: Path, monkeypatch) -> None:

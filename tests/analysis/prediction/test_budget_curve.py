@@ -23,11 +23,11 @@ def ids():
 @pytest.mark.parametrize("measured", [False, True])
 def test_every_point_is_the_loss_at_its_size(llama, ids, measured):
     ids = ids[:70]
-    curve = analysis.budget_curve(llama, ids, [TREE, WINDOW], [24, 48], measured=measured)
+    curve = analysis.budget_curve(llama, ids, [TREE, WINDOW], [24, 48], measured=measured, dtype="float32")
     find = analysis.measure if measured else analysis.replay
     for name, config in (("tree", TREE), ("streaming", WINDOW)):
         for size in (24,) if measured else (24, 48):
-            alone = analysis.extra_loss(find(llama, ids, {"it": config.replace(cache_size=size)}))
+            alone = analysis.extra_loss(find(llama, ids, {"it": config.replace(cache_size=size)}, dtype="float32"))
             assert float(curve.sel(policy=name, size=size)) == pytest.approx(float(alone.item()), abs=1e-4)
     assert curve.dims == ("policy", "size") and curve.attrs["source"] == ("run" if measured else "replay")
 

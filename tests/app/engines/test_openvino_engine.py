@@ -165,7 +165,7 @@ def test_the_real_engine_keeps_what_the_policy_keeps(engine_model, smollm2):
     assert (usage.prompt_blocks, usage.blocks) == (5, 4)
     found = follow(model, torch.tensor([ids]), result.token_ids, CONFIG)
     # The first divergence, if any, is where two tokens are as good as equal.
-    assert max(found.gaps) < 0.02, found.gaps
-    assert max(abs(a - b) for a, b in zip(found.log_probs, usage.log_probs)) < 0.02
+    assert max(found.gaps) < 0.05, found.gaps  # of 16 bits, whose rounding depends on the processor
+    assert max(abs(a - b) for a, b in zip(found.log_probs, usage.log_probs)) < 0.05
     other = follow(model, torch.tensor([ids]), result.token_ids, CONFIG.for_policy("streaming"))
     assert max(abs(a - b) for a, b in zip(other.log_probs, usage.log_probs)) > 0.1

@@ -82,6 +82,8 @@ def test_draws_follow_the_softmax_and_the_seed(llama, files) -> None:
         ({"prompt": 1}, "prompt must be a whole number of at least 2, got 1"),
         ({"new_tokens": 7}, "new_tokens must be a whole number of at least 8, got 7"),
         ({"temperature": 0}, "temperature must be a number above 0, got 0"),
+        ({"temperature": float("nan")}, "temperature must be a number above 0, got nan"),
+        ({"temperature": float("inf")}, "temperature must be a number above 0, got inf"),
         ({"temperature": "hot"}, "temperature must be a number above 0, got 'hot'"),
         ({"files": []}, "files must have at least one entry"),
     ],

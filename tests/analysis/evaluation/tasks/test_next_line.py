@@ -16,7 +16,8 @@ LINES = [f"    value_{i % 7} = compute_{i % 9}(argument)" if i % 5 else f"# a co
 @pytest.fixture
 def files(tmp_path):
     (tmp_path / "module.py").write_text("\n".join(LINES))
-    (tmp_path / "short.py").write_text("x = 1\n")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "module.py").write_text("\n".join(LINES[::-1]))
     return [str(tmp_path)]
 
 
@@ -59,6 +60,22 @@ def test_an_answer_is_exact_or_not(llama, files, question, monkeypatch) -> None:
     monkeypatch.setattr(Words, "decode", lambda self, ids, **_: "nothing of it")
     scores = task.run(llama, tokenizer, config, document).scores
     assert scores["exact"] == 0 and 0 < scores["score"] < 100
+
+
+def test_files_of_one_name_are_told_apart_and_short_ones_fail_alone(tmp_path, llama, files) -> None:
+    (tmp_path / "short.py").write_text("x = 1\n" * 30)
+    (tmp_path / "empty.py").write_text("")
+    task = create("next_line", files=[*files, str(tmp_path / "other")], lengths=[64, 9999], samples=1)
+    documents = task.documents(Words())
+    failing = {d.key for d in documents if "error" in d.data}
+    assert [d.key for d in documents if d.key not in failing] == ["module-64-0", "module~2-64-0"]
+    assert failing == {f"{name}-9999-0" for name in ("empty", "module", "module~2", "short")} | {
+        "empty-64-0",
+        "short-64-0",
+    }
+    assert len({d.key for d in documents}) == len(documents)
+    with pytest.raises(TreeKVError, match="'module' has no line to ask for after 9999 tokens"):
+        task.run(llama, Words(), None, next(d for d in documents if d.key == "module-9999-0"))
 
 
 def test_files_that_do_not_do_are_one_sentence(tmp_path, files) -> None:
