@@ -3,9 +3,11 @@
     benchmarks/peer.sh --text texts/wikitext/wikitext-2-test.txt            # makes its environment first
     benchmarks/peer.sh --text ... --only steps
 
-Steps: every cache against a DynamicCache held at the same length, single steps in turn in one process, as in decode.py.
-Loss: `--rows` texts of `--tokens` tokens, token by token. kvpress evicts every `interval` tokens, so its cache swings;
-each setting gets the target size with which its peak is `--held` tokens, that of the others.
+Steps: every cache against a DynamicCache held at its mean length, single steps in turn in one process, as in decode.py;
+means, over whole intervals, for kvpress evicts at one step in `interval`.
+Loss: `--rows` texts of `--tokens` tokens, token by token. kvpress's cache swings between two evictions; each setting
+gets the target size with which it holds at most `--held` tokens after a step, as the others do. Its StreamingLLM
+chooses among equal scores without order, so what it takes for the first tokens after an eviction need not be these.
 """
 
 from __future__ import annotations
@@ -47,6 +49,8 @@ def main() -> None:
     parser.add_argument("--held", type=int, default=128)
     parser.add_argument("--steps", type=int, default=60)
     arguments = parser.parse_args()
+    if arguments.held < 32:
+        parser.error(f"--held must be at least 32, twice the interval of 16, got {arguments.held}")
     console = Console(width=110)
     console.print(
         f"kvpress 0.5.5, transformers {transformers.__version__}, torch {torch.__version__}, {arguments.model} "
@@ -78,24 +82,26 @@ def _step(model: Any, cache: Any, token: Tensor, position: int) -> Tensor:
 
 
 def steps(arguments: Any) -> Table:
-    """The median ratio of a step to that of a plain cache of the same length, both timed in turn."""
+    """The mean of a step and of one of a plain cache of the same mean length, both timed in turn."""
     held, token = 512, torch.tensor([[42]])
     model, plain = _loaded(arguments)[0], _plain(arguments)
     table = Table("cache of at most 512 tokens", "step, ms", "of a plain cache", "ratio", title="Decode steps, batch 1")
     ids = torch.arange(100, 100 + held)[None]
 
-    def add(name: str, run: Callable[[], Any]) -> None:
+    def add(name: str, run: Callable[[], Any], interval: int = 1) -> None:
         cache, own, other = DynamicCache(), [], []
+        length = held - (interval - 1) // 2
+        count = interval * max(2, -(-arguments.steps // interval))
         with torch.inference_mode():
-            plain(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True)
-            for number in range(arguments.steps + 5):
+            plain(input_ids=ids[:, : length - 1], past_key_values=cache, use_cache=True)
+            for number in range(-interval, count):  # the first interval warms up
                 start = time.perf_counter()
                 run()
                 middle = time.perf_counter()
-                _step(plain, cache, token, held - 1)
+                _step(plain, cache, token, length - 1)
                 end = time.perf_counter()
-                cache.crop(held - 1)
-                if number >= 5:
+                cache.crop(length - 1)
+                if number >= 0:
                     own.append(middle - start)
                     other.append(end - middle)
         ratio = statistics.fmean(own) / statistics.fmean(other)  # means, for some evict at one step in many
@@ -112,7 +118,7 @@ def steps(arguments: Any) -> Table:
         for interval in (1, 128):
             if name == "SnapKV" and interval == 1:
                 continue  # it looks at a window of more than one query
-            pressed, position = _plain(arguments), [held]
+            pressed, position = _plain(arguments), [held - interval]
             press = kvpress.DecodingPress(make(interval), compression_interval=interval, target_size=held - interval)
             with torch.inference_mode(), press(pressed):
                 cache = DynamicCache()
@@ -122,7 +128,7 @@ def steps(arguments: Any) -> Table:
                     _step(model, cache, token, position[0])
                     position[0] += 1
 
-                add(f"kvpress, {name}, every {interval}", run)
+                add(f"kvpress, {name}, every {interval}", run, interval)
     return table
 
 
@@ -131,6 +137,8 @@ def losses(arguments: Any) -> Table:
     model, tokenizer = _loaded(arguments)
     text = arguments.text.read_text(encoding="utf-8")
     ids = torch.tensor(tokenizer(text, verbose=False)["input_ids"][: arguments.rows * arguments.tokens])
+    if len(ids) < arguments.rows * arguments.tokens:
+        raise SystemExit(f"the text has {len(ids)} tokens; {arguments.rows * arguments.tokens} are needed")
     ids = ids.view(arguments.rows, arguments.tokens)
     table = Table(
         "cache", "nats per token", "perplexity", "minus ours", "tokens at the peak", title="Loss, token by token"
@@ -176,14 +184,13 @@ def _read(model: Any, cache: Any, ids: Tensor) -> tuple[Tensor, int]:
     found, peak = [], 0
     with torch.inference_mode():
         for position in range(ids.shape[1] - 1):
-            before = 0 if isinstance(cache, TreeKVCache) or not cache.layers else cache.layers[0].keys.shape[2]
             if isinstance(cache, TreeKVCache):
                 logits = model(input_ids=ids[:, position : position + 1], past_key_values=cache, use_cache=True).logits
                 logits = logits[:, -1]
                 held = cache.kept_tokens
             else:
                 logits = _step(model, cache, ids[:, position : position + 1], position)
-                held = before + 1  # what the token saw; eviction comes after it
+                held = max(layer.keys.shape[2] for layer in cache.layers)
             peak = max(peak, held)
             found.append(nn.functional.cross_entropy(logits.float(), ids[:, position + 1], reduction="none"))
     return torch.stack(found, dim=1), peak
