@@ -56,6 +56,7 @@ class Row:
         others: means of the other scores by name.
         failed: number of documents without a score.
         answers: whether the score is that of answers, in per cent.
+        title: the settings as tables and pictures call them.
     """
 
     model: str
@@ -69,11 +70,7 @@ class Row:
     others: dict[str, float]
     failed: int
     answers: bool
-
-    @property
-    def title(self) -> str:
-        """The settings as tables and pictures call them."""
-        return settings_title(self.name)
+    title: str
 
 
 @dataclass(frozen=True)
@@ -90,7 +87,8 @@ class Cell:
     @property
     def title(self) -> str:
         """The settings as tables and pictures call them."""
-        return settings_title(self.name)
+        config = self.records[0].of.config if self.records else None
+        return settings_title(self.name, "full" if config is None else config.get("policy"))
 
     @property
     def comparison_key(self) -> tuple[str, str, str]:
@@ -276,6 +274,7 @@ def _row(cell: Cell, score: str, baseline: Cell | None) -> Row:
         others={name: float(np.mean(list(document_scores(cell, name).values()))) for name in names},
         failed=sum(record.error is not None for record in cell.records),
         answers=any("answer" in record.detail for record in cell.records),
+        title=cell.title,
     )
 
 

@@ -12,8 +12,10 @@ OWN: Final = {"recommended": "TreeKV, recommended", "tree future": "TreeKV, futu
 _APART: Final = re.compile(r"(?P<name>.*?)(?P<rest> \(.*\))?", re.DOTALL)
 
 
-def settings_title(name: str) -> str:
+def settings_title(name: str, policy: str | None = None) -> str:
     """The title of the policy, if that is the name, with its variant or what is said of it; else the name itself.
+
+    Where the `policy` of the settings is known, a name that tells of another one stays as it is.
 
     Example:
         >>> settings_title("h2o paper"), settings_title("tree (stride 2)"), settings_title("mine")
@@ -22,10 +24,13 @@ def settings_title(name: str) -> str:
     found = _APART.fullmatch(name)
     assert found is not None
     plain, rest = found["name"], found["rest"] or ""
-    policy, _, variant = plain.partition(" ")
-    if plain in OWN or policy not in policies.names():
-        return OWN.get(plain, plain) + rest
-    known = policies.get(policy)
+    told, _, variant = plain.partition(" ")
+    told = "tree" if plain in OWN else told
+    if told not in policies.names() or policy not in (None, told):
+        return name
+    if plain in OWN:
+        return OWN[plain] + rest
+    known = policies.get(told)
     if not variant:
         return known.title + (", as published" if known.variants else "") + rest
     own = known.variants[variant].title if variant in known.variants else variant

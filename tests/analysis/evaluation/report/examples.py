@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from analysis.evaluation.sweep.records import Definition, Record
-from treekv import TreeKVConfig
+from treekv import TreeKVConfig, policies
 
 EVIL = "<b>|_&$\\"
 
@@ -11,7 +11,8 @@ EVIL = "<b>|_&$\\"
 def record(name: str = "tree", document: int = 0, score: float | None = 1.0, **changes) -> Record:
     """One record of documents d0, d1, ... with their own facts."""
     budget = changes.pop("budget", None if name == "full" else 64)
-    config = None if name == "full" else dict(vars(TreeKVConfig(cache_size=64)), **changes.pop("config", {}))
+    policy = {"policy": name} if name in policies.names() else {}
+    config = None if name == "full" else dict(vars(TreeKVConfig(cache_size=64)), **policy | changes.pop("config", {}))
     of = {"model": "m", "dtype": None, "device": None, "task": "needle", "options": {}, "seed": 0}
     of |= {key: changes.pop(key) for key in list(changes) if key in of}
     key = changes.pop("document_key", f"d{document}")

@@ -27,3 +27,9 @@ from analysis.plot.policy_colours import policy_of
 def test_a_title(name: str, title: str, policy: str | None) -> None:
     assert settings_title(name) == title
     assert policy_of(title) == policy
+    assert settings_title(name, policy) == title
+
+
+def test_a_name_that_tells_of_another_policy_stays() -> None:
+    assert settings_title("recommended", "streaming") == "recommended"
+    assert settings_title("h2o (x)", "tree") == "h2o (x)"
