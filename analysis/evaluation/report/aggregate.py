@@ -70,7 +70,11 @@ class Row:
     others: dict[str, float]
     failed: int
     answers: bool
-    title: str
+    title: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.title:
+            object.__setattr__(self, "title", settings_title(self.name))
 
 
 @dataclass(frozen=True)

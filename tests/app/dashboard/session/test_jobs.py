@@ -178,8 +178,7 @@ def test_a_session_that_goes_away_takes_its_job_along(monkeypatch: pytest.Monkey
         until(job.stopped)
 
     job, other = queue.submit("a", "left alone", work), queue.submit("b", "stays", lambda job: job.stopped())
-    time.sleep(0.1)
-    assert job.state == "running"
+    until(lambda: job.state == "running")
     here.remove("a")
     until(lambda: other.ended)
     assert job.state == "stopped"
