@@ -20,6 +20,7 @@ FORMAT: Final = "treekv-summary"
 VERSION: Final = 1
 ANSWER: Final = "(left out of the summary)"
 _DIGITS: Final = 8  # of a score
+_SHORTEST: Final = 256  # tokens of a text whose loss by position is kept
 _MACHINE: Final = ("processor", "cores", "threads", "gpu", "gpus")  # what is kept of it
 _TASK: Final = ("model", "dtype", "device", "task", "options", "seed")
 _SETTINGS: Final = ("name", "config", "budget")
@@ -125,8 +126,9 @@ def _records(content: dict[str, Any]) -> Iterator[Record]:
 
 
 def _coarse(by: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Loss by position in 8 cells, or in one for each 2,048 tokens of a text that is longer than that makes."""
-    if by is None:
+    """Loss by position in 8 cells, or in one for each 2,048 tokens of a text that is longer than that makes; None of a
+    text that is too short for it."""
+    if by is None or sum(by["tokens"]) < _SHORTEST:
         return None
     width = -(-len(by["loss"]) // max(8, min(64, sum(by["tokens"]) // 2048)))
     groups = [slice(at, at + width) for at in range(0, len(by["loss"]), width)]
