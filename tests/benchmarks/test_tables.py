@@ -127,6 +127,7 @@ def _nothing_is_missing(results, found):
     return Outcome(skipped=len(found))
 
 
+@pytest.mark.slow
 def test_make_says_what_there_is(tmp_path: Path) -> None:
     command = [sys.executable, str(BENCHMARKS / "results.py"), "--list"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=BENCHMARKS.parent)

@@ -64,6 +64,7 @@ def test_every_policy_is_predicted_by_its_decisions_in_the_pass(model, ids, poli
     np.testing.assert_allclose(predicted.sel(policy="it"), streamed(model, ids, config, block), atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", settings_of("decoding"), ids=str)
 def test_every_option_is_predicted(llama, ids, options):
     config = TreeKVConfig(cache_size=16, positions="original", prefill="stream", block_size=1, **options)

@@ -43,6 +43,7 @@ SETTINGS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize("prefill, prompt, block", [("once", 0, 2), ("stream", 0, 5), ("once", 61, 2), ("none", 61, 2)])
 def test_first_layer_equals_a_real_trace(llama, captured, captured_once_each, settings, prefill, prompt, block):

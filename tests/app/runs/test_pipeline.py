@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 
 import numpy as np
+import pytest
 import torch
 
 import analysis
@@ -44,6 +45,7 @@ def test_artifacts_are_those_of_the_analysis_and_stages_report_progress() -> Non
     assert not found.capture.has_sensitivity and "load it outside of it" in entries["no_gradients"]
 
 
+@pytest.mark.slow
 def test_gradients_are_captured_unless_they_are_left_out(monkeypatch) -> None:
     with torch.inference_mode(False):
         model, ids = tiny.llama(), tiny.tokens(256)[0]

@@ -74,6 +74,7 @@ HELD_WHOLE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [1, 2, 15, 16, 17, 31, 48, 53])
 @pytest.mark.parametrize("settings", [*settings_of("prompts"), *HELD_WHOLE], ids=str)
 def test_prompt_then_decoding_follows_the_rule(llama, settings, length):

@@ -18,6 +18,7 @@ from treekv import TreeKVError
 REQUEST = RunRequest("new", "tiny", "A text", TEXT, 300, "", 32, ("tree", "streaming"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words"),
     [({"model": "bad"}, "there is no model 'bad'"), ({"text": "w3 w4"}, "the text has 2 tokens; at least 256"),
