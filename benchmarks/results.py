@@ -39,6 +39,7 @@ GRIDS, SUMMARIES = FOLDER / "grids", FOLDER / "summaries"
 STUDY = (
     "paper-table-1",
     "paper-table-2",
+    "paper-table-2-16k",
     "paper-figure-5",
     "paper-figure-5-heads",
     "paper-figure-4",
