@@ -203,8 +203,8 @@ def test_stream_in_chunks_equals_one_pass(llama, chunk, own):
 
 @pytest.mark.slow
 @settings(max_examples=40)
-@example([5, 5, 8], 4, 4, 0)  # the first chunk brings one row one token
-@example([5, 5, 8], 4, 9, 0)  # so does the second
+@example([5, 5, 8], 4, 4, 0)  # the first chunk brings one row one token; with a padding of 9 so does the second
+@example([5, 5, 8], 4, 9, 0)
 @given(st.lists(st.integers(2, 19), min_size=2, max_size=8), st.integers(1, 9), st.integers(0, 12), st.integers(0, 99))
 def test_any_chunks_of_a_padded_batch_equal_one_pass(chunks, block, padding, seed):
     llama = tiny.llama()
@@ -305,8 +305,7 @@ def test_nothing_grows_and_nothing_drifts(llama):
     """After many times the window the cache has its size, and its keys are those of a fresh computation."""
     config = TreeKVConfig(cache_size=16, sink_size=4, recent_size=4, prefill="stream", block_size=1)
     cache = TreeKVCache(config, llama.config)
-    layer = cache.layers[0]
-    generator = torch.Generator().manual_seed(0)
+    layer, generator = cache.layers[0], torch.Generator().manual_seed(0)
     first_key = None
     for step in range(3000):
         llama(torch.randint(1, 97, (1, 1), generator=generator), past_key_values=cache)
