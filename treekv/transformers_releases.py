@@ -5,6 +5,7 @@ Where a kind of cache layer is missing, no layer is of that kind: a class that n
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Final
 
 from torch import Tensor
@@ -34,9 +35,9 @@ else:
 class CacheLayer(CacheLayerMixin):
     """A layer of a cache that any number of tokens may pass through, as every release asks it."""
 
+    @abstractmethod
     def mask_sizes(self, queries: int) -> tuple[int, int]:
         """The number of keys that so many new tokens see, and the position of the first of them."""
-        raise NotImplementedError
 
     def get_mask_sizes(self, query_length: int | Tensor) -> tuple[int, int]:
         return self.mask_sizes(query_length if isinstance(query_length, int) else query_count(query_length))

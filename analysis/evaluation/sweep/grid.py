@@ -130,9 +130,9 @@ def parse_grid(content: Mapping[str, Any]) -> Grid:
     Args:
         content: lists under `models` (names, or mappings with name, dtype, device), `policies` (names, or mappings
             with fields of TreeKVConfig and a name, or with `file`, a settings file, or one for each budget as in
-            `smollm2-{budget}`), `budgets` (tokens, or shares of
-            the document such as "6.25%"), `tasks` (names, or mappings with task and its options) and `seeds`; and
-            `settings`, a mapping of fields for every policy that does not set them itself; and `batch`.
+            `smollm2-{budget}`), `budgets` (tokens, or shares of the document such as "6.25%"), `tasks` (names, or
+            mappings with task and its options) and `seeds`; and `settings`, a mapping of fields for every policy that
+            does not set them itself; and `batch`.
 
     Raises:
         TreeKVError: names the wrong key or value and what is accepted.

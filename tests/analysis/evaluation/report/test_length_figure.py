@@ -65,6 +65,7 @@ def test_it_is_drawn_as_it_is_and_against_the_baseline() -> None:
     assert figure.layout.xaxis.type == figure.layout.xaxis2.type == "log"
     low, high = (float(found[f"difference_{end}"].sel(settings="tree_left")[-1]) for end in ("low", "high"))
     alt = figure.layout.meta["alt"]
+    assert "and minus that of TreeKV, 2 documents" in alt
     assert "all 11 tokens" in alt and "TreeKV 3.200; TreeKV, left 3.500 (+0.300, " in alt
     assert f"{low:+.3f} to {high:+.3f})" in alt
 
