@@ -98,13 +98,14 @@ def loss_by_length(cells: Sequence[Cell], baseline: str = "tree") -> go.Figure:
             words += ")" if np.isnan(low) else f", {low:+.3f} to {high:+.3f})"
         spoken.append(words)
     where = f"{documents} document{'s' * (documents != 1)}"
+    against = theme.shown(settings_title(baseline))
     figure = theme.grid(
         "Loss of all tokens so far, by length",
         f"{theme.shown(found.attrs['model'])}, {theme.shown(found.attrs['group'], 80)} · mean of {where} · lower is "
         f"better{' · shaded: 95 % interval over documents' if documents > 1 else ''}",
-        f"Mean loss in nats of all {length[-1]:,} tokens, and minus that of {theme.shown(settings_title(baseline))}, {where}: "
+        f"Mean loss in nats of all {length[-1]:,} tokens, and minus that of {against}, {where}: "
         f"{'; '.join(spoken)}.",
-        ["loss", f"minus that of {theme.shown(settings_title(baseline))}"],
+        ["loss", f"minus that of {against}"],
         1,
         760,
     )
