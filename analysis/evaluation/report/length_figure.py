@@ -103,8 +103,7 @@ def loss_by_length(cells: Sequence[Cell], baseline: str = "tree") -> go.Figure:
         "Loss of all tokens so far, by length",
         f"{theme.shown(found.attrs['model'])}, {theme.shown(found.attrs['group'], 80)} · mean of {where} · lower is "
         f"better{' · shaded: 95 % interval over documents' if documents > 1 else ''}",
-        f"Mean loss in nats of all {length[-1]:,} tokens, and minus that of {against}, {where}: "
-        f"{'; '.join(spoken)}.",
+        f"Mean loss in nats of all {length[-1]:,} tokens, and minus that of {against}, {where}: {'; '.join(spoken)}.",
         ["loss", f"minus that of {against}"],
         1,
         760,
