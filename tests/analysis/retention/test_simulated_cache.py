@@ -58,6 +58,7 @@ def test_compiled_rules_evict_as_in_torch(monkeypatch, prefill, prompt, block, s
         assert (found["evicted_at"].sel(policy=name) >= 0).any()
 
 
+@pytest.mark.slow
 def test_vanishing_attention_is_computed_anew(monkeypatch):
     """Late queries see nothing but a token that one of the caches has evicted long ago."""
     captured = synthetic()
@@ -75,6 +76,7 @@ def test_vanishing_attention_is_computed_anew(monkeypatch):
 
 
 @pytest.mark.parametrize("prefill, prompt", [("none", 76), ("once", 0)])
+@pytest.mark.slow
 def test_ties_are_broken_as_in_torch(monkeypatch, prefill, prompt):
     captured = synthetic()
     for k in captured.k:
@@ -132,6 +134,7 @@ def test_progress_adds_up_where_some_begin_later():
     assert seen == sorted(seen) and seen[-1] == (12 * TOKENS, 12 * TOKENS)
 
 
+@pytest.mark.slow
 def test_several_threads_may_simulate_at_once():
     captured = synthetic()
     configs = {str(own): TreeKVConfig(cache_size=16, **own) for own in SETTINGS}

@@ -142,6 +142,7 @@ def test_what_is_true_is_found_in_enough_samples():
 
 @pytest.mark.parametrize("samples", [1, 8])
 @pytest.mark.parametrize("kind", ["white", "loud-runs", "ar-0.995"])
+@pytest.mark.slow
 def test_nulls_rarely_hold(kind, samples):
     """A small version of benchmarks/claims.py: of 20 draws at most 3 (p = 0.016 if the rate were 5 %)."""
     found = rates(KINDS[kind], samples, 512, 20, np.random.default_rng(1))

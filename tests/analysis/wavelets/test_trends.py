@@ -62,6 +62,7 @@ def test_few_runs_of_a_low_band_decide_nothing(made_spectrum):
     assert trends.attrs["claim_i"] == "not decided"
 
 
+@pytest.mark.slow
 def test_signs_that_disagree_decide_nothing(made_spectrum):
     ends_high = np.exp(-POSITION)
     ends_high[-64:] = 5  # falls all along, and is largest at the very end
@@ -88,6 +89,7 @@ def test_one_query_has_no_interval(made_spectrum):
     assert found.attrs["claim_i"] == "holds"
 
 
+@pytest.mark.slow
 def test_the_treatment_of_the_sinks_is_with_the_result(captured):
     for sinks in ("separate", "include"):
         found = trends_of(analysis.spectrum(captured, sinks=sinks))

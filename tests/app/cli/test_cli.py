@@ -302,6 +302,7 @@ def test_prompts_and_settings_that_cannot_be_used(here: Path, tiny_model: Path) 
     assert "has no chat template" in refused(here, "generate", "w5", "--chat", "--model", tiny_model)
 
 
+@pytest.mark.slow
 def test_runs_that_cannot_be_shown(here: Path, words: Path, small_run: Path) -> None:
     (here / "folder").mkdir()
     assert "there is no run folder 'nothing'" in refused(here, "dashboard", "nothing")

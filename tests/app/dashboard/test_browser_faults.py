@@ -139,6 +139,7 @@ def test_the_users_browser_is_sent_to_the_address_and_nothing_is_offered_there(
 @pytest.mark.parametrize(
     "platform, screen, shown", [("linux", {}, False), ("linux", {"DISPLAY": ":0"}, True), ("darwin", {}, True)]
 )
+@pytest.mark.slow
 def test_without_a_screen_no_browser_is_opened(
     platform: str, screen: dict[str, str], shown: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

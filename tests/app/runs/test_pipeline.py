@@ -17,6 +17,7 @@ from tests.app.conftest import silent_stage, words_tokenizer
 from treekv import TreeKVConfig
 
 
+@pytest.mark.slow
 def test_artifacts_are_those_of_the_analysis_and_stages_report_progress() -> None:
     torch.manual_seed(0)
     model, ids = tiny.llama(), tiny.tokens(256)[0]
@@ -61,6 +62,7 @@ def test_gradients_are_captured_unless_they_are_left_out(monkeypatch) -> None:
     assert made(True).capture.has_sensitivity
 
 
+@pytest.mark.slow
 def test_a_long_text_gives_the_papers_samples() -> None:
     model, more = tiny.llama(), tiny.tokens(5 * 512)[0]
     reports: list[tuple[int, int]] = []

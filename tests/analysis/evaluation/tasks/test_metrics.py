@@ -82,6 +82,7 @@ def test_rouge_l_of_summaries(answer, expected, shared, ours, theirs):
     st.permutations(["one", "two", "three", "four", "five", "six"]),
     st.permutations(["one", "two", "three", "four", "x", "y"]),
 )
+@pytest.mark.slow
 def test_rouge_l_of_one_sentence_of_distinct_words_is_that_of_rouge_score(one, other):
     scorer = rouge_scorer.RougeScorer(["rougeL"])
     one, other = " ".join(one), " ".join(other)

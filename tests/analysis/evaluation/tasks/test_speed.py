@@ -60,6 +60,7 @@ def test_peak_memory_is_what_was_taken_meanwhile():
     assert speed._PeakMemory(torch.device("cpu")).bytes() < size / 4, "the peak is reset"
 
 
+@pytest.mark.slow
 def test_without_a_peak_the_score_is_missing(llama, monkeypatch):
     monkeypatch.setattr(speed, "_status", lambda entry: 0)
     task = create("speed", lengths=[20], new_tokens=2, repeats=1)
