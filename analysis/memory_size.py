@@ -150,7 +150,7 @@ def _slots(config: TreeKVConfig, layer: int, layers: int, tokens: int, prompt: i
             counts = None if sums is None else torch.ones(1, 1, asked)
             future = torch.zeros(1, 1, asked) if policy.scores_future(config) else None
             contents = _Nothing(asked, policy.last_queries(config)) if policy.reads_contents else None
-            selection = ledger.choose_prompt(slice(0, 1), asked, sums, counts, future, contents)
+            selection = ledger.choose_prompt(ledger.prompt(slice(0, 1), asked, sums, counts, future, contents))
             kept = prompt if selection is None else selection.kept.shape[2]
         if config.prefill == "none" and capacity is not None:
             capacity = max(capacity, prompt)

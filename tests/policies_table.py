@@ -98,6 +98,8 @@ TABLE: dict[str, Row] = {
             dict(sink_size=2, recent_size="eighth", prompt_score="future", importance="contribution", seed=7),
             dict(sink_size=1, recent_size=3, prompt_score="future", budgets="falling", pooling="max", kernel_size=3),
             dict(sink_size=2, recent_size=4, prompt_score="future", importance="late", scope=3, scope_end="clipped"),
+            dict(sink_size=2, recent_size=4, prompt_score="future", after_prompt="keep", share_heads=True),
+            dict(recent_size=2, prompt_score="future", after_prompt="keep", share_heads=True, max_height=1),
         ],
     ),
     "tree_left": Row(
@@ -114,7 +116,12 @@ TABLE: dict[str, Row] = {
     "h2o": Row(
         decoding=[{}, dict(sink_size=2, recent_size=0), dict(sink_size=2, recent_size=3), dict(variant="paper")],
         blocks=[{}, dict(variant="paper")],
-        prompts=[{}, dict(prefill="none"), dict(variant="paper")],
+        prompts=[
+            {},
+            dict(prefill="none"),
+            dict(variant="paper"),
+            dict(sink_size=1, recent_size=4, after_prompt="keep", share_heads=True),
+        ],
     ),
     "tova": Row(
         decoding=[{}, dict(sink_size=1, recent_size=3), dict(sink_size=2, recent_size=3), dict(variant="paper")],
@@ -126,9 +133,10 @@ TABLE: dict[str, Row] = {
             dict(window_size=5),
             dict(window_size=3, kernel_size=3, pooling="max", positions="original"),
             dict(variant="longbench"),
+            dict(window_size=5, share_heads=True),
         ],
     ),
-    "pyramidkv": Row(prompts=[dict(window_size=6)]),
+    "pyramidkv": Row(prompts=[dict(window_size=6), dict(window_size=3, share_heads=True, positions="original")]),
     "random": Row(decoding=[dict(seed=3), dict(seed=2**63 - 1)], blocks=[{}], prompts=[{}], published=False),
     "keydiff": Row(
         decoding=[{}, dict(variant="paper", interval=3)],
@@ -189,7 +197,11 @@ TABLE: dict[str, Row] = {
         least=127,
     ),
     "expected": Row(
-        prompts=[dict(sink_size=2), dict(sink_size=1, recent_size=3, positions="original")],
+        prompts=[
+            dict(sink_size=2),
+            dict(sink_size=1, recent_size=3, positions="original"),
+            dict(sink_size=2, share_heads=True),
+        ],
         keeps=prompts.largest_future,
     ),
 }

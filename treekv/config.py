@@ -17,16 +17,6 @@ from treekv.policies.settings import DERIVED, OPTIONS, Settings
 FORMAT: Final = "treekv-settings"
 VERSION: Final = 2  # version 1 says prefill "tree" for "once", and has options that its policy ignores
 
-CHOICES: Final = {
-    "positions": ("rank", "original", "compressed"),
-    "prefill": ("once", "stream", "none"),
-    "scope_end": ("inside", "clipped"),
-    "importance": ("attention", "contribution", "late", "similarity"),
-    "after_prompt": ("evict", "keep"),
-    "pooling": ("average", "max", "forward"),
-    "prompt_score": ("window", "future"),
-    "aggregation": ("norm_sum", "sum"),
-}
 LARGEST_DEFAULT_BLOCK: Final = 64
 
 
@@ -103,6 +93,9 @@ class TreeKVConfig(Settings):
         aggregation: how policy "openvino" adds up what queries see, "norm_sum" or "sum" (the engine's names).
         window_share: the share of the slots between sinks and recent tokens that goes by the observation window, from 0
             to less than 1.
+        share_heads: whether a layer's KV heads share what is kept of a prompt, as in Ada-KV: a fifth of an equal share
+            each, the rest to the highest scores of all; `cache_size` is their mean. An option of "snapkv", "pyramidkv",
+            "expected" and, with after_prompt "keep", of "h2o" and "tree" with prompt_score "future".
 
     Raises:
         TreeKVError: a value is impossible or does not fit the others.
@@ -137,7 +130,7 @@ class TreeKVConfig(Settings):
             self._require_int("max_height", 1, MOST_HEIGHT)
         if not isinstance(self.trace, bool):
             raise TreeKVError(f"trace must be true or false, got {self.trace!r}")
-        for field, choices in CHOICES.items():
+        for field, choices in options.CHOICES.items():
             if field != "positions" or self.positions is not None:  # which depends on the model
                 self._require_choice(field, choices)
         options.check_options(self)
@@ -146,7 +139,7 @@ class TreeKVConfig(Settings):
         self._derive("recent_size", lambda: defaults.recent_size(self.cache_size, self.sink_size))
         self._require_int("recent_size", 0)
         policy.check(self)
-        options.check_after_prompt(self)
+        options.check_prompt(self)
         if policy.evicts_decoding and policy.has_contest:
             check_contest(policy.contest(self, self.cache_size), self.cache_size, self.policy)
         self._derive("block_size", self._default_block_size)
@@ -169,7 +162,7 @@ class TreeKVConfig(Settings):
         sizes = defaults.sink_size(), defaults.recent_size(self.cache_size, self.sink_size)
         as_named = (self.sink_size, self.recent_size) == sizes
         title = policies.title(self.policy, self.variant if as_named else policies.PUBLISHED)
-        return f"{title}, budgets by head" if self.differs_by_head else title
+        return f"{title}, {'heads share' if self.share_heads else 'budgets by head'}" if self.splits_heads else title
 
     def replace(self, **changes: Any) -> TreeKVConfig:
         """The same settings with some fields changed, validated anew.
@@ -279,6 +272,11 @@ class TreeKVConfig(Settings):
     def differs_by_head(self) -> bool:
         """Whether `budgets` is a table, with a capacity for each KV head."""
         return budgets.is_table(self.budgets)
+
+    @property
+    def splits_heads(self) -> bool:
+        """Whether heads of a layer may keep different numbers of tokens."""
+        return self.share_heads or self.differs_by_head
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values with the format's name and version, ready for JSON."""

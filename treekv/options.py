@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from treekv import policies
+from treekv.budgets import is_table
 from treekv.errors import TreeKVError
 from treekv.policies.contest import AVERAGE
 from treekv.policies.pooling import FORWARD, FORWARD_KERNEL
@@ -12,6 +13,18 @@ from treekv.policies.scores import MOVED
 from treekv.policies.settings import DERIVED, OPTIONS, Settings
 
 FUTURE_OBSERVATION: Final = 32  # tokens at the end of a prompt that is also scored by its future, as SnapKV has it
+
+#: The values of settings that are names.
+CHOICES: Final = {
+    "positions": ("rank", "original", "compressed"),
+    "prefill": ("once", "stream", "none"),
+    "scope_end": ("inside", "clipped"),
+    "importance": ("attention", "contribution", "late", "similarity"),
+    "after_prompt": ("evict", "keep"),
+    "pooling": ("average", "max", "forward"),
+    "prompt_score": ("window", "future"),
+    "aggregation": ("norm_sum", "sum"),
+}
 
 #: Options whose default follows from other settings.
 DERIVED_OPTIONS: Final = ("kernel_size", "pooling", "interval")
@@ -64,8 +77,9 @@ def check_options(settings: Settings) -> None:
         )
 
 
-def check_after_prompt(settings: Settings) -> None:
-    """Raise a `TreeKVError` where keeping what follows a prompt would change nothing, or there is no prompt."""
+def check_prompt(settings: Settings) -> None:
+    """Raise a `TreeKVError` where keeping what follows a prompt would change nothing, or there is no prompt; or where
+    heads cannot share what they keep of it."""
     policy = policies.get(settings.policy)
     if settings.after_prompt == "keep" and not (
         settings.prefill == "once" and policy.evicts_prompt and policy.evicts_decoding
@@ -73,6 +87,20 @@ def check_after_prompt(settings: Settings) -> None:
         raise TreeKVError(
             "after_prompt 'keep' needs prefill 'once' and a policy that evicts while decoding, got prefill "
             f"{settings.prefill!r} and policy {settings.policy!r}"
+        )
+    if not isinstance(settings.share_heads, bool):
+        raise TreeKVError(f"share_heads must be true or false, got {settings.share_heads!r}")
+    if not settings.share_heads:
+        return
+    if is_table(settings.budgets):
+        raise TreeKVError(
+            "share_heads lets heads share the capacity of their layer, but budgets give each head its own; leave one "
+            "of them out"
+        )
+    if settings.prefill != "once" or policy.evicts_after(settings):
+        raise TreeKVError(
+            "share_heads divides what is kept of a prompt that is read in one pass, and needs prefill 'once' and "
+            f"after_prompt 'keep', got prefill {settings.prefill!r} and after_prompt {settings.after_prompt!r}"
         )
 
 

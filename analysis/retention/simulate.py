@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 import torch
 import xarray as xr
+from torch import Tensor
 
 from analysis import netcdf
 from analysis.captures.data import Capture
@@ -23,6 +24,7 @@ from treekv import policies
 from treekv.attention import softmax
 from treekv.cache.future import scores_from_after
 from treekv.cache.ledger import Ledger
+from treekv.cache.reduced_prompt import choose_shared
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
 
@@ -139,7 +141,7 @@ def _groups(captured: Capture, config: TreeKVConfig, layers: list[int]) -> list[
     """Layers, or heads, that can be the rows of one ledger: the same settings, and a policy that can take them
     together."""
     every = captured.full_layers
-    if config.differs_by_head:
+    if config.splits_heads:
         table = dict(zip(every, config.per_head(len(every), captured.kv_heads), strict=True))
         places = [(own, Place(layer, head)) for layer in layers for head, own in enumerate(table[layer])]
     else:
@@ -185,10 +187,34 @@ def _ledger(
             parts_ahead.append(seen * weighting)
     sums, future = (torch.cat(found) if found else None for found in (parts, parts_ahead))
     rows = slice(0, len(places))
+    if config.share_heads and ledger.reduces_prompt(prompt):
+        _share(ledger, prompt, sums, counts, future, window, captured.kv_heads)
+        return ledger, contents
     of_prompt = None if contents is None else contents.prompt(prompt)
-    selection = ledger.choose_prompt(rows, prompt, sums, counts, future, of_prompt)
+    selection = ledger.choose_prompt(ledger.prompt(rows, prompt, sums, counts, future, of_prompt))
     ledger.admit_prompt(rows, prompt, selection, sums, window)
     return ledger, contents
+
+
+def _share(
+    ledger: Ledger,
+    prompt: int,
+    sums: Tensor | None,
+    counts: Tensor | None,
+    future: Tensor | None,
+    window: int,
+    heads: int,
+) -> None:
+    """Keep of a prompt what the heads of each layer keep together; each head is a row of the ledger, those of a layer
+    successive rows."""
+    for first in range(0, len(ledger.held), heads):
+        rows = [slice(row, row + 1) for row in range(first, first + heads)]
+        own, ahead = ([None if each is None else each[row] for row in rows] for each in (sums, future))
+        prompts = [
+            ledger.prompt(*seen) for seen in zip(rows, [prompt] * heads, own, [counts] * heads, ahead, strict=True)
+        ]
+        for row, selection, seen in zip(rows, choose_shared(ledger, prompts), own, strict=True):
+            ledger.admit_prompt(row, prompt, selection, seen, window)
 
 
 def _simulated_cache(

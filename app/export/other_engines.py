@@ -125,6 +125,8 @@ def _translation(engine: str, code: str, notes: list[str], config: TreeKVConfig)
     if config.budgets is not None:
         parts = "KV heads" if config.differs_by_head else "layers"
         notes = [*notes, f"All {parts} get the same capacity there, while yours differ (budgets)."]
+    if config.share_heads:
+        notes = [*notes, "All KV heads get the same capacity there, while yours share it (share_heads)."]
     return Translation(engine, code, tuple(notes))
 
 

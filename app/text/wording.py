@@ -132,6 +132,8 @@ def settings_in_words(config: TreeKVConfig) -> str:
         "stream": f"a prompt is read in blocks of {config.block_size} and reduced after each",
         "none": "a prompt is kept whole",
     }[config.prefill]
+    if config.share_heads:
+        prompt += ", of which the heads of a layer share what is kept"
     if config.after_prompt == "keep":
         prompt += ", what follows it is kept"
     words = f"{title}: {config.cache_size:,} tokens ({', '.join(parts)}); {prompt}"

@@ -7,6 +7,7 @@ entries per KV head, oldest first, all equally long.
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from tests.reference.contents import Moment, losers
 from tests.reference.draws import splitmix
 from tests.reference.entries import Entry, Eviction
 from tests.reference.ladders import CascadeRule, LaCacheRule, as_if_decoded
+from tests.reference.sharing import shared
 from treekv import policies
 from treekv.policies import AVERAGE, DRAW, LAST, SUM
 
@@ -290,6 +292,15 @@ def select_prompt(config, heads: list[list[Entry]], layer: int = 0, layers: int 
 
     if config.policy == "streaming":
         return [sinks + recents for _ in heads]
+    if config.share_heads and config.policy in ("h2o", "tree", "expected"):
+        what = "total" if config.policy == "h2o" else "future"
+        counts = shared([[getattr(entries[p], what) for p in middle] for entries in heads], config.region_size)
+        kept = []
+        for count, entries in zip(counts, heads):
+            own = SimpleNamespace(**vars(config), region_size=count)
+            own.share_heads, own.cache_size = False, config.cache_size - config.region_size + count
+            kept.append(select_prompt(own, [entries], layer, layers)[0])
+        return kept
     if config.policy == "h2o":
         return [sinks + top(lambda p, e=e: e[p].total, config.region_size, middle) + recents for e in heads]
     if config.policy == "tova":
@@ -306,11 +317,12 @@ def select_prompt(config, heads: list[list[Entry]], layer: int = 0, layers: int 
             most = 2 * budget - least
             budget = most - layer * ((most - least) // (layers - 1))
         window = list(range(prefix, length))
-        kept = []
-        for entries in heads:
-            scores = pooled([e.total for e in entries[:prefix]], config.kernel_size, config.pooling)
-            kept.append(top(scores.__getitem__, min(budget, prefix), range(prefix)) + window)
-        return kept
+        totals = [[entry.total for entry in entries[:prefix]] for entries in heads]
+        smoothed = [pooled(own, config.kernel_size, config.pooling) for own in totals]
+        counts = [min(budget, prefix)] * len(heads)
+        if config.share_heads:
+            counts = shared(smoothed, counts[0])
+        return [top(own.__getitem__, count, range(prefix)) + window for own, count in zip(smoothed, counts)]
 
     if config.policy == "tree" and config.prompt_score == "future":
         window = [[entries[p].total for p in middle] for entries in heads]

@@ -23,7 +23,7 @@ from treekv.cache.hybrid_layer import attention_of, with_attention
 from treekv.cache.latent_layer import LatentLayer
 from treekv.cache.layer import TreeKVLayer
 from treekv.cache.layer_group import LayerGroup
-from treekv.cache.split_layer import SplitLayer
+from treekv.cache.split_layer import SplitLayer, split_layers
 from treekv.cache.trace import JoinedTrace, LayerTrace
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
@@ -77,8 +77,11 @@ class TreeKVCache(Cache):
         if config.positions != "original" and config.policy != "full":
             by_layer = layer_rotaries(model_config, str(config.positions))
             rotaries = [by_layer[index] for index in compressed]
-        if config.differs_by_head:
-            groups = self._split(layers, compressed, rotaries, getattr(model_config, "num_key_value_heads", None))
+        if config.splits_heads:
+            heads = getattr(model_config, "num_key_value_heads", None)
+            groups, split = split_layers(config, rotaries, heads)
+            for index, parts in zip(compressed, split, strict=True):
+                layers[index] = with_attention(layers[index], parts)
         else:
             configs = config.per_layer(len(compressed))
             made = [
@@ -104,23 +107,6 @@ class TreeKVCache(Cache):
                 member.first_with_rotary = rotaries.index(member.rotary) == member.number
                 member.future_rotary = None if future is None else future[index]
                 member.followed = index in followed
-
-    def _split(
-        self, layers: list[Any], compressed: list[int], rotaries: list[Rotary | None], heads: int | None
-    ) -> list[tuple[TreeKVConfig, list[TreeKVLayer]]]:
-        """Put layers in parts by the capacity of their heads; parts with the same settings share a group."""
-        if not isinstance(heads, int):
-            raise TreeKVError("budgets differ by KV head, but the model's configuration has no num_key_value_heads")
-        groups: dict[TreeKVConfig, list[TreeKVLayer]] = {}
-        for number, own in enumerate(self.config.per_head(len(compressed), heads)):
-            parts = []
-            for config in dict.fromkeys(own):
-                numbers = [head for head, other in enumerate(own) if other == config]
-                parts.append(TreeKVLayer(rotaries[number], number, len(compressed), numbers))
-                groups.setdefault(config, []).append(parts[-1])
-            index = compressed[number]
-            layers[index] = with_attention(layers[index], SplitLayer(parts))
-        return list(groups.items())
 
     def save(self, path: str | os.PathLike[str], model: Any = None, *, notes: Mapping[str, Any] | None = None) -> None:
         """Write everything by which the cache goes on to a file, which appears whole or not at all.

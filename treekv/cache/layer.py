@@ -32,6 +32,9 @@ class LayerOwner(Protocol):
     def follow(self, layer: TreeKVLayer, call: AttentionCall) -> Tensor:
         """Attend with other queries to what the last call of `attend` attended to."""
 
+    def share_prompts(self, parts: list[TreeKVLayer]) -> None:
+        """Keep what the heads of a layer, its parts, keep of their `waiting` prompts together."""
+
     def copy_tensors(self) -> None:
         """Replace tensors made under `torch.inference_mode` by copies."""
 
@@ -44,6 +47,7 @@ class TreeKVLayer(Slots, CacheLayer):  # type: ignore[misc]  # whose keys and va
         future_rotary: of the layer, if prompts are scored by queries that are moved and the layer has one.
         group_index, group_offset: its place in its group, and the rows before it there for each row of the batch.
         tokens_seen: columns of the input, padding included, as transformers counts.
+        waiting: prompts of which a head keeps a part that depends on the layer's other heads.
         awaits_attention: whether the layer has got tokens that it was not asked to attend to yet.
     """
 
@@ -59,6 +63,7 @@ class TreeKVLayer(Slots, CacheLayer):  # type: ignore[misc]  # whose keys and va
         self.group_index = self.group_offset = 0
         self.tokens_seen = 0
         self.awaits_attention = False
+        self.waiting: list[Any] = []
 
     # ------------------------------------------------------------------ what transformers calls
 
@@ -164,6 +169,7 @@ class TreeKVLayer(Slots, CacheLayer):  # type: ignore[misc]  # whose keys and va
             self.keys, self.values, self.queries = self.keys.new_empty(0), self.values.new_empty(0), None
         self.owner.release()
         self.forget_call()
+        self.waiting.clear()
         self.is_initialized = False
         self.tokens_seen = 0
         self.awaits_attention = False

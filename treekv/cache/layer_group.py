@@ -18,20 +18,19 @@ from treekv.cache.attend import (
     attend_block_again,
     attend_prompt,
     checked,
-    prompt_future,
-    prompt_scores,
     remember_queries,
-    store_prompt,
 )
-from treekv.cache.contents import PromptContents, StoredContents
+from treekv.cache.contents import StoredContents
 from treekv.cache.followed_call import repeat_call
 from treekv.cache.layer import TreeKVLayer
 from treekv.cache.ledger import Ledger
 from treekv.cache.padding import TokenPositions, split_padding
+from treekv.cache.reduced_prompt import ScoredPrompt, choose_shared, keep, score_prompt
 from treekv.cache.slot_plan import SlotPlan, padded_capacity
 from treekv.cache.slots import Step
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
+from treekv.policies.scores import Selection
 
 
 class LayerGroup:
@@ -191,7 +190,7 @@ class LayerGroup:
     ) -> Tensor:
         """Rows in the same state together, others one by one, each without its padding."""
         batch, q = call.key.shape[0], call.key.shape[2]
-        together = not scattered and pads.count(pads[0]) == batch
+        together = not scattered and pads.count(pads[0]) == batch and not (self.config.share_heads and q > 1)
         if together and self.ledger.can_step_together(self.ledger_rows(layer), q - pads[0], block=q > 1):
             groups = [slice(0, batch)]
         else:
@@ -264,26 +263,29 @@ class LayerGroup:
         return output
 
     def _attend_prompt(self, layer: TreeKVLayer, rows: slice, new: NewTokens) -> Tensor:
-        """Attend to a whole prompt, then keep a part of it."""
+        """Attend to a whole prompt, then keep a part of it; where heads share that, in `share_prompts`."""
         ledger, own, length = self.ledger, self.ledger_rows(layer, rows), new.key.shape[2]
         output = attend_prompt(new)
-        config, sums, counts, future, contents, window = self.config, None, None, None, None, 0
-        if ledger.policy.uses_attention:
-            window = ledger.policy.scoring_queries(config, length)
-            sums, counts = prompt_scores(new, window, self._weighting)
-        ahead = ledger.policy.future_by(config)
-        if ahead is not None and ledger.reduces_prompt(length):
-            future = prompt_future(layer.future_rotary, new, ahead, config)
-        if ledger.policy.reads_contents:
-            contents = PromptContents(new, layer.rotary, ledger.policy.last_queries(config))
-        selection = ledger.choose_prompt(own, length, sums, counts, future, contents)
-        kept = ledger.admit_prompt(own, length, selection, sums, window)
-        held, capacity = kept.shape[2], ledger.capacity[own][0]
-        slots = padded_capacity(held, None) if capacity is None else padded_capacity(held + 1, capacity + 1)
-        store_prompt(layer, rows, new, kept, slots)
-        if self._last_queries:
-            remember_queries(layer, rows, new, self._last_queries)
+        scored = score_prompt(layer, ledger, rows, new, own, self._weighting)
+        if self.config.share_heads and ledger.reduces_prompt(length):
+            layer.waiting.append(scored)
+        else:
+            self._keep(layer, scored, ledger.choose_prompt(scored.prompt))
         return output
+
+    def share_prompts(self, parts: list[TreeKVLayer]) -> None:
+        """See `treekv.cache.layer.LayerOwner`."""
+        for heads in zip(*(part.waiting for part in parts), strict=True):
+            selections = choose_shared(self.ledger, [scored.prompt for scored in heads])
+            for part, scored, selection in zip(parts, heads, selections, strict=True):
+                self._keep(part, scored, selection)
+        for part in parts:
+            part.waiting.clear()
+
+    def _keep(self, layer: TreeKVLayer, scored: ScoredPrompt, selection: Selection | None) -> None:
+        keep(layer, self.ledger, self.ledger_rows(layer, scored.rows), scored, selection)
+        if self._last_queries:
+            remember_queries(layer, scored.rows, scored.new, self._last_queries)
 
     # ------------------------------------------------------------------ details
 

@@ -150,23 +150,23 @@ class Ledger:
         most = self.policy.capacity(self.config)
         return self.policy.evicts_prompt and self.config.prefill != "none" and length > most
 
-    def choose_prompt(
+    def prompt(
         self,
         rows: slice,
         length: int,
-        sums: Tensor | None,
-        counts: Tensor | None,
+        sums: Tensor | None = None,
+        counts: Tensor | None = None,
         future: Tensor | None = None,
         contents: Contents | None = None,
-    ) -> Selection | None:
-        """Which tokens of a prompt are kept; None for all. `sums` and `future` [rows, heads, length], `counts` [1, 1,
-        length] and `contents` as in `Prompt`."""
-        if not self.reduces_prompt(length):
-            return None
+    ) -> Prompt:
+        """A prompt as the policy sees it; `sums` and `future` [rows, heads, length], `counts` [1, 1, length]."""
         heads, layer, traced = self.head_numbers(rows), self.layer_numbers(rows), self.trace is not None
         sums = None if sums is None else self.policy.observe(sums)
-        prompt = Prompt(length, sums, counts, heads, layer, self.layers, self.device, future, traced, contents)
-        return self.policy.select_prompt(self.config, prompt)
+        return Prompt(length, sums, counts, heads, layer, self.layers, self.device, future, traced, contents)
+
+    def choose_prompt(self, prompt: Prompt) -> Selection | None:
+        """Which tokens of a prompt are kept; None for all."""
+        return self.policy.select_prompt(self.config, prompt) if self.reduces_prompt(prompt.length) else None
 
     def admit_prompt(
         self, rows: slice, length: int, selection: Selection | None, sums: Tensor | None = None, observers: int = 0

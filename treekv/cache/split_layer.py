@@ -8,9 +8,39 @@ import torch
 from torch import Tensor
 
 from treekv.attention.interface import AttentionCall, attach_handler
+from treekv.attention.rotary import Rotary
 from treekv.cache.layer import TreeKVLayer
+from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
 from treekv.transformers_releases import CacheLayer
+
+
+def split_layers(
+    config: TreeKVConfig, rotaries: list[Rotary | None], heads: int | None
+) -> tuple[list[tuple[TreeKVConfig, list[TreeKVLayer]]], list[SplitLayer]]:
+    """Layers in parts by the capacity of their heads, or each head a part where they share what they keep.
+
+    Args:
+        config: the settings.
+        rotaries: of each layer.
+        heads: how many KV heads the model has, if it says so.
+
+    Returns:
+        The parts that have the same settings, which share a group, and the layers.
+    """
+    if not isinstance(heads, int):
+        what = "heads share what they keep" if config.share_heads else "budgets differ by KV head"
+        raise TreeKVError(f"{what}, but the model's configuration has no num_key_value_heads")
+    groups: dict[TreeKVConfig, list[TreeKVLayer]] = {}
+    layers = []
+    for number, configs in enumerate(config.per_head(len(rotaries), heads)):
+        alike = [[head for head, other in enumerate(configs) if other == own] for own in dict.fromkeys(configs)]
+        parts = []
+        for numbers in [[head] for head in range(heads)] if config.share_heads else alike:
+            parts.append(TreeKVLayer(rotaries[number], number, len(rotaries), numbers))
+            groups.setdefault(configs[numbers[0]], []).append(parts[-1])
+        layers.append(SplitLayer(parts))
+    return list(groups.items()), layers
 
 
 class SplitLayer(CacheLayer):
@@ -81,6 +111,8 @@ class SplitLayer(CacheLayer):
             )
             outputs.append(part.attend(asked).unflatten(0, (batch, n)))
             first += n
+        if self.parts[0].waiting:
+            self.parts[0].owner.share_prompts(self.parts)
         output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
         if not self._in_order:
             output = output.index_select(1, self._on(key.device)[1])

@@ -206,9 +206,19 @@ class Policy(ABC):
         """
         return run_contest(self.contest(settings, scores.capacity), scores, count)
 
+    def competing(self, settings: Settings, prompt: Prompt) -> Tensor | None:
+        """By what the tokens of a prompt that are not protected are kept, for a policy with the option "share_heads":
+        float32 [batch, kv_heads, n], attention, so that heads can be compared."""
+        return None
+
+    def prompt_slots(self, settings: Settings, prompt: Prompt) -> int:
+        """How many tokens of a prompt are kept beside the protected ones."""
+        return settings.region_size if prompt.slots is None else prompt.slots
+
     @abstractmethod
     def select_prompt(self, settings: Settings, prompt: Prompt) -> Selection:
-        """Which tokens of a prompt longer than the cache are kept, for prefill "once".
+        """Which tokens of a prompt longer than the cache are kept, for prefill "once"; for a policy with the option
+        "share_heads" `prompt_slots` of them beside the protected ones.
 
         Args:
             settings: the layer's settings.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from treekv.errors import TreeKVError
 from treekv.policies.base import Policy
 from treekv.policies.contest import NOTHING
@@ -24,6 +26,7 @@ class Expected(Policy):
 
     name = "expected"
     title = "Expected Attention"
+    options = ("share_heads",)
     by = NOTHING
     evicts_decoding = False
     default_positions = "original"
@@ -41,8 +44,11 @@ class Expected(Policy):
                 f"prefill must be 'once' for policy 'expected', which acts on a whole prompt, got {settings.prefill!r}"
             )
 
-    def select_prompt(self, settings: Settings, prompt: Prompt) -> Selection:
+    def competing(self, settings: Settings, prompt: Prompt) -> Tensor:
         assert prompt.future is not None  # the policy scores it
+        return prompt.future[..., settings.sink_size : prompt.length - settings.recent_size]
+
+    def select_prompt(self, settings: Settings, prompt: Prompt) -> Selection:
         first, last = settings.sink_size, prompt.length - settings.recent_size
-        chosen = highest(prompt.future[..., first:last], settings.region_size) + first
+        chosen = highest(self.competing(settings, prompt), self.prompt_slots(settings, prompt)) + first
         return Selection(with_protected(chosen, first, last, prompt.length), None)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from torch import Tensor
+
 from treekv.policies.base import Policy
 from treekv.policies.contest import SUM, Contest
 from treekv.policies.ranking import highest, with_protected
@@ -25,7 +27,7 @@ class H2O(Policy):
 
     name = "h2o"
     title = "H2O"
-    options = ("variant",)
+    options = ("variant", "share_heads")
     variants: ClassVar = {"paper": PAPER_ALLOCATION}
     by = SUM
     observes_whole_prompt = True
@@ -36,8 +38,11 @@ class H2O(Policy):
     def contest(self, settings: Settings, capacity: int) -> Contest:
         return Contest(self.by, first=settings.sink_size, recent=settings.recent_size)
 
-    def select_prompt(self, settings: Settings, prompt: Prompt) -> Selection:
+    def competing(self, settings: Settings, prompt: Prompt) -> Tensor:
         assert prompt.sums is not None  # uses_attention is True
+        return prompt.sums[..., settings.sink_size : prompt.length - settings.recent_size]
+
+    def select_prompt(self, settings: Settings, prompt: Prompt) -> Selection:
         first, last = settings.sink_size, prompt.length - settings.recent_size
-        heavy = highest(prompt.sums[..., first:last], settings.region_size) + first
+        heavy = highest(self.competing(settings, prompt), self.prompt_slots(settings, prompt)) + first
         return Selection(with_protected(heavy, first, last, prompt.length), None)

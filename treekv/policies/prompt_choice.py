@@ -34,10 +34,11 @@ def choose_tokens(settings: Settings, prompt: Prompt) -> Selection:
     first, last = settings.sink_size, prompt.length - settings.recent_size
     # Without the sinks: they are kept anyway, and their large weights would lift nothing but the tokens after them.
     pooled = smooth(prompt.sums[..., first:last], settings.kernel_size, settings.pooling)
-    taken = highest(pooled, window_slots(settings))
+    region = settings.region_size if prompt.slots is None else prompt.slots
+    taken = highest(pooled, window_slots(settings, region))
     positions = torch.arange(last - first, device=prompt.device).expand_as(pooled)
     others = without(positions, taken)
-    slots = settings.region_size - taken.shape[2]
+    slots = region - taken.shape[2]
     swept = [
         sweep(scores, slots, settings.prompt_scope, settings.stride, settings.max_height or 0, prompt.traced)
         for scores in prompt.future[..., first:last].gather(2, others).flatten(0, 1).tolist()
@@ -54,9 +55,9 @@ def choose_tokens(settings: Settings, prompt: Prompt) -> Selection:
     return Selection(with_protected(kept, first, last, prompt.length), survivors)
 
 
-def window_slots(settings: Settings) -> int:
-    """How many tokens are chosen by the observation window; fewer than there are slots to choose for."""
-    return int(settings.window_share * settings.region_size)
+def window_slots(settings: Settings, region: int) -> int:
+    """How many tokens of `region` are chosen by the observation window; fewer than all."""
+    return int(settings.window_share * region)
 
 
 def sweep(scores: list[float], slots: int, scope: int, stride: int, height: int, traced: bool) -> _Swept:

@@ -118,6 +118,8 @@ class Prompt(NamedTuple):
             None.
         traced: whether survivors are recorded; a policy may leave them out otherwise.
         contents: keys and values, for a policy that `reads_contents`; else None.
+        slots: how many tokens to keep beside the protected ones, where heads share what they keep; else None, and the
+            settings say it.
     """
 
     length: int
@@ -130,6 +132,7 @@ class Prompt(NamedTuple):
     future: Tensor | None = None
     traced: bool = True
     contents: Contents | None = None
+    slots: int | None = None
 
 
 class Selection(NamedTuple):

@@ -32,6 +32,7 @@ OPTIONS: Final[dict[str, Any]] = {
     "window_share": 0.25,
     "interval": 1,
     "aggregation": "norm_sum",
+    "share_heads": False,
 }
 
 
@@ -70,6 +71,7 @@ class Settings:
     after_prompt: str = "evict"
     interval: int = DERIVED
     aggregation: str = OPTIONS["aggregation"]
+    share_heads: bool = OPTIONS["share_heads"]
 
     @property
     def region_size(self) -> int:

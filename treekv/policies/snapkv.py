@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Final
 
+from torch import Tensor
+
 from treekv.errors import TreeKVError
 from treekv.policies.base import Policy
 from treekv.policies.contest import SUM
@@ -39,7 +41,7 @@ class SnapKV(Policy):
 
     name = "snapkv"
     title = "SnapKV"
-    options = ("kernel_size", "pooling", "variant")
+    options = ("kernel_size", "pooling", "variant", "share_heads")
     variants: ClassVar = {"longbench": _variant("as on LongBench", SNAPKV_PRESETS["longbench"])}
     by = SUM
     evicts_decoding = False
@@ -77,9 +79,17 @@ class SnapKV(Policy):
         """How many tokens before the window a layer keeps."""
         return settings.cache_size - settings.window_size
 
-    def select_prompt(self, settings: Settings, prompt: Prompt) -> Selection:
+    def competing(self, settings: Settings, prompt: Prompt) -> Tensor:
         assert prompt.sums is not None  # uses_attention is True
         prefix = prompt.length - settings.window_size
-        pooled = smooth(prompt.sums[..., :prefix], settings.kernel_size, settings.pooling)
-        budget = min(self.prefix_budget(settings, prompt.layer, prompt.layers), prefix)
-        return Selection(with_protected(highest(pooled, budget), 0, prefix, prompt.length), None)
+        return smooth(prompt.sums[..., :prefix], settings.kernel_size, settings.pooling)
+
+    def prompt_slots(self, settings: Settings, prompt: Prompt) -> int:
+        if prompt.slots is not None:
+            return prompt.slots
+        prefix = prompt.length - settings.window_size
+        return min(self.prefix_budget(settings, prompt.layer, prompt.layers), prefix)
+
+    def select_prompt(self, settings: Settings, prompt: Prompt) -> Selection:
+        chosen = highest(self.competing(settings, prompt), self.prompt_slots(settings, prompt))
+        return Selection(with_protected(chosen, 0, prompt.length - settings.window_size, prompt.length), None)

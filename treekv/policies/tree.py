@@ -20,7 +20,7 @@ SIMILARITY: Final = "similarity"
 
 #: The value of `prompt_score` that chooses tokens instead of blocks, and the options that only it heeds.
 FUTURE = "future"
-FUTURE_OPTIONS = ("prompt_scope", "future_window", "window_share", "kernel_size", "pooling")
+FUTURE_OPTIONS = ("prompt_scope", "future_window", "window_share", "kernel_size", "pooling", "share_heads")
 
 
 class Tree(Policy):
@@ -115,6 +115,11 @@ class Tree(Policy):
             absorbs=True,
             height=settings.max_height or 0,
         )
+
+    def competing(self, settings: Settings, prompt: Prompt) -> Tensor | None:
+        if prompt.future is None:
+            return None
+        return prompt.future[..., settings.sink_size : prompt.length - settings.recent_size]
 
     def select_prompt(self, settings: Settings, prompt: Prompt) -> Selection:
         if self.scores_future(settings):

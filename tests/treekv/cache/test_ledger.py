@@ -139,7 +139,7 @@ def test_prompt_selection_equals_the_rule_on_lists(policy, block, blocks, data):
     ledger = Ledger(config, rows=1, heads=HEADS)
     row = slice(0, 1)
     given_scores = (sums, counts) if ledger.policy.uses_attention else (None, None)
-    selection = ledger.choose_prompt(row, length, *given_scores)
+    selection = ledger.choose_prompt(ledger.prompt(row, length, *given_scores))
     kept = ledger.admit_prompt(row, length, selection, given_scores[0], 1)
     assert kept.shape[2] <= cache_size
     entries = [[Entry(p, w, 1, last=w) for p, w in enumerate(head)] for head in sums[0].tolist()]
@@ -175,7 +175,7 @@ def test_prompt_only_policies_keep_what_their_papers_say(policy, window, more, l
     sums = torch.randint(0, steps, (1, HEADS, length), generator=generator) / 1024
     ledger = Ledger(config, rows=1, heads=HEADS, layer=layer, layers=layers)
     row = slice(0, 1)
-    selection = ledger.choose_prompt(row, length, sums, torch.ones(1, 1, length))
+    selection = ledger.choose_prompt(ledger.prompt(row, length, sums, torch.ones(1, 1, length)))
     kept = ledger.admit_prompt(row, length, selection, sums, 1)
     entries = [[Entry(p, w, 1, last=w) for p, w in enumerate(head)] for head in sums[0].tolist()]
     expected = select_prompt(config, entries, layer, layers)

@@ -194,7 +194,7 @@ def test_nothing_of_a_ledger_or_a_trace_is_forgotten(llama):
         "group_offset", "tokens_seen", "awaits_attention", "keys", "values", "queries", "scaling", "owner",
         "is_initialized", "dtype", "device",
         "followed",  # follows from the model
-        "_steps", "_before",  # of one call
+        "_steps", "_before", "waiting",  # of one call
     }  # fmt: skip
 
 

@@ -76,9 +76,9 @@ def test_tokens_are_chosen_as_on_lists(case):
 
 def test_shares_are_whole_tokens_and_leave_some_to_the_tree():
     config = TreeKVConfig(cache_size=128, recent_size="eighth", prompt_score="future")
-    assert (config.recent_size, config.region_size, window_slots(config)) == (16, 108, 27)
-    assert window_slots(config.replace(window_share=0)) == 0
-    assert window_slots(config.replace(window_share=0.999)) == 107
+    assert (config.recent_size, config.region_size, window_slots(config, 108)) == (16, 108, 27)
+    assert window_slots(config.replace(window_share=0), 108) == 0
+    assert window_slots(config.replace(window_share=0.999), 108) == 107
 
 
 def test_defaults_follow_the_prompt_score():
