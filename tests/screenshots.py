@@ -51,6 +51,8 @@ def settled(page: Page, tall: bool = True) -> None:
     stop = page.get_by_test_id("stMainBlockContainer").get_by_role("button", name="Stop", exact=True)
     stop.first.wait_for(state="detached", timeout=600 * SECOND)
     page.wait_for_selector(SETTLED, timeout=240 * SECOND)
+    # What the browser has not loaded the code of yet.
+    page.wait_for_function("!document.querySelector('[data-testid=stSkeleton]')", timeout=240 * SECOND)
     if tall:
         content = page.get_by_test_id("stMainBlockContainer").bounding_box()
         size = page.viewport_size
@@ -64,7 +66,7 @@ def shoot(page: Page, file: Path, scale: float = 1.0) -> None:
     if scale != 1.0:
         image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
     file.parent.mkdir(parents=True, exist_ok=True)
-    image.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(file, optimize=True)
+    image.quantize(COLOURS, Image.Quantize.MEDIANCUT, kmeans=3, dither=Image.Dither.NONE).save(file, optimize=True)
 
 
 def every_page(run: Path, folder: Path, only: list[str]) -> list[str]:
