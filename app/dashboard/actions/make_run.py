@@ -6,7 +6,7 @@ import contextlib
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -80,12 +80,12 @@ def trained_window(name: str) -> int | None:
     return found if isinstance(found, int) else None
 
 
-def free_name(root: Path, model: str, title: str, tokens: int) -> str:
-    """A name for the run that is not in use."""
+def free_name(root: Path, model: str, title: str, tokens: int, taken: Collection[str] = ()) -> str:
+    """A name for the run that is not in use, nor among those `taken`."""
     words = f"{Path(model).name or 'model'}-{title}-{tokens}".lower()
     name = re.sub(r"[^a-z0-9.]+", "-", words).strip("-.")[:60] or "run"
     number, tried = 2, name
-    while (root / tried).exists():
+    while (root / tried).exists() or tried in taken:
         tried, number = f"{name}-{number}", number + 1
     return tried
 
@@ -168,26 +168,49 @@ def _sizes(model: str) -> ModelSizes | None:
         return None
 
 
-def make(request: RunRequest, root: Path, load_model: Callable[[str], tuple[Any, Any]], job: Job[str]) -> str:
-    """The work of the job: capture, spectrum, trends and simulation. Returns the run's name.
-
-    The run is written completely or not at all.
+def make_all(
+    requests: Sequence[RunRequest], root: Path, load_model: Callable[[str], tuple[Any, Any]], job: Job[list[str]]
+) -> list[str]:
+    """The work of the job: one run after the other. Returns their names.
 
     Raises:
-        TreeKVError: what only shows during the work, such as a missing model or a text that is too short.
+        TreeKVError: what only shows during the work, such as a missing model or a text that is too short; the runs
+            before stay.
+    """
+    for place, request in enumerate(requests):
+        try:
+            make(request, root, load_model, job, (place, len(requests)))
+        except TreeKVError as error:
+            if len(requests) == 1:
+                raise
+            raise TreeKVError(f"{request.title}: {error}; {place} of the {len(requests)} runs were made") from error
+    return [request.name for request in requests]
+
+
+def make(
+    request: RunRequest,
+    root: Path,
+    load_model: Callable[[str], tuple[Any, Any]],
+    job: Job[Any],
+    place: tuple[int, int] = (0, 1),
+) -> None:
+    """One run: capture, spectrum, trends and simulation; `place` is its number among how many.
+
+    The run is written completely or not at all.
     """
     check(request, root)  # again: another session may have taken the name meanwhile
     start = time.monotonic()
-    number = 0
+    number, before, whole = 0, 600 * place[0], 600 * place[1]
+    which = f", text {place[0] + 1} of {place[1]}" if place[1] > 1 else ""
 
     @contextlib.contextmanager
     def stage(title: str) -> Iterator[Callable[[int, int], None]]:
         nonlocal number
-        first = 100 * number
+        first = before + 100 * number
         number += 1
-        text = f"{title} ({number} of 6)"
-        job.step(first, 600, text)
-        yield lambda done, total: job.step(first + 100 * done // max(total, 1), 600, text)
+        text = f"{title} ({number} of 6{which})"
+        job.step(first, whole, text)
+        yield lambda done, total: job.step(first + 100 * done // max(total, 1), whole, text)
 
     with stage(f"Loading {request.model}"):
         model, tokenizer = load_model(request.model)
@@ -211,8 +234,7 @@ def make(request: RunRequest, root: Path, load_model: Callable[[str], tuple[Any,
             retention=found.retention,
         )
         run_folder.write_manifest(folder, entries)
-        job.step(600, 600)
-    return request.name
+        job.step(before + 600, whole)
 
 
 @st.cache_data(ttl=60, show_spinner=False)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import streamlit as st
 
@@ -29,28 +30,44 @@ FOLLOWED: Final = "followed"
 GRADIENTS: Final = {AUTOMATIC: None, "Capture": True, "Leave out": False}
 
 
-def chosen_text() -> tuple[str, str, str]:
-    """Title, text, and what is wrong with an uploaded file, in one sentence; empty if nothing is."""
+class ChosenText(NamedTuple):
+    """A text and its title; `wrong` says in one sentence what is wrong with an uploaded file, or is empty."""
+
+    title: str
+    text: str
+    wrong: str = ""
+
+
+def chosen_texts() -> list[ChosenText]:
+    """One, but of uploaded files as many as there are."""
     source = st.segmented_control(
         "Text", [SAMPLE, PASTE, UPLOAD], default=SAMPLE, required=True, key="source", persist_state="session"
     )
     if source == SAMPLE:
         st.caption("English prose that comes with every Python: its language reference.")
-        return SAMPLE_TITLE, sample_text(), ""
+        return [ChosenText(SAMPLE_TITLE, sample_text())]
     if source == PASTE:
-        return "Pasted text", st.text_area("Your text", key="pasted", height=180, persist_state="session") or "", ""
+        pasted = st.text_area("Your text", key="pasted", height=180, persist_state="session")
+        return [ChosenText("Pasted text", pasted or "")]
     # Of any kind, so that the page says what is wrong with the others; a browser's own list would hide them.
-    file = st.file_uploader(f"A text file, at most {UPLOAD_MB} MB", key="uploaded", max_upload_size=UPLOAD_MB)
-    if file is None:
-        return "", "", ""
+    files = st.file_uploader(
+        f"Text files, at most {UPLOAD_MB} MB each; each becomes a run",
+        key="uploaded",
+        max_upload_size=UPLOAD_MB,
+        accept_multiple_files=True,
+    )
+    return [read(file.name, file.getvalue()) for file in files] or [ChosenText("", "")]
+
+
+def read(name: str, content: bytes) -> ChosenText:
     try:
-        return file.name, uploaded_text(file.getvalue(), repr(file.name)), ""
+        return ChosenText(name, uploaded_text(content, repr(name)))
     except TreeKVError as error:
-        return file.name, "", str(error)
+        return ChosenText(name, "", str(error))
 
 
-def request_form() -> tuple[RunRequest, str]:
-    """What the form asks for, and what is wrong with its text, in one sentence; empty if nothing is."""
+def request_form() -> tuple[list[RunRequest], str]:
+    """What the form asks for, a run for each text, and what is wrong with one, in one sentence; empty if nothing is."""
     model = st.selectbox(
         "Model",
         make_run.model_names(),
@@ -61,7 +78,8 @@ def request_form() -> tuple[RunRequest, str]:
         help="An installed model; or enter a local folder, a GGUF file or a hub id such as owner/model. Code from "
         "model repositories is never run.",
     )
-    title, text, wrong = chosen_text()
+    texts = chosen_texts()
+    wrong = next((text.wrong for text in texts if text.wrong), "")
     if wrong:
         st.error(sentence(wrong))
     left, right = st.columns(2)
@@ -101,21 +119,29 @@ def request_form() -> tuple[RunRequest, str]:
     )
     with st.expander("More"):
         layers = st.text_input("Layers", key="layers", placeholder="all; or 0,5,10-12", persist_state="session")
-        short = "sample" if title == SAMPLE_TITLE else Path(title).stem or "text"
-        suggested = make_run.free_name(runs_root(), model or "", short, int(tokens))
-        name = st.text_input("Name of the run", key="run_name", placeholder=suggested, persist_state="session")
-    request = RunRequest(
-        name or suggested,
-        model or "",
-        title,
-        text,
-        int(tokens),
-        layers or "",
-        int(cache_size),
-        tuple(policies),
-        GRADIENTS[str(choice)],
-    )
-    return request, wrong
+        suggested: list[str] = []
+        for title, _, _ in texts:
+            short = "sample" if title == SAMPLE_TITLE else Path(title).stem or "text"
+            suggested.append(make_run.free_name(runs_root(), model or "", short, int(tokens), suggested))
+        names = suggested
+        if len(texts) == 1:
+            name = st.text_input("Name of the run", key="run_name", placeholder=suggested[0], persist_state="session")
+            names = [name or suggested[0]]
+    requests = [
+        RunRequest(
+            name,
+            model or "",
+            title,
+            text,
+            int(tokens),
+            layers or "",
+            int(cache_size),
+            tuple(policies),
+            GRADIENTS[str(choice)],
+        )
+        for name, (title, text, _) in zip(names, texts, strict=True)
+    ]
+    return requests, wrong
 
 
 def forget_failed() -> None:
@@ -131,7 +157,7 @@ def make() -> None:
     if job is not None and job.state == "done":
         del st.session_state[MAKING]
         st.session_state["made"] = job.result
-        open_run(job.result)
+        open_run(job.result[0])
         st.rerun()
     if job is not None:
         show_job(job)
@@ -139,32 +165,36 @@ def make() -> None:
             st.caption("It goes on when you use other pages or close this one.")
             return
     follow_others(job)
-    request, wrong = request_form()
-    expected = make_run.estimate(request, run_folder.recent(runs_root()))
+    requests, wrong = request_form()
+    expected = make_run.estimate(requests[0], run_folder.recent(runs_root()))
     if expected:
-        st.caption(plain(expected))
-    if st.button("Make the run", type="primary", width="stretch", on_click=forget_failed, disabled=bool(wrong)):
-        or_stop(lambda: make_run.check(request, runs_root()))
+        st.caption(plain(("Each text: a" + expected[1:]) if len(requests) > 1 else expected))
+    label = "Make the run" if len(requests) == 1 else f"Make {len(requests)} runs"
+    if st.button(label, key="make", type="primary", width="stretch", on_click=forget_failed, disabled=bool(wrong)):
+        for request in requests:
+            or_stop(partial(make_run.check, request, runs_root()))
         root = runs_root()
         st.session_state.pop("made", None)
         st.session_state[MAKING] = or_stop(
             lambda: jobs.submit(
                 jobs.owner(),
-                f"Making {request.name}",
-                lambda job: make_run.make(request, root, loaded_model.get, job),
+                f"Making {requests[0].name}" + f" and {len(requests) - 1} more" * (len(requests) > 1),
+                lambda job: make_run.make_all(requests, root, loaded_model.get, job),
                 lasting=True,
             )
         )
         st.rerun()
 
 
-def follow_others(own: jobs.Job[str] | None) -> None:
+def follow_others(own: jobs.Job[list[str]] | None) -> None:
     """The progress of runs that were asked for in other tabs, also in ones that are closed by now; then their ends."""
     followed = st.session_state.setdefault(FOLLOWED, [])
     followed += [job for job in jobs.lasting() if job is not own and job not in followed]
     for job in followed:
         if job.state == "done":
-            st.success(plain(f"The run {job.result} was made; it is among the recent ones."))
+            several = len(job.result) > 1
+            runs = f"The runs {wording.listed(job.result)} were" if several else f"The run {job.result[0]} was"
+            st.success(plain(f"{runs} made; {'they are' if several else 'it is'} among the recent ones."))
         else:
             show_job(job)
     st.session_state[FOLLOWED] = [job for job in followed if not job.ended]

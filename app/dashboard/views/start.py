@@ -155,8 +155,11 @@ def form() -> None:
 st.title("TreeKV")
 show_run_error()
 run = find_run()
-if run is not None and st.session_state.get("made") == run.path.name:  # kept: another run of the page must not hide it
-    st.success("The run was made and is open.")
+made = st.session_state.get("made")
+if run is not None and made and run.path.name in made:  # kept: another run of the page must not hide it
+    st.success(
+        "The run was made and is open." if len(made) == 1 else f"{len(made)} runs were made; one of them is open."
+    )
 st.page_link("views/the_paper.py", label="How TreeKV works, in a minute", icon=":material/school:")
 runs = run_folder.recent(runs_root())
 # Side by side on a wide page; on a narrow one the form comes below the picture.

@@ -136,10 +136,10 @@ def test_a_run_that_another_tab_asked_for_is_found_followed_and_announced(
     monkeypatch.setattr(jobs, "_QUEUE", jobs.Queue())
     gate = threading.Event()
 
-    def work(job: jobs.Job) -> str:
+    def work(job: jobs.Job) -> list[str]:
         job.report(1, 4)
         gate.wait(300)
-        return "theirs"
+        return ["theirs"]
 
     job = jobs.submit("a tab that is closed", "Making theirs", work, lasting=True)
     test = opened(None, monkeypatch, root=tmp_path)
@@ -152,6 +152,21 @@ def test_a_run_that_another_tab_asked_for_is_found_followed_and_announced(
         job._stop.wait(0.01)
     assert test.run().success[0].value.startswith("The run theirs was made")
     assert not test.run().success
+
+
+def test_each_uploaded_text_becomes_a_run(tiny_model: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = opened(None, monkeypatch, root=tmp_path)
+    test.segmented_control(key="source").set_value("Upload").run()
+    files = [(name, TEXT.encode(), "text/plain") for name in ("one.txt", "two.txt", "one.md")]
+    test.get("file_uploader")[0].set_value(files).run()
+    test.number_input(key="tokens").set_value(300)
+    test.number_input(key="budget").set_value(32).run()
+    test = finished(press(test, "Make 3 runs"))
+    assert not test.exception
+    assert test.success[0].value == "3 runs were made; one of them is open."
+    model = Path(make_run.model_names()[0]).name.lower()
+    names = [f"{model}-{text}" for text in ("one-300", "one-300-2", "two-300")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
 @pytest.mark.parametrize(
