@@ -46,6 +46,8 @@ STUDY = (
     "tree-height-long",
     "paper-table-3",
     "streams",
+    "gemma",
+    "options",
     "next-line",
     "prompts",
     "needles",

@@ -9,7 +9,7 @@ A table stands between `<!-- results: {...} -->` and `<!-- end of results -->`. 
     score     which one; the main one of the task by default; a list of them makes a column for each
     where     what documents and settings must have: budget, length, files, dataset, question, model
     against   the settings that others are compared with, in paired differences
-    across    a column for each budget, length or files, instead of columns for one score
+    across    a column for each budget, length, files or value of an option, instead of columns for one score
     closes    true for the share of the distance between StreamingLLM and the full cache that a mean score closes
     settings  which of them, in this order; all by default, the full cache first, then the best first
 """
@@ -86,7 +86,6 @@ def table(wanted: dict[str, Any], summaries: Path = SUMMARIES) -> str:
     made = [_entry(cell, one, one if columns else wanted.get("across")) for one in scores for cell in cells]
     entries = [entry for entry in made if entry.scores]
     order = wanted.get("settings") or _best_first(entries, scores[0])
-    entries = [entry for entry in entries if entry.name in order]
     if columns or "across" in wanted:
         head, rows = _across(entries, scores[0], order, wanted)
     else:
@@ -108,7 +107,8 @@ def _down(entries: list[Entry], score: str, order: list[str], wanted: dict[str, 
         raise ValueError(f"several cells of one settings and budget fit a table: {wanted}")
     most = max(len(entry.scores) for entry in entries)
     entries = [entry for entry in entries if len(entry.scores) == most]  # with a part of them means are not comparable
-    for entry in sorted(entries, key=lambda entry: (_size(entry.budget) if several else 0, order.index(entry.name))):
+    shown = [entry for entry in entries if entry.name in order]
+    for entry in sorted(shown, key=lambda entry: (_size(entry.budget) if several else 0, order.index(entry.name))):
         row = [_bold(settings_title(entry.name), entry.name == against), *([_kept(entry.budget)] if several else [])]
         row += [_number(entry.mean, score)]
         row += _difference(entry, entries, score, against) if against else []
@@ -178,6 +178,9 @@ def _closes(entry: Entry, entries: list[Entry]) -> str:
 
 def _entry(cell: Cell, score: str, across: str | None) -> Entry:
     places = {"budget": cell.budget, "length": cell.group.get("length"), "files": _files(cell), None: ""}
+    option = cell.records[0].of.options.get(across or "")
+    if option is not None:
+        places.setdefault(across, " and ".join(map(str, option)) if isinstance(option, list) else str(option))
     # A column for a score, such as perplexity_2048.
     places.setdefault(across, re.sub(r"\d+", lambda found: f"{int(found[0]):,}", (across or "").replace("_", " ")))
     held = document_scores(cell, "cache_bytes")

@@ -54,6 +54,8 @@ def test_a_table_across_texts_and_budgets(small: Path) -> None:
         "| full cache | 3.750 | 2.750 |",
         "| TreeKV | 4.188 | 3.188 |",
     ]
+    shares = {"records": "small", "across": "files", "where": {"budget": 64}, "closes": True, "settings": ["tree"]}
+    assert table(shares, small).splitlines()[2:] == ["| TreeKV | 56 % | 56 % |"]  # of distances of what is not shown
     wanted = {"records": "small", "where": {"files": "novels"}, "across": "budget", "against": "streaming"}
     lines = table(wanted, small).splitlines()
     assert lines[0] == "| settings | 64 | 128 |"
