@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from analysis.prediction.budget_curve import budget_curve
     from analysis.prediction.loss_table import extra_loss
     from analysis.prediction.measure import measure
+    from analysis.prediction.needles import find_needles
     from analysis.prediction.replay import replay
     from analysis.recommendation.classes import budget_classes
     from analysis.recommendation.recommend import Recommendation, recommend
@@ -67,6 +68,7 @@ _DEFINED_IN = {
     "extra_loss": "prediction.loss_table",
     "family": "retention.family",
     "family_in_words": "retention.family",
+    "find_needles": "prediction.needles",
     "forgotten": "retention.forgotten",
     "forgotten_in_words": "retention.forgotten",
     "kept_mask": "retention.record",
@@ -116,6 +118,7 @@ __all__ = [
     "extra_loss",
     "family",
     "family_in_words",
+    "find_needles",
     "forgotten",
     "forgotten_in_words",
     "kept_mask",

@@ -44,6 +44,7 @@ KINDS = {  # by the attribute `format` of the file
     "treekv-retention": Kind("a retention record", ("evicted_at", "survivor", "policy", "layer", "head")),
     "treekv-survival": Kind("a table of survival", ("survival", "energy", "policy", "band", "distance")),
     "treekv-token-loss": Kind("a table of losses by token", ("loss", "policy", "position")),
+    "treekv-needles": Kind("a test with needles", ("found", "policy", "question", "depth")),
     "treekv-loss": Kind("a table of losses", ("mass", "error", "policy", "layer", "query")),
 }
 

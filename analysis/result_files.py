@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
     from analysis.captures.data import Capture
 
-DatasetKind = Literal["spectrum", "figure2", "trends", "retention", "loss", "survival", "token-loss"]
+DatasetKind = Literal["spectrum", "figure2", "trends", "retention", "loss", "survival", "token-loss", "needles"]
 
 
 def save(result: Capture | xr.Dataset, path: str | os.PathLike[str]) -> Path:
     """Write a capture, spectrum, result of `paper.figure2`, table of trends, retention record, table of losses
-    or of survival, and return the path.
+    or of survival, or test with needles, and return the path.
 
     The file appears under its name only when it is complete. Raises TreeKVError for a dataset that is none of these,
     and when the path cannot be written.

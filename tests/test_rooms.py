@@ -102,7 +102,7 @@ FLOORS: dict[str, list[tuple[str, ...]]] = {
     "analysis.paper": [("__init__",), ("figure_2",), ("figure_1", "figure_3", "windows")],
     "analysis.prediction": [
         ("budget_curve",),
-        ("replay", "measure"),
+        ("replay", "measure", "needles"),
         ("masked_pass", "loss_table", "row_caches"),
         ("held_attention", "computing"),
         ("__init__",),

@@ -61,6 +61,13 @@ def compare(
     measure: Annotated[
         bool, typer.Option("--measure", help="Measure the loss too, by streaming the text through a real cache.")
     ] = False,
+    needles: Annotated[
+        bool,
+        typer.Option(
+            "--needles",
+            help="Hide eight numbers in the text, read it as a prompt of --prompt tokens, and ask for each of them.",
+        ),
+    ] = False,
     dtype: Annotated[
         str | None,
         typer.Option(
@@ -91,14 +98,18 @@ def compare(
 
         captured = analysis.open(capture, "capture")
     configs = _configs(captured, settings or [], policy or [], variant or [], cache_size, prompt)
+    if needles:
+        from analysis.prediction.needles import check_prompt
+
+        check_prompt(prompt)
     with stage("Simulating what each setting keeps") as progress:
         retention = analysis.simulate(captured, configs, prompt=prompt, progress=progress)
     with stage("Measuring what each setting loses") as progress:
         lost = analysis.output_loss(captured, retention, progress=progress)
         rows = _rows(analysis.compare(captured, configs, retention=retention, lost=lost))
     found = Losses(captured, configs, prompt, dtype)
-    if loss or measure:
-        found.find(model, measure)
+    if loss or measure or needles:
+        found.find(model, measure, needles)
     rows = found.added_to(rows)
     if output is not None:
         with stage("Writing the record"):
@@ -122,6 +133,7 @@ def compare(
                 "tokens": captured.tokens,
                 "prompt": prompt,
                 "loss": {"note": found.note, "dtype": found.dtype, "full": found.full},
+                "needles": found.shares() or None,
                 "settings": rows,
                 "file": written,
             }
@@ -182,8 +194,20 @@ class Losses:
         self.note = ""
         self.full: float | None = None
         self._tables: dict[str, xr.Dataset] = {}
+        self._needles: xr.Dataset | None = None
 
-    def find(self, model: str | None, measure: bool) -> None:
+    def shares(self) -> dict[str, dict[str, float]]:
+        """The share of the hidden numbers that each setting found, by name and question; empty if none was hidden."""
+        if self._needles is None:
+            return {}
+        mean = self._needles["found"].mean("depth")
+        questions = mean["question"].values.tolist()
+        return {
+            name: {question: float(mean.sel(policy=name, question=question)) for question in questions}
+            for name in mean["policy"].values.tolist()
+        }
+
+    def find(self, model: str | None, measure: bool, needles: bool) -> None:
         """Run the model, unless it cannot be loaded, which `note` then says."""
         import analysis
         from app.runs.captured_model import load_captured
@@ -191,9 +215,9 @@ class Losses:
 
         try:
             with stage("Loading the model"):
-                loaded = load_captured(self.captured.model, model)
+                loaded, tokenizer = load_captured(self.captured.model, model)
         except TreeKVError as error:
-            if measure or model is not None:
+            if measure or needles or model is not None:
                 raise
             self.note = f"There is no predicted loss: {error}."
             return
@@ -204,6 +228,17 @@ class Losses:
             with stage("Measuring the loss of each setting") as progress:
                 self._tables["measured"] = analysis.measure(
                     *given, prompt=self.prompt, dtype=self.dtype, progress=progress
+                )
+        if needles:
+            with stage("Hiding numbers and asking for them") as progress:
+                self._needles = analysis.find_needles(
+                    loaded,
+                    tokenizer,
+                    self.captured,
+                    self.configs,
+                    prompt=self.prompt,
+                    dtype=self.dtype,
+                    progress=progress,
                 )
         self.dtype = str(self._tables["predicted"].attrs["dtype"])
         self.full = float(self._tables["predicted"]["loss"].sel(policy="full").mean())
@@ -256,5 +291,13 @@ def _show(captured: Any, rows: list[dict[str, Any]], found: Losses) -> None:
             "what is kept; they do not rank settings.",
             soft_wrap=True,
         )
+    shares = found.shares()
+    if shares:
+        needles = Table(title=f"Numbers found in a prompt of {found.prompt:,} tokens", title_justify="left")
+        for name in ("settings", "question given", "question withheld"):
+            needles.add_column(name, justify="left" if name == "settings" else "right")
+        for name, by_question in shares.items():
+            needles.add_row(escape(name), *(f"{100 * share:.0f} %" for share in by_question.values()))
+        out().print(needles)
     if found.note:
         out().print(escape(found.note), soft_wrap=True)

@@ -145,7 +145,7 @@ def _loaded(name: str, model: str | None, needed: bool) -> Any:
 
     try:
         with stage("Loading the model"):
-            return load_captured(name, model)
+            return load_captured(name, model)[0]
     except TreeKVError as error:
         if needed or model is not None:
             raise

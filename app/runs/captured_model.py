@@ -16,8 +16,8 @@ def model_to_load(name: str) -> str:
     return next((alias for alias, entry in ALIASES.items() if entry.title == name), name)
 
 
-def load_captured(name: str, given: str | None = None) -> Any:
-    """Load the model of a capture by the name that the capture has of it, or by a name given by the user.
+def load_captured(name: str, given: str | None = None) -> tuple[Any, Any]:
+    """The model of a capture and its tokenizer, by the name that the capture has of it, or a name given by the user.
 
     Raises:
         TreeKVError: it cannot be loaded, or the name says neither an alias nor a place.
@@ -25,7 +25,7 @@ def load_captured(name: str, given: str | None = None) -> Any:
     wanted = model_to_load(name) if given is None else given
     if given is None:
         check_known(wanted, name)
-    return treekv.load_model(wanted)[0]
+    return treekv.load_model(wanted)
 
 
 def check_known(wanted: str, name: str) -> None:

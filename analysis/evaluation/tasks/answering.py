@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from analysis.evaluation.tasks import options, texts
 from analysis.evaluation.tasks.base import Document, Measurement
@@ -74,7 +75,6 @@ def generate_answer(
     _check_window(model, config, length, max_tokens)
     cache = TreeKVCache(config, model.config)
     ends = sorted({*stop_ids, *end_tokens(model)})
-    new: list[int] = []
     prompt_cache = prompt_cache or PromptCache()
     with torch.inference_mode():
         if withheld:
@@ -82,13 +82,7 @@ def generate_answer(
             logits = next_logits(model, question, cache)
         else:
             logits = prompt_cache.read(model, [*context, *question], cache)
-        while True:
-            if len(new) < min_tokens:
-                logits = logits.index_fill(0, torch.tensor(ends, device=logits.device, dtype=torch.long), -torch.inf)
-            new.append(int(logits.argmax()))
-            if len(new) == max_tokens or new[-1] in ends:
-                break
-            logits = next_logits(model, new[-1:], cache)
+        new = greedy_tokens(model, cache, logits, max_tokens, ends, min_tokens)
     return Answer(
         text=tokenizer.decode(new, skip_special_tokens=True),
         tokens=len(new),
@@ -96,6 +90,21 @@ def generate_answer(
         full_bytes=max(cache.full_nbytes, cache.nbytes),
         kept=cache.kept_tokens,
     )
+
+
+def greedy_tokens(
+    model: Any, cache: TreeKVCache, logits: Tensor, most: int, ends: Sequence[int], least: int = 0
+) -> list[int]:
+    """At most `most` tokens after what the cache has read, whose next token has these `logits` [vocabulary]: always the
+    one with the highest, up to one of the `ends`, which is not taken for one of the `least` first."""
+    new: list[int] = []
+    while True:
+        if len(new) < least:
+            logits = logits.index_fill(0, torch.tensor(ends, device=logits.device, dtype=torch.long), -torch.inf)
+        new.append(int(logits.argmax()))
+        if len(new) == most or new[-1] in ends:
+            return new
+        logits = next_logits(model, new[-1:], cache)
 
 
 def _check_window(model: Any, config: TreeKVConfig, length: int, tokens: int) -> None:

@@ -66,13 +66,19 @@ def _sentences(source: str) -> tuple[str, ...]:
         text = "\n\n".join(topics[name] for name in sorted(topics))
     else:
         text = "\n\n".join(read_text(file) for file in texts.find([source], [".txt", ".md"]))
+    found = sentences_of(text)
+    if not found:
+        raise TreeKVError(f"the haystack {source!r} has no text")
+    return tuple(found)
+
+
+def sentences_of(text: str) -> list[str]:
+    """The sentences of a text, none longer than 60 words."""
     found = []
     for sentence in re.split(r"(?<=[.!?])[\"')\]_*]*\s+|\n\s*\n", text):
         words = sentence.split()
         found += [" ".join(words[at : at + _LONGEST]) for at in range(0, len(words), _LONGEST)]
-    if not found:
-        raise TreeKVError(f"the haystack {source!r} has no text")
-    return tuple(found)
+    return found
 
 
 def words(source: str) -> list[str]:

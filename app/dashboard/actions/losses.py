@@ -1,4 +1,5 @@
-"""The loss of the settings on the page Compare: predicted in the background, measured on request, cached by setting."""
+"""The loss of the settings on the page Compare: predicted in the background, measured on request, cached by setting;
+and what they find of numbers that are hidden in the text, on request too."""
 
 from __future__ import annotations
 
@@ -22,11 +23,17 @@ from app.runs.folder import RunFolder
 from treekv import TreeKVConfig, TreeKVError
 
 FULL: Final = "full"
-Kind = Literal["predicted", "measured"]
+Kind = Literal["predicted", "measured", "needles"]
+_TITLES: Final[dict[Kind, str]] = {
+    "predicted": "Predicting the loss",
+    "measured": "Measuring the loss",
+    "needles": "Looking for hidden numbers",
+}
 
 
 class Entry(NamedTuple):
-    """The losses of one setting: a table of `analysis.replay` or `analysis.measure` with one row."""
+    """The losses of one setting: a table of `analysis.replay` or `analysis.measure` with one row; or what it found, a
+    table of `analysis.find_needles`."""
 
     table: xr.Dataset
 
@@ -34,6 +41,10 @@ class Entry(NamedTuple):
     def loss(self) -> float:
         """The mean, nats a token."""
         return float(self.table["loss"].values.astype(np.float64).mean())
+
+    def found(self, question: str) -> float:
+        """The share of the hidden numbers that it found, in per cent, with the question "given" or "withheld"."""
+        return 100 * float(self.table["found"].sel(question=question).mean())
 
     @property
     def dtype(self) -> str:
@@ -51,7 +62,7 @@ class Question(NamedTuple):
     def entry(self, config: TreeKVConfig) -> dict[str, Entry]:
         """The place of one setting's losses, shared by all sessions and kept in the run: empty until they are known."""
         file = self.run.file(run_folder.CAPTURE)
-        return _entry(str(self.file(config)), file.stat().st_mtime_ns)
+        return _entry(str(self.file(config)), file.stat().st_mtime_ns, self.kind)
 
     def file(self, config: TreeKVConfig) -> Path:
         """Where the run keeps one setting's losses."""
@@ -66,12 +77,12 @@ class Question(NamedTuple):
 
 
 @st.cache_resource(max_entries=256, show_spinner=False)
-def _entry(path: str, changed: int) -> dict[str, Entry]:
+def _entry(path: str, changed: int, kind: Kind) -> dict[str, Entry]:
     """What the file at `path` has of the capture that was last changed then; empty where there is none to read."""
     try:
         if Path(path).stat().st_mtime_ns < changed:
             return {}
-        return {FULL: Entry(analysis.open(path, "token-loss"))}
+        return {FULL: Entry(analysis.open(path, "needles" if kind == "needles" else "token-loss"))}
     except (OSError, TreeKVError):  # it is found anew
         return {}
 
@@ -100,14 +111,22 @@ def ask(question: Question, configs: Mapping[str, TreeKVConfig]) -> jobs.Job[Non
     known = question.known(configs)
     # Without the loss of the full cache, which comes with that of any setting, the others say nothing.
     missing = {name: config for name, config in configs.items() if FULL not in known or name not in known}
-    title = "Predicting the loss" if question.kind == "predicted" else "Measuring the loss"
-    return jobs.submit(jobs.owner(), title, partial(_work, question=question, missing=missing))
+    return jobs.submit(jobs.owner(), _TITLES[question.kind], partial(_work, question=question, missing=missing))
 
 
 def _work(job: jobs.Job[None], question: Question, missing: Mapping[str, TreeKVConfig]) -> None:
     job.report(0, 0, "loading the model")
-    model, _ = loaded_model.get(default_model(question.run))
+    model, tokenizer = loaded_model.get(default_model(question.run))
     captured = open_capture(question.run)
+    if question.kind == "needles":
+        _keep(
+            question,
+            missing,
+            analysis.find_needles(
+                model, tokenizer, captured, missing, prompt=question.prompt, progress=partial(job.step, text="asking")
+            ),
+        )
+        return
     if question.kind == "measured":
         _keep(question, missing, analysis.measure(model, captured, missing, prompt=question.prompt, progress=job.step))
         return

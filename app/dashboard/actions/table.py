@@ -43,6 +43,19 @@ COLUMNS: Final = {
     "loss above full, measured": Column(
         "measured loss ↓", "Nats a token above the full cache, from a real run. Less is better.", LESS, "%+.3f", 115
     ),
+    "found, question given": Column(
+        "found, given ↑",
+        "Of eight numbers hidden in the text, the share found if the question is in the prompt. More is better.",
+        MORE,
+        "%.0f %%",
+        106,
+    ),
+    "found, question withheld": Column(
+        "withheld ↑",
+        "The same if the question comes after the text was compressed without it. More is better.",
+        MORE,
+        "%.0f %%",
+    ),
     "perplexity": Column(
         "perplexity ↓",
         "e to the power of the loss, as measured once it is of all settings. Less is better.",
@@ -122,6 +135,17 @@ def with_losses(rows: Sequence[Row], known: Mapping[Kind, Mapping[str, Entry]]) 
         added,
         key=lambda row: (row["settings"] != FULL_CACHE, math.inf if row.get(first) is None else row[first]),
     )
+
+
+def with_needles(rows: Sequence[Row], known: Mapping[str, Entry]) -> list[Row]:
+    """Rows with the share of the hidden numbers that each setting found, after the losses; None where unknown."""
+    added = []
+    for row in rows:
+        entry = known.get(FULL if row["settings"] == FULL_CACHE else row["settings"])
+        found = {f"found, question {asked}": entry and entry.found(asked) for asked in ("given", "withheld")}
+        first = {name: value for name, value in row.items() if name == "settings" or name.startswith("loss")}
+        added.append({**first, **found, **row})
+    return added
 
 
 def folded(rows: Sequence[Row]) -> tuple[list[Row], str]:

@@ -6,6 +6,7 @@ import streamlit as st
 
 from analysis import plot
 from analysis.memory_size import DTYPES
+from analysis.prediction.needles import LEAST_TOKENS
 from app.dashboard.actions import budget_curve, compare, losses, plan, recommend, table
 from app.dashboard.actions.compare import PICTURES, Comparison, View
 from app.dashboard.session.keys import PROMPT_GIVEN
@@ -25,6 +26,10 @@ BATCHES = [2**power for power in range(8)]
 # Keys in the session, the first two also in the address.
 LAYERS, PROMPT = "compare_layers", "compare_prompt"
 LOSS_JOB, LAYERS_JOB = "loss-job", "layers-job"  # what each was asked for, and the job
+HIDDEN_NUMBERS = (
+    "Puts eight numbers into the text, reads it as a prompt with each setting, and asks for each of them: with the "
+    "question in the prompt, and after the text was compressed without it."
+)
 LAYERS_SHOWN = "layers_shown"  # layers of this run were selected once, so an empty selection is the user's
 
 run = current_run()
@@ -232,10 +237,15 @@ def find_losses(configs: dict[str, TreeKVConfig], prompt: int) -> None:
             st.caption(str(error))
             return
     running = asked is not None and not asked[1].ended
-    if {losses.FULL, *configs} - {*measured.known(configs)} and st.button(
+    buttons = st.container(horizontal=True)
+    if {losses.FULL, *configs} - {*measured.known(configs)} and buttons.button(
         "Measure the loss", disabled=running, help="Streams the text through a real cache of each setting."
     ):
         asked = st.session_state[LOSS_JOB] = (key, losses.ask(measured, configs))
+    needles = losses.Question(run, prompt, "needles")
+    missing = prompt >= LEAST_TOKENS and {losses.FULL, *configs} - {*needles.known(configs)}
+    if missing and buttons.button("Hide numbers and ask", disabled=running, help=HIDDEN_NUMBERS):
+        asked = st.session_state[LOSS_JOB] = (key, losses.ask(needles, configs))
     if asked is not None and asked[0] == key:
         show_job(asked[1])
 
@@ -246,6 +256,9 @@ def draw_table(found: Comparison, prompt: int, length: int, batch: int, dtype: s
     known = {kind: entries for kind, entries in known.items() if losses.FULL in entries and len(entries) > 1}
     every, taken = or_stop(lambda: compare.rows(captured, found, length, batch, dtype))
     every = table.with_losses(every, known)
+    hidden = losses.Question(run, prompt, "needles").known(found.configs)
+    if losses.FULL in hidden and len(hidden) > 1:
+        every = table.with_needles(every, hidden)
     rows, equal = table.folded(every)
     table.draw(rows)
     context = f"{length:,} tokens, batch size {batch}, {dtype}"

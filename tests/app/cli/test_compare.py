@@ -6,10 +6,13 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
+import xarray as xr
 
 import analysis
 import treekv
+from analysis.prediction import needles
 from app.cli.compare import _configs
 from tests import tiny
 from tests.app.cli.commands import invoke
@@ -74,6 +77,24 @@ def test_compare_leads_with_the_loss_and_sorts_by_it(capture_file: Path, loadabl
         assert row["perplexity"] == pytest.approx(math.exp(float(measured["loss"].sel(of).mean())), rel=1e-4)
     assert printed["loss"]["dtype"] == "float32" and printed["loss"]["note"] == ""
     assert printed["loss"]["full"] == pytest.approx(float(predicted["loss"].sel(policy="full").mean()), abs=1e-4)
+
+
+def test_hidden_numbers(capture_file: Path, loadable: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(model, tokenizer, captured, configs, **options):
+        assert (list(configs), options["prompt"]) == (["tree"], 64)
+        found = np.array([[[True, True], [True, False]], [[False, True], [False, False]]])
+        places = {"policy": ["full", "tree"], "question": ["given", "withheld"], "depth": [25.0, 75.0]}
+        return xr.Dataset({"found": (("policy", "question", "depth"), found)}, coords=places)
+
+    monkeypatch.setattr(analysis, "find_needles", find)
+    monkeypatch.setattr(needles, "LEAST_TOKENS", 32)  # the captured text is short
+    asked = ("--policy", "tree", "--model", "here", "--needles")
+    refused = invoke("compare", capture_file, *asked)
+    assert (refused.exit_code, "prompt must be at least 32 tokens" in refused.stderr) == (2, True)
+    shown = invoke("compare", capture_file, *asked, "--prompt", 64)
+    assert "Numbers found in a prompt of 64 tokens" in shown.stdout and "50 %" in shown.stdout, shown.output
+    printed = json.loads(invoke("compare", capture_file, *asked, "--prompt", 64, "--json").stdout)
+    assert printed["needles"] == {"full": {"given": 1.0, "withheld": 0.5}, "tree": {"given": 0.5, "withheld": 0.0}}
 
 
 def test_compare_says_what_ranks_settings(capture_file: Path, loadable: None) -> None:

@@ -63,6 +63,33 @@ def test_they_are_those_of_the_analysis(run: RunFolder, kind: losses.Kind) -> No
     assert list(question.known({"other name": TREE})) == ["full"]
 
 
+def test_hidden_numbers_that_are_found(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    question, asked = losses.Question(run, 256, "needles"), []
+
+    def find(model, tokenizer, captured, configs, **options):
+        asked.append((list(configs), options["prompt"]))
+        found = np.array([[[True, True], [True, False]], [[False, True], [False, False]]])
+        return xr.Dataset(
+            {"found": (("policy", "question", "depth"), found)},
+            coords={"policy": ["full", "a"], "question": ["given", "withheld"], "depth": [25.0, 75.0]},
+            attrs={"format": "treekv-needles", "format_version": 1},
+        )
+
+    monkeypatch.setattr(analysis, "find_needles", find)
+    done(question, {"a": TREE})
+    losses._entry.clear()  # as another process: they are in the run
+    rows = table.with_needles(
+        [{"settings": name, "loss above full, predicted": 0.5, "perplexity": 3.0} for name in ("full cache", "a", "b")],
+        question.known({"a": TREE, "b": CONFIGS["b"]}),
+    )
+    assert asked == [(["a"], 256)]
+    assert list(rows[0]) == [
+        "settings", "loss above full, predicted", "found, question given", "found, question withheld", "perplexity",
+    ]  # fmt: skip
+    assert [row["found, question given"] for row in rows] == [100.0, 50.0, None]
+    assert [row["found, question withheld"] for row in rows] == [50.0, 0.0, None]
+
+
 def test_a_stopped_job_keeps_what_it_has_found(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     question = losses.Question(run, 40, "predicted")
     real, calls = analysis.replay, []
