@@ -168,12 +168,12 @@ def folded(rows: Sequence[Row]) -> tuple[list[Row], str]:
 
 
 def best(rows: Sequence[Row]) -> dict[str, float]:
-    """The best value of each column that has a better end, over the settings (but the full cache)."""
+    """The best value of each column that has a better end, over the settings (but the full cache), if they differ."""
     found: dict[str, float] = {}
     for name, column in COLUMNS.items():
         values = [row.get(name) for row in rows if row["settings"] != FULL_CACHE]
         known = [value for value in values if value is not None]
-        if column.better and len(known) > 1:
+        if column.better and len(set(known)) > 1:
             found[name] = min(known) if column.better == LESS else max(known)
     return found
 
