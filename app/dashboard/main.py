@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app.dashboard.pages import FIRST_PICTURE, PAGES
+from app.dashboard.pages import FIRST_PICTURE, PAGES, load_libraries
 from app.dashboard.session import link_check
 from app.dashboard.session.run import describe, find_run
 from app.dashboard.session.view import choose_view
@@ -24,6 +24,7 @@ with st.sidebar:
     shown = next(name for name in pages if pages[name] == page)
     if shown != "start":  # Start draws its picture first: the settings load torch
         FIRST_PICTURE.set()
+        load_libraries()
         from app.dashboard.widgets import active
 
         active.show(run)

@@ -41,6 +41,19 @@ PAGES: Final = {
 }
 
 
+_LOADING = threading.Lock()
+
+
+def load_libraries() -> None:
+    """Import transformers, in one thread at a time; called before anything that imports it.
+
+    It puts another module in its place while it is imported. A thread that imports names from it meanwhile is left with
+    the first one, which lacks most of them.
+    """
+    with _LOADING:
+        import transformers  # noqa: F401
+
+
 def runs_root() -> Path:
     """The folder that contains all runs of this server."""
     return Path(os.environ.get(ROOT_VARIABLE) or DEFAULT_RUN.parent)

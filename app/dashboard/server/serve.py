@@ -17,7 +17,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from app import DEFAULT_RUN
-from app.dashboard.pages import FIRST_PICTURE, LIGHT, MAIN, ROOT_VARIABLE, RUN_VARIABLE, THEME, UPLOAD_MB, WARM
+from app.dashboard.pages import (
+    FIRST_PICTURE,
+    LIGHT,
+    MAIN,
+    ROOT_VARIABLE,
+    RUN_VARIABLE,
+    THEME,
+    UPLOAD_MB,
+    WARM,
+    load_libraries,
+)
 from treekv.errors import TreeKVError
 
 PATIENCE: Final = 8.0  # seconds until the heavy imports begin although no page was asked for
@@ -76,6 +86,7 @@ def warm_up() -> None:
     """Import what the pages need in the background: what draws the first picture, and the rest once it is drawn."""
     importlib.import_module(LIGHT)
     FIRST_PICTURE.wait(PATIENCE)
+    load_libraries()
     importlib.import_module(WARM)
 
 

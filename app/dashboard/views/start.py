@@ -11,7 +11,7 @@ from collections.abc import Callable
 import streamlit as st
 
 from app.dashboard.actions import first_picture
-from app.dashboard.pages import FIRST_PICTURE, PAGES, runs_root
+from app.dashboard.pages import FIRST_PICTURE, PAGES, load_libraries, runs_root
 from app.dashboard.session.keys import RUN_ERROR
 from app.dashboard.session.messages import plain, sentence
 from app.dashboard.session.run import close_run, find_run, open_run, show_run_error
@@ -145,6 +145,7 @@ def form() -> None:
     if not runs and run is None:
         st.info("There is no run yet. Make one here: the sample text takes about half a minute.")
     with st.spinner("Loading the model libraries"):
+        load_libraries()
         from app.dashboard.actions import new_run
         from app.dashboard.widgets import active
     with st.sidebar:

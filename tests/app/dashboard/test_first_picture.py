@@ -68,8 +68,30 @@ def test_the_heavy_libraries_are_imported_when_the_picture_is_there(monkeypatch:
     order: list[object] = []
     monkeypatch.setattr(serve.importlib, "import_module", order.append)
     monkeypatch.setattr(serve.FIRST_PICTURE, "wait", order.append)
+    monkeypatch.setattr(serve, "load_libraries", lambda: order.append("transformers"))
     serve.warm_up()
-    assert order == [LIGHT, serve.PATIENCE, WARM]
+    assert order == [LIGHT, serve.PATIENCE, "transformers", WARM]
+
+
+@pytest.mark.slow
+def test_threads_that_load_the_libraries_at_once_all_get_them() -> None:
+    # Without the lock those that come while the first imports get a module without these names.
+    program = """
+import threading
+from app.dashboard.pages import load_libraries
+missed = []
+def work():
+    load_libraries()
+    try:
+        from transformers import AutoModelForCausalLM
+    except ImportError as error:
+        missed.append(error)
+threads = [threading.Timer(0.05 * number, work) for number in range(8)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+assert not missed, missed
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=CHECKOUT, check=True, timeout=300)
 
 
 def test_a_page_shows_an_outline_until_its_scripts_have_loaded() -> None:
