@@ -65,7 +65,9 @@ def cache_bytes(
 
     Equals `TreeKVCache.nbytes` of a real run: every full-attention layer or head by its budget, whether it was captured
     or not, and every layer with a sliding window by at most this window. For files from before captures recorded the
-    layers of their model, only the captured layers are counted (`captured.model_layers` lists them).
+    layers of their model, only the captured layers are counted (`captured.model_layers` lists them). With
+    `share_heads` it is what equal shares take: which head keeps how much depends on the text, and since slots are
+    allocated in steps, head by head, a real run takes up to one step a head more.
 
     Args:
         captured: for the numbers of layers, heads and channels; its text does not matter.

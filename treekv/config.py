@@ -94,8 +94,8 @@ class TreeKVConfig(Settings):
         window_share: the share of the slots between sinks and recent tokens that goes by the observation window, from 0
             to less than 1.
         share_heads: whether a layer's KV heads share what is kept of a prompt, as in Ada-KV: a fifth of an equal share
-            each, the rest to the highest scores of all; `cache_size` is their mean. An option of "snapkv", "pyramidkv",
-            "expected" and, with after_prompt "keep", of "h2o" and "tree" with prompt_score "future".
+            each, the rest to the highest scores of all; their mean is the layer's capacity. An option of "snapkv",
+            "pyramidkv", "expected" and, with after_prompt "keep", of "h2o" and "tree" with prompt_score "future".
 
     Raises:
         TreeKVError: a value is impossible or does not fit the others.
@@ -130,9 +130,6 @@ class TreeKVConfig(Settings):
             self._require_int("max_height", 1, MOST_HEIGHT)
         if not isinstance(self.trace, bool):
             raise TreeKVError(f"trace must be true or false, got {self.trace!r}")
-        for field, choices in options.CHOICES.items():
-            if field != "positions" or self.positions is not None:  # which depends on the model
-                self._require_choice(field, choices)
         options.check_options(self)
         self._set("budgets", budgets.checked_budgets(self.budgets, self.policy, self.cache_size))
         self._take_recent_budgets()
@@ -220,6 +217,8 @@ class TreeKVConfig(Settings):
             changes["after_prompt"] = "evict"
         if not other.evicts_decoding:
             changes |= {"prefill": "once", "sink_size": DERIVED, "window_size": DERIVED}
+        elif changes.get("after_prompt", self.after_prompt) == "evict":
+            changes["share_heads"] = False
         return self.replace(**(changes | other.nearest(self)))
 
     def for_model(self, model_config: Any) -> TreeKVConfig:
@@ -277,6 +276,11 @@ class TreeKVConfig(Settings):
     def splits_heads(self) -> bool:
         """Whether heads of a layer may keep different numbers of tokens."""
         return self.share_heads or self.differs_by_head
+
+    @property
+    def why_heads_differ(self) -> str:
+        """The beginning of a sentence about settings that split heads."""
+        return "heads share what they keep" if self.share_heads else "budgets differ by KV head"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values with the format's name and version, ready for JSON."""
@@ -352,12 +356,6 @@ class TreeKVConfig(Settings):
 
     def _require_int(self, field: str, least: int, most: int = budgets.MOST_TOKENS) -> None:
         self._set(field, budgets.checked_int(field, getattr(self, field), least, most))
-
-    def _require_choice(self, field: str, choices: tuple[str, ...]) -> None:
-        value = getattr(self, field)
-        if not isinstance(value, str) or value not in choices:
-            listed = ", ".join(repr(choice) for choice in choices)
-            raise TreeKVError(f"{field} must be one of {listed}, got {budgets.shortened(value)}")
 
     def _default_block_size(self) -> int:
         """The largest power of two up to 64 that divides the cache and that the policy can use (1 always can)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from treekv import policies
-from treekv.budgets import is_table
+from treekv.budgets import is_table, shortened
 from treekv.errors import TreeKVError
 from treekv.policies.contest import AVERAGE
 from treekv.policies.pooling import FORWARD, FORWARD_KERNEL
@@ -52,7 +52,14 @@ def default_window(settings: Settings) -> int:
 
 
 def check_options(settings: Settings) -> None:
-    """Raise a `TreeKVError` for an option that the policy would ignore, or an impossible share or kernel."""
+    """Raise a `TreeKVError` for a name that is none of those there are, an option that the policy would ignore, or an
+    impossible share or kernel."""
+    for field, choices in CHOICES.items():
+        value = getattr(settings, field)
+        if field == "positions" and value is None:  # which depends on the model
+            continue
+        if not isinstance(value, str) or value not in choices:
+            raise TreeKVError(f"{field} must be one of {', '.join(map(repr, choices))}, got {shortened(value)}")
     if settings.kernel_size % 2 == 0 and settings.pooling != FORWARD:
         raise TreeKVError(f"kernel_size must be odd, so that pooling is centred, got {settings.kernel_size}")
     share = settings.window_share

@@ -28,9 +28,10 @@ def check_attention(config: TreeKVConfig, model_config: Any) -> None:
     policy, latent = policies.of(config), supported.latent_layers(model_config)
     family, more = supported.family(model_config), supported.more_than_softmax(model_config)
     if latent and config.splits_heads:
-        what = "heads share what they keep" if config.share_heads else "budgets differ by KV head"
+        instead = "leave share_heads out" if config.share_heads else "give one for each layer"
         raise TreeKVError(
-            f"{what}, but all heads of this {family!r} model share the latents that it caches; give one for each layer"
+            f"{config.why_heads_differ}, but all heads of this {family!r} model share the latents that it caches; "
+            f"{instead}"
         )
     products = policy.reads_contents or policy.future_by(config) == EXPECTED
     if products and more is not None and not supported.followed_layers(model_config):

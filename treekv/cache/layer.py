@@ -87,7 +87,7 @@ class TreeKVLayer(Slots, CacheLayer):  # type: ignore[misc]  # whose keys and va
         Raises:
             TreeKVError: the last call is not finished, or the batch, the KV heads, their size or the dtype are others.
         """
-        if self.awaits_attention:
+        if self.awaits_attention or self.waiting:
             raise TreeKVError(
                 "the last forward pass did not finish, or the model does not use the attention implementation "
                 "'treekv': call model.set_attn_implementation('treekv') and start with cache.reset()"

@@ -25,12 +25,11 @@ from treekv.cache.followed_call import repeat_call
 from treekv.cache.layer import TreeKVLayer
 from treekv.cache.ledger import Ledger
 from treekv.cache.padding import TokenPositions, split_padding
-from treekv.cache.reduced_prompt import ScoredPrompt, choose_shared, keep, score_prompt
+from treekv.cache.reduced_prompt import choose_shared, keep, score_prompt
 from treekv.cache.slot_plan import SlotPlan, padded_capacity
 from treekv.cache.slots import Step
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
-from treekv.policies.scores import Selection
 
 
 class LayerGroup:
@@ -157,7 +156,12 @@ class LayerGroup:
                 self._shrink()
                 plan = self._plan_slots(every, 1, distance=any(each.rotary is not None for each in self.layers))
                 self._plan = plan.with_mask(layer.keys.dtype) if self._observation is None else plan
-        return None if self._plan is None else self._plan.of(self.ledger_rows(layer))
+        if self._plan is None:
+            return None
+        own = self.ledger_rows(layer)
+        plan = self._plan.of(own)
+        # Heads that share differ in length: none is padded to the longest.
+        return plan.within(max(ledger.held[own]) + 1) if self.config.share_heads else plan
 
     def _collect(self, layer: TreeKVLayer, observed: Tensor | None, queries: int) -> None:
         """Keep what a layer's queries saw, summed over the `queries` of a KV head, until the last layer has attended;
@@ -190,7 +194,9 @@ class LayerGroup:
     ) -> Tensor:
         """Rows in the same state together, others one by one, each without its padding."""
         batch, q = call.key.shape[0], call.key.shape[2]
-        together = not scattered and pads.count(pads[0]) == batch and not (self.config.share_heads and q > 1)
+        together = not scattered and pads.count(pads[0]) == batch
+        if self.config.share_heads and not self.ledger.seen[self.ledger_rows(layer)][0]:
+            together = False  # rows share a prompt each for itself
         if together and self.ledger.can_step_together(self.ledger_rows(layer), q - pads[0], block=q > 1):
             groups = [slice(0, batch)]
         else:
@@ -270,7 +276,7 @@ class LayerGroup:
         if self.config.share_heads and ledger.reduces_prompt(length):
             layer.waiting.append(scored)
         else:
-            self._keep(layer, scored, ledger.choose_prompt(scored.prompt))
+            keep(layer, ledger, own, scored, ledger.choose_prompt(scored.prompt), self._last_queries)
         return output
 
     def share_prompts(self, parts: list[TreeKVLayer]) -> None:
@@ -278,14 +284,10 @@ class LayerGroup:
         for heads in zip(*(part.waiting for part in parts), strict=True):
             selections = choose_shared(self.ledger, [scored.prompt for scored in heads])
             for part, scored, selection in zip(parts, heads, selections, strict=True):
-                self._keep(part, scored, selection)
+                own = self.ledger_rows(part, scored.rows)
+                keep(part, self.ledger, own, scored, selection, self._last_queries)
         for part in parts:
             part.waiting.clear()
-
-    def _keep(self, layer: TreeKVLayer, scored: ScoredPrompt, selection: Selection | None) -> None:
-        keep(layer, self.ledger, self.ledger_rows(layer, scored.rows), scored, selection)
-        if self._last_queries:
-            remember_queries(layer, scored.rows, scored.new, self._last_queries)
 
     # ------------------------------------------------------------------ details
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from treekv.cache.attend import NewTokens, Observation, prompt_future, prompt_scores, store_prompt
+from treekv.cache.attend import NewTokens, Observation, prompt_future, prompt_scores, remember_queries, store_prompt
 from treekv.cache.contents import PromptContents
 from treekv.cache.layer import TreeKVLayer
 from treekv.cache.ledger import Ledger
@@ -45,6 +45,7 @@ def score_prompt(
     return ScoredPrompt(rows, new, ledger.prompt(own, length, sums, counts, future, contents), sums, window)
 
 
+@torch.compiler.disable(reason="how many tokens each head keeps decides the shapes of tensors")
 def choose_shared(ledger: Ledger, prompts: Sequence[Prompt]) -> list[Selection | None]:
     """What each head of a layer keeps of a prompt that is longer than the cache, if they share it; `prompts` are how
     the heads see it, in order, each with one row."""
@@ -59,9 +60,19 @@ def choose_shared(ledger: Ledger, prompts: Sequence[Prompt]) -> list[Selection |
     return [ledger.choose_prompt(own._replace(slots=n)) for own, n in zip(prompts, slots, strict=True)]
 
 
-def keep(layer: TreeKVLayer, ledger: Ledger, own: slice, scored: ScoredPrompt, selection: Selection | None) -> None:
-    """Store the selected part of a prompt, or all, in a layer and in the rows `own` of the ledger."""
+def keep(
+    layer: TreeKVLayer,
+    ledger: Ledger,
+    own: slice,
+    scored: ScoredPrompt,
+    selection: Selection | None,
+    last_queries: int,
+) -> None:
+    """Store the selected part of a prompt, or all, in a layer and in the rows `own` of the ledger, and its last queries
+    for a policy that looks at so many of them."""
     kept = ledger.admit_prompt(own, scored.prompt.length, selection, scored.sums, scored.window)
     held, capacity = kept.shape[2], ledger.capacity[own][0]
     slots = padded_capacity(held, None) if capacity is None else padded_capacity(held + 1, capacity + 1)
     store_prompt(layer, scored.rows, scored.new, kept, slots)
+    if last_queries:
+        remember_queries(layer, scored.rows, scored.new, last_queries)

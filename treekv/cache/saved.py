@@ -259,7 +259,7 @@ def _keys_and_values(name: str, tensors: dict[str, Tensor]) -> tuple[Tensor, Ten
 def _tokens_read(cache: Any) -> int:
     """Columns that every layer has read."""
     seen = [layer.get_seq_length() for layer in cache.layers if plain_layers.attends(layer)]
-    waits = any(part.awaits_attention for layer in cache.layers for part in _parts(layer))
+    waits = any(part.awaits_attention or part.waiting for layer in cache.layers for part in _parts(layer))
     if waits or any(tokens != seen[0] for tokens in seen):
         raise TreeKVError("the last forward pass was interrupted, so the cache cannot be saved; call cache.reset()")
     if not seen[0]:

@@ -52,6 +52,14 @@ class SlotPlan(NamedTuple):
         )
         return self._replace(slots=self.slots[rows], distance=distance, lookup=lookup, mask=mask)
 
+    def within(self, used: int) -> SlotPlan:
+        """The same of rows that have used only the first `used` slots."""
+        distance, lookup, mask = (
+            None if tensor is None else tensor[..., :used] for tensor in (self.distance, self.lookup, self.mask)
+        )
+        slots = padded_capacity(used, None)
+        return self._replace(used=used, padded_capacity=slots, distance=distance, lookup=lookup, mask=mask)
+
 
 def padded_capacity(tokens: int, most: int | None) -> int:
     """How many slots to allocate for `tokens`: a multiple of GROWTH, but not more than `most`, unless `tokens` is."""

@@ -29,8 +29,7 @@ def split_layers(
         The parts that have the same settings, which share a group, and the layers.
     """
     if not isinstance(heads, int):
-        what = "heads share what they keep" if config.share_heads else "budgets differ by KV head"
-        raise TreeKVError(f"{what}, but the model's configuration has no num_key_value_heads")
+        raise TreeKVError(f"{config.why_heads_differ}, but the model's configuration has no num_key_value_heads")
     groups: dict[TreeKVConfig, list[TreeKVLayer]] = {}
     layers = []
     for number, configs in enumerate(config.per_head(len(rotaries), heads)):
@@ -46,8 +45,9 @@ def split_layers(
 class SplitLayer(CacheLayer):
     """One full-attention layer in parts, each of the KV heads of one capacity.
 
-    A head depends on no other, so the heads of a part are rows of a batch to it: everything that rows can do (states of
-    their own, padding, selection) heads can. Nothing is padded to the largest head.
+    A head attends by itself, so the heads of a part are rows of a batch to it: everything that rows can do (states of
+    their own, padding, selection) heads can. Nothing is padded to the largest head. Only where heads share what they
+    keep of a prompt is that decided together, after all have attended.
 
     Args:
         parts: which together have every head once.
@@ -78,7 +78,7 @@ class SplitLayer(CacheLayer):
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if key_states.shape[1] != self._heads:
             raise TreeKVError(
-                f"budgets are for {self._heads} KV heads, but layer {self.parts[0].number} of the model has "
+                f"the cache was made for {self._heads} KV heads, but layer {self.parts[0].number} of the model has "
                 f"{key_states.shape[1]}"
             )
         for part in self.parts:

@@ -23,8 +23,8 @@ class _Swept(NamedTuple):
 
 
 @torch.compiler.disable(reason="contests of a prompt are made one by one, on lists")
-def choose_tokens(settings: Settings, prompt: Prompt) -> Selection:
-    """The tokens of a prompt that each head keeps, as many as its capacity.
+def choose_tokens(settings: Settings, prompt: Prompt, region: int) -> Selection:
+    """The tokens of a prompt that each head keeps, `region` of them beside sinks and recent tokens.
 
     Sinks and recent tokens stay. Of the slots between, a share goes to the tokens with the highest score of the
     observation window, pooled over the tokens between; the others go through the tree rule from left to right, compared
@@ -34,7 +34,6 @@ def choose_tokens(settings: Settings, prompt: Prompt) -> Selection:
     first, last = settings.sink_size, prompt.length - settings.recent_size
     # Without the sinks: they are kept anyway, and their large weights would lift nothing but the tokens after them.
     pooled = smooth(prompt.sums[..., first:last], settings.kernel_size, settings.pooling)
-    region = settings.region_size if prompt.slots is None else prompt.slots
     taken = highest(pooled, window_slots(settings, region))
     positions = torch.arange(last - first, device=prompt.device).expand_as(pooled)
     others = without(positions, taken)

@@ -16,8 +16,8 @@ def register(policy: Policy, *, replace: bool = False) -> None:
     With `replace`, a policy that already has this name is replaced, as when a notebook cell runs again.
 
     Raises:
-        TreeKVError: it is no `Policy` object, it has no name, it names an option that does not exist, it evicts while
-            decoding without a rule, or another policy already has that name.
+        TreeKVError: it is no `Policy` object, it has no name, it names an option that does not exist or that it
+            does not support, it evicts while decoding without a rule, or another policy already has that name.
     """
     if not isinstance(policy, Policy):
         raise TreeKVError(f"register_policy takes an object of a subclass of Policy, got {policy!r}")
@@ -31,6 +31,10 @@ def register(policy: Policy, *, replace: bool = False) -> None:
         raise TreeKVError(f"policy {name!r} has variants, so its options must list 'variant'")
     if policy.evicts_decoding and policy.has_contest and not policy.defines_contest:
         raise TreeKVError(f"policy {name!r} evicts while decoding, but defines neither contest() nor evict()")
+    if "share_heads" in policy.options and (type(policy).competing is Policy.competing or policy.reads_contents):
+        raise TreeKVError(
+            f"policy {name!r} has the option 'share_heads', so it must define competing(), and may not read contents"
+        )
     if name in _policies and not replace:
         raise TreeKVError(f"a policy named {name!r} is registered already; choose another name, or pass replace=True")
     _policies[name] = policy

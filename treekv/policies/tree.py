@@ -123,7 +123,7 @@ class Tree(Policy):
 
     def select_prompt(self, settings: Settings, prompt: Prompt) -> Selection:
         if self.scores_future(settings):
-            return choose_tokens(settings, prompt)
+            return choose_tokens(settings, prompt, self.prompt_slots(settings, prompt))
         blocks = _Blocks(self.token_scores(settings, prompt), settings, prompt)
         kept = torch.arange(blocks.count, device=prompt.device).expand(*blocks.shape, -1)
         survivor_of = torch.full_like(kept, -1)

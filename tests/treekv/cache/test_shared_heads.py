@@ -11,7 +11,9 @@ import analysis
 from tests import tiny
 from tests.reference.sharing import shared
 from tests.treekv.cache.test_cache import compare
-from treekv import TreeKVCache, TreeKVConfig, TreeKVError
+from treekv import TreeKVCache, TreeKVConfig, TreeKVError, policies
+from treekv.cache import layer_group
+from treekv.cache.slot_plan import padded_capacity
 from treekv.policies.sharing import shared_slots
 
 SETTINGS = [
@@ -51,8 +53,64 @@ def test_what_is_held(llama, settings) -> None:
     total = 2 * 16 if settings["policy"] != "pyramidkv" else kept.sum(1)[0]
     assert kept.sum(1)[0] == total and kept.sum() == 4 * 16
     assert settings["policy"] == "h2o" or not (kept == kept[0, 0]).all()  # whose heads here look alike
-    llama(tiny.tokens(3), past_key_values=cache)
+    for token in tiny.tokens(3)[0]:
+        llama(token[None, None], past_key_values=cache)
     assert cache.kept_tokens == kept.max() + 3
+    channels = 2 * llama.config.head_dim * 4  # of a token of a head, in bytes
+    assert cache.nbytes == sum(padded_capacity(int(own) + 3, None) for own in kept.flatten()) * channels
+
+
+def test_no_head_is_padded_to_the_longest_when_they_decode_together(llama) -> None:
+    config = TreeKVConfig(policy="snapkv", cache_size=62, window_size=4, share_heads=True)
+    cache = TreeKVCache(config, llama.config)
+    llama(tiny.tokens(300), past_key_values=cache)
+    kept = [int((head >= 0).sum()) for layer in range(2) for head in cache.kept_positions(layer)[0]]
+    assert len({padded_capacity(own + 2, None) for own in kept}) > 1, kept
+    for token in tiny.tokens(2)[0]:
+        llama(token[None, None], past_key_values=cache)
+    held = [part.keys.shape[2] for layer in cache.layers for part in layer.parts]
+    assert held == [padded_capacity(own + 2, None) for own in kept]
+
+
+def test_an_interruption_while_heads_share_is_noticed(llama, monkeypatch, tmp_path) -> None:
+    real, calls = layer_group.choose_shared, []
+
+    def interrupted(*given):
+        calls.append(given)
+        if len(calls) == 2:  # in the last layer
+            raise KeyboardInterrupt
+        return real(*given)
+
+    cache = TreeKVCache(config_of(SETTINGS[0]), llama.config)
+    monkeypatch.setattr(layer_group, "choose_shared", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        llama(tiny.tokens(40), past_key_values=cache)
+    with pytest.raises(TreeKVError, match="the last forward pass was interrupted"):
+        cache.save(tmp_path / "it.treekv")
+    with pytest.raises(TreeKVError, match=r"the last forward pass (did not finish|was interrupted)"):
+        llama(tiny.tokens(1), past_key_values=cache)
+    cache.reset()
+    llama(tiny.tokens(40), past_key_values=cache)
+    assert cache.kept_tokens > 16
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_other_policies_get_settings_that_are_possible(settings) -> None:
+    config = TreeKVConfig(cache_size=128, share_heads=True, **settings)
+    sharing = [name for name in policies.names() if config.for_policy(name).share_heads]  # none is refused
+    assert {"snapkv", "pyramidkv", "expected", settings["policy"]} <= {*sharing} <= {row["policy"] for row in SETTINGS}
+    assert TreeKVConfig.from_dict(config.to_dict()) == config
+
+
+def test_a_policy_cannot_have_the_option_alone() -> None:
+    class Mine(policies.Policy):
+        name, options, evicts_decoding = "mine", ("share_heads",), False
+
+        def select_prompt(self, settings, prompt):
+            raise NotImplementedError
+
+    with pytest.raises(TreeKVError, match="has the option 'share_heads', so it must define competing"):
+        policies.register(Mine())
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)

@@ -61,7 +61,7 @@ def test_tokens_are_chosen_as_on_lists(case):
     # Few values, so that many are equal.
     sums, future = (torch.randint(0, 6, (2, 2, length)).float() for _ in range(2))
     prompt = Prompt(length, sums, torch.ones(1, 1, length), 2, 0, 1, torch.device("cpu"), future)
-    selection = choose_tokens(config, prompt)
+    selection = choose_tokens(config, prompt, config.region_size)
     assert selection.kept.shape == (2, 2, config.cache_size)
     middle = sums[..., config.sink_size : length - config.recent_size]
     weights = smooth(middle, config.kernel_size, config.pooling)
@@ -70,7 +70,7 @@ def test_tokens_are_chosen_as_on_lists(case):
             kept, won_by = prompts.choose(config, weights[row, head].tolist(), future[row, head].tolist())
             assert selection.kept[row, head].tolist() == kept
             assert selection.survivors[row, head].tolist() == [won_by.get(j, -1) for j in range(length)]
-    untraced = choose_tokens(config, prompt._replace(traced=False))
+    untraced = choose_tokens(config, prompt._replace(traced=False), config.region_size)
     assert torch.equal(untraced.kept, selection.kept) and untraced.survivors is None
 
 
