@@ -63,6 +63,8 @@ def main() -> None:
     parser.add_argument("--text", type=Path, action="append", required=True)
     parser.add_argument("--stretches", type=int, default=2)
     arguments = parser.parse_args()
+    if len(arguments.text) * arguments.stretches < 3:
+        parser.error("at least three stretches are needed: the first one is only looked at")
     for name in ("leave one out", "plain norm"):
         treekv.register_policy(Scored(name))
     model, tokenizer = treekv.load_model("smollm2")

@@ -29,8 +29,9 @@ BASELINE = "tree"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path)
+    output = parser.parse_args().output
     figure = picture()
-    parser.parse_args().output.write_bytes(image(figure, "svg"))
+    output.write_bytes(image(figure, "svg"))
     print(figure.layout.meta["alt"])
 
 

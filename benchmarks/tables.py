@@ -105,9 +105,11 @@ def _down(entries: list[Entry], score: str, order: list[str], wanted: dict[str, 
     places = [(entry.name, entry.budget) for entry in entries]
     if len(set(places)) < len(places):
         raise ValueError(f"several cells of one settings and budget fit a table: {wanted}")
-    most = max(len(entry.scores) for entry in entries)
-    entries = [entry for entry in entries if len(entry.scores) == most]  # with a part of them means are not comparable
     shown = [entry for entry in entries if entry.name in order]
+    most = max((len(entry.scores) for entry in shown), default=0)
+    shown = [entry for entry in shown if len(entry.scores) == most]  # with a part of them means are not comparable
+    if not shown:
+        raise ValueError(f"no settings fit a table: {wanted}")
     for entry in sorted(shown, key=lambda entry: (_size(entry.budget) if several else 0, order.index(entry.name))):
         row = [_bold(settings_title(entry.name), entry.name == against), *([_kept(entry.budget)] if several else [])]
         row += [_number(entry.mean, score)]

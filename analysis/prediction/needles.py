@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+import re
 from typing import Any, Final
 
 import numpy as np
@@ -18,8 +19,8 @@ import xarray as xr
 from analysis import netcdf
 from analysis.captures.data import Capture
 from analysis.evaluation.tasks import haystack
-from analysis.evaluation.tasks.answering import greedy_tokens
-from analysis.evaluation.tasks.prompt_cache import PromptCache, next_logits
+from analysis.evaluation.tasks.answering import check_window, greedy_tokens
+from analysis.evaluation.tasks.prompt_cache import PromptCache, attended_in_full, next_logits
 from analysis.evaluation.tasks.tokens import encode_prompt, end_tokens
 from analysis.named_settings import Settings, by_name
 from analysis.prediction.computing import computing_in
@@ -72,7 +73,8 @@ def find_needles(
         per cent. attrs["asked"] has names, numbers and answers as JSON.
 
     Raises:
-        TreeKVError: no settings, a prompt that is too short, or settings that the model cannot be used with.
+        TreeKVError: no settings, a prompt that is too short or too long for the model, or settings that the model
+            cannot be used with.
     """
     configs = by_name(configs)
     check_configs(configs)
@@ -83,6 +85,7 @@ def find_needles(
     rows = {name: config.for_model(model.config) for name, config in rows.items()}
     for config in rows.values():  # all of them before the first one runs
         TreeKVCache(config, model.config)
+        check_window(model, config, prompt, ANSWER_TOKENS)
     words = text if isinstance(text, str) else tokenizer.decode(text.token_ids, skip_special_tokens=True)
     hay = haystack.sentences_of(words)
     if not hay:
@@ -100,13 +103,15 @@ def find_needles(
         if progress is not None:
             progress(len(answers), total)
 
-    shared = PromptCache()  # the model reads each prompt once for all settings that attend to it in full
+    # The model reads each prompt once for all settings that attend to it in full; the others, which come last, anew.
+    shared = PromptCache()
+    in_order = sorted(rows.items(), key=lambda row: not attended_in_full(row[1]))
     with computing_in(model, dtype) as computing:
         for number, asked in enumerate(questions):
-            for name, config in rows.items():
+            for name, config in in_order:
                 cache = TreeKVCache(config, computing.config)
                 answered(name, "given", number, cache, shared.read(computing, [*context, *asked], cache))
-        for name, config in rows.items():
+        for name, config in in_order:
             read = TreeKVCache(config, computing.config)
             shared.read(computing, context, read)
             for number, asked in enumerate(questions):
@@ -114,7 +119,10 @@ def find_needles(
                 answered(name, "withheld", number, cache, next_logits(computing, asked, cache))
         computed = str(next(computing.parameters()).dtype).removeprefix("torch.")
     found = [
-        [[values[number] in answers[name, question, number] for number in range(numbers)] for question in QUESTIONS]
+        [
+            [values[number] in re.findall(r"\d+", answers[name, question, number]) for number in range(numbers)]
+            for question in QUESTIONS
+        ]
         for name in rows
     ]
     asked_for = [

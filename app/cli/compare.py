@@ -109,7 +109,7 @@ def compare(
         rows = _rows(analysis.compare(captured, configs, retention=retention, lost=lost))
     found = Losses(captured, configs, prompt, dtype)
     if loss or measure or needles:
-        found.find(model, measure, needles)
+        found.find(model, loss, measure, needles)
     rows = found.added_to(rows)
     if output is not None:
         with stage("Writing the record"):
@@ -207,8 +207,8 @@ class Losses:
             for name in mean["policy"].values.tolist()
         }
 
-    def find(self, model: str | None, measure: bool, needles: bool) -> None:
-        """Run the model, unless it cannot be loaded, which `note` then says."""
+    def find(self, model: str | None, predict: bool, measure: bool, needles: bool) -> None:
+        """Run the model for what is asked for, unless it cannot be loaded, which `note` then says."""
         import analysis
         from app.runs.captured_model import load_captured
         from treekv import TreeKVError
@@ -222,26 +222,38 @@ class Losses:
             self.note = f"There is no predicted loss: {error}."
             return
         given = loaded, self.captured, self.configs
-        with stage("Predicting the loss of each setting") as progress:
-            self._tables["predicted"] = analysis.replay(*given, prompt=self.prompt, dtype=self.dtype, progress=progress)
+        if predict or measure:
+            with stage("Predicting the loss of each setting") as progress:
+                self._tables["predicted"] = analysis.replay(
+                    *given, prompt=self.prompt, dtype=self.dtype, progress=progress
+                )
         if measure:
             with stage("Measuring the loss of each setting") as progress:
                 self._tables["measured"] = analysis.measure(
                     *given, prompt=self.prompt, dtype=self.dtype, progress=progress
                 )
         if needles:
-            with stage("Hiding numbers and asking for them") as progress:
-                self._needles = analysis.find_needles(
-                    loaded,
-                    tokenizer,
-                    self.captured,
-                    self.configs,
-                    prompt=self.prompt,
-                    dtype=self.dtype,
-                    progress=progress,
-                )
-        self.dtype = str(self._tables["predicted"].attrs["dtype"])
-        self.full = float(self._tables["predicted"]["loss"].sel(policy="full").mean())
+            try:
+                with stage("Hiding numbers and asking for them") as progress:
+                    self._needles = analysis.find_needles(
+                        loaded,
+                        tokenizer,
+                        self.captured,
+                        self.configs,
+                        prompt=self.prompt,
+                        dtype=self.dtype,
+                        progress=progress,
+                    )
+            except KeyboardInterrupt:  # what was found before is shown
+                self.note = "The numbers were not all asked for, since the command was interrupted."
+        if "predicted" in self._tables:
+            self.dtype = str(self._tables["predicted"].attrs["dtype"])
+            self.full = float(self._tables["predicted"]["loss"].sel(policy="full").mean())
+
+    def of_numbers(self, share: float) -> str:
+        """A share of the hidden numbers in words, such as "3 of 8"."""
+        count = 0 if self._needles is None else self._needles.sizes["depth"]
+        return f"{round(share * count)} of {count}"
 
     def added_to(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The rows with `predicted` and `measured`, nats a token above the full cache, and `perplexity`, that of the
@@ -297,7 +309,7 @@ def _show(captured: Any, rows: list[dict[str, Any]], found: Losses) -> None:
         for name in ("settings", "question given", "question withheld"):
             needles.add_column(name, justify="left" if name == "settings" else "right")
         for name, by_question in shares.items():
-            needles.add_row(escape(name), *(f"{100 * share:.0f} %" for share in by_question.values()))
+            needles.add_row(escape(name), *(f"{found.of_numbers(share)}" for share in by_question.values()))
         out().print(needles)
     if found.note:
         out().print(escape(found.note), soft_wrap=True)

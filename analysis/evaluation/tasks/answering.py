@@ -72,7 +72,7 @@ def generate_answer(
         raise TreeKVError("there must be a context and a question" if not context else "there is no question")
     config = TreeKVConfig(policy="full") if config is None else config
     length = len(context) + len(question)
-    _check_window(model, config, length, max_tokens)
+    check_window(model, config, length, max_tokens)
     cache = TreeKVCache(config, model.config)
     ends = sorted({*stop_ids, *end_tokens(model)})
     prompt_cache = prompt_cache or PromptCache()
@@ -107,7 +107,8 @@ def greedy_tokens(
         logits = next_logits(model, new[-1:], cache)
 
 
-def _check_window(model: Any, config: TreeKVConfig, length: int, tokens: int) -> None:
+def check_window(model: Any, config: TreeKVConfig, length: int, tokens: int) -> None:
+    """Raise a `TreeKVError` if the model has no positions for a prompt of `length` tokens and `tokens` more."""
     positions = context_window(model)
     if positions is None or length + tokens <= positions:
         return

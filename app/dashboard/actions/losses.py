@@ -42,9 +42,9 @@ class Entry(NamedTuple):
         """The mean, nats a token."""
         return float(self.table["loss"].values.astype(np.float64).mean())
 
-    def found(self, question: str) -> float:
-        """The share of the hidden numbers that it found, in per cent, with the question "given" or "withheld"."""
-        return 100 * float(self.table["found"].sel(question=question).mean())
+    def found(self, question: str) -> int:
+        """How many of the hidden numbers it found, with the question "given" or "withheld"."""
+        return int(self.table["found"].sel(question=question).sum())
 
     @property
     def dtype(self) -> str:

@@ -168,23 +168,44 @@ def _sizes(model: str) -> ModelSizes | None:
         return None
 
 
+def check_all(requests: Sequence[RunRequest], root: Path) -> None:
+    """Check several requests before any work.
+
+    Raises:
+        TreeKVError: what is wrong with the first wrong one, with its title if there are several.
+    """
+    for request in requests:
+        try:
+            check(request, root)
+        except TreeKVError as error:
+            raise _of(request, error) if len(requests) > 1 else error from None
+
+
 def make_all(
     requests: Sequence[RunRequest], root: Path, load_model: Callable[[str], tuple[Any, Any]], job: Job[list[str]]
 ) -> list[str]:
     """The work of the job: one run after the other. Returns their names.
 
     Raises:
-        TreeKVError: what only shows during the work, such as a missing model or a text that is too short; the runs
-            before stay.
+        TreeKVError: what only shows during the work, such as a missing model or a text that is too short. The runs of
+            other texts are made all the same.
     """
+    failed = []
     for place, request in enumerate(requests):
         try:
             make(request, root, load_model, job, (place, len(requests)))
         except TreeKVError as error:
             if len(requests) == 1:
                 raise
-            raise TreeKVError(f"{request.title}: {error}; {place} of the {len(requests)} runs were made") from error
+            failed.append(_of(request, error))
+    if failed:
+        made = len(requests) - len(failed)
+        raise TreeKVError(f"{'; '.join(map(str, failed))}; {made} of the {len(requests)} runs were made")
     return [request.name for request in requests]
+
+
+def _of(request: RunRequest, error: TreeKVError) -> TreeKVError:
+    return TreeKVError(f"{request.title}: {error}")
 
 
 def make(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -171,8 +170,7 @@ def make() -> None:
         st.caption(plain(("Each text: a" + expected[1:]) if len(requests) > 1 else expected))
     label = "Make the run" if len(requests) == 1 else f"Make {len(requests)} runs"
     if st.button(label, key="make", type="primary", width="stretch", on_click=forget_failed, disabled=bool(wrong)):
-        for request in requests:
-            or_stop(partial(make_run.check, request, runs_root()))
+        or_stop(lambda: make_run.check_all(requests, runs_root()))
         root = runs_root()
         st.session_state.pop("made", None)
         st.session_state[MAKING] = or_stop(

@@ -45,16 +45,16 @@ COLUMNS: Final = {
     ),
     "found, question given": Column(
         "found, given ↑",
-        "Of eight numbers hidden in the text, the share found if the question is in the prompt. More is better.",
+        "Of eight numbers hidden in the text, those found if the question is in the prompt. More is better.",
         MORE,
-        "%.0f %%",
+        "%d of 8",
         106,
     ),
     "found, question withheld": Column(
         "withheld ↑",
         "The same if the question comes after the text was compressed without it. More is better.",
         MORE,
-        "%.0f %%",
+        "%d of 8",
     ),
     "perplexity": Column(
         "perplexity ↓",
@@ -138,7 +138,7 @@ def with_losses(rows: Sequence[Row], known: Mapping[Kind, Mapping[str, Entry]]) 
 
 
 def with_needles(rows: Sequence[Row], known: Mapping[str, Entry]) -> list[Row]:
-    """Rows with the share of the hidden numbers that each setting found, after the losses; None where unknown."""
+    """Rows with how many of the hidden numbers each setting found, after the losses; None where unknown."""
     added = []
     for row in rows:
         entry = known.get(FULL if row["settings"] == FULL_CACHE else row["settings"])

@@ -241,11 +241,11 @@ def find_losses(configs: dict[str, TreeKVConfig], prompt: int) -> None:
     if {losses.FULL, *configs} - {*measured.known(configs)} and buttons.button(
         "Measure the loss", disabled=running, help="Streams the text through a real cache of each setting."
     ):
-        asked = st.session_state[LOSS_JOB] = (key, losses.ask(measured, configs))
+        asked = st.session_state[LOSS_JOB] = (key, or_stop(lambda: losses.ask(measured, configs)))
     needles = losses.Question(run, prompt, "needles")
     missing = prompt >= LEAST_TOKENS and {losses.FULL, *configs} - {*needles.known(configs)}
     if missing and buttons.button("Hide numbers and ask", disabled=running, help=HIDDEN_NUMBERS):
-        asked = st.session_state[LOSS_JOB] = (key, losses.ask(needles, configs))
+        asked = st.session_state[LOSS_JOB] = (key, or_stop(lambda: losses.ask(needles, configs)))
     if asked is not None and asked[0] == key:
         show_job(asked[1])
 

@@ -92,7 +92,9 @@ def test_hidden_numbers(capture_file: Path, loadable: None, monkeypatch: pytest.
     refused = invoke("compare", capture_file, *asked)
     assert (refused.exit_code, "prompt must be at least 32 tokens" in refused.stderr) == (2, True)
     shown = invoke("compare", capture_file, *asked, "--prompt", 64)
-    assert "Numbers found in a prompt of 64 tokens" in shown.stdout and "50 %" in shown.stdout, shown.output
+    assert "Numbers found in a prompt of 64 tokens" in shown.stdout and "1 of 2" in shown.stdout, shown.output
+    assert "predicted" in shown.stdout
+    assert "predicted" not in invoke("compare", capture_file, *asked, "--prompt", 64, "--no-loss").stdout
     printed = json.loads(invoke("compare", capture_file, *asked, "--prompt", 64, "--json").stdout)
     assert printed["needles"] == {"full": {"given": 1.0, "withheld": 0.5}, "tree": {"given": 0.5, "withheld": 0.0}}
 

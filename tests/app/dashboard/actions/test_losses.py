@@ -86,8 +86,8 @@ def test_hidden_numbers_that_are_found(run: RunFolder, monkeypatch: pytest.Monke
     assert list(rows[0]) == [
         "settings", "loss above full, predicted", "found, question given", "found, question withheld", "perplexity",
     ]  # fmt: skip
-    assert [row["found, question given"] for row in rows] == [100.0, 50.0, None]
-    assert [row["found, question withheld"] for row in rows] == [50.0, 0.0, None]
+    assert [row["found, question given"] for row in rows] == [2, 1, None]
+    assert [row["found, question withheld"] for row in rows] == [1, 0, None]
 
 
 def test_a_stopped_job_keeps_what_it_has_found(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:

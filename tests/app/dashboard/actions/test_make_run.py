@@ -38,15 +38,23 @@ def test_what_shows_on_the_way_is_one_sentence_and_leaves_nothing(
 
 
 @pytest.mark.slow
-def test_of_several_texts_the_runs_before_a_bad_one_stay(tiny_model: None, tmp_path: Path) -> None:
+def test_of_several_texts_the_runs_beside_a_bad_one_are_made(tiny_model: None, tmp_path: Path) -> None:
     from app.dashboard.session import jobs
 
     bad = RunRequest(**{**REQUEST.__dict__, "name": "second", "title": "b.txt", "text": "w3"})
-    job = jobs.submit("a", "makes", lambda job: make_run.make_all([REQUEST, bad], tmp_path, loaded_model.get, job))
+    job = jobs.submit("a", "makes", lambda job: make_run.make_all([bad, REQUEST], tmp_path, loaded_model.get, job))
     while not job.ended:
         job._stop.wait(0.02)
     assert job.error == "b.txt: the text has 1 tokens; at least 256 are needed; 1 of the 2 runs were made"
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_of_several_texts_the_wrong_one_is_named(tmp_path: Path) -> None:
+    bad = RunRequest(**{**REQUEST.__dict__, "name": "second", "title": "b.txt", "text": " "})
+    with pytest.raises(TreeKVError, match=r"^b\.txt: the text is empty"):
+        make_run.check_all([REQUEST, bad], tmp_path)
+    with pytest.raises(TreeKVError, match=r"^the text is empty"):
+        make_run.check_all([bad], tmp_path)
 
 
 def test_a_policy_that_holds_prompts_whole_does_not_read_in_blocks() -> None:
