@@ -17,8 +17,8 @@ def shared_slots(scores: Tensor, slots: int) -> Tensor:
     """How many tokens each head keeps, if together they keep `slots` for each head.
 
     Feng et al., "Ada-KV: Optimizing KV Cache Eviction by Adaptive Budget Allocation for Efficient LLM Inference", 2024
-    (arXiv 2407.11550): beside the best of each head, a fifth of an equal share, those with the highest scores in all
-    heads are kept. Of equal scores those of later heads are.
+    (arXiv 2407.11550). The best tokens of each head are safe, a fifth of an equal share; beside them those with the
+    highest scores in all heads are kept. Of equal scores those of later heads are.
 
     Args:
         scores: float32 [batch, kv_heads, n], attention that the heads gave to the tokens that compete, comparable
