@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,6 +42,7 @@ def demo(
     run_folder.check_output(output, force)
     title = SAMPLE_TITLE if text is None else ("standard input" if text == "-" else Path(text).name)
     content = _text(text)
+    start = time.monotonic()
     with stage(f"Loading {model}"):
         from app import demo as chain
         from app.runs import pipeline
@@ -55,12 +57,14 @@ def demo(
         _introduce(network.config._name_or_path, title, len(ids), tokens)
 
     artifacts = pipeline.analyse(network, tokenizer, ids, configs, stage, more=more)
+    seconds = round(time.monotonic() - start, 1)  # what the same in the browser takes, which estimates by it
     if not quiet:
         _show_claims(artifacts.trends, artifacts.beyond)
     configs |= chain.recommended(model, len(ids))
     streamed = chain.stream(network, ids, configs, stage)
     generated = chain.generate(network, tokenizer, ids, configs, stage)
     results = chain.summary(title, artifacts, configs, streamed, generated)
+    results |= {"load": str(Path(model).resolve()) if Path(model).exists() else model, "seconds": seconds}
     if not quiet:
         _show_streaming(results["streaming"], len(ids))
         _show_continuations(results)

@@ -124,6 +124,7 @@ def test_the_demo_writes_a_run_of_the_real_model(real_demo: tuple[Path, subproce
     assert [path.name for path in folder.parent.iterdir()] == ["run"]
     manifest = run_folder.open_run(folder).manifest
     assert manifest["model"] == "SmolLM2-135M-Instruct"
+    assert manifest["load"] == "smollm2" and manifest["seconds"] > 0
     caches = {cache["policy"]: cache for cache in manifest["streaming"]["caches"]}
     entry = 30 * 2 * 3 * 64 * 4  # layers, keys and values, KV heads, head dim, bytes
     assert caches["tree"]["cache_bytes"] == caches["streaming"]["cache_bytes"] == (16 + 1) * entry
