@@ -35,7 +35,7 @@ from treekv.errors import TreeKVError
 
 FOLDER = Path(__file__).resolve().parent
 GRIDS, SUMMARIES = FOLDER / "grids", FOLDER / "summaries"
-#: In this order; what is not among them measures speed, or needs the hub.
+#: In this order; what is not among them needs the hub, or stands behind no table. "cost" wants an idle machine.
 STUDY = (
     "paper-table-1",
     "paper-table-2",
@@ -52,6 +52,7 @@ STUDY = (
     "prompts",
     "needles",
     "ruler-prompts",
+    "cost",
     "no-cliff-first",
     "no-cliff-stream",
     "no-cliff-prompt",
