@@ -86,6 +86,9 @@ def table(wanted: dict[str, Any], summaries: Path = SUMMARIES) -> str:
     made = [_entry(cell, one, one if columns else wanted.get("across")) for one in scores for cell in cells]
     entries = [entry for entry in made if entry.scores]
     order = wanted.get("settings") or _best_first(entries, scores[0])
+    unknown = set(order) - {entry.name for entry in entries}
+    if unknown:
+        raise ValueError(f"no record of {', '.join(sorted(unknown))} fits {wanted}")
     if columns or "across" in wanted:
         head, rows = _across(entries, scores[0], order, wanted)
     else:

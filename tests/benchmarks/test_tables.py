@@ -54,6 +54,8 @@ def test_a_table_across_texts_and_budgets(small: Path) -> None:
         "| full cache | 3.750 | 2.750 |",
         "| TreeKV | 4.188 | 3.188 |",
     ]
+    with pytest.raises(ValueError, match="no record of h2o fits"):
+        table(wanted | {"settings": ["tree", "h2o"]}, small)
     shares = {"records": "small", "across": "files", "where": {"budget": 64}, "closes": True, "settings": ["tree"]}
     assert table(shares, small).splitlines()[2:] == ["| TreeKV | 56 % | 56 % |"]  # of distances of what is not shown
     wanted = {"records": "small", "where": {"files": "novels"}, "across": "budget", "against": "streaming"}
@@ -134,3 +136,10 @@ def test_make_says_what_there_is(tmp_path: Path) -> None:
     command = [sys.executable, str(BENCHMARKS / "results.py"), "--list"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=BENCHMARKS.parent)
     assert done.returncode == 0 and "paper-table-1" in done.stdout, done.stderr
+
+
+def test_the_picture_shows_every_setting_on_every_kind_of_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    drawn = runpy.run_path(str(BENCHMARKS / "results_picture.py"))
+    figure = drawn["picture"]()
+    assert len(figure.data) == len(drawn["SETTINGS"]) * len({*TABLES["TEXTS"].values()})

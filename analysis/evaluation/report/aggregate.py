@@ -304,10 +304,13 @@ def _settings(record: Record) -> dict[str, Any]:
     config = record.of.config or {}
     # Earlier versions accepted, and recorded, options that a policy ignores.
     name = config.get("policy")
-    unused = {*OPTIONS} - {*policies.get(name).options} if name in policies.names() else set()
+    known = policies.get(name) if name in policies.names() else None
+    unused = {*OPTIONS} - {*known.options} if known else set()
     kept = {key: value for key, value in config.items() if key not in (*_SIZES, "seed", *unused)}
-    # A table of sizes by head belongs to one cache size, so tables of different sizes do not tell settings apart.
     size = config.get("cache_size")
+    if known and size and kept.get("interval") == known.default_interval(size):
+        kept["interval"] = None  # it follows from the size, too
+    # A table of sizes by head belongs to one cache size, so tables of different sizes do not tell settings apart.
     return {f"{key} of {size}" if isinstance(value, list) else key: value for key, value in kept.items()}
 
 

@@ -12,7 +12,7 @@ from scipy import stats
 from analysis.evaluation.report import aggregate, formats
 from analysis.evaluation.sweep.records import Record
 from tests.analysis.evaluation.report.examples import record, scores
-from treekv import TreeKVError
+from treekv import TreeKVConfig, TreeKVError
 
 
 def test_rows_are_means_over_documents_and_paired_differences(records: list[Record]) -> None:
@@ -187,6 +187,22 @@ def test_failures_are_told_once_for_each_reason() -> None:
     assert [(row.estimate, row.failed) for row in rows] == [(None, 4)]
     [shown] = formats.make_tables(rows, None)
     assert "-" in shown.rows[0]
+
+
+def test_an_interval_that_follows_from_the_budget_makes_no_other_settings() -> None:
+    def of(number: int, size: int, interval: int) -> Record:
+        return record(
+            "lagkv",
+            number,
+            1.0,
+            budget=size,
+            config=TreeKVConfig(policy="lagkv", cache_size=size, interval=interval).to_dict(),
+        )
+
+    made = [of(0, 128, 16), of(0, 256, 32)]  # both the default
+    assert [(row.name, row.budget) for row in aggregate.summarize(made, None)] == [("lagkv", 128), ("lagkv", 256)]
+    made.append(of(1, 256, 8))
+    assert {row.name for row in aggregate.summarize(made, None)} == {"lagkv", "lagkv (interval 8)"}
 
 
 def test_an_option_that_a_policy_ignores_makes_no_other_settings() -> None:
