@@ -46,6 +46,7 @@ TREE: Final = (
     "Each vertical line is the lifetime of one token, with time running upwards. Where it ends, a horizontal line "
     "leads to the neighbour that won the comparison and represents both from then on."
 )
+HOVER: Final = "Point at a token here, or at a place in a figure, and the others mark it."
 CLICK: Final = "Click on a cell to select its layer and head for all figures."
 HEAD_MAPS: Final = (
     "One small map for each layer and KV head, with time running downwards: bright is kept, dark is evicted. Heads "

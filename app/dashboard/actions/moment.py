@@ -12,6 +12,7 @@ import analysis
 from analysis import plot
 from analysis.plot.tree_figure import shown_stretch
 from app.dashboard.session.messages import or_stop, plain
+from app.dashboard.widgets import linked_hover
 from app.dashboard.widgets.figure import draw_figure, draw_text
 from app.text import captions
 
@@ -54,8 +55,9 @@ def draw_linked(parts: list[Part], step: int, zoomable: bool) -> None:
     """The map, the density and the text of each record after `step`: of one side by side, of two in a column each."""
     half = "[data-testid=stLayoutWrapper]:has(> [class*=st-key-linked-])"
     st.html(f"<style>{half}{{min-width: min(24rem, 100%)}}</style>")  # on a narrow page one below the other
-    row = st.container(horizontal=True, gap="medium")
+    linked_hover.link_hover({linked_hover.group(at): min(step, part.steps - 1) for at, part in enumerate(parts)})
     if len(parts) == 1:
+        row = st.container(horizontal=True, gap="medium", key=linked_hover.group(0))
         left, right = (row.container(key=f"linked-{name}", width="stretch") for name in ("left", "right"))
         with left:
             draw_map(parts[0], step, zoomable)
@@ -63,8 +65,10 @@ def draw_linked(parts: list[Part], step: int, zoomable: bool) -> None:
             draw_density(parts[0], step)
             draw_text_so_far(parts[0], step)
         return
+    row = st.container(horizontal=True, gap="medium")
     for number, part in enumerate(parts):
-        with row.container(key=f"linked-{number}", width="stretch"):
+        column = row.container(key=f"linked-{number}", width="stretch")
+        with column.container(key=linked_hover.group(number)):
             at = min(step, part.steps - 1)
             draw_map(part, at, zoomable and not number, height=420)
             draw_density(part, at)
@@ -110,7 +114,7 @@ def draw_text_so_far(part: Part, step: int) -> None:
         lambda: plot.text_retention(
             part.data, policy=part.policy, layer=part.layer, head=part.head, step=step, start=shown, stop=last
         ),
-        captions.TEXT,
+        f"{captions.TEXT} {captions.HOVER}",
         from_end=True,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import unquote
 
 import pytest
@@ -132,3 +133,36 @@ def test_every_page_in_the_dark(dashboard: str, browser: Browser) -> None:
         watched.keep(f"{name.replace('_', '-')}-dark")
     assert watched.complaints == []
     watched.context.close()
+
+
+def test_hovering_one_picture_marks_the_token_in_the_others(dashboard: str, watched: Watched) -> None:
+    page = watched.page
+    page.goto(f"{dashboard}/eviction-map?run=small&step=300")
+    drawn(page, 2)
+    watched.settle()
+    marks, framed = page.locator(".treekv-mark"), page.locator("[role=region] span[style*=outline]")
+
+    def hover(what: Locator, right: float, down: float) -> None:
+        box = what.bounding_box()
+        assert box is not None
+        page.mouse.move(box["x"] + right * box["width"], box["y"] + down * box["height"])
+
+    hover(page.locator(".nsewdrag").first, 0.4, 0.9)  # in the map: marked in density and text
+    expect(marks).to_have_count(1)
+    in_map = marks.inner_text()
+    expect(framed).to_have_attribute("title", re.compile(rf"^{in_map}: "))
+    assert 0 < int(in_map.split()[1].replace(",", "")) < 300
+
+    hover(page.locator(".nsewdrag").nth(1), 0.9, 0.5)  # in the density: a token far back
+    expect(marks).not_to_have_text(in_map)
+    expect(marks).to_have_count(1)
+    expect(framed).to_have_attribute("title", re.compile(rf"^{marks.inner_text()}: "))
+
+    framed.hover()  # in the text, where it was scrolled to: both figures
+    expect(marks).to_have_count(2)
+    assert len(set(marks.all_inner_texts())) == 1
+
+    page.mouse.move(5, 5)
+    expect(marks).to_have_count(0)
+    expect(framed).to_have_count(0)
+    assert watched.complaints == []
