@@ -26,6 +26,7 @@ AUTOMATIC: Final = "Automatic"
 # In the session: the job of the run that it is making, and those of other tabs that it shows.
 MAKING: Final = "making"
 FOLLOWED: Final = "followed"
+RUNS: Final = "runs"  # what these jobs make
 GRADIENTS: Final = {AUTOMATIC: None, "Capture": True, "Leave out": False}
 
 
@@ -178,7 +179,7 @@ def make() -> None:
                 jobs.owner(),
                 f"Making {requests[0].name}" + f" and {len(requests) - 1} more" * (len(requests) > 1),
                 lambda job: make_run.make_all(requests, root, loaded_model.get, job),
-                lasting=True,
+                makes=RUNS,
             )
         )
         st.rerun()
@@ -187,7 +188,7 @@ def make() -> None:
 def follow_others(own: jobs.Job[list[str]] | None) -> None:
     """The progress of runs that were asked for in other tabs, also in ones that are closed by now; then their ends."""
     followed = st.session_state.setdefault(FOLLOWED, [])
-    followed += [job for job in jobs.lasting() if job is not own and job not in followed]
+    followed += [job for job in jobs.making(RUNS) if job is not own and job not in followed]
     for job in followed:
         if job.state == "done":
             several = len(job.result) > 1

@@ -38,20 +38,21 @@ class Job(Generic[T]):
 
     Attributes:
         owner, title: the id of the session that started it, and its name.
-        lasting: whether it goes on when that session ends, since what it makes is found in the folder of runs.
+        makes: what it leaves on the disk, by which other sessions find it; it then goes on when its session ends. ""
+            for one that ends with its session.
         state: "waiting", "running", "done", "stopped" or "failed".
-        done, total, text: the progress last reported; `total` is 0 before the first report.
+        done, total, text: the progress last reported, in any unit; `total` is 0 before the first report.
         events: a list to which the work can append, such as tokens.
         result: what the work returned, which it can do even when it was stopped.
         error: one sentence if it failed.
     """
 
-    def __init__(
-        self, owner: str, title: str, work: Callable[[Job[T]], T], queue: Queue, lasting: bool = False
-    ) -> None:
-        self.owner, self.title, self.lasting = owner, title, lasting
+    def __init__(self, owner: str, title: str, work: Callable[[Job[T]], T], queue: Queue, makes: str = "") -> None:
+        self.owner, self.title, self.makes = owner, title, makes
         self.state = "waiting"
-        self.done, self.total, self.text = 0, 0, ""
+        self.done: float = 0
+        self.total: float = 0
+        self.text = ""
         self.events: list[Any] = []
         self.result: T | None = None
         self.error = ""
@@ -78,13 +79,13 @@ class Job(Generic[T]):
         least, soonest = SAYS_LITTLE
         return None if share < least or passed < soonest else passed * (1 - share) / share
 
-    def report(self, done: int, total: int, text: str | None = None) -> None:
+    def report(self, done: float, total: float, text: str | None = None) -> None:
         """Called by the work to report its progress."""
         self.done, self.total = done, total
         if text is not None:
             self.text = text
 
-    def step(self, done: int, total: int, text: str | None = None) -> None:
+    def step(self, done: float, total: float, text: str | None = None) -> None:
         """Called by the work to report its progress; raises Stopped when the job has to stop."""
         self.report(done, total, text)
         if self.stopped():
@@ -102,7 +103,7 @@ class Job(Generic[T]):
         return self._stop.is_set()
 
     def _abandoned(self) -> bool:
-        if self.lasting or not runtime.exists() or runtime.get_instance().is_active_session(self.owner):
+        if self.makes or not runtime.exists() or runtime.get_instance().is_active_session(self.owner):
             self._away_since = None
             return False
         now = time.monotonic()
@@ -143,9 +144,9 @@ class Queue:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def submit(self, owner: str, title: str, work: Callable[[Job[T]], T], lasting: bool = False) -> Job[T]:
+    def submit(self, owner: str, title: str, work: Callable[[Job[T]], T], makes: str = "") -> Job[T]:
         """Add a job. Raises TreeKVError when too many are waiting."""
-        job = Job(owner, title, work, self, lasting)
+        job = Job(owner, title, work, self, makes)
         with self._lock:
             if len(self._waiting) >= MOST_WAITING:
                 raise TreeKVError(f"{MOST_WAITING} jobs are already waiting; try again later")
@@ -155,11 +156,11 @@ class Queue:
                 self._thread.start()
         return job
 
-    def lasting(self) -> list[Job[Any]]:
-        """The lasting jobs that run or wait, in their order."""
+    def making(self, what: str) -> list[Job[Any]]:
+        """The jobs that run or wait and make this, in their order."""
         with self._lock:
             every = [*([] if self._running is None else [self._running]), *self._waiting]
-        return [job for job in every if job.lasting]
+        return [job for job in every if job.makes == what]
 
     def place(self, job: Job[Any]) -> int:
         with self._lock:
@@ -197,21 +198,22 @@ def owner() -> str:
     return "" if context is None else context.session_id
 
 
-def lasting() -> list[Job[Any]]:
-    """The lasting jobs of all sessions that run or wait, in their order."""
-    return _QUEUE.lasting()
+def making(what: str) -> list[Job[Any]]:
+    """The jobs of all sessions that run or wait and make this (see `submit`), in their order."""
+    return _QUEUE.making(what)
 
 
-def submit(owner: str, title: str, work: Callable[[Job[T]], T], lasting: bool = False) -> Job[T]:
+def submit(owner: str, title: str, work: Callable[[Job[T]], T], makes: str = "") -> Job[T]:
     """Add a job to the queue of the process.
 
     Args:
-        owner: the session's id, see `owner()`; when the session ends, the job is stopped unless it is `lasting`.
+        owner: the session's id, see `owner()`; when the session ends, the job is stopped, unless it makes something.
         title: what the user sees.
+        makes: what the work leaves on the disk, by which `making` finds the job; "" for nothing.
         work: called with the job on another thread. It has to check `job.stopped()` now and then, or to call
             `job.step(done, total, text)`, which ends it too; Streamlit's functions do not work there.
 
     Raises:
         TreeKVError: too many jobs are waiting.
     """
-    return _QUEUE.submit(owner, title, work, lasting)
+    return _QUEUE.submit(owner, title, work, makes)

@@ -228,6 +228,8 @@ def find_losses(configs: dict[str, TreeKVConfig], prompt: int) -> None:
     predicted, measured = (losses.Question(run, prompt, kind) for kind in ("predicted", "measured"))
     asked = st.session_state.get(LOSS_JOB)
     key = (str(run.path), prompt, *map(str, configs.values()))
+    if asked is None and (others := losses.going_on(run, prompt, configs)) is not None:
+        asked = st.session_state[LOSS_JOB] = (key, others)
     if (asked is None or asked[0] != key) and {losses.FULL, *configs} - {*predicted.known(configs)}:
         if asked is not None:
             asked[1].stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import xarray as xr
 
 import analysis
 from app.dashboard.actions import losses, table
-from app.dashboard.session import loaded_model
+from app.dashboard.session import jobs, loaded_model
 from app.dashboard.session.jobs import Job, Queue, Stopped
 from app.dashboard.session.run import open_capture
 from app.dashboard.session.settings import decode
@@ -141,7 +142,7 @@ def test_without_the_loss_of_the_full_cache_there_is_none_until_it_is_found_anew
     losses._entry.clear()
     test = page("compare", run.path, monkeypatch, compare=TWO)
     assert not test.exception and "loss above full, predicted" not in test.dataframe[0].value
-    monkeypatch.setattr(losses.jobs, "submit", lambda owner, title, work: work(Job("", title, work, Queue())))
+    monkeypatch.setattr(losses.jobs, "submit", lambda owner, title, work, makes: work(Job("", title, work, Queue())))
     losses.ask(question, dict(zip("ab", settings, strict=True)))
     assert "full" in question.known({})
 
@@ -165,3 +166,26 @@ def test_the_page_shows_where_the_loss_rises(run: RunFolder, monkeypatch: pytest
     wanted = analysis.most_costly(captured, retention, analysis.regret(captured, retention), names[0])
     shown = [markdown.value.replace("\\", "") for markdown in test.markdown]
     assert wanted and f"- {wanted[0]}".replace("\\", "") in shown
+
+
+def test_a_measurement_goes_on_without_its_tab_and_the_next_one_shows_it(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "_QUEUE", Queue())
+    gate = threading.Event()
+    monkeypatch.setattr(losses, "_work", lambda job, question, missing: gate.wait(300))
+    monkeypatch.setattr(losses, "why_not", lambda *_: "")
+    settings = [decode(part) for part in TWO.split(";")]
+    names = dict(zip(["A TreeKV 64", "B StreamingLLM 64"], settings, strict=True))
+    try:
+        theirs = losses.ask(losses.Question(run, 0, "measured"), names)  # by a session that is no more
+        assert losses.going_on(run, 0, names) is theirs
+        assert losses.going_on(run, 40, names) is None
+        assert losses.going_on(run, 0, {"A TreeKV 64": settings[0]}) is None
+        assert losses.ask(losses.Question(run, 0, "predicted"), names).makes == ""
+        test = page("compare", run.path, monkeypatch, compare=TWO)
+        shown = [bar.proto.text for bar in test.get("progress")]
+        assert any(text.startswith("Measuring the loss") for text in shown), shown
+    finally:
+        gate.set()
+    assert not test.exception

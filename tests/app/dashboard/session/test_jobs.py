@@ -185,7 +185,7 @@ def test_a_session_that_goes_away_takes_its_job_along(monkeypatch: pytest.Monkey
     assert (other.state, other.result) == ("done", False)
 
 
-def test_a_lasting_job_goes_on_without_its_session_and_is_found(
+def test_a_job_that_makes_something_goes_on_without_its_session_and_is_found(
     gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs.runtime, "exists", lambda: True)
@@ -198,15 +198,16 @@ def test_a_lasting_job_goes_on_without_its_session_and_is_found(
         gate.wait(300)
         return job.stopped()
 
-    left = jobs.submit("gone", "left alone", work, lasting=True)
-    waits = jobs.submit("gone", "waits", work, lasting=True)
+    left = jobs.submit("gone", "left alone", work, makes="runs")
+    waits = jobs.submit("gone", "waits", work, makes="runs")
     jobs.submit("gone", "of a page", work)
     until(lambda: left.state == "running")
-    assert jobs.lasting() == [left, waits]
+    assert jobs.making("runs") == [left, waits]
+    assert jobs.making("losses") == []
     gate.set()
     until(lambda: waits.ended)
     assert (left.state, left.result, waits.state, waits.result) == ("done", False, "done", False)
-    until(lambda: jobs.lasting() == [])
+    until(lambda: jobs.making("runs") == [])
 
 
 def test_the_time_left_follows_from_the_pace_so_far(gate: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 import analysis
-from app.dashboard.actions import make_run
+from app.dashboard.actions import make_run, new_run
 from app.dashboard.session import jobs
 from app.dashboard.session.view import ALL
 from app.runs import folder as run_folder
@@ -141,7 +141,7 @@ def test_a_run_that_another_tab_asked_for_is_found_followed_and_announced(
         gate.wait(300)
         return ["theirs"]
 
-    job = jobs.submit("a tab that is closed", "Making theirs", work, lasting=True)
+    job = jobs.submit("a tab that is closed", "Making theirs", work, makes=new_run.RUNS)
     test = opened(None, monkeypatch, root=tmp_path)
     assert test.get("progress")[0].proto.text.startswith("Making theirs")
     assert next(button for button in test.button if button.label == "Make the run")  # the form stays
