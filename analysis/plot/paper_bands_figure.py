@@ -37,7 +37,7 @@ def paper_bands(data: xr.Dataset) -> go.Figure:
         f"{theme.shown(str(data.attrs['model']))} · {where} · each of {length} tokens · mean over layers, "
         f"heads and channels{shaded}",
         _alt(details, margin, where),
-        height=520,
+        height=450,
     )
     # Lines break where the grey begins: beyond it amplitude jumps.
     breaks = np.searchsorted(x, (margin - 0.5, length - margin - 0.5))
@@ -65,9 +65,9 @@ def paper_bands(data: xr.Dataset) -> go.Figure:
         range=[-0.5, length - 0.5],
     )
     figure.update_yaxes(title="amplitude (units of the values)", range=[0, 1.08 * float(top)], exponentformat="power")
-    below = {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0, "traceorder": "normal"}
     title = "band: tokens compared · grey: left out by the paper, protected in a cache"
-    return figure.update_layout(legend=below | {"title": {"text": title, "side": "top"}, "font": {"size": 12}})
+    theme.legend_below(figure, title, len(bands))
+    return figure
 
 
 def _alt(details: xr.Dataset, margin: int, where: str) -> str:

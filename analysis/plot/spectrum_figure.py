@@ -44,8 +44,7 @@ def spectrum(
         "Token contributions by frequency band",
         f"{theme.source(picked)} · {words}",
         _alt(bands, amplitude, position, words),
-        height=490
-        + 10 * min(len(bands), 32),  # a narrow page fits two bands in a line of the legend, which scrolls if long
+        height=450,
     )
     colours = theme.ordered_colours(len(bands))
     if spread:
@@ -70,16 +69,9 @@ def spectrum(
     figure.update_xaxes(title=theme.position_title(int(edges[1] - edges[0]), "mean"), hoverformat=".0f")
     drawn = lines[np.isfinite(lines) & (lines > 0)]
     ticks = theme.log_ticks(float(drawn.min()), float(drawn.max())) if drawn.size else {}
-    figure.update_yaxes(
-        title="amplitude (units of the values)", type="log", exponentformat="power", automargin=True, **ticks
-    )
-    # Below the plot: beside it the legend would take half of a narrow page. Relative to the paper: relative to the
-    # container it would overlap the axis.
-    below = {"orientation": "h", "y": -0.28, "yanchor": "top", "x": 0}
-    figure.update_layout(
-        legend=below | {"title": {"text": legend, "side": "top"}, "traceorder": "normal", "font": {"size": 12}},
-        hovermode="x unified",
-    )
+    figure.update_yaxes(title="amplitude (units of the values)", type="log", exponentformat="power", **ticks)
+    theme.legend_below(figure, legend, len(bands))  # beside the plot it would take half of a narrow page
+    figure.update_layout(hovermode="x unified")
     return figure
 
 

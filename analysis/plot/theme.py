@@ -7,6 +7,7 @@ those of policies are in `policy_colours`.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ LINE = 68  # characters of a subtitle that fit a narrow page
 LINE_HEIGHT = 18
 _BETWEEN_ROWS = 60  # pixels, of a grid whose subplots have names of one line
 
+_BELOW_AXIS = 68  # pixels that tick labels and title of an axis take
+_MOST_ENTRIES = 32  # of a legend below an axis, which scrolls if it is longer
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif"
 INK, QUIET, GRID = "#1f2430", "#5b6372", "#e6e8ec"  # of text, of secondary text and lines, of grid lines
@@ -94,6 +97,32 @@ def _styled(figure: go.Figure, title: str, subtitle: str, alt: str, height: int,
     for each in (figure.layout.xaxis, figure.layout.yaxis, *figure.select_xaxes(), *figure.select_yaxes()):
         style(figure, each, **axis)
     return figure
+
+
+def legend_below(figure: go.Figure, title: str, entries: int) -> None:
+    """Put the legend below the x axis, with two entries in a line, as many as fit on a narrow page.
+
+    The margins are fixed: with plotly's own, which follow the legend, it covers the axis after a window is widened.
+    """
+    margin = figure.layout.margin
+    inside = figure.layout.height - margin.t - margin.b
+    lines = 1.0 + title.count("<br>") + math.ceil(min(entries, _MOST_ENTRIES) / 2)
+    bottom = _BELOW_AXIS + LINE_HEIGHT * lines + 12
+    figure.update_layout(
+        height=inside + margin.t + bottom,
+        margin={"b": bottom, "autoexpand": False},
+        legend={
+            "orientation": "h",
+            "entrywidth": 0.49,
+            "entrywidthmode": "fraction",
+            "x": 0,
+            "y": -_BELOW_AXIS / inside,
+            "yanchor": "top",
+            "title": {"text": title, "side": "top"},
+            "traceorder": "normal",
+            "font": {"size": 11},
+        },
+    )
 
 
 def style(figure: go.Figure, axis: Any, **properties: Any) -> None:

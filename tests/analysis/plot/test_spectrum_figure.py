@@ -8,6 +8,7 @@ import numpy as np
 
 import analysis
 from analysis import binning, plot
+from analysis.plot import theme
 
 
 def test_spectrum_draws_one_line_a_band(spectrum):
@@ -35,7 +36,7 @@ def test_the_legend_says_what_a_band_compares(captured):
     assert packets.layout.legend.title.text == "band: tokens per period"
     finer = plot.spectrum(analysis.spectrum(captured, level=3, transform="packet"))
     assert finer.layout.legend.orientation == "h"  # below, where each two bands take a line of a narrow page
-    assert finer.layout.height == packets.layout.height + 10 * 4
+    assert finer.layout.height == packets.layout.height + 2 * theme.LINE_HEIGHT
 
 
 def test_the_second_line_says_how_the_sinks_were_treated(captured):

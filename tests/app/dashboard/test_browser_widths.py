@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from app.dashboard.pages import PAGES
-from tests.app.browsing import SECOND, Watched, cut_off
+from tests.app.browsing import SECOND, Watched, cut_off, drawn
 
 
 @pytest.mark.parametrize("width", [800, 1440])
@@ -22,3 +22,20 @@ def test_nothing_is_cut_off(width: int, dashboard: str, browser: Browser) -> Non
         found += [f"{title}: {what}" for what in cut_off(page)]
     watched.context.close()
     assert found == []
+
+
+def test_a_legend_stays_below_its_axis_when_the_window_is_widened(dashboard: str, watched: Watched) -> None:
+    page = watched.page
+    page.set_viewport_size({"width": 800, "height": 1600})
+    page.goto(f"{dashboard}/wavelets?run=small")
+    drawn(page, 7)
+    figure = page.locator(".js-plotly-plot").first
+    for width in (800, 1440, 1000):
+        page.set_viewport_size({"width": width, "height": 1600})
+        page.wait_for_timeout(2 * SECOND)
+        axis, legend, whole = (
+            figure.locator(part).first.bounding_box() for part in (".xtitle", ".legend", ".svg-container")
+        )
+        assert axis and legend and whole
+        assert axis["y"] + axis["height"] <= legend["y"], width
+        assert legend["y"] + legend["height"] <= whole["y"] + whole["height"], width
