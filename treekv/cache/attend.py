@@ -13,6 +13,7 @@ from treekv.attention.rotary import Rotary
 from treekv.attention.softmax import Scoring
 from treekv.cache.future import scores_from_after
 from treekv.cache.latent_layer import LatentLayer
+from treekv.cache.observation import Observation
 from treekv.cache.padding import TokenPositions
 from treekv.cache.slot_plan import SlotPlan
 from treekv.cache.slots import Slots
@@ -45,17 +46,6 @@ class NewTokens(NamedTuple):
         query, key, value = (t[:, :, first:last] for t in self[:3])
         latents = self.latents and (self.latents[0][:, :, first:last], self.latents[1][:, :, first:last])
         return NewTokens(query, key, value, self.scoring, self.positions.after(first), latents)
-
-
-class Observation(NamedTuple):
-    """What is recorded of attention weights: their sum over queries or only the last query's, whether they are
-    multiplied by the norm of the token's value, how many tokens after a token a query must come to count, and whether
-    those of a block are recorded query by query, since the ledger knows how old tokens are and in what order."""
-
-    accumulates: bool
-    times_value_norm: bool
-    delay: int = 0
-    by_query: bool = False
 
 
 def attend_all(layer: Slots, rows: slice, new: NewTokens, held: list[int], reserved: int) -> Tensor:
@@ -146,7 +136,7 @@ def attend_block(
     q, query, key, rotary = new.key.shape[2], new.query, new.key, layer.rotary
     layer.reserve(plan.padded_capacity)
     if rotary is not None:
-        query, key = _rotate_new(rotary, new)
+        query, key = rotate_new(rotary, new)
     keys, values = _write(layer, rows, plan.slots, new, key)
     if plan.used < keys.shape[2]:
         keys, values = keys[:, :, : plan.used], values[:, :, : plan.used]
@@ -224,7 +214,7 @@ def _observed(weights: Tensor, values: Tensor, q: int, observation: Observation)
     return observed * value_norms(values) if observation.times_value_norm else observed
 
 
-def _rotate_new(rotary: Rotary, new: NewTokens) -> tuple[Tensor, Tensor]:
+def rotate_new(rotary: Rotary, new: NewTokens) -> tuple[Tensor, Tensor]:
     """Queries of new tokens rotated to their ranks, and keys in stored form."""
     shift = rotary.shift(*new.positions.columns(new.key.shape[2]))
     if shift.to_rank is not shift.unrotate:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from treekv.attention.interface import AttentionCall, attach_handler
 from treekv.attention.rotary import Rotary
+from treekv.cache.slot_plan import TokenPlan
 from treekv.cache.slots import Slots
 from treekv.errors import TreeKVError
 from treekv.transformers_releases import CacheLayer
@@ -31,6 +32,12 @@ class LayerOwner(Protocol):
 
     def follow(self, layer: TreeKVLayer, call: AttentionCall) -> Tensor:
         """Attend with other queries to what the last call of `attend` attended to."""
+
+    def plan_token(self, layer: TreeKVLayer) -> TokenPlan | None:
+        """How a layer takes one new token; None where it has to attend by itself."""
+
+    def collect_token(self, layer: TreeKVLayer, observed: Tensor | None, queries: int) -> None:
+        """Take what the `queries` of each KV head saw of a layer that has attended as planned."""
 
     def share_prompts(self, parts: list[TreeKVLayer]) -> None:
         """Keep what the heads of a layer, its parts, keep of their `waiting` prompts together."""

@@ -12,7 +12,6 @@ from treekv.attention import seen_distance
 from treekv.attention.interface import AttentionCall
 from treekv.cache.attend import (
     NewTokens,
-    Observation,
     attend_all,
     attend_block,
     attend_block_again,
@@ -24,9 +23,10 @@ from treekv.cache.contents import StoredContents
 from treekv.cache.followed_call import repeat_call
 from treekv.cache.layer import TreeKVLayer
 from treekv.cache.ledger import Ledger
+from treekv.cache.observation import Observation
 from treekv.cache.padding import TokenPositions, split_padding
 from treekv.cache.reduced_prompt import choose_shared, keep, score_prompt
-from treekv.cache.slot_plan import SlotPlan, padded_capacity
+from treekv.cache.slot_plan import SlotPlan, TokenPlan, padded_capacity
 from treekv.cache.slots import Step
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
@@ -126,7 +126,7 @@ class LayerGroup:
                 self._forget_padding(layer, call.padding[:, :-q])
             if layer.number == 0 or call.padding is not None:
                 self._check_history(layer, call, q)
-        if q == 1 and not any(pads) and not ledger.keeps_everything:
+        if q == 1 and not any(pads):
             plan = self._plan_step(layer)
             if plan is not None:
                 every = slice(0, batch)
@@ -139,6 +139,19 @@ class LayerGroup:
         self._compact(layer)
         return checked(layer, outputs, q)
 
+    def plan_token(self, layer: TreeKVLayer) -> TokenPlan | None:
+        """See `treekv.cache.layer.LayerOwner`."""
+        if self._last_queries or layer.followed:
+            return None
+        if layer.first_with_rotary and layer.rotary is not None:
+            layer.rotary.clear()
+        plan = self._plan_step(layer)
+        return None if plan is None else TokenPlan(plan, self._observation, self._table_size)
+
+    def collect_token(self, layer: TreeKVLayer, observed: Tensor | None, queries: int) -> None:
+        """See `treekv.cache.layer.LayerOwner`."""
+        self._collect(layer, observed, queries)
+
     def follow(self, layer: TreeKVLayer, call: AttentionCall) -> Tensor:
         """See `treekv.cache.layer.LayerOwner`. What is evicted is decided by the queries of the layer itself."""
         return repeat_call(layer, call, partial(self._new_tokens, layer))
@@ -148,6 +161,8 @@ class LayerGroup:
     def _plan_step(self, layer: TreeKVLayer) -> SlotPlan | None:
         """The slots of one new token in each row of a layer, if all layers can decode this token together."""
         ledger = self.ledger
+        if ledger.keeps_everything:
+            return None
         if layer.group_index == 0:
             self._plan, self._observed, every = None, [], slice(0, len(ledger.held))
             known = all(each.is_initialized for each in self.layers)  # and so on one device

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from treekv.cache.observation import Observation
+
 GROWTH = 64  # slots are added this many at a time until the capacity and the new tokens fit
 
 
@@ -59,6 +61,14 @@ class SlotPlan(NamedTuple):
         )
         slots = padded_capacity(used, None)
         return self._replace(used=used, padded_capacity=slots, distance=distance, lookup=lookup, mask=mask)
+
+
+class TokenPlan(NamedTuple):
+    """How some heads take one new token: its slots, what is recorded of the weights, and a limit of distances."""
+
+    slots: SlotPlan
+    observation: Observation | None
+    table_size: int
 
 
 def padded_capacity(tokens: int, most: int | None) -> int:

@@ -9,7 +9,11 @@ from torch import Tensor
 
 from treekv.attention.interface import AttentionCall, attach_handler
 from treekv.attention.rotary import Rotary
+from treekv.cache.attend import NewTokens, checked
 from treekv.cache.layer import TreeKVLayer
+from treekv.cache.padding import TokenPositions
+from treekv.cache.pooled_step import Pool, attend, can_pool, fits
+from treekv.cache.slot_plan import TokenPlan
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
 from treekv.transformers_releases import CacheLayer
@@ -60,6 +64,7 @@ class SplitLayer(CacheLayer):
         self._heads = len(order)
         self._in_order = order == sorted(order)
         self._order, self._inverse = torch.tensor(order), torch.tensor(order).argsort()
+        self._pool: Pool | None = None
 
     # ------------------------------------------------------------------ what transformers calls
 
@@ -96,6 +101,10 @@ class SplitLayer(CacheLayer):
             order = self._on(key.device)[0]
             query, key, value = (each.index_select(1, order) for each in (query, key, value))
             sink = None if sink is None else sink.index_select(1, order)
+        plans = self._plans(call)
+        if plans is not None:
+            return self._in_model_order(self._attend_pooled(call, plans, query.flatten(1, 2), key, value), heads)
+        self._pool = None  # its memory stays with the parts as long as they use it
         outputs, first = [], 0
         for part in self.parts:
             n = part.heads_as_rows
@@ -114,9 +123,46 @@ class SplitLayer(CacheLayer):
         if self.parts[0].waiting:
             self.parts[0].owner.share_prompts(self.parts)
         output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
-        if not self._in_order:
-            output = output.index_select(1, self._on(key.device)[1])
-        return output.flatten(1, 2)
+        return self._in_model_order(output.flatten(1, 2), heads)
+
+    def _plans(self, call: AttentionCall) -> list[TokenPlan] | None:
+        """The plan of each part, if all of them can take one new token together."""
+        if len(self.parts) == 1 or not can_pool(call) or not all(part.awaits_attention for part in self.parts):
+            return None
+        plans = []
+        for part in self.parts:
+            plan = part.owner.plan_token(part)
+            if plan is None or not fits(part, plan):
+                return None
+            plans.append(plan)
+        return plans
+
+    def _attend_pooled(
+        self, call: AttentionCall, plans: list[TokenPlan], query: Tensor, key: Tensor, value: Tensor
+    ) -> Tensor:
+        """One new token of all parts, whose heads are in their order."""
+        if self._pool is None or not self._pool.holds(self.parts):
+            self._pool = Pool(self.parts)
+        first = self.parts[0]
+        seen = [] if call.position_ids is not None else [first.tokens_seen]
+        positions = TokenPositions(call.position_ids, slice(0, 1), 0, seen, key.device)
+        new = NewTokens(query, key, value, call.scoring, positions)
+        output, observed = attend(self._pool, new, plans, first.rotary)
+        checked(self.parts[-1], output, 1)
+        for number, part in enumerate(self.parts):
+            group = query.shape[1] // key.shape[1]
+            part.owner.collect_token(part, None if observed is None else observed[number], group)
+            part.forget_call()
+            part.tokens_seen += 1
+            part.awaits_attention = False
+        return output
+
+    def _in_model_order(self, output: Tensor, heads: int) -> Tensor:
+        """The output [batch, query_heads, q, dim] with the heads in the order of the model."""
+        if self._in_order:
+            return output
+        by_head = output.unflatten(1, (heads, -1))
+        return by_head.index_select(1, self._on(output.device)[1]).flatten(1, 2)
 
     def get_seq_length(self) -> int:
         return self.parts[0].get_seq_length()
@@ -126,6 +172,7 @@ class SplitLayer(CacheLayer):
 
     def reset(self) -> None:
         """Forget everything and free the memory."""
+        self._pool = None
         for part in self.parts:
             part.reset()
 
@@ -142,6 +189,7 @@ class SplitLayer(CacheLayer):
             part.batch_repeat_interleave(repeats)
 
     def offload(self) -> None:
+        self._pool = None
         for part in self.parts:
             part.offload()
 
