@@ -37,7 +37,7 @@ FLOORS: dict[str, list[tuple[str, ...]]] = {
         ("saved",),
         ("layer_group", "split_layer", "ledger_state", "plain_layers"),
         ("reduced_prompt", "pooled_step"),
-        ("contents", "followed_call"),
+        ("contents", "followed_call", "history"),
         ("attend", "hybrid_layer", "ledger"),
         ("block_snapshot", "latent_layer"),
         ("layer", "cache_file", "padding", "ranked_scores", "trace", "future"),

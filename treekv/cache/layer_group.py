@@ -21,6 +21,7 @@ from treekv.cache.attend import (
 )
 from treekv.cache.contents import StoredContents
 from treekv.cache.followed_call import repeat_call
+from treekv.cache.history import check_history, forget_padding
 from treekv.cache.layer import TreeKVLayer
 from treekv.cache.ledger import Ledger
 from treekv.cache.observation import Observation
@@ -29,7 +30,6 @@ from treekv.cache.reduced_prompt import choose_shared, keep, score_prompt
 from treekv.cache.slot_plan import SlotPlan, TokenPlan, padded_capacity
 from treekv.cache.slots import Step
 from treekv.config import TreeKVConfig
-from treekv.errors import TreeKVError
 
 
 class LayerGroup:
@@ -37,7 +37,7 @@ class LayerGroup:
 
     The rows of the ledger are those of the first layer, then of the second, and so on. A decoded token
     falls straight through: plan its slots in all layers (`_plan_step`), attend in each layer, collect what the queries
-    saw (`_collect`), and after the last layer evict in all of them at once (`Ledger.step`).
+    saw (`collect_token`), and after the last layer evict in all of them at once (`Ledger.step`).
 
     Args:
         config: their settings.
@@ -123,15 +123,15 @@ class LayerGroup:
         pads, scattered = split_padding(call.padding, batch, q)
         if q > 1 and layer.tokens_seen and not torch.compiler.is_compiling():
             if call.padding is not None:
-                self._forget_padding(layer, call.padding[:, :-q])
+                forget_padding(ledger, self.ledger_rows(layer), layer, call.padding[:, :-q])
             if layer.number == 0 or call.padding is not None:
-                self._check_history(layer, call, q)
+                check_history(ledger, self.ledger_rows(layer), layer, call, q)
         if q == 1 and not any(pads):
             plan = self._plan_step(layer)
             if plan is not None:
                 every = slice(0, batch)
                 output, observed = self._attend_slots(layer, every, self._new_tokens(layer, call, every), plan, None)
-                self._collect(layer, observed, call.query.shape[1] // ledger.heads)
+                self.collect_token(layer, observed, call.query.shape[1] // ledger.heads)
                 return checked(layer, output, 1)
         if not ledger.keeps_everything:
             layer.keep_slots()
@@ -147,10 +147,6 @@ class LayerGroup:
             layer.rotary.clear()
         plan = self._plan_step(layer)
         return None if plan is None else TokenPlan(plan, self._observation, self._table_size)
-
-    def collect_token(self, layer: TreeKVLayer, observed: Tensor | None, queries: int) -> None:
-        """See `treekv.cache.layer.LayerOwner`."""
-        self._collect(layer, observed, queries)
 
     def follow(self, layer: TreeKVLayer, call: AttentionCall) -> Tensor:
         """See `treekv.cache.layer.LayerOwner`. What is evicted is decided by the queries of the layer itself."""
@@ -178,7 +174,7 @@ class LayerGroup:
         # Heads that share differ in length: none is padded to the longest.
         return plan.within(max(ledger.held[own]) + 1) if self.config.share_heads else plan
 
-    def _collect(self, layer: TreeKVLayer, observed: Tensor | None, queries: int) -> None:
+    def collect_token(self, layer: TreeKVLayer, observed: Tensor | None, queries: int) -> None:
         """Keep what a layer's queries saw, summed over the `queries` of a KV head, until the last layer has attended;
         then the ledger makes its step."""
         assert self._plan is not None  # made in the first layer
@@ -368,47 +364,3 @@ class LayerGroup:
         old = self.ledger.compact(self.ledger_rows(layer), layer.slots)
         if old is not None:
             layer.reorder_slots(old)
-
-    def _check_history(self, layer: TreeKVLayer, call: AttentionCall, q: int) -> None:
-        """Compare what the attention mask, or else the positions, say of earlier tokens with what was read."""
-        read_by_row = self.ledger.seen[self.ledger_rows(layer)]
-        if call.padding is None:
-            read = max(read_by_row)
-            first = read if call.position_ids is None else int(call.position_ids[:, 0].min())
-            if first < read:
-                raise TreeKVError(
-                    f"the new tokens start at position {first}, but the cache has read {read} tokens: give the whole "
-                    "conversation or what is new of it, or call cache.reset() for another prompt"
-                )
-            return
-        masked = call.padding[:, :-q].sum(1).tolist()
-        for number, (real, read) in enumerate(zip(masked, read_by_row, strict=True)):
-            if real != read:
-                row = number // layer.heads_as_rows
-                raise TreeKVError(
-                    f"the attention mask says that {real} real tokens of row {row} came before the new ones, but the "
-                    f"cache has read {read}: give only the new ids, padded on the left, with a mask that starts with "
-                    "the columns read so far as they were, or give one row at a time"
-                )
-
-    def _forget_padding(self, layer: TreeKVLayer, history: Tensor) -> None:
-        """Forget the last tokens of rows whose mask, bool [rows, columns read], says now that they are padding.
-
-        Generation goes on with padding in a row that ended before others did. Only what is kept in every head can be
-        forgotten, and what it displaced stays evicted; else `_check_history` refuses, as with a trace or last queries.
-        """
-        ledger, own = self.ledger, self.ledger_rows(layer)
-        if ledger.trace is not None or layer.queries is not None:
-            return
-        real, ended = history.sum(1).tolist(), history.flip(1).long().cumsum(1).eq(0).sum(1).tolist()
-        for row, masked, columns in zip(range(own.start, own.stop), real, ended, strict=True):
-            one, extra = slice(row, row + 1), ledger.seen[row] - masked
-            rank = ledger.held[row] - extra  # of the first of them
-            if not 0 < extra <= columns or rank < 0 or ledger.open_tokens(one):
-                continue
-            if not ledger.keeps_everything:
-                first = ledger.position[row].gather(1, ledger.order[row, :, rank : rank + 1])
-                if not bool((first == masked).all()):
-                    continue
-            ledger.held.add(one, -extra)
-            ledger.seen.add(one, -extra)
