@@ -94,6 +94,7 @@ def summary(
     configs: dict[str, TreeKVConfig],
     streamed: dict[str, StreamResult],
     generated: dict[str, Generated],
+    dtype: str = "",
 ) -> dict[str, Any]:
     """Plain values for `run.json`, `--json` and the report."""
     full_from = configs["tree"].cache_size
@@ -102,6 +103,7 @@ def summary(
         "streaming": {
             "chunk": CHUNK,
             "full_from": full_from,
+            "dtype": dtype,
             "caches": [
                 {
                     "policy": policy,

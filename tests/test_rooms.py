@@ -24,7 +24,7 @@ FLOORS: dict[str, list[tuple[str, ...]]] = {
     "treekv": [
         ("hub",),
         ("__init__",),
-        ("cache", "models"),
+        ("cache", "models", "resize"),
         ("config",),
         ("options",),
         ("budgets", "registration"),

@@ -7,9 +7,10 @@ Each file says under "provenance" how it was made; docs/recommend.md says what i
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from treekv.errors import TreeKVError
 
@@ -38,6 +39,12 @@ def find(name: str | os.PathLike[str]) -> Path:
             f"there is no settings file {str(given)!r}, and the settings that come with TreeKV are {', '.join(names())}"
         )
     return own
+
+
+def provenance(name: str) -> dict[str, Any]:
+    """What the settings of that name were made from."""
+    content = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    return dict(content.get("provenance", {}))
 
 
 def _by_size(name: str) -> tuple[str, int]:

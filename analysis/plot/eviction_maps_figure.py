@@ -18,7 +18,7 @@ from treekv.errors import TreeKVError
 NOT_READ = "not read yet"
 
 # Characters that fit in a line above a map and inside it on a narrow page, by the number of maps in a row.
-_TITLE_WIDTH = {1: 60, 2: 24, 3: 14}
+_TITLE_WIDTH = {1: 60, 2: 28, 3: 18}
 _LABEL_WIDTH = {1: 60, 2: 60, 3: 8}
 _ROW_HEIGHT = 330  # pixels
 _FRONT = "#d6336c"  # of the line at a step: neither in the scale nor its ground

@@ -8,6 +8,7 @@ import xarray as xr
 
 from analysis.plot import theme
 from analysis.retention import record
+from treekv.errors import TreeKVError
 
 _CELLS = 1024  # along the longer side of the picture
 _LEAST, _MOST = 8, 48  # cells of a map, per side
@@ -15,14 +16,20 @@ _NOT_READ = 255  # the value of cells that no step has read, and of the gaps
 
 
 def head_maps(
-    data: xr.Dataset, *, policy: str | None = None, start: int | None = None, stop: int | None = None
+    data: xr.Dataset,
+    *,
+    policy: str | None = None,
+    start: int | None = None,
+    stop: int | None = None,
+    step: int | None = None,
 ) -> go.Figure:
     """Draw the eviction map of every layer and KV head, position (x) by step (y, downwards), as tiles of one picture.
 
     Whichever there are more of, layers or heads, lies along x. A tile is pooled to at most 48 cells per side, by the
-    mean. Each has a transparent marker with its share kept at the end, whose `customdata` is its layer and head, for
-    selection by a click. `policy` may be None if the record has only one. The text alternative is in
-    `layout.meta["alt"]`. Raises TreeKVError, listing the choices, for a policy or stretch that is not in the record.
+    mean. Later steps than `step`, the last of the record if None, are left blank. Each tile has a transparent marker
+    with its share kept then, whose `customdata` is its layer and head, for selection by a click. `policy` may be None
+    if the record has only one. The text alternative is in `layout.meta["alt"]`. Raises TreeKVError, listing the
+    choices, for a policy or stretch that is not in the record.
     """
     part = theme.stretch(data, start, stop)
     policy = str(record.select(data, policy, None, None)["policy"].item())
@@ -31,6 +38,10 @@ def head_maps(
     along, down = (layers, heads) if wide else (heads, layers)
     position = part["position"].values
     steps = (int(position[0]), int(data.attrs["steps"]))
+    last = steps[1] - 1 if step is None else step
+    read = part.sel(position=slice(None, last))
+    if not read.sizes["position"]:
+        raise TreeKVError(f"no position from {start} on was read by step {last}; give a later step or a smaller start")
     side = int(np.clip(_CELLS // len(along) - 1, _LEAST, _MOST))
     maps = {
         (int(layer), int(head)): record.retention_map(part, policy, layer, head, side, steps)
@@ -39,12 +50,12 @@ def head_maps(
     }
     height, width = next(iter(maps.values())).shape
     picture = np.full((len(down) * (height + 1) - 1, len(along) * (width + 1) - 1), _NOT_READ, np.uint8)
-    kept = record.kept_mask(part, int(data.attrs["steps"]) - 1).sel(policy=policy).mean("position")
+    kept = record.kept_mask(read, last).sel(policy=policy).mean("position")
     across, below, pairs, words = [], [], [], []
     for column, first in enumerate(along.tolist()):
         for row, second in enumerate(down.tolist()):
             layer, head = (first, second) if wide else (second, first)
-            cells = maps[layer, head].values
+            cells = maps[layer, head].where(maps[layer, head]["step"] <= last).values
             left, top = column * (width + 1), row * (height + 1)
             percent = np.rint(100 * np.nan_to_num(cells)).astype(np.uint8)
             picture[top : top + height, left : left + width] = np.where(np.isnan(cells), _NOT_READ, percent)
@@ -56,9 +67,9 @@ def head_maps(
     figure = theme.figure(
         f"Tokens kept by the policy \u201c{theme.shown(policy)}\u201d, head by head",
         f"{len(layers)} layers by {len(heads)} KV heads · positions {position[0]:,} to {position[-1]:,} to the right, "
-        "steps downwards",
+        f"steps downwards{'' if step is None else f', after {last + 1:,} tokens'}",
         f"Small maps of step against position for the policy {policy}, one for each of {len(layers)} layers and "
-        f"{len(heads)} KV heads: the share of tokens kept. At the end between {100 * min(shares):.0f} and "
+        f"{len(heads)} KV heads: the share of tokens kept. After step {last} between {100 * min(shares):.0f} and "
         f"{100 * max(shares):.0f} % of them are kept.",
         height=int(np.clip(150 + len(down) * 46, 260, 900)),
     )
@@ -77,7 +88,7 @@ def head_maps(
         list(zip(across, below, strict=True)),
         pairs,
         words,
-        "layer %{customdata[0]}, KV head %{customdata[1]}: %{text} kept at the end<extra></extra>",
+        "layer %{customdata[0]}, KV head %{customdata[1]}: %{text} kept<extra></extra>",
     )
     middle = [number * (size + 1) + (size - 1) / 2 for size, number in ((width, n) for n in range(len(along)))]
     beside = [number * (height + 1) + (height - 1) / 2 for number in range(len(down))]

@@ -99,7 +99,11 @@ def trends(data: xr.Dataset) -> go.Figure:
         # In lines that fit below a panel of a narrow page.
         figure.update_xaxes(title="<br>".join(textwrap.wrap(axis, _AXIS_WIDTH)), row=1, col=column)
     at = [name for name, _, _, _ in panels].index("growth") + 1
-    figure.update_xaxes(type="log", dtick=1 if protocol != PAPER else "D1", row=1, col=at)
+    grown = np.concatenate([data[f"growth{end}"].values for end in ("", "_low", "_high", "_null")])
+    grown = grown[np.isfinite(grown) & (grown > 0)]
+    ticks = theme.log_ticks(float(grown.min()), float(grown.max())) if grown.size else {}
+    figure.update_xaxes(type="log", **ticks, row=1, col=at)
+    figure.update_xaxes(exponentformat="power", nticks=4, row=1, col=1 if at > 1 else 2)
     figure.update_xaxes(range=[-1.05, 1.05], row=1, col=3)
     figure.update_yaxes(type="category", categoryorder="array", categoryarray=bands, showgrid=False)
     # Below the titles of the axes, however high the figure is drawn.

@@ -21,6 +21,7 @@ from analysis.prediction.replay import replay
 from analysis.progress import Progress
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
+from treekv.resize import resized
 
 LEAST: Final = 32  # tokens of the smallest of `usual_sizes`
 
@@ -69,28 +70,19 @@ def usual_sizes(tokens: int) -> list[int]:
 
 
 def at_sizes(configs: Mapping[str, TreeKVConfig], sizes: Sequence[int]) -> dict[tuple[str, int], TreeKVConfig]:
-    """The settings at each cache size, by name and size; sinks stay, recent tokens and blocks as far as they fit.
+    """The settings at each cache size, by name and size; sinks stay, recent tokens and blocks as far as they fit, and
+    budgets of layers or heads in proportion.
 
     Raises:
-        TreeKVError: no sizes, one that the settings cannot have, or settings with a budget for each head or layer,
-            which have one size only.
+        TreeKVError: no sizes, or one that the settings cannot have.
     """
     if not sizes:
         raise TreeKVError("no cache sizes given; the text may be too short for the usual ones")
     found = {}
     for name, config in configs.items():
-        if config.budgets is not None and not isinstance(config.budgets, str):
-            raise TreeKVError(f"the settings {name!r} have budgets for one cache size; leave them out of the curve")
         for size in sizes:
-            found[name, int(size)] = _resized(config, int(size))
+            found[name, int(size)] = resized(config, int(size))
     return found
-
-
-def _resized(config: TreeKVConfig, size: int) -> TreeKVConfig:
-    try:
-        return config.replace(cache_size=size)
-    except TreeKVError:  # sizes that were given and do not fit the new one
-        return config.replace(cache_size=size, recent_size=None, block_size=None)
 
 
 def as_curve(found: Mapping[tuple[str, int], float], names: Sequence[str], source: str) -> xr.DataArray:

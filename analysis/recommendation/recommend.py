@@ -35,6 +35,7 @@ from analysis.recommendation.classes import CLASSES, MOST_CLASSES, budget_classe
 from analysis.recommendation.curves import SMALLEST
 from analysis.recommendation.stages import DEFAULTS, PromptStage, Stage, StreamStage
 from analysis.units import count
+from treekv import shipped
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
 
@@ -128,7 +129,10 @@ def recommend(
         size = budget
     _check_size(texts, size, reading.most(), f"{max_bytes:,} bytes, " if max_bytes is not None else "")
     budgets, config = search.proposal(size)
-    losses = None if model is None else search.losses({PROPOSED: config, **reading.alternatives(size)})
+    losses = None
+    if model is not None:
+        others = reading.alternatives(size) | _shipped(first, stage, config)
+        losses = search.losses({PROPOSED: config, **others})
     needed = _decoding_bytes(first, config.replace(after_prompt="evict"), itemsize)
     about = [*search.sentences, _described(budgets, reading), *_compared(losses)]
     more = ", and what follows the prompt" if config.after_prompt == "keep" else ""
@@ -204,6 +208,19 @@ class _Search:
         return sizes[high]
 
 
+def _shipped(captured: Capture, stage: str, config: TreeKVConfig) -> dict[str, TreeKVConfig]:
+    """Settings of this size that come with TreeKV for the captured model and stage, if they are others."""
+    known = captured.attrs.get("model_fingerprint")
+    found = {}
+    for name in shipped.names():
+        made = shipped.provenance(name)
+        if known is not None and (made.get("model_fingerprint"), made.get("made_by")) == (known, _made_by(stage)):
+            other = TreeKVConfig.load(name)
+            if other.cache_size == config.cache_size and other != config:
+                found[name] = other
+    return found
+
+
 # ---------------------------------------------------------------------- words
 
 
@@ -222,7 +239,7 @@ def _compared(losses: xr.DataArray | None) -> list[str]:
     best = min(cost, key=cost.__getitem__)
     sentences = [
         f"Loss: {own:+.3f} nats a token above the full cache, replayed on the captured text; the paper's defaults "
-        f"{usual:+.3f}, {best}, the best other policy of this size, {cost[best]:+.3f}."
+        f"{usual:+.3f}, {best}, the best of the others of this size, {cost[best]:+.3f}."
     ]
     if own >= min(usual, cost[best]):
         better = "the paper's defaults" if usual <= cost[best] else best
@@ -230,10 +247,14 @@ def _compared(losses: xr.DataArray | None) -> list[str]:
     return sentences
 
 
+def _made_by(stage: str) -> str:
+    return f"analysis.recommend, stage {stage!r}"
+
+
 def _provenance(texts: list[Capture], stage: str, reading: Stage, losses: xr.DataArray | None) -> dict[str, Any]:
     first = texts[0].attrs
     made: dict[str, Any] = {
-        "made_by": f"analysis.recommend, stage {stage!r}",
+        "made_by": _made_by(stage),
         "budgets": f"by {reading.how()}",
         "model": texts[0].model,
         "model_fingerprint": first.get("model_fingerprint"),

@@ -63,7 +63,8 @@ def demo(
     configs |= chain.recommended(model, len(ids))
     streamed = chain.stream(network, ids, configs, stage)
     generated = chain.generate(network, tokenizer, ids, configs, stage)
-    results = chain.summary(title, artifacts, configs, streamed, generated)
+    dtype = str(network.dtype).removeprefix("torch.")
+    results = chain.summary(title, artifacts, configs, streamed, generated, dtype)
     results |= {"load": str(Path(model).resolve()) if Path(model).exists() else model, "seconds": seconds}
     if not quiet:
         _show_streaming(results["streaming"], len(ids))

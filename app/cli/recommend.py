@@ -135,6 +135,10 @@ def _wrong_goal(goals: dict[str, Any], loss: bool, reading: Stage) -> str:
         return "--stage prompt needs the model, which reads every text twice; leave out --no-loss"
     if goals["--budget"] is not None and goals["--budget"] < 16:
         return f"--budget must be at least 16 tokens, got {goals['--budget']}"
+    if goals["--bytes"] is not None and goals["--bytes"] < 1:
+        return f"--bytes must be at least 1, got {goals['--bytes']}"
+    if goals["--target-loss"] is not None and not 0 < goals["--target-loss"] < float("inf"):
+        return f"--target-loss must be more than 0 nats a token, got {goals['--target-loss']:g}"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""Code that runs chosen settings elsewhere: a few lines of Python, or one command."""
+"""Code that runs active configuration elsewhere: a few lines of Python, or one command."""
 
 from __future__ import annotations
 
@@ -39,11 +39,16 @@ def needs_file(prompt: str) -> bool:
 
 
 def own_command() -> str:
-    """How to call treekv from the folder in which this process runs: by its path where it is not on the PATH, as in a
-    new virtual environment."""
-    called = Path(sys.argv[0])
-    here = called.name == "treekv" and not called.is_absolute() and shutil.which("treekv") is None
-    return str(called) if here else "treekv"
+    """How to call treekv from the folder in which this process runs: where it is not on the PATH, as in a new virtual
+    environment, by the path by which it was called, or else by that of the script beside the interpreter."""
+    if shutil.which("treekv") is not None:
+        return "treekv"
+    called, beside = Path(sys.argv[0]), Path(sys.executable).with_name("treekv")
+    if called.name == "treekv":
+        return str(called)
+    if not beside.is_file():
+        return "treekv"
+    return str(beside.relative_to(Path.cwd())) if beside.is_relative_to(Path.cwd()) else str(beside)
 
 
 def command_line(model: str, prompt: str = PROMPT, tokens: int = NEW_TOKENS, command: str = "treekv") -> str:

@@ -29,7 +29,7 @@ def one_page(
     """The page as self-contained HTML.
 
     Args:
-        config: the chosen settings.
+        config: the active configuration.
         title: the name of the settings.
         model: the name of the model that was captured, `load` what `treekv.load_model` takes for it.
         text, tokens: what was simulated.

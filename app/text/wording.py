@@ -18,7 +18,7 @@ PAPER: Final = "paper"  # the protocol of `analysis.trends`
 FEW_SAMPLES: Final = "Amplitude varies so much along a text that fewer than 5 samples rarely decide anything."
 SINKS_APART: Final = (
     "The first {count} tokens were removed before the transform, since an attention sink leaks into the low bands. "
-    "If they are left in, claim 2 can have another result; docs/wavelets.md shows both."
+    "If they are left in, claim (ii) can have another result; docs/wavelets.md shows both."
 )
 
 
@@ -90,9 +90,9 @@ def beyond_words(claims: Mapping[str, Any]) -> str:
     """What holds beyond the paper's comparison, from the attributes of `analysis.trends` to the last token."""
     sinks = "without" if claims.get("sinks", "separate") == "separate" else "with"
     return (
-        f"Beyond it, {protocol_words(claims)}, {sinks} the first {claims['sink_count']} tokens: claim 1 "
-        f"{claims['claim_i']}, claim 2 {claims['claim_ii']}, most growth in {claims['claim_ii_top_band']}. There the "
-        "tokens just read count, and the sinks can change claim 2; docs/wavelets.md shows both."
+        f"Beyond it, {protocol_words(claims)}, {sinks} the first {claims['sink_count']} tokens: claim (i) "
+        f"{claims['claim_i']}, claim (ii) {claims['claim_ii']}, most growth in {claims['claim_ii_top_band']}. There "
+        "the tokens just read count, and the sinks can change claim (ii); docs/wavelets.md shows both."
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections.abc import Mapping
 from typing import Final
 
@@ -12,12 +14,14 @@ import analysis
 from analysis import plot
 from analysis.prediction.budget_curve import as_curve, at_sizes, usual_sizes
 from app.dashboard.actions import losses
-from app.dashboard.session.messages import or_stop, sentence
+from app.dashboard.session.messages import sentence
+from app.dashboard.session.settings import setting_name
 from app.dashboard.widgets.figure import draw_figure
 from app.dashboard.widgets.job_progress import show_job
 from app.runs.folder import RunFolder
 from app.text import captions
 from treekv import TreeKVConfig, TreeKVError
+from treekv.resize import resized
 
 JOB: Final = "curve-job"  # in the session: what was asked for, and the job
 FIRST: Final = 2  # settings to begin with: a point of a curve is a pass of the model
@@ -30,7 +34,7 @@ def section(run: RunFolder, captured: analysis.Capture, compared: Mapping[str, T
     names = _by_policy(compared)
     sizes = usual_sizes(captured.tokens)
     if reason or not names or not sizes:
-        st.caption(reason or "There is no curve: the settings have one size only, or the text is too short.")
+        st.caption(reason or "There is no curve: no setting evicts anything, or the text is too short.")
         return
     if not st.toggle("Draw it", key="curve", bind="query-params", persist_state="session"):
         st.caption("How the loss of the compared policies on this text falls as they may keep more of it.")
@@ -39,7 +43,10 @@ def section(run: RunFolder, captured: analysis.Capture, compared: Mapping[str, T
     if not chosen:
         st.info("Choose at least one policy.")
         return
-    wanted = or_stop(lambda: at_sizes({name: names[name] for name in chosen}, sizes))
+    wanted: dict[tuple[str, int], TreeKVConfig] = {}
+    for name, size in itertools.product(chosen, sizes):
+        with contextlib.suppress(TreeKVError):  # a size that is too small for these settings is left out
+            wanted |= at_sizes({name: names[name]}, [size])
     flat = {f"{name} {size:,}": config for (name, size), config in wanted.items()}
     predicted, measured = (losses.Question(run, 0, kind) for kind in ("predicted", "measured"))
     asked = st.session_state.get(JOB)
@@ -70,16 +77,24 @@ def section(run: RunFolder, captured: analysis.Capture, compared: Mapping[str, T
 
 
 def _by_policy(compared: Mapping[str, TreeKVConfig]) -> dict[str, TreeKVConfig]:
-    """The compared settings without their sizes, each once, by title; without those whose heads have budgets."""
+    """The compared settings without their sizes, each once, by title."""
     names: dict[str, TreeKVConfig] = {}
     for config in compared.values():
-        if config.policy == losses.FULL or (config.budgets is not None and not isinstance(config.budgets, str)):
+        if config.policy == losses.FULL:
             continue
-        if config.title in names and names[config.title].replace(cache_size=config.cache_size) != config:
-            names[f"{config.title} ({len(names) + 1})"] = config
+        title = setting_name(config)
+        if title in names and not _same_but_for_size(names[title], config):
+            names[f"{title} ({len(names) + 1})"] = config
         else:
-            names.setdefault(config.title, config)
+            names.setdefault(title, config)
     return names
+
+
+def _same_but_for_size(one: TreeKVConfig, other: TreeKVConfig) -> bool:
+    try:
+        return resized(one, other.cache_size) == other
+    except TreeKVError:
+        return False
 
 
 def _extra(

@@ -1,4 +1,4 @@
-"""The job behind the page Generate: one generation with the chosen settings, and one with the full cache."""
+"""The job behind the page Generate: one generation with the active configuration, and one with the full cache."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from app.generation import Generation, Pace, generate, parting
 from treekv import TreeKVConfig, TreeKVError
 from treekv.attention.model_use import model_use
 
-OURS: Final = "chosen settings"
+OURS: Final = "active configuration"
 FULL: Final = "full cache"
 SHOWN_AFTER: Final = 24  # tokens shown from the first difference of two texts on
 # The prompt to start with is this many times as long as the cache, so that tokens have to be evicted, but no longer
@@ -45,9 +45,9 @@ class Outcome:
         equal: how many tokens the two texts have in common before they differ; None if they are equal or there is
             only one.
         continuations: the next tokens of each from there on, as text.
-        real, simulated: retention records of the run with the chosen settings, and of its simulation.
-        positions: those of the tokens in the cache with the chosen settings, and why they are not "rank" if that was
-            not chosen; empty for the full cache.
+        real, simulated: retention records of the run with the active configuration, and of its simulation.
+        positions: those of the tokens in the cache with the active configuration, and why they are not "rank" if that
+            was not chosen; empty for the full cache.
         note: one sentence on why something is missing.
     """
 

@@ -113,21 +113,24 @@ def check(request: RunRequest, root: Path) -> None:
         raise TreeKVError("no model is chosen; choose one, or type a folder or a hub id")
     if not request.text.strip():
         raise TreeKVError("the text is empty; paste or upload one, or take the sample")
-    if not pipeline.LEAST_TOKENS <= request.tokens <= MOST_TOKENS:
-        raise TreeKVError(
-            f"tokens must be between {pipeline.LEAST_TOKENS} and {MOST_TOKENS:,} here, got {request.tokens:,}"
-        )
     window = trained_window(request.model)
     if window is not None and request.tokens > window:
         raise TreeKVError(
             f"{model_title(request.model)} was trained with texts of {window:,} tokens, got {request.tokens:,}; use at "
             f"most {window:,}"
         )
+    if not pipeline.LEAST_TOKENS <= request.tokens <= MOST_TOKENS:
+        raise TreeKVError(
+            f"tokens must be between {pipeline.LEAST_TOKENS} and {MOST_TOKENS:,} here, got {request.tokens:,}"
+        )
     if not request.cache_size < request.tokens:
         raise TreeKVError(
             f"a cache of {request.cache_size:,} tokens evicts nothing from {request.tokens:,}; make it smaller"
         )
-    configs(request)
+    try:
+        configs(request)
+    except TreeKVError as error:
+        raise TreeKVError(wording.by_control(str(error))) from None
     read_layers(request.layers)
     place = run_folder.place_below(root, request.name)
     if request.name.startswith("."):

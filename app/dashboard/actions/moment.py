@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ _NARROW = {  # of a density, which shares a column
     "height": 330,
     "xaxis": {"title": {"text": "distance from the newest (tokens)"}},
     "yaxis": {"title": {"text": "kept (%)"}},
-    "legend": {"x": 1, "xanchor": "right", "y": 1, "yanchor": "top", "bgcolor": "rgba(0,0,0,0)"},
+    "legend": {"x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom", "orientation": "h"},
 }
 
 
@@ -103,6 +104,21 @@ def draw_density(part: Part, step: int) -> None:
         )
 
 
+def draw_heads(part: Part, step: int, on_head: Callable[[int, int], None] | None) -> None:
+    """The maps of all layers and heads, up to the step."""
+    if not _is_read(part, step):
+        st.info(f"No position from {part.start:,} on has been read yet; move the slider to the right.")
+        return
+    draw_figure(
+        lambda: plot.head_maps(
+            part.data, policy=part.policy, start=part.start, stop=part.stop, step=min(step, part.steps - 1)
+        ),
+        f"{captions.HEAD_MAPS} {captions.CLICK}" if on_head else captions.HEAD_MAPS,
+        key=f"head-maps{part.key}",
+        on_head=on_head,
+    )
+
+
 def draw_text_so_far(part: Part, step: int) -> None:
     """The text up to the step, scrolled to its end."""
     first, last = _so_far(part, step)
@@ -133,7 +149,7 @@ def draw_tree(part: Part, step: int) -> None:
             part.data, policy=part.policy, layer=part.layer, head=part.head, step=step, start=start, stop=stop
         ),
         captions.TREE,
-        key="tree",
+        key=f"tree{part.key}",
     )
     if start is None:
         st.caption(f"To see another stretch, select at most {MOST_IN_TREE} positions in the sidebar.")
@@ -157,13 +173,14 @@ def family_of_a_token(part: Part, step: int, stretch: tuple[int, int]) -> None:
     positions.sort(key=lambda at: -sizes[at])
 
     def label(at: int) -> str:
-        word = "" if tokens is None else f"\u201c{' '.join(str(tokens[at]).split())}\u201d "
+        word = "" if tokens is None else f"\u201c{str(tokens[at]).replace(chr(10), chr(0x23CE)).strip()}\u201d "
         return f"{word}({at:,}), stands for {sizes[at]:,}"
 
-    if st.session_state.get("family") not in positions:
-        st.session_state.pop("family", None)
+    key = f"family{part.key}"
+    if st.session_state.get(key) not in positions:
+        st.session_state.pop(key, None)
     title = "The family of a token that is still kept"
-    chosen = st.selectbox(title, positions, format_func=label, key="family") or positions[0]
+    chosen = st.selectbox(title, positions, format_func=label, key=key) or positions[0]
     for sentence in analysis.family_in_words(part.data, chosen, policy=part.policy, layer=layer, head=head, step=step):
         st.markdown(f"- {plain(sentence)}")
 

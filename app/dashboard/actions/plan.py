@@ -8,26 +8,37 @@ import analysis
 from analysis import memory_plan
 from analysis.memory_size import DTYPES
 from app.dashboard.session.messages import plain, sentence
+from app.dashboard.session.run import default_model
 from app.dashboard.session.settings import MOST_COMPARED, join_compared
+from app.runs.folder import RunFolder
 from app.text import wording
 from treekv import TreeKVConfig, TreeKVError
+from treekv.models import load_config
 
 
-def section(captured: analysis.Capture) -> None:
+def section(run: RunFolder, captured: analysis.Capture) -> None:
     """The inputs, the largest cache that fits in one sentence, and a button that compares it."""
     with st.expander("How much can I have?"):
         st.markdown("The largest cache with which all users fit, at the end of their contexts.")
         columns = st.columns(4)
-        memory = columns[0].text_input(
-            "Memory", "8 GB", key="plan-memory", help="For keys and values, without the weights of the model."
-        )
+        memory = columns[0].text_input("Memory", "8 GB", key="plan-memory", help="Of the GPU or the machine.")
         users = columns[1].number_input("Users at once", 1, memory_plan.MOST_USERS, 16, key="plan-users")
         context = columns[2].number_input("Context (tokens)", 32, 10_000_000, 32_768, 1024, key="plan-context")
         dtype = columns[3].selectbox("Data type", DTYPES, index=DTYPES.index("bfloat16"), key="plan-dtype")
+        sizes = _sizes(default_model(run))
+        taken = 0
+        if sizes is None:
+            st.caption("The model's configuration is not here, so its weights are not taken from the memory.")
+        elif st.toggle("Take the model's weights from the memory first", True, key="plan-weights"):
+            taken = sizes.weight_bytes(str(dtype))
+            st.caption(f"Weights: {wording.size(taken)} in {dtype}.")
         try:
+            total = memory_plan.read_bytes(memory or "")
+            if taken >= total:
+                raise TreeKVError(f"the weights take {wording.size(taken)}, and the memory is {wording.size(total)}")
             found = memory_plan.plan(
                 captured,
-                memory=memory_plan.read_bytes(memory or ""),
+                memory=total - taken,
                 users=int(users),
                 context=int(context),
                 dtype=str(dtype),
@@ -50,6 +61,15 @@ def section(captured: analysis.Capture) -> None:
             args=(found.config,),
             help="It joins the comparison, which predicts its loss.",
         )
+
+
+@st.cache_data(max_entries=32, show_spinner=False)
+def _sizes(model: str) -> memory_plan.ModelSizes | None:
+    """The sizes of the run's model, if its configuration is on this machine."""
+    try:
+        return memory_plan.model_sizes(load_config(model))
+    except TreeKVError:
+        return None
 
 
 def _compare(config: TreeKVConfig) -> None:

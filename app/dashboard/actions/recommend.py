@@ -104,10 +104,14 @@ def in_one_sentence(choice: analysis.Recommendation, captured: analysis.Capture)
     if choice.losses is None:
         return f"{words}; without the model its loss is not known."
     cost = dict(zip(choice.losses["policy"].values.tolist(), choice.losses.values.tolist(), strict=True))
-    return (
-        f"{words}, for a predicted loss of {cost[PROPOSED]:+.3f} nats a token, where the paper's defaults of this size "
-        f"cost {cost[DEFAULTS]:+.3f}."
+    others = {name: loss for name, loss in cost.items() if name not in (PROPOSED, DEFAULTS)}
+    best = min(others, key=others.__getitem__)
+    words += (
+        f", for a predicted loss of {cost[PROPOSED]:+.3f} nats a token, where the paper's defaults of this size cost "
+        f"{cost[DEFAULTS]:+.3f} and {best}, the best of the others, {others[best]:+.3f}."
     )
+    lower = min(cost, key=cost.__getitem__)
+    return words if lower == PROPOSED else f"{words} On this text {lower} would be the better choice."
 
 
 def _show(choice: analysis.Recommendation, captured: analysis.Capture) -> None:

@@ -1,4 +1,4 @@
-"""What the page Export offers: figures of the run and of the chosen settings, and the one-page report."""
+"""What the page Export offers: figures of the run and of the active configuration, and the one-page report."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from typing import Final
 
 import plotly.graph_objects as go
 
+import analysis
 from analysis import plot
-from app.dashboard.actions import compare
-from app.dashboard.actions.table import Row
+from app.dashboard.actions import compare, losses
+from app.dashboard.actions.table import Row, with_losses
 from app.dashboard.session.run import open_capture, open_spectrum
+from app.dashboard.session.settings import as_by_default, sized_name, with_changes
 from app.report.one_page import one_page
 from app.runs import folder as run_folder
 from app.runs.captured_model import model_to_load
 from app.runs.folder import RunFolder
-from app.text import captions, wording
+from app.text import captions
 from treekv import TreeKVConfig
 
 CONTEXT: Final = 32768  # tokens for which memory is reported
@@ -39,11 +41,11 @@ def figures(run: RunFolder, config: TreeKVConfig) -> dict[str, Figure]:
     if run.has(run_folder.CAPTURE):
         name = _names(config)[0]
         found |= {
-            "Chosen settings: kept tokens": (
+            "Active configuration: kept tokens": (
                 lambda: plot.eviction_map(simulated(run, config).retention, policy=name),
                 captions.EVICTION_MAP,
             ),
-            "Chosen settings beside a window": (
+            "Active configuration beside a window": (
                 lambda: plot.eviction_maps(simulated(run, config).retention),
                 captions.MAPS,
             ),
@@ -56,10 +58,14 @@ def figures(run: RunFolder, config: TreeKVConfig) -> dict[str, Figure]:
 
 
 def simulated(run: RunFolder, config: TreeKVConfig) -> compare.Comparison:
-    """The chosen settings beside a window of the same size, on a few layers of the run's capture."""
+    """The active configuration beside a window of the same size, on the layers that Compare has simulated: all of them,
+    or a few."""
     captured, configs = open_capture(run), _configs(config)
-    layers = tuple(compare.default_layers(captured))
-    return compare.simulate(run, configs, layers, compare.default_prompt(configs, captured.tokens))
+    prompt = compare.default_prompt(configs, captured.tokens)
+    layers = tuple(captured.layers)
+    if not compare.is_known(run, configs, layers, prompt):
+        layers = tuple(compare.default_layers(captured))
+    return compare.simulate(run, configs, layers, prompt)
 
 
 def check(run: RunFolder, config: TreeKVConfig) -> None:
@@ -69,7 +75,7 @@ def check(run: RunFolder, config: TreeKVConfig) -> None:
 
 
 def report(run: RunFolder, config: TreeKVConfig) -> str:
-    """The one-page report on the chosen settings, as HTML.
+    """The one-page report on the active configuration, as HTML.
 
     Raises:
         TreeKVError: what `check` raises.
@@ -86,7 +92,7 @@ def report(run: RunFolder, config: TreeKVConfig) -> str:
         tokens=captured.tokens,
         means_words=f"{compare.describe_reading(int(found.retention.attrs['prompt']))} "
         f"{compare.describe_means(captured, found)}",
-        rows=[_with_percent(row) for row in compare.rows(captured, found, CONTEXT, 1, DTYPE)[0]],
+        rows=[_with_percent(row) for row in _rows(run, captured, found)],
         memory_words=f"Memory is that of the keys and values of {len(captured.model_layers)} layers at "
         f"{CONTEXT:,} tokens, batch size 1, {DTYPE}.",
         pictures=[
@@ -97,25 +103,39 @@ def report(run: RunFolder, config: TreeKVConfig) -> str:
     )
 
 
+def _rows(run: RunFolder, captured: analysis.Capture, found: compare.Comparison) -> list[Row]:
+    """The rows of the table on Compare, with the losses that the run keeps."""
+    rows = compare.rows(captured, found, CONTEXT, 1, DTYPE)[0]
+    kinds: list[losses.Kind] = ["predicted", "measured"]
+    prompt = int(found.retention.attrs["prompt"])
+    known = {kind: losses.Question(run, prompt, kind).known(found.configs) for kind in kinds}
+    known = {kind: entries for kind, entries in known.items() if losses.FULL in entries and len(entries) > 1}
+    return [{name: value for name, value in row.items() if name != "saved"} for row in with_losses(rows, known)]
+
+
 def _with_percent(row: Row) -> Row:
     forms = {
+        "loss above full, predicted": "{:+.3f}",
+        "loss above full, measured": "{:+.3f}",
         "attention retained": "{:.1f} %",
         "output error": "{:.1f} %",
         "times smaller": "{:.1f}",
         "tokens kept": "{:,}",
     }
-    return {name: forms[name].format(value) if name in forms else value for name, value in row.items()}
+    return {
+        name: "" if value is None else forms[name].format(value) if name in forms else value
+        for name, value in row.items()
+    }
 
 
 def _names(config: TreeKVConfig) -> list[str]:
-    size = "" if config.policy == "full" else f" {config.cache_size:,}"
-    full, streaming = wording.policy_title("full"), f"{wording.policy_title('streaming')}{size}"
-    return [f"{config.title}{size}", full if config.policy == "streaming" else streaming]
+    return list(_configs(config))
 
 
 def _configs(config: TreeKVConfig) -> dict[str, TreeKVConfig]:
-    other = config.for_policy("full" if config.policy == "streaming" else "streaming")
-    return dict(zip(_names(config), (config, other), strict=True))
+    plain = as_by_default(config)
+    other = with_changes(plain, policy="full" if config.policy == "streaming" else "streaming")
+    return {sized_name(config): config, sized_name(other): other}
 
 
 def _memory(run: RunFolder, config: TreeKVConfig) -> go.Figure:

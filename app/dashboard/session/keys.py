@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-SETTINGS: Final = ("settings", "compare")  # the chosen settings, and those compared side by side
+SETTINGS: Final = ("settings", "compare")  # the active configuration, and those compared side by side
 VIEW: Final = ("layer", "head", "positions")  # what the sidebar selects
 # The configurations that were active before, the last one last; why the active one is not in its run.
 BEFORE: Final = "settings-before"

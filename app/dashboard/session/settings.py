@@ -1,8 +1,9 @@
-"""The chosen settings and the compared ones, which are kept in the session and in the address."""
+"""The active configuration and the compared ones, which are kept in the session and in the address."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from app.dashboard.session.run import default_model, find_run
 from app.runs import folder as run_folder
 from app.runs.folder import RunFolder
 from treekv import TreeKVConfig, TreeKVError, shipped
+from treekv.resize import resized
 
 CHOSEN, COMPARED = SETTINGS
 WRONG: Final = "settings-wrong"  # in the session: what is wrong with those in the address or the run, not said yet
@@ -190,10 +192,25 @@ def join_compared(config: TreeKVConfig) -> bool:
     return bool(config in st.session_state.get(COMPARED, []))
 
 
+def setting_name(config: TreeKVConfig) -> str:
+    """The name of a setting for readers, without its size: that of the file for settings that come with TreeKV."""
+    return _shipped().get(config, config.title)
+
+
+def sized_name(config: TreeKVConfig) -> str:
+    """The same with its size: "TreeKV 128", "smollm2-128"."""
+    name = setting_name(config)
+    return name if config.policy == "full" or name != config.title else f"{name} {config.cache_size:,}"
+
+
 def setting_label(number: int, config: TreeKVConfig) -> str:
     """The name of the setting at this index in figures."""
-    size = "" if config.policy == "full" else f" {config.cache_size:,}"
-    return f"{_LETTERS[number]} {config.title}{size}"
+    return f"{_LETTERS[number]} {sized_name(config)}"
+
+
+@functools.cache
+def _shipped() -> dict[TreeKVConfig, str]:
+    return {TreeKVConfig.load(name): name for name in shipped.names()}
 
 
 def _compared_in_address() -> list[TreeKVConfig] | None:
@@ -211,13 +228,13 @@ def _compared_in_address() -> list[TreeKVConfig] | None:
 
 
 def _to_begin_with(config: TreeKVConfig, tokens: int, run: RunFolder | None) -> list[TreeKVConfig]:
-    """The chosen settings (a tree that fits the text if they would keep all of it), the recommended ones that come with
+    """The active configuration (a tree that fits the text if it would keep all of it), the settings that come with
     TreeKV for the run's model, and others, all of the same size."""
     if config.policy == "full" or config.cache_size >= tokens:
         config = TreeKVConfig(cache_size=max(tokens // 128 * 16, 32))
-    others = [name for name in ("tree", "streaming", "h2o") if name != config.policy]
-    recommended = _recommended(run, config)
-    return [config, *recommended, *(with_changes(config, policy=name) for name in others)]
+    plain = as_by_default(config)
+    others = [with_changes(plain, policy=name) for name in ("tree", "streaming", "h2o")]
+    return [config, *_recommended(run, config), *(other for other in others if other != config)]
 
 
 def _recommended(run: RunFolder | None, config: TreeKVConfig) -> list[TreeKVConfig]:
@@ -231,6 +248,14 @@ def _recommended(run: RunFolder | None, config: TreeKVConfig) -> list[TreeKVConf
     return [found] if found != config else []
 
 
+def as_by_default(config: TreeKVConfig) -> TreeKVConfig:
+    """Settings to compare others with: without budgets for heads and what is chosen with them."""
+    if config.budgets is None:
+        return config
+    read = {name: getattr(config, name) for name in ("cache_size", "prefill", "block_size", "after_prompt")}
+    return TreeKVConfig(policy=config.policy, **read)
+
+
 def with_changes(config: TreeKVConfig, **changes: Any) -> TreeKVConfig:
     """`config.replace`, but block size and recent tokens return to defaults where the old ones no longer fit.
 
@@ -239,6 +264,8 @@ def with_changes(config: TreeKVConfig, **changes: Any) -> TreeKVConfig:
     """
     if "policy" in changes:
         config = config.for_policy(changes.pop("policy"))
+    if "cache_size" in changes and config.budgets is not None:
+        config = resized(config, changes["cache_size"])
     refused = None
     for relaxed in ({}, {"block_size": None}, {"block_size": None, "recent_size": None}):
         try:

@@ -268,8 +268,8 @@ def draw_table(found: Comparison, prompt: int, length: int, batch: int, dtype: s
     if known:
         entry = next(iter(known.values()))[losses.FULL]
         words += (
-            f"Loss in nats a token, computed in {entry.dtype}; the full cache has {entry.loss:.3f}. It ranks settings; "
-            "attention and output error show what is kept, and do not. "
+            f"Loss in nats a token, computed in {entry.dtype}; the full cache has {entry.loss:.3f}. Choose by loss; "
+            "attention and output error only describe what is kept. "
         )
     st.caption(
         f"{words}{compare.describe_means(captured, found)} Memory is that of the keys and values of "
@@ -287,6 +287,6 @@ def draw_table(found: Comparison, prompt: int, length: int, batch: int, dtype: s
 
 side_by_side()
 recommend.section(run, captured)
-plan.section(captured)
+plan.section(run, captured)
 st.fragment(budget_curve.section)(run, captured, compared_settings(run, captured.tokens))
 compare.draw_reality_check()

@@ -5,18 +5,16 @@ from __future__ import annotations
 
 import streamlit as st
 
-from analysis import plot
 from app.dashboard.actions import find
-from app.dashboard.actions.moment import Part, draw_linked, draw_tree
+from app.dashboard.actions.moment import Part, draw_heads, draw_linked, draw_tree
 from app.dashboard.pages import runs_root
 from app.dashboard.session.keys import REAL_TRACE
 from app.dashboard.session.messages import or_stop, plain
 from app.dashboard.session.run import current_run, open_retention, policies_of, policy_label, query_heads
 from app.dashboard.session.view import choose_head, follow, kv_head_of, selected_index, selected_stretch
-from app.dashboard.widgets.figure import draw_figure
 from app.dashboard.widgets.step_slider import through_time
 from app.runs import folder as run_folder
-from app.text import captions, wording
+from app.text import wording
 
 VIEWS = TOGETHER, TREE, HEADS = "Map, density and text", "Tree", "All heads"
 
@@ -104,22 +102,20 @@ def at(step: int) -> None:
         bind="query-params",
         persist_state="session",
     )
-    if view == TREE:
-        draw_tree(part, min(step, steps - 1))
-    elif view == HEADS:
-        draw_figure(
-            lambda: plot.head_maps(data, policy=name, start=start, stop=stop),
-            f"{captions.HEAD_MAPS} {captions.CLICK}",
-            key="head-maps",
-            on_head=choose_kv_head,
+    parts = [part] if beside is None else [part, beside]
+    if beside is not None:
+        st.caption(
+            f"First: {plain(run.path.name)}, {plain(name)}. Second: {plain(str(st.session_state['beside']))}, "
+            f"{plain(beside.policy)}, {beside.steps:,} tokens."
         )
+    if view == TREE:
+        for one in parts:
+            draw_tree(one, min(step, one.steps - 1))
+    elif view == HEADS:
+        for one in parts:
+            draw_heads(one, step, choose_kv_head if one is part else None)
     else:
-        if beside is not None:
-            st.caption(
-                f"Left: {plain(run.path.name)}, {plain(name)}. Right: {plain(str(st.session_state['beside']))}, "
-                f"{plain(beside.policy)}, {beside.steps:,} tokens."
-            )
-        draw_linked([part] if beside is None else [part, beside], step, zoomable=not is_real)
+        draw_linked(parts, step, zoomable=not is_real)
 
 
 beside = another_run()

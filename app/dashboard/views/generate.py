@@ -1,4 +1,4 @@
-"""Generate: a real generation with the chosen settings, token by token, beside the full cache."""
+"""Generate: a real generation with the active configuration, token by token, beside the full cache."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ run = find_run()
 st.title("Generate")
 show_run_error()
 config = current_settings(run)
-st.markdown("The real model continues a prompt with the settings you chose, beside the same model with a full cache.")
-st.caption(f"Chosen: {plain(wording.settings_in_words(config))}. Change them on the page Compare.")
+st.markdown("The real model continues a prompt with the active configuration, beside the same model with a full cache.")
+st.caption(f"Active configuration: {plain(wording.settings_in_words(config))}. Change them on the page Compare.")
 
 
 def request_form() -> Request | None:

@@ -39,7 +39,7 @@ TOUR = (
         "**Eviction map**: which tokens a policy keeps at each step. Press Play to watch the past thin out.",
     ),
     ("compare", "**Compare**: several settings side by side on the same text, and a recommendation."),
-    ("generate", "**Generate**: the real model with the chosen settings beside the full cache, token by token."),
+    ("generate", "**Generate**: the real model with the active configuration beside the full cache, token by token."),
     ("take_away", "**Export**: the settings as a file, a script and a command, with figures and a report."),
 )
 

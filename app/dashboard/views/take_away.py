@@ -1,4 +1,4 @@
-"""Export: the chosen settings as files and commands, figures, a report, and settings for other engines."""
+"""Export: the active configuration as files and commands, figures, a report, and settings for other engines."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ st.title("Export")
 show_run_error()
 config = current_settings(run)
 st.markdown(
-    "The chosen settings, ready to run elsewhere: a file, a script and a command, with figures and a report to share."
+    "The active configuration, ready to run elsewhere: a file, a script and a command, with figures and a report."
 )
 
 
@@ -124,7 +124,7 @@ def report(run: RunFolder) -> None:
     st.subheader("Report")
     left, right = st.columns(2)
     with left:
-        st.markdown("One page on the chosen settings: numbers, three figures, and how to run them.")
+        st.markdown("One page on the active configuration: numbers, three figures, and how to run them.")
         try:
             take_away.check(run, config)
             st.download_button(
@@ -158,7 +158,7 @@ def elsewhere(config: TreeKVConfig) -> None:
     st.subheader("In other engines")
     found = other_engines.translations(config)
     if not found:
-        st.info("The chosen settings evict nothing, so there is nothing to translate.")
+        st.info("The active configuration evicts nothing, so there is nothing to translate.")
         return
     st.markdown("The nearest settings of each engine. None has the tree, so measure there before you rely on them.")
     for tab, one in zip(st.tabs([one.engine for one in found]), found, strict=True):

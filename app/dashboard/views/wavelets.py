@@ -34,7 +34,8 @@ else:
     )
     st.caption(wording.verdict(found.attrs))
 if found is not None and (layer is not None or head is not None):
-    st.markdown(plain(transform.growth_words(found, layer, head)))
+    each = next((one for one in (found, beyond) if one is not None and "growth_by_head" in one), found)
+    st.markdown(plain(transform.growth_words(each, layer, head)))
 if beyond is not None:
     st.caption(wording.beyond_words(beyond.attrs))
 

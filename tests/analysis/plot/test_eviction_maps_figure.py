@@ -139,11 +139,11 @@ def test_maps_abreast_have_names_in_short_lines_and_room_for_them(made_record):
     )
     assert [note.text for note in two.layout.annotations if note.text != "not read yet"] == names[:2]
     notes = [note.text for note in three.layout.annotations]
-    assert notes[:3] == ["A TreeKV 128", "B StreamingLLM<br>128", "C H2O 128"]
+    assert notes[:3] == ["A TreeKV 128", "B StreamingLLM 128", "C H2O 128"]
     assert set(notes[3:]) == {"not read<br>yet"}
-    long = many.assign_coords(policy=["A TreeKV, budgets by head 128", *names[1:]])
+    long = many.assign_coords(policy=["A StreamingLLM, budgets by head 1,024", *names[1:]])
     four = plot.eviction_maps(long)
-    assert four.layout.annotations[0].text == "A TreeKV, budgets by<br>head 128"
+    assert four.layout.annotations[0].text == "A StreamingLLM, budgets by<br>head 1,024"
     upper, lower = four.layout.yaxis.domain, four.layout.yaxis3.domain
     drawn = four.layout.height - four.layout.margin.t - four.layout.margin.b
     assert (upper[0] - lower[1]) * drawn > 2 * plot.theme.LINE_HEIGHT + 35  # its name and the tick labels above it

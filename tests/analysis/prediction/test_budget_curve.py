@@ -56,5 +56,11 @@ def test_the_picture_has_the_points(llama, ids):
 def test_bad_requests_are_one_sentence(llama, ids):
     with pytest.raises(TreeKVError, match="no cache sizes"):
         analysis.budget_curve(llama, ids[:40], TREE)
-    with pytest.raises(TreeKVError, match="'tree' have budgets for one cache size"):
-        analysis.budget_curve(llama, ids, TREE.replace(budgets=(24, 40)), [24])
+    with pytest.raises(TreeKVError, match="give a layer 3 tokens"):
+        analysis.budget_curve(llama, ids, TREE.replace(budgets=(24, 40)), [4])
+
+
+def test_budgets_are_kept_in_proportion():
+    config = TREE.replace(budgets=(24, 40))
+    wanted = at_sizes({"own": config}, [16, 64])
+    assert [one.budgets for one in wanted.values()] == [(12, 20), (48, 80)]

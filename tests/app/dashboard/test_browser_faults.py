@@ -66,7 +66,7 @@ def test_bad_input_is_a_sentence_and_the_page_goes_on(
     number(watched, "Budget", 5000)
     refused("evicts nothing from 1,024")
     number(watched, "Budget", 3)
-    refused("cache_size 3 minus sink_size 4")
+    refused("Budget 3 minus Sinks 4")
     number(watched, "Budget", 64)
     page.get_by_role("radio", name="Paste").click()
     watched.settle()
