@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
@@ -10,6 +12,7 @@ from analysis.plot import theme
 from treekv.errors import TreeKVError
 
 _MAX_ANNOTATED = 12  # rows; a larger matrix has no numbers in its cells
+_LABEL_WIDTH = 11  # characters
 _PLURALS = {"policy": "policies", "layer": "layers", "head": "KV heads"}
 
 
@@ -47,9 +50,11 @@ def agreement(data: xr.DataArray, *, policy: str | None = None, layer: int | Non
         f"{spread}.",
         height=560,
     )
+    # In lines, as wide as a column of a narrow page.
+    lines = ["<br>".join(_wrapped(name)) for name in names]
     figure.add_heatmap(
-        x=names,
-        y=names,
+        x=lines,
+        y=lines,
         z=percent,
         zmin=0,
         zmax=100,
@@ -65,6 +70,10 @@ def agreement(data: xr.DataArray, *, policy: str | None = None, layer: int | Non
         hovertemplate=f"{between} %{{y}} and %{{x}}: %{{z}} % in common<extra></extra>",
     )
     axis = {"showgrid": False, "title": between if between != "head" else "KV head", "type": "category"}
-    figure.update_xaxes(**axis)
+    figure.update_xaxes(**axis, automargin=True, **({"tickangle": 0} if between == "policy" else {}))
     figure.update_yaxes(**axis, autorange="reversed", automargin=True, title_standoff=12)
     return figure
+
+
+def _wrapped(name: str) -> list[str]:
+    return textwrap.wrap(name, _LABEL_WIDTH, break_long_words=False, break_on_hyphens=False)

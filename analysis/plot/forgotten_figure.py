@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
@@ -9,6 +11,7 @@ import xarray as xr
 from analysis.plot import theme
 
 _MOST_IN_A_ROW = 3
+_TITLE_WIDTH = {1: 40, 2: 20, 3: 12}  # characters of the name above a grid on a narrow page
 
 
 def forgotten(data: xr.Dataset) -> go.Figure:
@@ -35,7 +38,7 @@ def forgotten(data: xr.Dataset) -> go.Figure:
         f"position {int(one['first']):,}, read by step {read:,} · the brighter, the later · brightest: still kept",
         f"Grids of {len(layers)} layers by {len(heads)} KV heads, one per policy: the step at which each forgot "
         f"\u201c{shown}\u201d. Heads that still keep it after {steps:,} tokens: {', '.join(kept)}.",
-        [theme.shown(name) for name in names],
+        [_wrapped(theme.shown(name), _TITLE_WIDTH[columns]) for name in names],
         columns,
         150 + rows * min(max(24 * min(len(layers), len(heads)), 90), 260),
     )
@@ -71,9 +74,12 @@ def forgotten(data: xr.Dataset) -> go.Figure:
         }
     )
     across, below = ([float(ends[0]) - 0.5, float(ends[-1]) + 0.5] for ends in (x, y))
-    figure.update_xaxes(
-        title="layer" if wide else "KV head", showgrid=False, showticklabels=True, nticks=6, range=across
-    )
+    figure.update_xaxes(showgrid=False, showticklabels=True, nticks=5, range=across)
+    figure.update_xaxes(title={"text": "layer" if wide else "KV head", "standoff": 6}, row=rows, col=1)
     figure.update_yaxes(showgrid=False, nticks=5, range=below[::-1])
     figure.update_yaxes(title="KV head" if wide else "layer", col=1)
     return figure
+
+
+def _wrapped(name: str, letters: int) -> str:
+    return "<br>".join(textwrap.wrap(name, letters, break_long_words=False, break_on_hyphens=False))

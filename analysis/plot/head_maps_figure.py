@@ -19,9 +19,9 @@ def head_maps(
     data: xr.Dataset,
     *,
     policy: str | None = None,
+    step: int | None = None,
     start: int | None = None,
     stop: int | None = None,
-    step: int | None = None,
 ) -> go.Figure:
     """Draw the eviction map of every layer and KV head, position (x) by step (y, downwards), as tiles of one picture.
 

@@ -29,7 +29,11 @@ _AROUND: Final = 4  # tokens before and after a place of the text that are quote
 def section(run: RunFolder, data: xr.Dataset, policy: str, on_head: Callable[[int, int], None], is_real: bool) -> None:
     """The search over all policies of the record `data`, and the list of one of them, by their titles."""
     st.subheader("Find what was forgotten")
-    left, right = st.columns(2, gap="large")
+    # Side by side on a wide page, one below the other on a narrow one.
+    half = "[data-testid=stLayoutWrapper]:has(> [class*=st-key-find-])"
+    st.html(f"<style>{half}{{min-width: min(26rem, 100%)}}</style>")
+    row = st.container(horizontal=True, gap="large")
+    left, right = (row.container(key=f"find-{name}", width="stretch") for name in ("phrase", "regret"))
     with left:
         st.fragment(partial(search, data, on_head))()
     with right:

@@ -10,6 +10,7 @@ import streamlit as st
 import analysis
 from analysis.recommendation.recommend import DEFAULTS, PROPOSED, SMALLEST
 from app.dashboard.actions import losses
+from app.dashboard.pages import runs_root
 from app.dashboard.session import jobs, loaded_model
 from app.dashboard.session.keys import PROMPT_GIVEN
 from app.dashboard.session.messages import or_stop, plain
@@ -18,6 +19,7 @@ from app.dashboard.session.settings import choose_settings, join_compared
 from app.dashboard.widgets.figure import draw_figure
 from app.dashboard.widgets.job_progress import show_job
 from app.dashboard.widgets.settings_editor import TAKEN
+from app.runs import folder as run_folder
 from app.runs.folder import RunFolder
 from app.text import captions, wording
 from treekv import TreeKVConfig, TreeKVError
@@ -46,10 +48,11 @@ def section(run: RunFolder, captured: analysis.Capture) -> None:
     goal = str(st.segmented_control("Goal", GOALS, default=TOKENS, required=True, key="goal"))
     wanted = _wanted(goal, captured)
     missing = losses.why_not(run, captured, 0)  # which the page says above
+    more = _other_texts(run, captured)
     if st.button("Recommend", key="recommend"):
         st.session_state[JOB] = or_stop(
             lambda: jobs.submit(
-                jobs.owner(), "Recommendation", lambda job: _work(job, run, captured, wanted, not missing)
+                jobs.owner(), "Recommendation", lambda job: _work(job, run, captured, more, wanted, not missing)
             )
         )
         st.session_state[JOB_RUN] = str(run.path)
@@ -59,6 +62,25 @@ def section(run: RunFolder, captured: analysis.Capture) -> None:
     show_job(job)
     if job.result is not None:
         _show(job.result, captured)
+
+
+def _other_texts(run: RunFolder, captured: analysis.Capture) -> list[RunFolder]:
+    """Other runs of the same model whose texts are to count too."""
+    others = {
+        other.path.name: other
+        for other in run_folder.recent(runs_root())
+        if other.path != run.path and other.has(run_folder.CAPTURE) and other.manifest.get("model") == captured.model
+    }
+    if not others:
+        return []
+    chosen = st.multiselect(
+        "Texts of other runs, too",
+        list(others),
+        key="recommend-texts",
+        placeholder="only this one",
+        help="Two or more unlike texts are better than one. They need gradients of the loss.",
+    )
+    return [others[name] for name in chosen]
 
 
 def _wanted(goal: str, captured: analysis.Capture) -> dict[str, Any]:
@@ -80,14 +102,19 @@ def _work(
     job: jobs.Job[analysis.Recommendation],
     run: RunFolder,
     captured: analysis.Capture,
+    more: list[RunFolder],
     wanted: dict[str, Any],
     predict: bool,
 ) -> analysis.Recommendation:
     model = None
+    texts = [captured]
+    for number, other in enumerate(more, start=1):
+        job.report(0, 0, f"reading text {number + 1} of {len(more) + 1}")
+        texts.append(analysis.open(other.file(run_folder.CAPTURE), "capture"))
     if predict:
         job.report(0, 0, "loading the model")
         model, _ = loaded_model.get(default_model(run))
-    return analysis.recommend(captured, model=model, progress=job.step, **wanted)
+    return analysis.recommend(texts, model=model, progress=job.step, **wanted)
 
 
 def in_one_sentence(choice: analysis.Recommendation, captured: analysis.Capture) -> str:

@@ -195,7 +195,9 @@ def draw(rows: Sequence[Row]) -> None:
         hide_index=True,
         width="stretch",
         column_config={
-            name: st.column_config.Column(column.label, help=column.help, width=column.width)
+            name: st.column_config.Column(
+                column.label, help=column.help, width=column.width, pinned=name == "settings" or None
+            )
             if column.form is None
             else st.column_config.NumberColumn(column.label, help=column.help, format=column.form, width=column.width)
             for name, column in COLUMNS.items()

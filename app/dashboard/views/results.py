@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
 import streamlit as st
 
 from analysis.evaluation.report import formats
@@ -22,6 +25,7 @@ STYLE = """<style>
 @media (max-width: 950px) {
   .results table { font-size: .8rem; letter-spacing: -.01em }
   .results th, .results td { padding: .3rem .28rem }
+  .results td { white-space: normal }
 }
 </style>"""
 
@@ -29,7 +33,9 @@ folders = results.folders(runs_root())
 if not folders:
     st.title("No results yet")
     st.markdown("Run an evaluation first. The page lists the results folders that are beside the runs.")
-    st.code(f"treekv eval --task needle --output {runs_root().name}/results", language="shell")
+    root = runs_root()
+    here = root.relative_to(Path.cwd()) if root.is_relative_to(Path.cwd()) else root
+    st.code(shlex.join(["treekv", "eval", "--task", "needle", "--output", str(here / "results")]), language="shell")
     st.stop()
 
 st.title("Results")

@@ -169,10 +169,10 @@ st.html(f"<style>{half}{{min-width: min(21rem, 100%)}}</style>")
 row = st.container(horizontal=True, gap="large")
 picture, new = (row.container(key=f"home-{name}", width="stretch") for name in ("picture", "new"))
 with picture:
-    if run is not None:
-        opened(run)
     if not st.session_state[RUN_ERROR]:  # a run that cannot be opened is no reason for the example
         first_picture.draw(run)
+    if run is not None:
+        opened(run)
 FIRST_PICTURE.set()
 if runs:
     st.subheader("Recent runs")

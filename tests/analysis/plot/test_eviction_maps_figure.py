@@ -148,7 +148,8 @@ def test_maps_abreast_have_names_in_short_lines_and_room_for_them(made_record):
     drawn = four.layout.height - four.layout.margin.t - four.layout.margin.b
     assert (upper[0] - lower[1]) * drawn > 2 * plot.theme.LINE_HEIGHT + 35  # its name and the tick labels above it
     line = plot.theme.LINE_HEIGHT
-    assert three.layout.margin.t - short.layout.margin.t == three.layout.height - short.layout.height == line
+    wide = plot.eviction_maps(long, policies=[str(long["policy"].values[0]), *names[2:]])
+    assert wide.layout.margin.t - short.layout.margin.t == wide.layout.height - short.layout.height == 2 * line
 
 
 def test_many_maps_of_a_long_text_stay_small(made_record):

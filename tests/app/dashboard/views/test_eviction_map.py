@@ -61,7 +61,7 @@ def test_map_density_and_text_follow_one_slider_and_the_tree_is_in_words(
         assert sentence in said(test, "markdown")
 
     test.segmented_control(key="view").set_value("All heads").run()
-    assert alternatives(test) == [analysis.plot.head_maps(retention, policy="TreeKV").layout.meta["alt"]]
+    assert alternatives(test) == [analysis.plot.head_maps(retention, policy="TreeKV", step=199).layout.meta["alt"]]
 
 
 def test_a_phrase_is_found_in_one_sentence(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +107,7 @@ def test_another_run_stands_beside_this_one(small_run: Path, tmp_path: Path, mon
     ]
     assert alternatives(test)[2:4] == expected and len(sheets(test)) == 2
     assert figures(test)[2]["layout"]["shapes"][0]["y0"] == 149
-    assert "Right: other, StreamingLLM, 150 tokens" in said(test, "caption")
+    assert "Second: other, StreamingLLM, 150 tokens" in said(test, "caption")
 
 
 def test_a_click_on_a_head_is_its_layer_and_head(monkeypatch: pytest.MonkeyPatch) -> None:

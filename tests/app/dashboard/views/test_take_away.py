@@ -108,7 +108,7 @@ def test_the_page_shows_file_script_and_command_for_what_was_chosen(opened) -> N
     test.text_input(key="take-model").set_value("owner/model").run()
     test.text_area(key="take-prompt").set_value(EVIL).run()
     assert test.code[1].value == snippets.python_snippet("owner/model", EVIL).strip()
-    assert test.code[2].value == snippets.command_line("owner/model", EVIL)
+    assert test.code[2].value == snippets.command_line("owner/model", EVIL, command=snippets.own_command())
     test.switch_page("views/wavelets.py").run()
     assert test.switch_page("views/take_away.py").run().text_area(key="take-prompt").value == EVIL  # not forgotten
     test.text_input(key="take-model").set_value("  ").run()

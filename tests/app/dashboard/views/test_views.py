@@ -28,7 +28,7 @@ def test_the_wavelets_page_draws_its_pictures(small_run: Path, monkeypatch: pyte
     assert f"in the highest bands: **{claim_words(trends.attrs)[1]}**" in test.markdown[0].value
     captions = [caption.value for caption in test.main.get("caption")]
     assert f"the factor {trends.attrs['ratio_step']:.3f}" in captions[0]
-    assert f"claim 2 {beyond.attrs['claim_ii']}, most growth in {beyond.attrs['claim_ii_top_band']}" in captions[1]
+    assert f"claim (ii) {beyond.attrs['claim_ii']}, most growth in {beyond.attrs['claim_ii_top_band']}" in captions[1]
     assert len([caption for caption in captions if caption.startswith("Each ")]) == 6
 
 
@@ -137,3 +137,15 @@ def test_with_a_layer_and_head_selected_their_own_growth_is_said(
     assert f"In layer 1, head 2 alone {int((growth > 1).sum())} of {growth.size} bands grow" in said(test, "markdown")
     assert f": {each} times." in said(test, "markdown")
     assert "alone" not in said(opened(small_run, monkeypatch, WAVELETS), "markdown")
+
+
+def test_the_growth_of_a_head_is_said_where_the_verdict_is_over_samples(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(small_run, run)
+    pooled = analysis.open(run / "trends.nc").drop_vars("growth_by_head").load()
+    analysis.save(pooled, run / "trends.nc")
+    growth = analysis.open(run / "trends-to-the-last-token.nc")["growth_by_head"].sel(layer=1, head=2)
+    test = opened(run, monkeypatch, WAVELETS, layer="1", head="2")
+    assert f"In layer 1, head 2 alone {int((growth > 1).sum())} of {growth.size} bands grow" in said(test, "markdown")
