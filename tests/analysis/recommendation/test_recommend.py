@@ -13,7 +13,7 @@ from analysis.recommendation.recommend import PROPOSED, recommend
 from analysis.recommendation.stages import COPYING, DEFAULTS, PROMPT, PROMPT_MULTIPLES, STREAM
 from tests import tiny
 from tests.reference import sensitivity as reference
-from treekv import TreeKVCache, TreeKVConfig, TreeKVError
+from treekv import TreeKVCache, TreeKVConfig, TreeKVError, shipped
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +61,22 @@ def test_losses_are_replayed_beside_others(sensitive, model):
     table = analysis.replay(model, sensitive, {"it": choice.config, "paper": paper})
     np.testing.assert_allclose(choice.losses.values[:2], analysis.extra_loss(table).values, rtol=1e-5)
     assert f"{choice.losses.values[0]:+.3f} nats a token" in choice.sentences[1]
+
+
+def test_settings_that_come_with_treekv_are_among_the_others(sensitive, model, monkeypatch):
+    budgets = [[64, 80], [40, 72]]
+    monkeypatch.setattr(shipped, "names", lambda: ["mine-64", "other-64", "mine-prompt-64"])
+    made = {"model_fingerprint": sensitive.attrs["model_fingerprint"], "made_by": "analysis.recommend, stage 'stream'"}
+    of = {"mine-64": made, "other-64": made | {"model_fingerprint": "another"}}
+    monkeypatch.setattr(shipped, "provenance", lambda name: of.get(name, made | {"made_by": "stage 'prompt'"}))
+    config = TreeKVConfig(cache_size=64, prefill="stream", block_size=16, budgets=budgets)
+    monkeypatch.setattr(TreeKVConfig, "load", lambda name: config)
+    choice = recommend(sensitive, 64, model=model)
+    assert choice.losses["policy"].values.tolist()[2:] == ["StreamingLLM", "H2O", "TOVA", "mine-64"]
+
+
+def test_provenance_is_that_of_the_file():
+    assert shipped.provenance("smollm2-128")["model"] == "SmolLM2-135M-Instruct"
 
 
 def test_a_recommendation_that_does_not_suit_the_text_says_so(sensitive, model):

@@ -44,3 +44,17 @@ def test_recommend_says_why(capture_file: Path) -> None:
 def test_a_target_needs_the_model(capture_file: Path) -> None:
     result = invoke("recommend", capture_file, "--target-loss", 0.1)
     assert result.exit_code == 2 and "does not say where its model 'llama' is" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("goal", "words"),
+    [
+        (("--target-loss", -1), "--target-loss must be more than 0 nats a token, got -1"),
+        (("--target-loss", "nan"), "--target-loss must be more than 0 nats a token, got nan"),
+        (("--bytes", 0), "--bytes must be at least 1, got 0"),
+        (("--budget", 15), "--budget must be at least 16 tokens, got 15"),
+    ],
+)
+def test_a_wrong_goal_is_said_before_anything_is_read(tmp_path: Path, goal: tuple, words: str) -> None:
+    result = invoke("recommend", tmp_path / "missing.nc", *goal)
+    assert result.exit_code == 2 and words in " ".join(result.stderr.split())

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 import analysis
 from app.dashboard.session.settings import CHOSEN
+from tests import tiny
 from tests.app.dashboard.comparison import TWO, configs
-from tests.app.pages import alternatives, ended, said
+from tests.app.pages import alternatives, ended, page, said
 
 
 def test_the_recommendation_is_explained_and_taken(small_run: Path, compare) -> None:
@@ -46,3 +49,21 @@ def test_a_goal_that_cannot_be_met_is_one_sentence(compare, goal: str, field: st
     assert not test.exception
     assert words in said(test)
     assert len(alternatives(test)) == 1
+
+
+def test_texts_of_other_runs_count_too(small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "other"):
+        shutil.copytree(small_run, tmp_path / name)
+    captured = analysis.open(small_run / "capture.nc")
+    with torch.inference_mode(False):
+        other = analysis.capture(
+            tiny.llama(), None, captured.token_ids.flip(0), max_tokens=captured.tokens, sensitivity=True
+        )
+    other.save(tmp_path / "other" / "capture.nc")
+    test = page("compare", tmp_path / "one", monkeypatch, compare=TWO)
+    test.multiselect(key="recommend-texts").set_value(["other"])
+    test.number_input(key="goal-tokens").set_value(48).run()
+    test.button(key="recommend").click().run()
+    test = ended(test, "recommendation-job")
+    texts = [analysis.open(tmp_path / name / "capture.nc") for name in ("one", "other")]
+    assert test.session_state["recommendation-job"].result.config == analysis.recommend(texts, 48).config

@@ -6,9 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.dashboard.session.settings import COMPARED, decode, encode, join_compared, setting_label, with_changes
+from app.dashboard.session.settings import (
+    COMPARED,
+    _to_begin_with,
+    decode,
+    encode,
+    join_compared,
+    setting_label,
+    with_changes,
+)
 from app.text.wording import settings_in_words
 from treekv import TreeKVConfig, TreeKVError, policies
+from treekv.resize import resized
 
 
 @pytest.mark.parametrize(
@@ -116,3 +125,24 @@ def test_labels_name_letter_policy_and_size() -> None:
 )
 def test_settings_in_words(config: TreeKVConfig, words: str) -> None:
     assert settings_in_words(config) == words
+
+
+def test_settings_that_come_with_treekv_are_named_like_their_file() -> None:
+    config = TreeKVConfig.load("smollm2-128")
+    assert setting_label(1, config) == "B smollm2-128"
+    assert setting_label(1, config.replace(stride=2)) == "B TreeKV, budgets by head 128"
+
+
+def test_recommended_settings_are_compared_with_others_as_people_use_them() -> None:
+    config = TreeKVConfig.load("smollm2-128").replace(block_size=8)
+    first, *others = _to_begin_with(config, 2048, None)
+    assert first == config
+    read = {"cache_size": 128, "prefill": "stream", "block_size": 8}
+    assert others == [TreeKVConfig(policy=policy, **read) for policy in ("tree", "streaming", "h2o")]
+    plain = TreeKVConfig(**read)
+    assert _to_begin_with(plain, 2048, None) == [plain, plain.for_policy("streaming"), plain.for_policy("h2o")]
+
+
+def test_budgets_follow_the_size() -> None:
+    config = TreeKVConfig.load("smollm2-128")
+    assert with_changes(config, cache_size=256) == resized(config, 256)
