@@ -32,7 +32,7 @@ class Column(NamedTuple):
 
 LESS, MORE = "less", "more"
 COLUMNS: Final = {
-    "settings": Column("settings", "Policy and budget.", width=170),
+    "settings": Column("settings", "Policy and budget.", width=195),
     "loss above full, predicted": Column(
         "predicted loss ↓",
         "Nats a token above the full cache, predicted by one pass of the model. Less is better; it ranks settings.",
