@@ -74,6 +74,20 @@ def continuation_scores(
     return found
 
 
+def last_tokens(context: Sequence[int], continuations: Sequence[Sequence[int]], most: int) -> Sequence[int]:
+    """The end of a context that leaves room for each continuation in `most` tokens of input, as the harness cuts it;
+    the last token of a continuation is no input.
+
+    Raises:
+        TreeKVError: a continuation that leaves no room.
+    """
+    longest = max(map(len, continuations), default=0)
+    room = most + 1 - longest
+    if room < 1:
+        raise TreeKVError(f"a continuation of {longest} tokens does not fit into the {most} that the model takes")
+    return context[-room:]
+
+
 def _row(ids: Sequence[int], device: torch.device) -> Tensor:
     return torch.tensor([list(ids)], device=device)
 
@@ -135,7 +149,8 @@ def register() -> Any:
             answers: dict[int, tuple[float, bool]] = {}
             for context, numbers in tqdm(by_context.items(), disable=disable_tqdm, desc="Reading contexts"):
                 continuations = [requests[number][2] for number in numbers]
-                scores = continuation_scores(self.model, self.cache_config, context, continuations, self.chunk)
+                given = last_tokens(context, continuations, self.max_length)
+                scores = continuation_scores(self.model, self.cache_config, given, continuations, self.chunk)
                 for number, score in zip(numbers, scores, strict=True):
                     answers[number] = float(score[:, 0].double().sum()), bool(score[:, 1].all())
                     if requests[number][0] is not None:

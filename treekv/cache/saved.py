@@ -143,6 +143,8 @@ def load(
     if not isinstance(layers, list) or len(layers) != len(cache.layers):
         raise file.damaged("it has another number of layers than its model")
     tensors = file.tensors(device)
+    if network is not None:
+        _check_dtype(file, tensors, network)
     try:
         states: dict[int, LedgerState] = {}  # by the identity of the part
         for index, (layer, saved) in enumerate(zip(cache.layers, layers, strict=True)):
@@ -161,6 +163,17 @@ def load(
     except TreeKVError as error:
         raise file.damaged(str(error)) from error
     return cache
+
+
+def _check_dtype(file: CacheFile, tensors: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Refuse a model that computes in another dtype, which the first token after would be refused for."""
+    held = next((tensor.dtype for name, tensor in tensors.items() if name.endswith(".keys")), None)
+    computes = next((one.dtype for one in model.parameters() if one.is_floating_point()), held)
+    if held is not None and held != computes:
+        raise TreeKVError(
+            f"{file.name} holds keys and values in {held}, but the model computes in {computes}: load the model with "
+            f"dtype={str(held).removeprefix('torch.')!r}"
+        )
 
 
 # ---------------------------------------------------------------------- parts of layers

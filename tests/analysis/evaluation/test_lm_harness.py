@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from analysis.evaluation import lm_harness, stream_perplexity
-from analysis.evaluation.lm_harness import continuation_scores
+from analysis.evaluation.lm_harness import continuation_scores, last_tokens
 from tests import tiny
 from tests.app.conftest import words_tokenizer
 from tests.needs import lacking
@@ -124,3 +124,11 @@ def test_the_harness_scores_through_the_cache(tasks, llama, monkeypatch):
     assert answers[0] != answers[1]
     for name in results:
         assert results[name]["samples"]["write"][0]["resps"][0][0]
+
+
+def test_a_long_context_is_cut_at_its_beginning():
+    context = list(range(10))
+    assert last_tokens(context, [[1], [1, 2, 3]], 8) == context[-6:]
+    assert last_tokens(context, [[1]], 100) == context
+    with pytest.raises(TreeKVError, match="a continuation of 9 tokens does not fit into the 8"):
+        last_tokens(context, [[0] * 9], 8)

@@ -225,3 +225,13 @@ def test_an_interrupted_pass_cannot_be_saved(llama, tmp_path):
     cache.layers[0].update(torch.zeros(1, 2, 1, 8), torch.zeros(1, 2, 1, 8))
     with pytest.raises(TreeKVError, match="interrupted"):
         cache.save(tmp_path / "x")
+
+
+def test_a_model_in_another_dtype_is_refused_when_it_is_loaded(tmp_path):
+    model = tiny.llama().to(torch.bfloat16)
+    cache = TreeKVCache(TreeKVConfig(cache_size=12), model.config)
+    model(tiny.tokens(20), past_key_values=cache)
+    cache.save(tmp_path / "x")
+    with pytest.raises(TreeKVError, match=r"in torch.bfloat16, but the model computes in torch.float32.*'bfloat16'"):
+        TreeKVCache.load(tmp_path / "x", tiny.llama())
+    assert tiny.same_state(TreeKVCache.load(tmp_path / "x", model), cache)
