@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import plotly.graph_objects as go
 import streamlit as st
 import xarray as xr
 
 import analysis
 from analysis import plot
+from analysis.plot import theme
 from analysis.plot.tree_figure import shown_stretch
 from app.dashboard.session.messages import or_stop, plain
 from app.dashboard.widgets import linked_hover
@@ -21,7 +23,7 @@ MOST_TOKENS = 2048  # of the text at once: a page of 250 kB
 MOST_IN_TREE = 256
 _HEIGHT = 640  # pixels of a map
 _NARROW = {  # of a density, which shares a column
-    "height": 330,
+    "height": 360,
     "xaxis": {"title": {"text": "distance from the newest (tokens)"}},
     "yaxis": {"title": {"text": "kept (%)"}},
     "legend": {"x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom", "orientation": "h"},
@@ -95,13 +97,15 @@ def draw_map(part: Part, step: int, zoomable: bool, height: int = _HEIGHT) -> No
 
 def draw_density(part: Part, step: int) -> None:
     if _is_read(part, step):
-        draw_figure(
-            lambda: plot.density(
-                part.data, layer=part.layer, head=part.head, step=step, start=part.start, stop=part.stop
-            ).update_layout(_NARROW),
-            captions.DENSITY,
-            key=f"density{part.key}",
-        )
+        draw_figure(lambda: _narrow_density(part, step), captions.DENSITY, key=f"density{part.key}")
+
+
+def _narrow_density(part: Part, step: int) -> go.Figure:
+    figure = plot.density(
+        part.data, layer=part.layer, head=part.head, step=step, start=part.start, stop=part.stop
+    ).update_layout(_NARROW)
+    figure.layout.margin.t += theme.LINE_HEIGHT + 8  # of the legend, which is above the curves
+    return figure
 
 
 def draw_heads(part: Part, step: int, on_head: Callable[[int, int], None] | None) -> None:

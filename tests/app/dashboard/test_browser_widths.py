@@ -20,6 +20,11 @@ def test_nothing_is_cut_off(width: int, dashboard: str, browser: Browser) -> Non
         watched.settle()
         page.wait_for_timeout(SECOND)
         found += [f"{title}: {what}" for what in cut_off(page)]
+    for address, figures in (("compare?picture=Agreement", 1), ("eviction-map?view=All+heads&phrase=w1", 2)):
+        page.goto(f"{dashboard}/{address}&run=small")
+        drawn(page, figures)
+        watched.settle()
+        found += [f"{address}: {what}" for what in cut_off(page)]
     watched.context.close()
     assert found == []
 
