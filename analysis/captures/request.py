@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from analysis import netcdf
 from analysis.captures.forward_pass import captured_layers
 from analysis.captures.rotary_record import rotary_attrs
+from analysis.units import count
 from treekv.attention import supported
 from treekv.errors import TreeKVError
 from treekv.files import check_text
@@ -72,8 +73,8 @@ class CaptureRequest:
         ids = _token_ids(tokenizer, text)[:max_tokens]
         if len(ids) < least:
             raise TreeKVError(
-                f"the text has {len(ids)} tokens; {queries} observed queries that each see {LEAST_SEEN} others "
-                f"need at least {least}"
+                f"the text has {count(len(ids), 'token')}; {queries} observed queries that each see {LEAST_SEEN} "
+                f"others need at least {least}"
             )
         check_ids(ids, model.config)
         attrs = {

@@ -15,6 +15,7 @@ from analysis.captures.capture import capture
 from analysis.captures.data import Capture
 from analysis.progress import Progress
 from analysis.recommendation.curves import PROMPT_MULTIPLES, SMALLEST, damage_curves, least_damage
+from analysis.units import count
 from analysis.wavelets.far_context import LEAST, need, need_budgets
 from treekv.config import TreeKVConfig
 from treekv.errors import TreeKVError
@@ -103,8 +104,8 @@ class PromptStage:
         for text in texts:
             if text.tokens <= 2 * AFTER:
                 raise TreeKVError(
-                    f"stage 'prompt' judges the last {AFTER} tokens after a prompt; the text has {text.tokens} tokens, "
-                    f"and more than {2 * AFTER} are needed"
+                    f"stage 'prompt' judges the last {AFTER} tokens after a prompt; the text has "
+                    f"{count(text.tokens, 'token')}, and more than {2 * AFTER} are needed"
                 )
         self.texts, self.model = texts, model
         self._copying: list[Capture] = []

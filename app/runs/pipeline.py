@@ -13,6 +13,7 @@ import xarray as xr
 
 import analysis
 from analysis.progress import Progress
+from analysis.units import count
 from analysis.wavelets.bands import max_level
 from analysis.wavelets.options import WaveletOptions
 from app.runs import folder as run_folder
@@ -52,7 +53,7 @@ def token_ids(tokenizer: Any, text: str, tokens: int) -> torch.Tensor:
     text = text[: tokens * 100]  # a long file need not be tokenized completely for its first tokens
     ids = tokenizer(text, verbose=False, return_tensors="pt")["input_ids"][0, :tokens]
     if len(ids) < LEAST_TOKENS:
-        raise TreeKVError(f"the text has {len(ids)} tokens; at least {LEAST_TOKENS} are needed")
+        raise TreeKVError(f"the text has {count(len(ids), 'token')}; at least {LEAST_TOKENS} are needed")
     return ids
 
 

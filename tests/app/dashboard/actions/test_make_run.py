@@ -45,7 +45,7 @@ def test_of_several_texts_the_runs_beside_a_bad_one_are_made(tiny_model: None, t
     job = jobs.submit("a", "makes", lambda job: make_run.make_all([bad, REQUEST], tmp_path, loaded_model.get, job))
     while not job.ended:
         job._stop.wait(0.02)
-    assert job.error == "b.txt: the text has 1 tokens; at least 256 are needed; 1 of the 2 runs were made"
+    assert job.error == "b.txt: the text has 1 token; at least 256 are needed; 1 of the 2 runs were made"
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
