@@ -16,6 +16,8 @@ def resized(config: TreeKVConfig, cache_size: int) -> TreeKVConfig:
     Raises:
         TreeKVError: a size that these settings cannot have.
     """
+    if cache_size == config.cache_size:
+        return config
     changes: dict[str, Any] = {"cache_size": cache_size}
     if isinstance(config.budgets, tuple) and type(cache_size) is int and cache_size > 0:
         changes["budgets"] = in_proportion(config.budgets, cache_size)

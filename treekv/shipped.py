@@ -42,8 +42,12 @@ def find(name: str | os.PathLike[str]) -> Path:
 
 
 def provenance(name: str) -> dict[str, Any]:
-    """What the settings of that name were made from."""
-    content = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    """What the settings of that name, one of `names()`, were made from.
+
+    Raises:
+        TreeKVError: there are no such settings.
+    """
+    content = json.loads(find(name).read_text(encoding="utf-8"))
     return dict(content.get("provenance", {}))
 
 

@@ -74,17 +74,16 @@ def continuation_scores(
     return found
 
 
-def last_tokens(context: Sequence[int], continuations: Sequence[Sequence[int]], most: int) -> Sequence[int]:
-    """The end of a context that leaves room for each continuation in `most` tokens of input, as the harness cuts it;
-    the last token of a continuation is no input.
+def last_tokens(context: Sequence[int], continuation: Sequence[int], most: int) -> Sequence[int]:
+    """The end of a context that leaves room for a continuation in `most` tokens of input, as the harness cuts it; the
+    last token of the continuation is no input.
 
     Raises:
         TreeKVError: a continuation that leaves no room.
     """
-    longest = max(map(len, continuations), default=0)
-    room = most + 1 - longest
+    room = most + 1 - len(continuation)
     if room < 1:
-        raise TreeKVError(f"a continuation of {longest} tokens does not fit into the {most} that the model takes")
+        raise TreeKVError(f"a continuation of {len(continuation)} tokens does not fit into the {most} of the model")
     return context[-room:]
 
 
@@ -144,13 +143,13 @@ def register() -> Any:
             from tqdm import tqdm
 
             by_context: dict[tuple[int, ...], list[int]] = {}
-            for number, (_, context, _) in enumerate(requests):
-                by_context.setdefault(tuple(context), []).append(number)
+            for number, (_, context, continuation) in enumerate(requests):
+                cut = last_tokens(context, continuation, self.max_length)
+                by_context.setdefault(tuple(cut), []).append(number)
             answers: dict[int, tuple[float, bool]] = {}
             for context, numbers in tqdm(by_context.items(), disable=disable_tqdm, desc="Reading contexts"):
                 continuations = [requests[number][2] for number in numbers]
-                given = last_tokens(context, continuations, self.max_length)
-                scores = continuation_scores(self.model, self.cache_config, given, continuations, self.chunk)
+                scores = continuation_scores(self.model, self.cache_config, context, continuations, self.chunk)
                 for number, score in zip(numbers, scores, strict=True):
                     answers[number] = float(score[:, 0].double().sum()), bool(score[:, 1].all())
                     if requests[number][0] is not None:

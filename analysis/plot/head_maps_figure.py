@@ -8,6 +8,7 @@ import xarray as xr
 
 from analysis.plot import theme
 from analysis.retention import record
+from analysis.units import count
 from treekv.errors import TreeKVError
 
 _CELLS = 1024  # along the longer side of the picture
@@ -26,10 +27,11 @@ def head_maps(
     """Draw the eviction map of every layer and KV head, position (x) by step (y, downwards), as tiles of one picture.
 
     Whichever there are more of, layers or heads, lies along x. A tile is pooled to at most 48 cells per side, by the
-    mean. Later steps than `step`, the last of the record if None, are left blank. Each tile has a transparent marker
-    with its share kept then, whose `customdata` is its layer and head, for selection by a click. `policy` may be None
-    if the record has only one. The text alternative is in `layout.meta["alt"]`. Raises TreeKVError, listing the
-    choices, for a policy or stretch that is not in the record.
+    mean. Later steps than `step`, the last of the record if None, are left blank, to within a cell. Each tile has a
+    transparent marker with its share kept then, whose `customdata` is its layer and head, for selection by a click.
+    `policy` may be None if the record has only one. The text alternative is in `layout.meta["alt"]`. Raises
+    TreeKVError, listing the choices, for a policy, step or stretch that is not in the record, or a stretch that was not
+    read by then.
     """
     part = theme.stretch(data, start, stop)
     policy = str(record.select(data, policy, None, None)["policy"].item())
@@ -39,9 +41,11 @@ def head_maps(
     position = part["position"].values
     steps = (int(position[0]), int(data.attrs["steps"]))
     last = steps[1] - 1 if step is None else step
+    if not 0 <= last < steps[1]:
+        raise TreeKVError(f"step must be 0 to {steps[1] - 1}, got {step}")
     read = part.sel(position=slice(None, last))
     if not read.sizes["position"]:
-        raise TreeKVError(f"no position from {start} on was read by step {last}; give a later step or a smaller start")
+        raise TreeKVError(f"no position from {position[0]} on was read by step {last}; give a later step")
     side = int(np.clip(_CELLS // len(along) - 1, _LEAST, _MOST))
     maps = {
         (int(layer), int(head)): record.retention_map(part, policy, layer, head, side, steps)
@@ -63,11 +67,12 @@ def head_maps(
             below.append(top + (height - 1) / 2)
             pairs.append((layer, head))
             words.append(f"{100 * float(kept.sel(layer=layer, head=head)):.0f} %")
+    after = "" if step is None else f", after {count(last + 1, 'token')}"
     shares = [float(share) for share in kept.values.ravel()]
     figure = theme.figure(
         f"Tokens kept by the policy \u201c{theme.shown(policy)}\u201d, head by head",
         f"{len(layers)} layers by {len(heads)} KV heads · positions {position[0]:,} to {position[-1]:,} to the right, "
-        f"steps downwards{'' if step is None else f', after {last + 1:,} tokens'}",
+        f"steps downwards{after}",
         f"Small maps of step against position for the policy {policy}, one for each of {len(layers)} layers and "
         f"{len(heads)} KV heads: the share of tokens kept. After step {last} between {100 * min(shares):.0f} and "
         f"{100 * max(shares):.0f} % of them are kept.",

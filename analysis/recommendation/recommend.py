@@ -134,7 +134,7 @@ def recommend(
         others = reading.alternatives(size) | _shipped(first, stage, config)
         losses = search.losses({PROPOSED: config, **others})
     needed = _decoding_bytes(first, config.replace(after_prompt="evict"), itemsize)
-    about = [*search.sentences, _described(budgets, reading), *_compared(losses)]
+    about = [*search.sentences, _described(budgets, reading), *_compared(losses, len(texts))]
     more = ", and what follows the prompt" if config.after_prompt == "keep" else ""
     about.append(f"Size: {size} tokens for each layer and KV head on average, {needed:,} bytes{more}.")
     return Recommendation(config, budgets, losses, needed, tuple(about), _provenance(texts, stage, reading, losses))
@@ -231,19 +231,21 @@ def _described(budgets: xr.DataArray, reading: Stage) -> str:
     return f"Budgets: by {reading.how()}, {budgets.attrs['classes']}{'' if alike else most}."
 
 
-def _compared(losses: xr.DataArray | None) -> list[str]:
+def _compared(losses: xr.DataArray | None, texts: int) -> list[str]:
     if losses is None:
         return ["Loss: not predicted; give the model to have these settings replayed beside others."]
     cost = {str(name): float(value) for name, value in zip(losses["policy"].values, losses.values, strict=True)}
     own, usual = cost.pop(PROPOSED), cost.pop(DEFAULTS)
     best = min(cost, key=cost.__getitem__)
+    where = "the captured text" if texts == 1 else f"the {texts} captured texts, in the mean"
     sentences = [
-        f"Loss: {own:+.3f} nats a token above the full cache, replayed on the captured text; the paper's defaults "
-        f"{usual:+.3f}, {best}, the best of the others of this size, {cost[best]:+.3f}."
+        f"Loss: {own:+.3f} nats a token above the full cache, replayed on {where}; the paper's defaults {usual:+.3f}, "
+        f"{best}, the best of the others of this size, {cost[best]:+.3f}."
     ]
     if own >= min(usual, cost[best]):
         better = "the paper's defaults" if usual <= cost[best] else best
-        sentences.append(f"On this text {better} would be better: these settings do not suit it.")
+        where, it = ("this text", "it") if texts == 1 else (f"these {texts} texts", "them")
+        sentences.append(f"On {where} {better} would be better: these settings do not suit {it}.")
     return sentences
 
 

@@ -1,4 +1,4 @@
-"""Code that runs active configuration elsewhere: a few lines of Python, or one command."""
+"""Code that runs the active configuration elsewhere: a few lines of Python, or one command."""
 
 from __future__ import annotations
 

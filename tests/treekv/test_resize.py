@@ -40,6 +40,7 @@ def test_other_settings_are_replaced() -> None:
     assert resized(given, 256).recent_size == 100
     assert resized(given, 64) == TreeKVConfig(cache_size=64)
     own = TreeKVConfig(cache_size=32, budgets=((24, 40),), recent_size=((8, 20),), prefill="stream", block_size=1)
+    assert resized(own, 32) is own
     assert resized(own, 64).budgets == ((48, 80),) and resized(own, 64).recent_budgets is None
 
 

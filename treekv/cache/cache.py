@@ -245,7 +245,8 @@ class TreeKVCache(Cache):
     @property
     def nbytes(self) -> int:
         """Bytes held now by keys, values and the queries that some policies look at, over all layers; without states of
-        linear attention or convolution, and without the ledger's 20 bytes a slot and head."""
+        linear attention or convolution, without the ledger's 20 bytes a slot and head and, where heads have
+        budgets and one row decodes, a mask of one number for each KV head and slot."""
         storages = [each for layer in self.layers for each in _storages(layer)]
         return sum(_bytes(each.keys) + _bytes(each.values) + _bytes(_queries(each)) for each in storages)
 

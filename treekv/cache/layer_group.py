@@ -146,7 +146,10 @@ class LayerGroup:
         if layer.first_with_rotary and layer.rotary is not None:
             layer.rotary.clear()
         plan = self._plan_step(layer)
-        return None if plan is None else TokenPlan(plan, self._observation, self._table_size)
+        if plan is None:
+            return None
+        seen = self.ledger.seen[self.ledger_rows(layer)][0]  # the same in all its heads
+        return TokenPlan(plan, seen, self._observation, self._table_size)
 
     def follow(self, layer: TreeKVLayer, call: AttentionCall) -> Tensor:
         """See `treekv.cache.layer.LayerOwner`. What is evicted is decided by the queries of the layer itself."""

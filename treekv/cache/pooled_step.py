@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -23,8 +23,8 @@ class Pool:
     """The slots of the parts of a layer in one tensor, of which theirs are views.
 
     Args:
-        parts: which have slots; theirs are replaced by views. What gives a part other slots later does not change the
-            pool, and `holds` says so.
+        parts: the parts; their slots are replaced by views of the pool. What gives a part other slots later does not
+            change the pool, and `holds` says so.
     """
 
     def __init__(self, parts: Sequence[Slots]) -> None:
@@ -33,13 +33,19 @@ class Pool:
         self._shapes = [part.keys.shape[:3] for part in parts]
         self.keys = torch.cat([part.keys.flatten(0, 2) for part in parts])
         self.values = torch.cat([part.values.flatten(0, 2) for part in parts])
-        slots = [slots for rows, _, slots in self._shapes for _ in range(rows)]
-        self._sizes = torch.tensor(slots)  # of each head
-        self._first = (self._sizes.cumsum(0) - self._sizes).to(self.keys.device)
-        self._masks: dict[int, Tensor] = {}
-        for part, keys, values in zip(parts, self.split(self.keys), self.split(self.values), strict=True):
+        slots = torch.tensor([slots for rows, _, slots in self._shapes for _ in range(rows)])  # of each head
+        self._first = (slots.cumsum(0) - slots).to(self.keys.device)
+        heads = torch.arange(len(slots))
+        others = heads[:, None] != heads.repeat_interleave(slots)
+        #: [heads, 1, slots], what is added to logits: minus infinity where a slot is another head's.
+        self.mask = torch.zeros_like(others, dtype=self.keys.dtype).masked_fill_(others, float("-inf"))[:, None]
+        self.mask = self.mask.to(self.keys.device)
+        self._views = list(zip(self.split(self.keys), self.split(self.values), strict=True))
+        for part, (keys, values) in zip(parts, self._views, strict=True):
             part.keys, part.values = keys, values
-        self._places = [_places(part) for part in parts]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        """Copies of the parts make a pool of their own."""
 
     def split(self, pooled: Tensor) -> list[Tensor]:
         """Views of something by slot [slots, ...] for each part, [rows, 1, its slots, ...]."""
@@ -51,29 +57,14 @@ class Pool:
 
     def holds(self, parts: Sequence[Slots]) -> bool:
         """Whether the slots of the parts are still here."""
-        return [_places(part) for part in parts] == self._places
+        views = zip(parts, self._views, strict=True)
+        return all(part.keys is keys and part.values is values for part, (keys, values) in views)
 
     def write(self, slots: Sequence[Tensor], key: Tensor, value: Tensor) -> None:
         """Put a token at `slots` of each part [rows, 1, 1]; `key`, `value` [heads, dim] in the order of the parts."""
-        if key.requires_grad or value.requires_grad:
-            key, value = key.detach(), value.detach()
         index = torch.cat([own.reshape(-1) for own in slots]) + self._first
         self.keys.index_copy_(0, index, key)
         self.values.index_copy_(0, index, value)
-
-    def mask(self, group: int) -> Tensor:
-        """[query heads, slots], what is added to logits: minus infinity where a slot is another head's. `group` query
-        heads share a KV head."""
-        if group not in self._masks:
-            heads = torch.arange(len(self._sizes))
-            owner, queries = heads.repeat_interleave(self._sizes), heads.repeat_interleave(group)
-            mask = torch.zeros(len(queries), len(owner)).masked_fill_(queries[:, None] != owner, float("-inf"))
-            self._masks[group] = mask.to(self.keys)
-        return self._masks[group]
-
-
-def _places(part: Slots) -> tuple[int, int, torch.Size]:
-    return part.keys.data_ptr(), part.values.data_ptr(), part.keys.shape
 
 
 def can_pool(call: AttentionCall) -> bool:
@@ -85,7 +76,7 @@ def can_pool(call: AttentionCall) -> bool:
         and call.padding is None
         and call.scoring.is_plain
         and not torch.compiler.is_compiling()
-        and not (torch.is_grad_enabled() and (call.query.requires_grad or call.key.requires_grad))
+        and not any(each.requires_grad for each in (call.query, call.key, call.value))
     )
 
 
@@ -118,14 +109,19 @@ def attend(
     if rotary is not None:
         distance = torch.cat([_distance(plan).reshape(-1) for plan in plans])
         keys = rotary.at_distance(keys, distance, max(plan.table_size for plan in plans))
-    query, mask = query[0, :, 0], pool.mask(query.shape[1] // key.shape[1])
+    heads = key.shape[1]
+    query = query.view(heads, -1, query.shape[3])  # of the group of each
     if observation is None:
         output = torch.nn.functional.scaled_dot_product_attention(
-            query[None, None], keys[None, None], values[None, None], attn_mask=mask, scale=new.scoring.scaling
+            query[None],
+            keys.expand(1, heads, -1, -1),
+            values.expand(1, heads, -1, -1),
+            attn_mask=pool.mask,
+            scale=new.scoring.scaling,
         )
-        return output.transpose(1, 2), None
-    logits = torch.addmm(mask, query * new.scoring.scaling, keys.T)
-    weights = logits.softmax(-1, dtype=torch.float32)
+        return output.flatten(1, 2)[:, :, None], None
+    logits = torch.baddbmm(pool.mask, query * new.scoring.scaling, keys.T.expand(heads, -1, -1))
+    weights = logits.softmax(-1, dtype=torch.float32).flatten(0, 1)
     output = (weights.to(values.dtype) @ values)[None, :, None]
     seen = weights.sum(0)  # a slot has weight from the queries of its own head only
     if observation.times_value_norm:

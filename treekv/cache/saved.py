@@ -166,13 +166,14 @@ def load(
 
 
 def _check_dtype(file: CacheFile, tensors: Mapping[str, Tensor], model: nn.Module) -> None:
-    """Refuse a model that computes in another dtype, which the first token after would be refused for."""
+    """Refuse a model that does not compute in the dtype of the keys; else its first token would be refused."""
     held = next((tensor.dtype for name, tensor in tensors.items() if name.endswith(".keys")), None)
-    computes = next((one.dtype for one in model.parameters() if one.is_floating_point()), held)
-    if held is not None and held != computes:
+    dtypes = {one.dtype for one in model.parameters() if one.is_floating_point()}
+    autocast = any(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda"))
+    if held is not None and dtypes and held not in dtypes and not autocast:
         raise TreeKVError(
-            f"{file.name} holds keys and values in {held}, but the model computes in {computes}: load the model with "
-            f"dtype={str(held).removeprefix('torch.')!r}"
+            f"{file.name} holds keys and values in {held}, but the model computes in {next(iter(dtypes))}: load the "
+            f"model with dtype={str(held).removeprefix('torch.')!r}"
         )
 
 

@@ -64,9 +64,11 @@ class SlotPlan(NamedTuple):
 
 
 class TokenPlan(NamedTuple):
-    """How some heads take one new token: its slots, what is recorded of the weights, and a limit of distances."""
+    """How some heads of a row take one new token: its slots, how many real tokens the row has read before it, what is
+    recorded of the weights, and a limit of distances."""
 
     slots: SlotPlan
+    seen: int
     observation: Observation | None
     table_size: int
 

@@ -50,8 +50,9 @@ class SplitLayer(CacheLayer):
     """One full-attention layer in parts, each of the KV heads of one capacity.
 
     A head attends by itself, so the heads of a part are rows of a batch to it: everything that rows can do (states of
-    their own, padding, selection) heads can. Nothing is padded to the largest head. Only where heads share what they
-    keep of a prompt is that decided together, after all have attended.
+    their own, padding, selection) heads can. Nothing is padded to the largest head. One new token of one row is
+    attended to by all parts at once (see `pooled_step`), and where heads share what they keep of a prompt, that is
+    decided together after all have attended.
 
     Args:
         parts: which together have every head once.
@@ -144,7 +145,7 @@ class SplitLayer(CacheLayer):
         if self._pool is None or not self._pool.holds(self.parts):
             self._pool = Pool(self.parts)
         first = self.parts[0]
-        seen = [] if call.position_ids is not None else [first.tokens_seen]
+        seen = [] if call.position_ids is not None else [plans[0].seen]
         positions = TokenPositions(call.position_ids, slice(0, 1), 0, seen, key.device)
         new = NewTokens(query, key, value, call.scoring, positions)
         output, observed = attend(self._pool, new, plans, first.rotary)
@@ -177,14 +178,17 @@ class SplitLayer(CacheLayer):
             part.reset()
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
+        self._pool = None
         for part in self.parts:
             part.reorder_cache(beam_idx)
 
     def batch_select_indices(self, indices: Tensor) -> None:
+        self._pool = None
         for part in self.parts:
             part.batch_select_indices(indices)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
+        self._pool = None
         for part in self.parts:
             part.batch_repeat_interleave(repeats)
 

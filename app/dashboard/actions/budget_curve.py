@@ -14,12 +14,11 @@ import analysis
 from analysis import plot
 from analysis.prediction.budget_curve import as_curve, at_sizes, usual_sizes
 from app.dashboard.actions import losses
-from app.dashboard.session.messages import sentence
-from app.dashboard.session.settings import setting_name
+from app.dashboard.session.messages import plain, sentence
 from app.dashboard.widgets.figure import draw_figure
 from app.dashboard.widgets.job_progress import show_job
 from app.runs.folder import RunFolder
-from app.text import captions
+from app.text import captions, wording
 from treekv import TreeKVConfig, TreeKVError
 from treekv.resize import resized
 
@@ -47,6 +46,11 @@ def section(run: RunFolder, captured: analysis.Capture, compared: Mapping[str, T
     for name, size in itertools.product(chosen, sizes):
         with contextlib.suppress(TreeKVError):  # a size that is too small for these settings is left out
             wanted |= at_sizes({name: names[name]}, [size])
+    too_small = [f"{name} {size:,}" for name in chosen for size in sizes if (name, size) not in wanted]
+    if too_small:
+        st.caption(f"Left out, since these settings cannot be so small: {plain(wording.listed(too_small))}.")
+    if not wanted:
+        return
     flat = {f"{name} {size:,}": config for (name, size), config in wanted.items()}
     predicted, measured = (losses.Question(run, 0, kind) for kind in ("predicted", "measured"))
     asked = st.session_state.get(JOB)
@@ -82,7 +86,7 @@ def _by_policy(compared: Mapping[str, TreeKVConfig]) -> dict[str, TreeKVConfig]:
     for config in compared.values():
         if config.policy == losses.FULL:
             continue
-        title = setting_name(config)
+        title = config.title
         if title in names and not _same_but_for_size(names[title], config):
             names[f"{title} ({len(names) + 1})"] = config
         else:

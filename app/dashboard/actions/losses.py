@@ -109,7 +109,7 @@ def joined(known: Mapping[str, Entry]) -> xr.Dataset:
 def ask(question: Question, configs: Mapping[str, TreeKVConfig]) -> jobs.Job[None]:
     """Start a job that finds the losses that are not known yet; each is there as soon as it is found.
 
-    What was asked for with a button, and may take minutes, goes on when the page is closed: see `going_on`.
+    What was asked for with a button, and may take minutes, goes on when the page is closed: see `of_another_tab`.
     """
     known = question.known(configs)
     # Without the loss of the full cache, which comes with that of any setting, the others say nothing.
@@ -118,20 +118,17 @@ def ask(question: Question, configs: Mapping[str, TreeKVConfig]) -> jobs.Job[Non
         jobs.owner(),
         _TITLES[question.kind],
         partial(_work, question=question, missing=missing),
-        makes="" if question.kind == "predicted" else _subject(question, configs),
+        makes="" if question.kind == "predicted" else _made(question.run),
     )
 
 
-def going_on(run: RunFolder, prompt: int, configs: Mapping[str, TreeKVConfig]) -> jobs.Job[None] | None:
-    """The job by which another session, which may have ended, measures these settings or asks them for numbers."""
-    kinds: list[Kind] = ["measured", "needles"]
-    found = [job for kind in kinds for job in jobs.making(_subject(Question(run, prompt, kind), configs))]
-    return found[0] if found else None
+def of_another_tab(run: RunFolder) -> jobs.Job[None] | None:
+    """The job by which another session, which may have ended, measures this run or asks it for hidden numbers."""
+    return next((job for job in jobs.making(_made(run)) if job.owner != jobs.owner()), None)
 
 
-def _subject(question: Question, configs: Mapping[str, TreeKVConfig]) -> str:
-    settings = [config.to_dict() for config in configs.values()]
-    return json.dumps([str(question.run.path), question.prompt, question.kind, settings])
+def _made(run: RunFolder) -> str:
+    return f"losses of {run.path}"
 
 
 def _work(job: jobs.Job[None], question: Question, missing: Mapping[str, TreeKVConfig]) -> None:

@@ -152,7 +152,7 @@ def estimate(request: RunRequest, runs: Sequence[RunFolder]) -> str:
         parts = [wording.duration(seconds * share), f"{wording.size(run_folder.size(run) * share)} of disk"]
         source = f", as far as the run {run.path.name!r} says"
         break
-    sizes = _sizes(request.model)
+    sizes = sizes_here(request.model)
     if sizes is not None and request.tokens > 0:
         few = sizes.parameters <= pipeline.MOST_PARAMETERS
         gradients = few if request.sensitivity is None else request.sensitivity
@@ -162,8 +162,8 @@ def estimate(request: RunRequest, runs: Sequence[RunFolder]) -> str:
     return f"About {wording.listed(parts)}{source}; a shorter text takes less." if parts else ""
 
 
-@st.cache_data(max_entries=32, show_spinner=False)
-def _sizes(model: str) -> ModelSizes | None:
+@st.cache_data(max_entries=32, ttl=60, show_spinner=False)
+def sizes_here(model: str) -> ModelSizes | None:
     """The sizes of a model on this machine; None for others, which are not looked for here."""
     if model not in model_names() and not Path(model).is_dir():
         return None

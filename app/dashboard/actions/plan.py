@@ -7,13 +7,13 @@ import streamlit as st
 import analysis
 from analysis import memory_plan
 from analysis.memory_size import DTYPES
+from app.dashboard.actions.make_run import sizes_here
 from app.dashboard.session.messages import plain, sentence
 from app.dashboard.session.run import default_model
 from app.dashboard.session.settings import MOST_COMPARED, join_compared
 from app.runs.folder import RunFolder
 from app.text import wording
 from treekv import TreeKVConfig, TreeKVError
-from treekv.models import load_config
 
 
 def section(run: RunFolder, captured: analysis.Capture) -> None:
@@ -25,7 +25,7 @@ def section(run: RunFolder, captured: analysis.Capture) -> None:
         users = columns[1].number_input("Users at once", 1, memory_plan.MOST_USERS, 16, key="plan-users")
         context = columns[2].number_input("Context (tokens)", 32, 10_000_000, 32_768, 1024, key="plan-context")
         dtype = columns[3].selectbox("Data type", DTYPES, index=DTYPES.index("bfloat16"), key="plan-dtype")
-        sizes = _sizes(default_model(run))
+        sizes = sizes_here(default_model(run))
         taken = 0
         if sizes is None:
             st.caption("The model's configuration is not here, so its weights are not taken from the memory.")
@@ -61,15 +61,6 @@ def section(run: RunFolder, captured: analysis.Capture) -> None:
             args=(found.config,),
             help="It joins the comparison, which predicts its loss.",
         )
-
-
-@st.cache_data(max_entries=32, show_spinner=False)
-def _sizes(model: str) -> memory_plan.ModelSizes | None:
-    """The sizes of the run's model, if its configuration is on this machine."""
-    try:
-        return memory_plan.model_sizes(load_config(model))
-    except TreeKVError:
-        return None
 
 
 def _compare(config: TreeKVConfig) -> None:

@@ -14,7 +14,7 @@ from app.dashboard.pages import runs_root
 from app.dashboard.session import jobs, loaded_model
 from app.dashboard.session.keys import PROMPT_GIVEN
 from app.dashboard.session.messages import or_stop, plain
-from app.dashboard.session.run import default_model
+from app.dashboard.session.run import default_model, open_capture
 from app.dashboard.session.settings import choose_settings, join_compared
 from app.dashboard.widgets.figure import draw_figure
 from app.dashboard.widgets.job_progress import show_job
@@ -69,7 +69,10 @@ def _other_texts(run: RunFolder, captured: analysis.Capture) -> list[RunFolder]:
     others = {
         other.path.name: other
         for other in run_folder.recent(runs_root())
-        if other.path != run.path and other.has(run_folder.CAPTURE) and other.manifest.get("model") == captured.model
+        if other.path != run.path
+        and other.has(run_folder.CAPTURE)
+        and other.manifest.get("model") == captured.model
+        and "no_gradients" not in other.manifest
     }
     if not others:
         return []
@@ -110,7 +113,7 @@ def _work(
     texts = [captured]
     for number, other in enumerate(more, start=1):
         job.report(0, 0, f"reading text {number + 1} of {len(more) + 1}")
-        texts.append(analysis.open(other.file(run_folder.CAPTURE), "capture"))
+        texts.append(open_capture(other))
     if predict:
         job.report(0, 0, "loading the model")
         model, _ = loaded_model.get(default_model(run))
@@ -138,7 +141,7 @@ def in_one_sentence(choice: analysis.Recommendation, captured: analysis.Capture)
         f"{cost[DEFAULTS]:+.3f} and {best}, the best of the others, {others[best]:+.3f}."
     )
     lower = min(cost, key=cost.__getitem__)
-    return words if lower == PROPOSED else f"{words} On this text {lower} would be the better choice."
+    return words if lower == PROPOSED else f"{words} There {lower} would be the better choice."
 
 
 def _show(choice: analysis.Recommendation, captured: analysis.Capture) -> None:

@@ -15,7 +15,7 @@ from app.dashboard.session.run import default_model, find_run
 from app.runs import folder as run_folder
 from app.runs.folder import RunFolder
 from treekv import TreeKVConfig, TreeKVError, shipped
-from treekv.resize import resized
+from treekv.resize import in_proportion
 
 CHOSEN, COMPARED = SETTINGS
 WRONG: Final = "settings-wrong"  # in the session: what is wrong with those in the address or the run, not said yet
@@ -249,11 +249,20 @@ def _recommended(run: RunFolder | None, config: TreeKVConfig) -> list[TreeKVConf
 
 
 def as_by_default(config: TreeKVConfig) -> TreeKVConfig:
-    """Settings to compare others with: without budgets for heads and what is chosen with them."""
-    if config.budgets is None:
+    """Settings to compare others with: without budgets for layers or heads, and without the neighbours, importance,
+    recent tokens and compressed positions that are chosen with them."""
+    if not isinstance(config.budgets, tuple):
         return config
-    read = {name: getattr(config, name) for name in ("cache_size", "prefill", "block_size", "after_prompt")}
-    return TreeKVConfig(policy=config.policy, **read)
+    kept = ["cache_size", "prefill", "after_prompt", "seed", "sink_size", "block_size"]
+    kept += ["positions"] * (config.positions != "compressed")
+    refused = None
+    for names in (kept, kept[:-1], kept[:4]):
+        try:
+            return TreeKVConfig(policy=config.policy, **{name: getattr(config, name) for name in names})
+        except TreeKVError as error:
+            refused = refused or error
+    assert refused is not None
+    raise refused
 
 
 def with_changes(config: TreeKVConfig, **changes: Any) -> TreeKVConfig:
@@ -264,8 +273,9 @@ def with_changes(config: TreeKVConfig, **changes: Any) -> TreeKVConfig:
     """
     if "policy" in changes:
         config = config.for_policy(changes.pop("policy"))
-    if "cache_size" in changes and config.budgets is not None:
-        config = resized(config, changes["cache_size"])
+    size = changes.get("cache_size", config.cache_size)
+    if isinstance(config.budgets, tuple) and size != config.cache_size and size > 0:
+        changes["budgets"] = in_proportion(config.budgets, size)
     refused = None
     for relaxed in ({}, {"block_size": None}, {"block_size": None, "recent_size": None}):
         try:

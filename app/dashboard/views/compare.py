@@ -228,8 +228,6 @@ def find_losses(configs: dict[str, TreeKVConfig], prompt: int) -> None:
     predicted, measured = (losses.Question(run, prompt, kind) for kind in ("predicted", "measured"))
     asked = st.session_state.get(LOSS_JOB)
     key = (str(run.path), prompt, *map(str, configs.values()))
-    if asked is None and (others := losses.going_on(run, prompt, configs)) is not None:
-        asked = st.session_state[LOSS_JOB] = (key, others)
     if (asked is None or asked[0] != key) and {losses.FULL, *configs} - {*predicted.known(configs)}:
         if asked is not None:
             asked[1].stop()
@@ -238,7 +236,8 @@ def find_losses(configs: dict[str, TreeKVConfig], prompt: int) -> None:
         except TreeKVError as error:  # too many jobs
             st.caption(str(error))
             return
-    running = asked is not None and not asked[1].ended
+    others = losses.of_another_tab(run)
+    running = others is not None or (asked is not None and not asked[1].ended)
     buttons = st.container(horizontal=True)
     if {losses.FULL, *configs} - {*measured.known(configs)} and buttons.button(
         "Measure the loss", disabled=running, help="Streams the text through a real cache of each setting."
@@ -250,6 +249,9 @@ def find_losses(configs: dict[str, TreeKVConfig], prompt: int) -> None:
         asked = st.session_state[LOSS_JOB] = (key, or_stop(lambda: losses.ask(needles, configs)))
     if asked is not None and asked[0] == key:
         show_job(asked[1])
+    if others is not None:
+        st.caption("Asked for in another tab, which may be closed:")
+        show_job(others)
 
 
 def draw_table(found: Comparison, prompt: int, length: int, batch: int, dtype: str) -> None:

@@ -86,7 +86,10 @@ function clear() {
   marks.clear();
 }
 
+let undo = null;  // takes the listener away: Streamlit calls this anew for new data, without an end of the old
+
 export default function linkedHover({ data }) {
+  undo?.();
   const { steps } = data;
   let shown = { over: null, position: null };
   const move = (event) => {
@@ -104,8 +107,10 @@ export default function linkedHover({ data }) {
     frame(text, position, over !== text);
   };
   document.addEventListener("pointermove", move);
-  return () => {
+  const end = () => {
     document.removeEventListener("pointermove", move);
     clear();
+    if (undo === end) undo = null;
   };
+  return undo = end;
 }

@@ -128,7 +128,10 @@ def test_the_harness_scores_through_the_cache(tasks, llama, monkeypatch):
 
 def test_a_long_context_is_cut_at_its_beginning():
     context = list(range(10))
-    assert last_tokens(context, [[1], [1, 2, 3]], 8) == context[-6:]
-    assert last_tokens(context, [[1]], 100) == context
+    for length in (1, 3, 8):
+        continuation = [50] * length
+        whole = (context + continuation)[-9:][:-1]  # what the harness gives a model of 8 tokens
+        assert [*last_tokens(context, continuation, 8), *continuation[:-1]] == whole
+    assert last_tokens(context, [1], 100) == context
     with pytest.raises(TreeKVError, match="a continuation of 9 tokens does not fit into the 8"):
-        last_tokens(context, [[0] * 9], 8)
+        last_tokens(context, [0] * 9, 8)

@@ -142,10 +142,13 @@ def test_hovering_one_picture_marks_the_token_in_the_others(dashboard: str, watc
     watched.settle()
     marks, framed = page.locator(".treekv-mark"), page.locator("[role=region] span[style*=outline]")
 
-    def hover(what: Locator, right: float, down: float) -> None:
+    def place(what: Locator, right: float, down: float, aside: float = 0.0) -> tuple[float, float]:
         box = what.bounding_box()
         assert box is not None
-        page.mouse.move(box["x"] + right * box["width"], box["y"] + down * box["height"])
+        return box["x"] + right * box["width"] + aside, box["y"] + down * box["height"]
+
+    def hover(what: Locator, right: float, down: float) -> None:
+        page.mouse.move(*place(what, right, down))
 
     hover(page.locator(".nsewdrag").first, 0.4, 0.9)  # in the map: marked in density and text
     expect(marks).to_have_count(1)
@@ -161,6 +164,16 @@ def test_hovering_one_picture_marks_the_token_in_the_others(dashboard: str, watc
     framed.hover()  # in the text, where it was scrolled to: both figures
     expect(marks).to_have_count(2)
     assert len(set(marks.all_inner_texts())) == 1
+
+    slider = page.get_by_role("slider", name="Step (tokens read so far)")
+    for _ in range(3):  # each draws the pictures anew
+        slider.press("ArrowLeft")
+        watched.settle()
+    hover(page.locator(".nsewdrag").first, 0.4, 0.9)
+    for _ in range(3):  # within one token: no listener of an earlier step takes the marks away
+        page.mouse.move(*place(page.locator(".nsewdrag").first, 0.4, 0.9, 0.2))
+        page.wait_for_timeout(100)
+        expect(marks).to_have_count(1)
 
     page.mouse.move(5, 5)
     expect(marks).to_have_count(0)

@@ -65,13 +65,15 @@ def test_blocks_prompts_and_turns_between_tokens(llama, pooled) -> None:
         pooled.clear()
 
 
-def test_half_precision(pooled, monkeypatch) -> None:
-    model, ids = tiny.llama().to(torch.bfloat16), tiny.tokens(60)
-    cache = TreeKVCache(CONFIG.replace(positions="original"), model.config)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("positions", ["original", "rank"])
+def test_half_precision(dtype, positions, pooled, monkeypatch) -> None:
+    model, ids = tiny.llama().to(dtype), tiny.tokens(60)
+    cache = TreeKVCache(CONFIG.replace(positions=positions), model.config)
     found = torch.cat([model(token[None, None], past_key_values=cache).logits for token in ids[0, :30]])
     assert pooled
     apart(monkeypatch)
-    slow = TreeKVCache(CONFIG.replace(positions="original"), model.config)
+    slow = TreeKVCache(CONFIG.replace(positions=positions), model.config)
     expected = torch.cat([model(token[None, None], past_key_values=slow).logits for token in ids[0, :30]])
     assert (found - expected).abs().mean() < 0.05 * expected.float().std()
 
@@ -134,12 +136,48 @@ def test_many_heads_and_rows_attend_part_by_part(pooled) -> None:
     assert not pooled
 
 
-def test_the_gradient_of_a_token_goes_part_by_part(llama, pooled) -> None:
-    cache = TreeKVCache(CONFIG, llama.config)
-    for token in tiny.tokens(20)[0]:
-        llama(token[None, None], past_key_values=cache)
-    pooled.clear()
+@pytest.mark.parametrize("trained", ["q_proj", "k_proj", "v_proj"])
+def test_what_is_trained_goes_part_by_part(trained, pooled) -> None:
     with torch.inference_mode(False), torch.enable_grad():
-        embedded = llama.get_input_embeddings()(tiny.tokens(1)).detach().requires_grad_()
-        llama(inputs_embeds=embedded, past_key_values=cache).logits.sum().backward()
-    assert embedded.grad is not None and not pooled
+        model = tiny.llama().requires_grad_(False)
+        weight = getattr(model.model.layers[0].self_attn, trained).weight
+        cache = TreeKVCache(CONFIG, model.config)
+        for token in tiny.tokens(20)[0]:
+            model(token[None, None], past_key_values=cache)
+        pooled.clear()
+        weight.requires_grad_()
+        model(tiny.tokens(1), past_key_values=cache).logits.sum().backward()
+        assert weight.grad is not None and weight.grad.abs().sum() > 0
+        assert not pooled  # the second layer's queries need a gradient too
+
+
+@pytest.mark.parametrize("passes_positions", [True, False])
+def test_the_history_may_have_padding(passes_positions, pooled, monkeypatch) -> None:
+    """Some models do not pass their positions on; then they follow from the real tokens that were read."""
+    real = split_layer.SplitLayer.attend
+    if not passes_positions:
+        monkeypatch.setattr(
+            split_layer.SplitLayer, "attend", lambda layer, call: real(layer, call._replace(position_ids=None))
+        )
+
+    def logits() -> list[torch.Tensor]:
+        model, ids = tiny.llama(), tiny.tokens(40)
+        mask = torch.ones(1, 40, dtype=torch.long)
+        mask[:, :4] = 0
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        cache = TreeKVCache(CONFIG, model.config)
+        calls = [(0, 24), *((at, at + 1) for at in range(24, 40))]
+        return [
+            model(
+                ids[:, first:last],
+                attention_mask=mask[:, :last],
+                position_ids=positions[:, first:last],
+                past_key_values=cache,
+            ).logits[0, -1]
+            for first, last in calls
+        ]
+
+    found = logits()
+    assert pooled
+    apart(monkeypatch)
+    assert torch.allclose(torch.stack(found), torch.stack(logits()), atol=TOLERANCE)

@@ -178,14 +178,19 @@ def test_a_measurement_goes_on_without_its_tab_and_the_next_one_shows_it(
     settings = [decode(part) for part in TWO.split(";")]
     names = dict(zip(["A TreeKV 64", "B StreamingLLM 64"], settings, strict=True))
     try:
-        theirs = losses.ask(losses.Question(run, 0, "measured"), names)  # by a session that is no more
-        assert losses.going_on(run, 0, names) is theirs
-        assert losses.going_on(run, 40, names) is None
-        assert losses.going_on(run, 0, {"A TreeKV 64": settings[0]}) is None
-        assert losses.ask(losses.Question(run, 0, "predicted"), names).makes == ""
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(jobs, "owner", lambda: "a tab that is closed")
+            theirs = losses.ask(losses.Question(run, 0, "measured"), names)
+        assert losses.of_another_tab(run) is theirs
+        mine = losses.ask(losses.Question(run, 0, "predicted"), names)
+        assert mine.makes == ""
         test = page("compare", run.path, monkeypatch, compare=TWO)
-        shown = [bar.proto.text for bar in test.get("progress")]
-        assert any(text.startswith("Measuring the loss") for text in shown), shown
+        for _ in range(2):  # the second time with a prediction of its own
+            shown = [bar.proto.text for bar in test.get("progress")]
+            assert any(text.startswith("Measuring the loss") for text in shown), shown
+            assert next(button for button in test.button if button.label == "Measure the loss").disabled
+            test.slider(key="compare_prompt").set_value(40).run()
+        assert not theirs.stopped()  # other settings here stop what is asked for here only
     finally:
         gate.set()
     assert not test.exception

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from app.dashboard.session.settings import (
     COMPARED,
     _to_begin_with,
+    as_by_default,
     decode,
     encode,
     join_compared,
@@ -146,3 +147,15 @@ def test_recommended_settings_are_compared_with_others_as_people_use_them() -> N
 def test_budgets_follow_the_size() -> None:
     config = TreeKVConfig.load("smollm2-128")
     assert with_changes(config, cache_size=256) == resized(config, 256)
+    table = ((40, 88), (60, 68))
+    own = TreeKVConfig(cache_size=64, budgets=table, sink_size=30, recent_size=2, prefill="stream", block_size=1)
+    assert with_changes(own, cache_size=32, sink_size=4).budgets == ((20, 44), (30, 34))
+
+
+def test_what_does_not_fit_without_budgets_is_as_by_default() -> None:
+    table = ((64, 64), (64, 64))
+    own = TreeKVConfig(cache_size=64, recent_size=4, block_size=16, budgets=table, positions="original", seed=3)
+    plain = as_by_default(own)
+    assert (plain.budgets, plain.cache_size, plain.positions, plain.seed) == (None, 64, "original", 3)
+    assert as_by_default(TreeKVConfig.load("smollm2-64")).positions is None
+    assert as_by_default(TreeKVConfig(budgets="rising")).budgets == "rising"
