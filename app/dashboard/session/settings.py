@@ -253,10 +253,9 @@ def as_by_default(config: TreeKVConfig) -> TreeKVConfig:
     recent tokens and compressed positions that are chosen with them."""
     if not isinstance(config.budgets, tuple):
         return config
-    kept = ["cache_size", "prefill", "after_prompt", "seed", "sink_size", "block_size"]
-    kept += ["positions"] * (config.positions != "compressed")
+    kept = ["cache_size", "prefill", "after_prompt", "seed"] + ["positions"] * (config.positions != "compressed")
     refused = None
-    for names in (kept, kept[:-1], kept[:4]):
+    for names in ([*kept, "sink_size", "block_size"], [*kept, "sink_size"], kept):
         try:
             return TreeKVConfig(policy=config.policy, **{name: getattr(config, name) for name in names})
         except TreeKVError as error:
