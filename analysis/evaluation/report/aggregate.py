@@ -183,9 +183,10 @@ def notes(rows: Sequence[Row], records: Sequence[Record]) -> list[str]:
             said.append(f"{where}: the full cache scores {mean}, at the floor; no evidence about compression.")
         elif row.estimate.mean >= CEILING:
             said.append(f"{where}: the full cache scores {mean}, at the ceiling; little evidence about compression.")
-    shown = _variants(records)
-    if shown:
-        said.append(f"Default sizes: {'; '.join(f'{name}: {words}' for name, words in shown.items())}.")
+    titles = {settings_title(name): words for name, words in _variants(records).items()}
+    untold = [f"{title}: {words}" for title, words in titles.items() if words not in title]
+    if untold:
+        said.append(f"Default sizes: {'; '.join(untold)}.")
     for what in ("versions", "machine"):
         kinds = {json.dumps(record.about[what], sort_keys=True) for record in records if what in record.about}
         if len(kinds) > 1:

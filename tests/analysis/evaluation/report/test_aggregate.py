@@ -173,7 +173,7 @@ def test_notes_say_what_a_reader_must_know(records: list[Record]) -> None:
     variants = [record("h2o", 0, 1.0, config={"policy": "h2o"})]
     variants += [record("mine", 0, 1.0, config={"policy": "h2o", "variant": "paper"}), record("tree", 0, 1.0)]
     said = aggregate.notes(aggregate.summarize(variants, None), variants)
-    assert said == ["Default sizes: h2o: as published; mine: paper's allocation."]
+    assert said == ["Default sizes: mine: paper's allocation."]
 
 
 def test_failures_are_told_once_for_each_reason() -> None:
