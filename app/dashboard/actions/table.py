@@ -16,7 +16,7 @@ from treekv import TreeKVConfig
 
 Row = dict[str, Any]
 FULL_CACHE: Final = "full cache"  # the name of its row
-_MARK: Final = "background-color: rgba(43, 108, 176, 0.22)"
+_MARK: Final = "background-color: rgba(43, 108, 176, 0.35)"
 
 
 class Column(NamedTuple):
