@@ -19,14 +19,21 @@ def resized(config: TreeKVConfig, cache_size: int) -> TreeKVConfig:
     if cache_size == config.cache_size:
         return config
     changes: dict[str, Any] = {"cache_size": cache_size}
-    if isinstance(config.budgets, tuple) and type(cache_size) is int and cache_size > 0:
-        changes["budgets"] = in_proportion(config.budgets, cache_size)
     if is_table(config.recent_budgets):
         changes |= {"recent_size": None, "recent_budgets": None}
     try:
-        return config.replace(**changes)
+        return changed(config, **changes)
     except TreeKVError:
-        return config.replace(**{"recent_size": None, "block_size": None} | changes)
+        return changed(config, **{"recent_size": None, "block_size": None} | changes)
+
+
+def changed(config: TreeKVConfig, **changes: Any) -> TreeKVConfig:
+    """`config.replace`, where budgets of layers or heads follow a changed `cache_size` in proportion."""
+    size = changes.get("cache_size")
+    follow = isinstance(config.budgets, tuple) and "budgets" not in changes
+    if follow and type(size) is int and size > 0 and size != config.cache_size:
+        changes["budgets"] = in_proportion(config.budgets, size)  # type: ignore[arg-type]
+    return config.replace(**changes)
 
 
 def in_proportion(budgets: Table | tuple[int, ...], mean: int) -> Table | tuple[int, ...]:

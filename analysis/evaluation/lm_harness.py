@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from treekv import TreeKVCache, TreeKVConfig, load_model
 from treekv.errors import TreeKVError
+from treekv.resize import changed
 
 NAME = "treekv"
 
@@ -130,7 +131,7 @@ def register() -> Any:
                     f"and {', '.join(sorted(known))}"
                 )
             config = TreeKVConfig() if settings is None else TreeKVConfig.load(settings)
-            self.cache_config, self.chunk = config.replace(**changes), chunk
+            self.cache_config, self.chunk = changed(config, **changes), chunk
             if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
                 device = None  # the harness asks for "cuda:0" unless it is told; its own class falls back likewise
             model, tokenizer = load_model(pretrained, dtype=dtype, device=device)

@@ -233,9 +233,9 @@ def _further(settings: list[str], given: dict[str, Any]) -> dict[str, Any]:
 
 def _config(file: Path | None, **changes: Any) -> Any:
     from treekv import TreeKVConfig
+    from treekv.resize import changed
 
-    config = TreeKVConfig() if file is None else TreeKVConfig.load(file)
-    return config.replace(**changes)
+    return changed(TreeKVConfig() if file is None else TreeKVConfig.load(file), **changes)
 
 
 def _check_temperature(temperature: float) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from treekv import TreeKVConfig, TreeKVError, shipped
-from treekv.resize import in_proportion, resized
+from treekv.resize import changed, in_proportion, resized
 
 
 @given(st.data())
@@ -49,3 +49,12 @@ def test_impossible_sizes_are_refused(size) -> None:
     for config in (TreeKVConfig(cache_size=64), TreeKVConfig.load("smollm2-64")):
         with pytest.raises(TreeKVError, match="cache_size"):
             resized(config, size)
+
+
+def test_budgets_follow_a_changed_size_unless_they_are_given() -> None:
+    config = TreeKVConfig.load("smollm2-64")
+    assert changed(config, cache_size=96, block_size=8) == resized(config, 96).replace(block_size=8)
+    assert changed(config, stride=2).budgets == config.budgets
+    assert changed(config, cache_size=32, budgets=None, scope=2).budgets is None
+    with pytest.raises(TreeKVError, match="recent_size must be"):
+        changed(config, cache_size=96, recent_size=-1)

@@ -15,7 +15,7 @@ from app.dashboard.session.run import default_model, find_run
 from app.runs import folder as run_folder
 from app.runs.folder import RunFolder
 from treekv import TreeKVConfig, TreeKVError, shipped
-from treekv.resize import in_proportion
+from treekv.resize import changed
 
 CHOSEN, COMPARED = SETTINGS
 WRONG: Final = "settings-wrong"  # in the session: what is wrong with those in the address or the run, not said yet
@@ -265,20 +265,17 @@ def as_by_default(config: TreeKVConfig) -> TreeKVConfig:
 
 
 def with_changes(config: TreeKVConfig, **changes: Any) -> TreeKVConfig:
-    """`config.replace`, but block size and recent tokens return to defaults where the old ones no longer fit.
+    """`changed`, but block size and recent tokens return to defaults where the old ones no longer fit.
 
     Raises:
         TreeKVError: the first error, if defaults do not help either.
     """
     if "policy" in changes:
         config = config.for_policy(changes.pop("policy"))
-    size = changes.get("cache_size", config.cache_size)
-    if isinstance(config.budgets, tuple) and size != config.cache_size and size > 0:
-        changes["budgets"] = in_proportion(config.budgets, size)
     refused = None
     for relaxed in ({}, {"block_size": None}, {"block_size": None, "recent_size": None}):
         try:
-            return config.replace(**(relaxed | changes))
+            return changed(config, **(relaxed | changes))
         except TreeKVError as error:
             refused = refused or error
     assert refused is not None
