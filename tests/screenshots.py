@@ -1,6 +1,6 @@
 """Screenshots of every page of the dashboard, narrow and wide, light and dark.
 
-    treekv demo --tokens 512 --output treekv-runs/demo
+    treekv demo --tokens 1024 --output treekv-runs/demo
     python -m tests.screenshots treekv-runs/demo --output artifacts/pages
     python -m tests.screenshots treekv-runs/demo --documentation          # those of docs/images
 
@@ -31,7 +31,7 @@ DOCUMENTED = {
     "start": ("?", 1000, False),
     "the-paper": ("the-paper?", 1024, False),
     "wavelets": ("wavelets?", 1450, False),
-    "eviction-map": ("eviction-map?step=360&", 1350, False),
+    "eviction-map": ("eviction-map?step=720&", 1350, False),
     "compare": ("compare?", 1420, False),
     "compare-dark": ("compare?", 1420, True),
     "generate": ("generate?", 1150, False),

@@ -24,7 +24,7 @@ st.title("Generate")
 show_run_error()
 config = current_settings(run)
 st.markdown("The real model continues a prompt with the active configuration, beside the same model with a full cache.")
-st.caption(f"Active configuration: {plain(wording.settings_in_words(config))}. Change them on the page Compare.")
+st.caption(f"Active configuration: {plain(wording.settings_in_words(config))}. Change it on the page Compare.")
 
 
 def request_form() -> Request | None:
