@@ -7,7 +7,8 @@ A table stands between `<!-- results: {...} -->` and `<!-- end of results -->`. 
 
     records   the name of a summary, or a list of them
     score     which one; the main one of the task by default; a list of them makes a column for each
-    where     what documents and settings must have: budget, length, files, dataset, question, model
+    where     what documents and settings must have: budget, length, files, dataset, question, model; of these but the
+              budget a list of several
     against   the settings that others are compared with, in paired differences
     across    a column for each budget, length, files or value of an option, instead of columns for one score
     closes    true for the share of the distance between StreamingLLM and the full cache that a mean score closes
@@ -208,7 +209,8 @@ def _cells(names: tuple[str, ...], summaries: Path) -> list[Cell]:
 
 def _fits(cell: Cell, where: dict[str, Any]) -> bool:
     has = {**cell.records[0].of.options, **cell.group, "files": _files(cell), "model": cell.records[0].of.model}
-    fits = all(has.get(key) == value for key, value in where.items() if key != "budget")
+    asked = {key: value if isinstance(value, list) else [value] for key, value in where.items() if key != "budget"}
+    fits = all(has.get(key) in values for key, values in asked.items())
     return fits and (cell.budget is None or cell.budget == where.get("budget", cell.budget))
 
 
