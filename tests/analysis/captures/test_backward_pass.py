@@ -245,7 +245,7 @@ def test_too_little_memory_is_said_before_the_text_is_run(monkeypatch):
 
 
 def test_one_token_is_refused():
-    with pytest.raises(TreeKVError, match="the text has 1 tokens"):
+    with pytest.raises(TreeKVError, match="the text has 1 token;"):
         gradients(made(), [5])
 
 

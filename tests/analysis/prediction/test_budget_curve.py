@@ -56,7 +56,7 @@ def test_the_picture_has_the_points(llama, ids):
 def test_bad_requests_are_one_sentence(llama, ids):
     with pytest.raises(TreeKVError, match="no cache sizes"):
         analysis.budget_curve(llama, ids[:40], TREE)
-    with pytest.raises(TreeKVError, match="give a layer 3 tokens"):
+    with pytest.raises(TreeKVError, match="leaves a tree region of 0"):
         analysis.budget_curve(llama, ids, TREE.replace(budgets=(24, 40)), [4])
 
 
