@@ -198,12 +198,18 @@ def test_the_demo_replaces_a_previous_run_and_says_when_the_text_is_short(words:
     [
         (".venv/bin/treekv", None, ".venv/bin/treekv"),
         (".venv/bin/treekv", "/usr/bin/treekv", "treekv"),
-        ("/x/app/cli/__main__.py", None, "treekv"),
+        ("/x/bin/treekv", None, "/x/bin/treekv"),
+        ("/x/app/cli/__main__.py", None, "env/bin/treekv"),
     ],
 )
 def test_the_command_is_named_as_it_will_be_found(
-    called: str, on_path: str | None, shown: str, monkeypatch: pytest.MonkeyPatch
+    called: str, on_path: str | None, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    beside = tmp_path / "env" / "bin" / "treekv"
+    beside.parent.mkdir(parents=True)
+    beside.touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(beside.with_name("python")))
     monkeypatch.setattr(sys, "argv", [called])
     monkeypatch.setattr(shutil, "which", lambda name: on_path)
     assert snippets.own_command() == shown
