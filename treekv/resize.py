@@ -29,10 +29,9 @@ def resized(config: TreeKVConfig, cache_size: int) -> TreeKVConfig:
 
 def changed(config: TreeKVConfig, **changes: Any) -> TreeKVConfig:
     """`config.replace`, where budgets of layers or heads follow a changed `cache_size` in proportion."""
-    size = changes.get("cache_size")
-    follow = isinstance(config.budgets, tuple) and "budgets" not in changes
-    if follow and type(size) is int and size > 0 and size != config.cache_size:
-        changes["budgets"] = in_proportion(config.budgets, size)  # type: ignore[arg-type]
+    size, budgets = changes.get("cache_size"), config.budgets
+    if isinstance(budgets, tuple) and "budgets" not in changes and type(size) is int and size > 0:
+        changes["budgets"] = in_proportion(budgets, size)
     return config.replace(**changes)
 
 

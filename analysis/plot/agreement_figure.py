@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
-
 import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
@@ -50,11 +48,9 @@ def agreement(data: xr.DataArray, *, policy: str | None = None, layer: int | Non
         f"{spread}.",
         height=560,
     )
-    # In lines, as wide as a column of a narrow page.
-    lines = ["<br>".join(_wrapped(name)) for name in names]
     figure.add_heatmap(
-        x=lines,
-        y=lines,
+        x=names,
+        y=names,
         z=percent,
         zmin=0,
         zmax=100,
@@ -69,11 +65,12 @@ def agreement(data: xr.DataArray, *, policy: str | None = None, layer: int | Non
         },
         hovertemplate=f"{between} %{{y}} and %{{x}}: %{{z}} % in common<extra></extra>",
     )
+    # Labels in lines, as wide as a column of a narrow page.
+    labels = {"tickvals": names, "ticktext": [theme.in_lines(name, _LABEL_WIDTH) for name in names]}
     axis = {"showgrid": False, "title": between if between != "head" else "KV head", "type": "category"}
-    figure.update_xaxes(**axis, automargin=True, **({"tickangle": 0} if between == "policy" else {}))
+    if between == "policy":
+        figure.update_xaxes(**labels, tickangle=0, automargin=True)
+        figure.update_yaxes(**labels)
+    figure.update_xaxes(**axis)
     figure.update_yaxes(**axis, autorange="reversed", automargin=True, title_standoff=12)
     return figure
-
-
-def _wrapped(name: str) -> list[str]:
-    return textwrap.wrap(name, _LABEL_WIDTH, break_long_words=False, break_on_hyphens=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -113,7 +112,7 @@ def eviction_maps(
         f"Maps of step against position, one per policy, {words}: {_shown(pooled)}. "
         "After the last step the four quarters of the text are kept to: "
         f"{'; '.join(f'{name} {table}' for name, table in zip(names, tables, strict=True))}.",
-        [_narrow(theme.shown(name), _TITLE_WIDTH[columns]) for name in names],
+        [theme.in_lines(theme.shown(name), _TITLE_WIDTH[columns]) for name in names],
         columns,
         130 + _ROW_HEIGHT * rows,
     )
@@ -124,7 +123,7 @@ def eviction_maps(
         heatmap = _heatmap(cells, at_cell(part))
         heatmap.update(coloraxis="coloraxis")
         figure.add_trace(heatmap, **place)
-        hide_future(figure, view, total, _narrow(NOT_READ, _LABEL_WIDTH[columns]), **place)
+        hide_future(figure, view, total, theme.in_lines(NOT_READ, _LABEL_WIDTH[columns]), **place)
     bar = _colorbar(pooled, maps[0].attrs["step_size"] * maps[0].attrs["position_size"])
     figure.update_layout(coloraxis={"colorscale": "Cividis", "cmin": 0, "cmax": 100, "colorbar": bar})
     # Few tick labels, so that those of neighbouring maps do not overlap.
@@ -138,11 +137,6 @@ def eviction_maps(
         theme.style(figure, axis, showgrid=False, range=view[:1:-1], **labels)
     name_columns(figure, part, size)
     return figure
-
-
-def _narrow(words: str, letters: int) -> str:
-    """Wrap text to lines of `letters` characters."""
-    return "<br>".join(textwrap.wrap(words, letters, break_long_words=False, break_on_hyphens=False))
 
 
 def _pooled(layer: int | None, head: int | None) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
-
 import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
@@ -38,7 +36,7 @@ def forgotten(data: xr.Dataset) -> go.Figure:
         f"position {int(one['first']):,}, read by step {read:,} · the brighter, the later · brightest: still kept",
         f"Grids of {len(layers)} layers by {len(heads)} KV heads, one per policy: the step at which each forgot "
         f"\u201c{shown}\u201d. Heads that still keep it after {steps:,} tokens: {', '.join(kept)}.",
-        [_wrapped(theme.shown(name), _TITLE_WIDTH[columns]) for name in names],
+        [theme.in_lines(theme.shown(name), _TITLE_WIDTH[columns]) for name in names],
         columns,
         150 + rows * min(max(24 * min(len(layers), len(heads)), 90), 260),
     )
@@ -79,7 +77,3 @@ def forgotten(data: xr.Dataset) -> go.Figure:
     figure.update_yaxes(showgrid=False, nticks=5, range=below[::-1])
     figure.update_yaxes(title="KV head" if wide else "layer", col=1)
     return figure
-
-
-def _wrapped(name: str, letters: int) -> str:
-    return "<br>".join(textwrap.wrap(name, letters, break_long_words=False, break_on_hyphens=False))

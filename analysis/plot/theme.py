@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -140,6 +141,11 @@ def _wrapped(subtitle: str) -> list[str]:
         else:
             lines[-1] = longer
     return lines
+
+
+def in_lines(words: str, letters: int) -> str:
+    """Wrap text to lines of `letters` characters, as far as its words allow."""
+    return "<br>".join(textwrap.wrap(words, letters, break_long_words=False, break_on_hyphens=False))
 
 
 def dash(number: int) -> str:

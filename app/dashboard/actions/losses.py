@@ -76,6 +76,13 @@ class Question(NamedTuple):
         return {name: found[FULL] for name, config in every.items() if (found := self.entry(config))}
 
 
+def by_kind(run: RunFolder, prompt: int, configs: Mapping[str, TreeKVConfig]) -> dict[Kind, dict[str, Entry]]:
+    """Predicted and measured losses by name, each kind of which the full cache's and another one are known."""
+    kinds: list[Kind] = ["predicted", "measured"]
+    known = {kind: Question(run, prompt, kind).known(configs) for kind in kinds}
+    return {kind: entries for kind, entries in known.items() if FULL in entries and len(entries) > 1}
+
+
 @st.cache_resource(max_entries=256, show_spinner=False)
 def _entry(path: str, changed: int, kind: Kind) -> dict[str, Entry]:
     """What the file at `path` has of the capture that was last changed then; empty where there is none to read."""

@@ -106,10 +106,7 @@ def report(run: RunFolder, config: TreeKVConfig) -> str:
 def _rows(run: RunFolder, captured: analysis.Capture, found: compare.Comparison) -> list[Row]:
     """The rows of the table on Compare, with the losses that the run keeps."""
     rows = compare.rows(captured, found, CONTEXT, 1, DTYPE)[0]
-    kinds: list[losses.Kind] = ["predicted", "measured"]
-    prompt = int(found.retention.attrs["prompt"])
-    known = {kind: losses.Question(run, prompt, kind).known(found.configs) for kind in kinds}
-    known = {kind: entries for kind, entries in known.items() if losses.FULL in entries and len(entries) > 1}
+    known = losses.by_kind(run, int(found.retention.attrs["prompt"]), found.configs)
     return [{name: value for name, value in row.items() if name != "saved"} for row in with_losses(rows, known)]
 
 

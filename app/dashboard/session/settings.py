@@ -192,15 +192,11 @@ def join_compared(config: TreeKVConfig) -> bool:
     return bool(config in st.session_state.get(COMPARED, []))
 
 
-def setting_name(config: TreeKVConfig) -> str:
-    """The name of a setting for readers, without its size: that of the file for settings that come with TreeKV."""
-    return _shipped().get(config, config.title)
-
-
 def sized_name(config: TreeKVConfig) -> str:
-    """The same with its size: "TreeKV 128", "smollm2-128"."""
-    name = setting_name(config)
-    return name if config.policy == "full" or name != config.title else f"{name} {config.cache_size:,}"
+    """The name of a setting for readers, with its size: "TreeKV 128", and "smollm2-128", as their file is called, for
+    settings that come with TreeKV."""
+    size = "" if config.policy == "full" else f" {config.cache_size:,}"
+    return _shipped().get(config, f"{config.title}{size}")
 
 
 def setting_label(number: int, config: TreeKVConfig) -> str:

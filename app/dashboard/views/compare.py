@@ -255,9 +255,7 @@ def find_losses(configs: dict[str, TreeKVConfig], prompt: int) -> None:
 
 
 def draw_table(found: Comparison, prompt: int, length: int, batch: int, dtype: str) -> None:
-    kinds: list[losses.Kind] = ["predicted", "measured"]
-    known = {kind: losses.Question(run, prompt, kind).known(found.configs) for kind in kinds}
-    known = {kind: entries for kind, entries in known.items() if losses.FULL in entries and len(entries) > 1}
+    known = losses.by_kind(run, prompt, found.configs)
     every, taken = or_stop(lambda: compare.rows(captured, found, length, batch, dtype))
     every = table.with_losses(every, known)
     hidden = losses.Question(run, prompt, "needles").known(found.configs)
