@@ -11,6 +11,7 @@ from treekv.errors import TreeKVError
 
 _MAX_ANNOTATED = 12  # rows; a larger matrix has no numbers in its cells
 _LABEL_WIDTH = 11  # characters
+_MOST_UPRIGHT = 3  # labels of policies side by side
 _PLURALS = {"policy": "policies", "layer": "layers", "head": "KV heads"}
 
 
@@ -69,7 +70,8 @@ def agreement(data: xr.DataArray, *, policy: str | None = None, layer: int | Non
     labels = {"tickvals": names, "ticktext": [theme.in_lines(name, _LABEL_WIDTH) for name in names]}
     axis = {"showgrid": False, "title": between if between != "head" else "KV head", "type": "category"}
     if between == "policy":
-        figure.update_xaxes(**labels, tickangle=0, automargin=True)
+        angle = 0 if len(names) <= _MOST_UPRIGHT else -90  # on a narrow page more would run into each other
+        figure.update_xaxes(**labels, tickangle=angle, automargin=True)
         figure.update_yaxes(**labels)
     figure.update_xaxes(**axis)
     figure.update_yaxes(**axis, autorange="reversed", automargin=True, title_standoff=12)

@@ -26,3 +26,14 @@ def test_agreement_is_drawn_in_per_cent(record):
         plot.agreement(between, layer=9)
     with pytest.raises(TreeKVError, match="policy cannot be selected when policies are compared"):
         plot.agreement(between, policy="tree")
+
+
+def test_names_stand_in_lines_and_upright_where_they_are_many(record):
+    names = ["A StreamingLLM 1,024", "B StreamingLLM  1,024", "C", "D"]
+    both = record.assign_coords(policy=names[:2])
+    few = plot.agreement(analysis.agreement(both))
+    assert list(few.data[0].x) == names[:2]  # spaces tell them apart, which lines do not
+    assert few.layout.xaxis.ticktext == ("A<br>StreamingLLM<br>1,024", "B<br>StreamingLLM<br>1,024")
+    assert few.layout.xaxis.tickangle == 0
+    many = analysis.merge_retention(both, record.assign_coords(policy=names[2:]))
+    assert plot.agreement(analysis.agreement(many)).layout.xaxis.tickangle == -90
