@@ -16,6 +16,7 @@ import streamlit as st
 from analysis.captures.request import check_ids
 from analysis.memory_plan import ModelSizes, capture_bytes, model_sizes
 from app.dashboard.session.jobs import Job
+from app.dashboard.session.texts import TOGETHER
 from app.report.run_report import write_report
 from app.runs import folder as run_folder
 from app.runs import pipeline
@@ -43,6 +44,7 @@ class RunRequest:
         cache_size: how many tokens each policy keeps.
         policies: the policies to simulate.
         sensitivity: whether to capture the gradient of the loss, as of `pipeline.analyse`.
+        together: the same for runs that are asked for together; "" for one alone.
     """
 
     name: str
@@ -54,6 +56,7 @@ class RunRequest:
     cache_size: int
     policies: Sequence[str]
     sensitivity: bool | None = None
+    together: str = ""
 
 
 def policy_names() -> list[str]:
@@ -252,6 +255,8 @@ def make(
         pipeline.save(folder, found, config)
         entries = pipeline.manifest_entries(request.title, found)
         entries |= {"load": request.model, "seconds": round(time.monotonic() - start, 1)}
+        if request.together:
+            entries[TOGETHER] = request.together
         write_report(
             folder / run_folder.REPORT,
             entries,

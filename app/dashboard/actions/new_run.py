@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -51,7 +52,7 @@ def chosen_texts() -> list[ChosenText]:
         return [ChosenText("Pasted text", pasted or "")]
     # Of any kind, so that the page says what is wrong with the others; a browser's own list would hide them.
     files = st.file_uploader(
-        f"Text files, at most {UPLOAD_MB} MB each; each becomes a run",
+        f"Text files, at most {UPLOAD_MB} MB each; each becomes a run, and Wavelets takes them together",
         key="uploaded",
         max_upload_size=UPLOAD_MB,
         accept_multiple_files=True,
@@ -127,6 +128,7 @@ def request_form() -> tuple[list[RunRequest], str]:
         if len(texts) == 1:
             name = st.text_input("Name of the run", key="run_name", placeholder=suggested[0], persist_state="session")
             names = [name or suggested[0]]
+    together = uuid.uuid4().hex if len(texts) > 1 else ""
     requests = [
         RunRequest(
             name,
@@ -138,6 +140,7 @@ def request_form() -> tuple[list[RunRequest], str]:
             int(cache_size),
             tuple(policies),
             GRADIENTS[str(choice)],
+            together,
         )
         for name, (title, text, _) in zip(names, texts, strict=True)
     ]

@@ -10,12 +10,12 @@ import streamlit as st
 import analysis
 from analysis.recommendation.recommend import DEFAULTS, PROPOSED, SMALLEST
 from app.dashboard.actions import losses
-from app.dashboard.pages import runs_root
 from app.dashboard.session import jobs, loaded_model
-from app.dashboard.session.keys import PROMPT_GIVEN
+from app.dashboard.session.keys import PROMPT_GIVEN, TEXTS
 from app.dashboard.session.messages import or_stop, plain
 from app.dashboard.session.run import default_model, open_capture
 from app.dashboard.session.settings import choose_settings, join_compared
+from app.dashboard.session.texts import choose_others
 from app.dashboard.widgets.figure import draw_figure
 from app.dashboard.widgets.job_progress import show_job
 from app.dashboard.widgets.settings_editor import TAKEN
@@ -48,7 +48,7 @@ def section(run: RunFolder, captured: analysis.Capture) -> None:
     goal = str(st.segmented_control("Goal", GOALS, default=TOKENS, required=True, key="goal"))
     wanted = _wanted(goal, captured)
     missing = losses.why_not(run, captured, 0)  # which the page says above
-    more = _other_texts(run, captured)
+    more = _other_texts(run)
     if st.button("Recommend", key="recommend"):
         st.session_state[JOB] = or_stop(
             lambda: jobs.submit(
@@ -64,26 +64,14 @@ def section(run: RunFolder, captured: analysis.Capture) -> None:
         _show(job.result, captured)
 
 
-def _other_texts(run: RunFolder, captured: analysis.Capture) -> list[RunFolder]:
+def _other_texts(run: RunFolder) -> list[RunFolder]:
     """Other runs of the same model whose texts are to count too."""
-    others = {
-        other.path.name: other
-        for other in run_folder.recent(runs_root())
-        if other.path != run.path
-        and other.has(run_folder.CAPTURE)
-        and other.manifest.get("model") == captured.model
-        and "no_gradients" not in other.manifest
-    }
-    if not others:
-        return []
-    chosen = st.multiselect(
-        "Texts of other runs, too",
-        list(others),
-        key="recommend-texts",
-        placeholder="only this one",
-        help="Two or more unlike texts are better than one. They need gradients of the loss.",
+    return choose_others(
+        run,
+        TEXTS[1],
+        lambda other: other.has(run_folder.CAPTURE) and "no_gradients" not in other.manifest,
+        "Two or more unlike texts are better than one. They need gradients of the loss.",
     )
-    return [others[name] for name in chosen]
 
 
 def _wanted(goal: str, captured: analysis.Capture) -> dict[str, Any]:

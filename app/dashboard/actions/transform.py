@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Final, NamedTuple
 
+import numpy as np
 import pywt
 import streamlit as st
 import xarray as xr
@@ -13,9 +16,11 @@ import analysis
 from analysis import WaveletOptions, plot
 from app.dashboard.session import jobs
 from app.dashboard.session.jobs import Job
+from app.dashboard.session.keys import TEXTS
 from app.dashboard.session.messages import or_stop
 from app.dashboard.session.run import open_beyond, open_capture, open_spectrum, open_trends
 from app.dashboard.session.settings import current_settings
+from app.dashboard.session.texts import choose_others
 from app.dashboard.widgets.figure import draw_figure
 from app.dashboard.widgets.job_progress import show_job
 from app.runs import folder as run_folder
@@ -26,6 +31,7 @@ from treekv import TreeKVError
 WAVELETS: Final = ("haar", "db2", "db4", "db8", "sym4", "sym8", "coif1", "coif3", "bior2.2", "bior4.4", "dmey")
 SINKS: Final = {"include": "left in the transform", "separate": "removed before the transform"}
 JOB: Final = "transforming"  # in the session: (what is computed, the job)
+Versions = tuple[tuple[str, int], ...]  # files, and when each was last changed
 
 
 def choose_options() -> WaveletOptions:
@@ -48,6 +54,22 @@ def choose_options() -> WaveletOptions:
     return WaveletOptions(wavelet=name, mode=boundary, sinks=treatment)
 
 
+def choose_texts(run: RunFolder) -> list[RunFolder]:
+    """The open run, and others whose texts are averaged with its own."""
+    tokens = _tokens(run)
+    hint = "Figures then show means over the texts, which need as many tokens; the claims are tested on all of them."
+
+    def fits(other: RunFolder) -> bool:
+        return other.has(run_folder.SPECTRUM) and _tokens(other) == tokens
+
+    return [run, *choose_others(run, TEXTS[0], fits, hint)]
+
+
+def _tokens(run: RunFolder) -> int | None:
+    found: int | None = run.manifest.get("text", {}).get("tokens")
+    return found
+
+
 class Found(NamedTuple):
     """What the page shows: a spectrum, and the tests of the claims in the paper's comparison and beyond it.
 
@@ -61,20 +83,23 @@ class Found(NamedTuple):
     reason: str = ""
 
 
-def spectrum_and_trends(run: RunFolder, options: WaveletOptions) -> Found:
-    """All for these options. While they are computed the page shows the job's progress, and ends there."""
+def spectrum_and_trends(runs: Sequence[RunFolder], options: WaveletOptions) -> Found:
+    """All for these options, as means over the texts of the runs. While they are computed the page shows the job's
+    progress, and ends there."""
     if options == WaveletOptions():
-        return Found(open_spectrum(run), open_trends(run), open_beyond(run))
-    capture = or_stop(lambda: run.file(run_folder.CAPTURE))
-    results = _results(str(capture), capture.stat().st_mtime_ns, options)
+        if len(runs) == 1:
+            return Found(open_spectrum(runs[0]), open_trends(runs[0]), open_beyond(runs[0]))
+        return or_stop(lambda: _mean(_versions(runs, run_folder.SPECTRUM)))
+    captures = or_stop(lambda: _versions(runs, run_folder.CAPTURE))
+    results = _results(captures, options)
     if results:
         return results[0]
-    wanted = (str(capture), options)
-    running: tuple[tuple[str, WaveletOptions], Job[None]] | None = st.session_state.get(JOB)
+    wanted = (captures, options)
+    running: tuple[tuple[Versions, WaveletOptions], Job[None]] | None = st.session_state.get(JOB)
     if running is None or running[0] != wanted:
         if running is not None:
             running[1].stop()
-        work = functools.partial(_compute, path=str(capture), options=options, results=results)
+        work = functools.partial(_compute, captures=captures, options=options, results=results)
         title = f"Computing the spectrum with {options.wavelet}"
         running = wanted, or_stop(lambda: jobs.submit(jobs.owner(), title, work))
         st.session_state[JOB] = running
@@ -127,19 +152,45 @@ def _need(path: str, changed: int, cache_size: int, _captured: analysis.Capture)
         return None
 
 
-def _compute(job: Job[None], path: str, options: WaveletOptions, results: list[Found]) -> None:
-    job.step(0, 1, "reading the capture")
-    captured = analysis.open(path, "capture")
-    spectrum = analysis.spectrum(
-        captured, options, progress=lambda done, total: job.step(done, total + 1, f"layer {done} of {total}")
-    )
-    job.report(job.total - 1, job.total, "testing the claims")
+def _compute(job: Job[None], captures: Versions, options: WaveletOptions, results: list[Found]) -> None:
+    spectra, texts = [], len(captures)
+    for number, (path, _) in enumerate(captures):
+        which = f", text {number + 1} of {texts}" if texts > 1 else ""
+        job.step(number, texts, f"reading the capture{which}")
+
+        def show(done: int, total: int, number: int = number, which: str = which) -> None:
+            job.step(number + done / (total + 1), texts, f"layer {done} of {total}{which}")
+
+        spectra.append(analysis.spectrum(analysis.open(path, "capture"), options, progress=show))
+    job.report(job.done, texts, "testing the claims")
+    results.append(_tested(spectra, captures))
+
+
+def _tested(spectra: Sequence[xr.Dataset], files: Versions) -> Found:
+    """The mean of the spectra, and the claims on it. Raises TreeKVError for a run with other layers than the first."""
+    for spectrum, (path, _) in zip(spectra[1:], files[1:], strict=True):
+        if not np.array_equal(spectrum["layer"], spectra[0]["layer"]):
+            raise TreeKVError(
+                f"the run {Path(path).parent.name!r} has other layers than {Path(files[0][0]).parent.name!r}; choose "
+                "runs with the same layers"
+            )
+    spectrum = analysis.mean_spectrum(spectra)
     beyond = analysis.trends(spectrum, protocol="to the last token")
     try:
-        found = Found(spectrum, analysis.trends(spectrum), beyond)
+        return Found(spectrum, analysis.trends(spectrum), beyond)
     except TreeKVError as error:  # a long wavelet has no coefficient that keeps away from both ends
-        found = Found(spectrum, None, beyond, str(error))
-    results.append(found)
+        return Found(spectrum, None, beyond, str(error))
+
+
+@st.cache_resource(max_entries=3, show_spinner="Averaging over the texts")
+def _mean(spectra: Versions) -> Found:
+    return _tested([analysis.open(path, "spectrum") for path, _ in spectra], spectra)
+
+
+def _versions(runs: Sequence[RunFolder], name: str) -> Versions:
+    """A file of each run, and when it was last changed. Raises TreeKVError where one lacks it."""
+    files = [run.file(name) for run in runs]
+    return tuple((str(file), file.stat().st_mtime_ns) for file in files)
 
 
 def _select(label: str, options: list[str], key: str, hint: str, titles: dict[str, str] | None = None) -> str:
@@ -156,6 +207,6 @@ def _select(label: str, options: list[str], key: str, hint: str, titles: dict[st
 
 
 @st.cache_resource(max_entries=3, show_spinner=False)
-def _results(path: str, changed: int, options: WaveletOptions) -> list[Found]:
+def _results(captures: Versions, options: WaveletOptions) -> list[Found]:
     """Where a job puts its results, for all sessions; the three last ones are kept."""
     return []

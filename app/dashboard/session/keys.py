@@ -1,4 +1,4 @@
-"""Names under which a session, and for the first two its address, keep what the user chooses and makes."""
+"""Names under which a session, and for the first three its address, keep what the user chooses and makes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Final
 
 SETTINGS: Final = ("settings", "compare")  # the active configuration, and those compared side by side
 VIEW: Final = ("layer", "head", "positions")  # what the sidebar selects
+# The runs whose texts count too: on Wavelets, and in a recommendation.
+TEXTS: Final = ("texts", "recommend_texts")
 # The configurations that were active before, the last one last; why the active one is not in its run.
 BEFORE: Final = "settings-before"
 UNSAVED: Final = "settings-unsaved"

@@ -14,7 +14,7 @@ import analysis
 from analysis.result_files import DatasetKind
 from app import DEFAULT_MODEL
 from app.dashboard.pages import RUN_VARIABLE, runs_root
-from app.dashboard.session.keys import BEFORE, PROMPT_GIVEN, RUN_ERROR, SETTINGS, UNSAVED, VIEW
+from app.dashboard.session.keys import BEFORE, PROMPT_GIVEN, RUN_ERROR, SETTINGS, TEXTS, UNSAVED, VIEW
 from app.dashboard.session.messages import below_root, or_stop, plain
 from app.runs import folder as run_folder
 from app.runs.captured_model import model_to_load
@@ -52,7 +52,7 @@ def show_run_error() -> None:
 def open_run(name: str) -> None:
     """Open a run in this session, from the next run of the page on."""
     st.session_state["run"] = st.query_params["run"] = name
-    for key in (*VIEW, "step", "playing", "compare_layers", "compare_prompt", PROMPT_GIVEN, BEFORE, UNSAVED):
+    for key in (*VIEW, *TEXTS, "step", "playing", "compare_layers", "compare_prompt", PROMPT_GIVEN, BEFORE, UNSAVED):
         st.session_state.pop(key, None)
         st.query_params.pop(key, None)
     forget_defaults()

@@ -158,9 +158,8 @@ show_run_error()
 run = find_run()
 made = st.session_state.get("made")
 if run is not None and made and run.path.name in made:  # kept: another run of the page must not hide it
-    st.success(
-        "The run was made and is open." if len(made) == 1 else f"{len(made)} runs were made; one of them is open."
-    )
+    several = f"{len(made)} runs were made; one of them is open, and Wavelets shows the mean of all."
+    st.success("The run was made and is open." if len(made) == 1 else several)
 st.page_link("views/the_paper.py", label="How TreeKV works, in a minute", icon=":material/school:")
 runs = run_folder.recent(runs_root())
 # Side by side on a wide page; on a narrow one the form comes below the picture.

@@ -9,7 +9,7 @@ import streamlit as st
 from analysis import plot
 from app.dashboard.actions import transform
 from app.dashboard.session.messages import plain
-from app.dashboard.session.run import current_run
+from app.dashboard.session.run import current_run, open_spectrum
 from app.dashboard.session.view import choose_head, follow, selected_index, selected_stretch
 from app.dashboard.widgets.figure import draw_figure, show_stretch
 from app.text import captions, wording
@@ -17,9 +17,10 @@ from app.text import captions, wording
 run = current_run()
 
 st.title("Wavelets")
-with st.expander("Wavelet and boundary", icon=":material/tune:"):
+with st.expander("Wavelet, boundary and texts", icon=":material/tune:"):
     options = transform.choose_options()
-data, found, beyond, reason = transform.spectrum_and_trends(run, options)
+    texts = transform.choose_texts(run)
+data, found, beyond, reason = transform.spectrum_and_trends(texts, options)
 layer, head = selected_index("layer"), selected_index("head")
 tokens = int(data["position"].values[-1]) + 1
 start, stop = selected_stretch(tokens)
@@ -27,9 +28,10 @@ start, stop = selected_stretch(tokens)
 if found is None:
     st.markdown(plain(reason))
 else:
+    which = "this text" if len(texts) == 1 else f"these {len(texts)} texts"
     first, second = wording.claim_words(found.attrs)
     st.markdown(
-        f"On this text, over all layers and heads: amplitude grows towards the end in every band: **{first}**; it "
+        f"On {which}, over all layers and heads: amplitude grows towards the end in every band: **{first}**; it "
         f"grows most in the highest bands: **{second}**."
     )
     st.caption(wording.verdict(found.attrs))
@@ -40,12 +42,12 @@ if beyond is not None:
     st.caption(wording.beyond_words(beyond.attrs))
 
 draw_figure(
-    lambda: plot.spectrum(data, layer=layer, head=head, start=start, stop=stop),
+    lambda: plot.spectrum(data, layer=layer, head=head, start=start, stop=stop, spread=len(texts) > 1),
     captions.SPECTRUM,
     key="spectrum",
     zoomable=True,
 )
-show_stretch(data)
+show_stretch(data if len(texts) == 1 else open_spectrum(run))  # a mean has no text; this is the open run's
 draw_figure(
     lambda: plot.coefficients(data, layer=layer, head=head, start=start, stop=stop),
     captions.COEFFICIENTS,

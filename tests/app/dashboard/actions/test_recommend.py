@@ -61,7 +61,7 @@ def test_texts_of_other_runs_count_too(small_run: Path, tmp_path: Path, monkeypa
         )
     other.save(tmp_path / "other" / "capture.nc")
     test = page("compare", tmp_path / "one", monkeypatch, compare=TWO)
-    test.multiselect(key="recommend-texts").set_value(["other"])
+    test.multiselect(key="recommend_texts").set_value(["other"])
     test.number_input(key="goal-tokens").set_value(48).run()
     test.button(key="recommend").click().run()
     test = ended(test, "recommendation-job")
