@@ -39,8 +39,7 @@ def test_which_settings_should_i_deploy(dashboard: str, watched: Watched, shallo
 
     def go(name: str) -> None:
         watched.bytes = 0
-        page.get_by_test_id("stSidebarNavLink").filter(has_text=name).click()
-        page.get_by_role("heading", name=name, exact=True, level=1).wait_for(timeout=120 * SECOND)
+        watched.go(name)
 
     model = page.get_by_role("combobox", name="Model")
     model.fill(str(shallow))

@@ -163,7 +163,9 @@ def test_each_uploaded_text_becomes_a_run(tiny_model: None, tmp_path: Path, monk
     test.number_input(key="budget").set_value(32).run()
     test = finished(press(test, "Make 3 runs"))
     assert not test.exception
-    assert test.success[0].value == "3 runs were made; one of them is open, and Wavelets shows the mean of all."
+    assert test.success[0].value == (
+        "3 runs were made. One is open; Wavelets shows the mean of those with as many tokens."
+    )
     model = Path(make_run.model_names()[0]).name.lower()
     names = [f"{model}-{text}" for text in ("one-300", "one-300-2", "two-300")]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
