@@ -28,6 +28,7 @@ from treekv import TreeKVConfig, TreeKVError
 JOB: Final = "recommendation-job"
 JOB_RUN: Final = "recommendation-run"
 DTYPE: Final = "bfloat16"  # a capture's file has as many bytes per number
+NAMES: Final = {PROPOSED: "TreeKV, recommended", DEFAULTS: "TreeKV, paper's defaults"}  # as in the docs' tables
 TOKENS, BYTES, LOSS = GOALS = ("Tokens to keep", "Bytes to keep", "Loss to allow")
 
 
@@ -138,7 +139,10 @@ def _show(choice: analysis.Recommendation, captured: analysis.Capture) -> None:
         st.markdown(f"- {plain(sentence)}")
     if choice.losses is not None:
         table = pd.DataFrame(
-            {"settings": choice.losses["policy"].values, "loss above full, predicted": choice.losses.values}
+            {
+                "settings": [NAMES.get(name, name) for name in choice.losses["policy"].values],
+                "loss above full, predicted": choice.losses.values,
+            }
         ).sort_values("loss above full, predicted")
         st.dataframe(
             table,

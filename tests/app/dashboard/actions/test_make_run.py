@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from analysis import memory_plan
 from app.dashboard.actions import make_run
 from app.dashboard.actions.make_run import RunRequest
 from app.dashboard.session import loaded_model
@@ -71,6 +72,21 @@ def test_the_last_run_of_the_model_says_what_another_will_take(small_run: Path) 
     ).replace("90 s", wording.duration(90))
     assert make_run.estimate(REQUEST, [other]) == ""  # nothing is known of this model
     assert [wording.duration(seconds) for seconds in (0.2, 45, 200, 9000)] == ["1 s", "45 s", "3 min", "2.5 h"]
+
+
+def test_before_the_first_run_its_size_and_the_pace_of_the_machine_say_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = memory_plan.ModelSizes([], kv_heads=2, query_heads=4, head_dim=8, parameters=10**8)
+    monkeypatch.setattr(make_run, "sizes_here", lambda model: sizes)
+    monkeypatch.setattr(make_run, "multiplications_a_second", lambda: make_run.WORK * 1e9)
+    words = make_run.estimate(REQUEST, [])
+    assert words.startswith("About 30 s, ") and words.endswith(
+        "as far as the size of the model says; a shorter text takes less."
+    )
+    assert " of memory and " in words and " of disk" in words
+
+
+def test_the_pace_of_the_machine_is_measured() -> None:
+    assert 1e6 < make_run.multiplications_a_second() < 1e15
 
 
 def test_a_name_that_is_taken(small_run: Path) -> None:
