@@ -59,6 +59,9 @@ STUDY = (
     "no-cliff-turns",
     "no-cliff-writing",
     "streams-8k",
+    "streams-token",
+    "multi-news-prompts",
+    "same-budgets",
     "paper-figure-4-million",
 )
 

@@ -130,9 +130,10 @@ def parse_grid(content: Mapping[str, Any]) -> Grid:
     Args:
         content: lists under `models` (names, or mappings with name, dtype, device), `policies` (names, or mappings
             with fields of TreeKVConfig and a name, or with `file`, a settings file, or one for each budget as in
-            `smollm2-{budget}`), `budgets` (tokens, or shares of the document such as "6.25%"), `tasks` (names, or
-            mappings with task and its options) and `seeds`; and `settings`, a mapping of fields for every policy that
-            does not set them itself; and `batch`.
+            `smollm2-{budget}`, and the fields that are to differ from it; `policy` as `TreeKVConfig.for_policy`),
+            `budgets` (tokens, or shares of the document such as "6.25%"), `tasks` (names, or mappings with task and
+            its options) and `seeds`; and `settings`, a mapping of fields for every policy that does not set them
+            itself; and `batch`.
 
     Raises:
         TreeKVError: names the wrong key or value and what is accepted.
@@ -241,9 +242,9 @@ def _setting(item: Any, common: dict[str, Any]) -> SettingsSpec:
     own = dict(_mapping(item, "policies", "a policy's name or a mapping of settings"))
     name, file = own.pop("name", None), own.pop("file", None)
     if file is not None:
-        if own:
-            raise TreeKVError(f"settings from the file {file!r} cannot be combined with {', '.join(own)}")
+        _check_fields(own, "policies")
         config = TreeKVConfig.load(file)
+        config = config.for_policy(own.pop("policy", config.policy)).replace(**own)
         fields = {key: getattr(config, key) for key in _SETTINGS}
         return SettingsSpec(_name(name if name is not None else Path(file).stem), fields)
     _check_fields(own, "policies")

@@ -51,6 +51,18 @@ seeds: [0, 1]
     assert made.seeds == [0, 1]
 
 
+def test_settings_of_a_file_can_be_changed_and_handed_to_another_policy() -> None:
+    shipped = TreeKVConfig.load("smollm2-128")
+    entries = [
+        {"name": "near", "file": "smollm2-{budget}", "scope": 4},
+        {"name": "h2o with these budgets", "file": "smollm2-128", "policy": "h2o", "sink_size": 4},
+    ]
+    near, h2o = parse_grid({"tasks": "ppl", "policies": entries, "budgets": [128]}).settings
+    assert TreeKVConfig(**near.fields) == shipped.replace(scope=4)
+    assert TreeKVConfig(**h2o.fields) == shipped.for_policy("h2o").replace(sink_size=4)
+    assert h2o.fields["budgets"] == shipped.budgets
+
+
 def test_one_name_stands_for_a_file_of_each_budget(tmp_path: Path) -> None:
     for size in (32, 64):
         TreeKVConfig(cache_size=size, scope=8).save(tmp_path / f"own-{size}.json")
@@ -106,7 +118,7 @@ def test_what_is_left_out_has_defaults() -> None:
         ({"policies": [{"policy": "tree", "strid": 2}]}, "unknown setting 'strid' in policies; known keys are policy"),
         ({"policies": [{"policy": "tree", "seed": 2}]}, "unknown setting 'seed' in policies; seeds are a list of"),
         ({"policies": [{"policy": "tree", "stride": 5}]}, "settings 'tree' do not fit a budget of 16: stride must be"),
-        ({"policies": [{"file": "x.json", "stride": 2}]}, "the file 'x.json' cannot be combined with stride"),
+        ({"policies": [{"file": "smollm2-128", "strides": 2}]}, "unknown setting 'strides' in policies"),
         ({"policies": [{"policy": "tree", "name": 3}]}, "the name of settings must be text, got 3"),
         ({"settings": {"strid": 2}}, "unknown setting 'strid' in settings"),
         ({"settings": ["stride"]}, "settings must be a mapping"),
