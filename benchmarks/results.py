@@ -62,6 +62,7 @@ STUDY = (
     "streams-token",
     "multi-news-prompts",
     "same-budgets",
+    "streams-8k-large",
     "paper-figure-4-million",
 )
 

@@ -15,6 +15,7 @@ import yaml
 from treekv import TreeKVConfig, policies
 from treekv.budgets import shortened
 from treekv.errors import TreeKVError
+from treekv.resize import resized
 
 DEFAULTS: Final[dict[str, list[Any]]] = {
     "models": ["smollm2"],
@@ -130,7 +131,8 @@ def parse_grid(content: Mapping[str, Any]) -> Grid:
     Args:
         content: lists under `models` (names, or mappings with name, dtype, device), `policies` (names, or mappings
             with fields of TreeKVConfig and a name, or with `file`, a settings file, or one for each budget as in
-            `smollm2-{budget}`, and the fields that are to differ from it; `policy` as `TreeKVConfig.for_policy`),
+            `smollm2-{budget}`, and the fields that are to differ from it; `policy` as `TreeKVConfig.for_policy`,
+            `cache_size` with budgets in proportion),
             `budgets` (tokens, or shares of the document such as "6.25%"), `tasks` (names, or mappings with task and
             its options) and `seeds`; and `settings`, a mapping of fields for every policy that does not set them
             itself; and `batch`.
@@ -232,7 +234,7 @@ def _settings(item: Any, common: dict[str, Any], budgets: list[int | str]) -> li
         size = setting.fields["cache_size"]
         if size != budget:
             raise TreeKVError(f"the settings {file!r} are for {size} tokens, not for {budget}")
-        made.append(dataclasses.replace(setting, by_budget=True))
+        made.append(setting)
     return made
 
 
@@ -244,9 +246,10 @@ def _setting(item: Any, common: dict[str, Any]) -> SettingsSpec:
     if file is not None:
         _check_fields(own, "policies")
         config = TreeKVConfig.load(file)
-        config = config.for_policy(own.pop("policy", config.policy)).replace(**own)
+        config = config.for_policy(own.pop("policy", config.policy))
+        config = resized(config, own.pop("cache_size", config.cache_size)).replace(**own)
         fields = {key: getattr(config, key) for key in _SETTINGS}
-        return SettingsSpec(_name(name if name is not None else Path(file).stem), fields)
+        return SettingsSpec(_name(name if name is not None else Path(file).stem), fields, by_budget=True)
     _check_fields(own, "policies")
     # A common option is dropped for policies that do not have it; what an entry sets itself must fit.
     policy = own.get("policy", common.get("policy", "tree"))

@@ -10,6 +10,7 @@ from analysis.evaluation.sweep.grid import budget_in_tokens, parse_grid, read_gr
 from analysis.evaluation.sweep.records import Results
 from tests.analysis.evaluation.sweep.running import GRID, ran
 from treekv import TreeKVConfig, TreeKVError
+from treekv.resize import resized
 
 
 def test_shares_of_a_document_become_tokens(tmp_path: Path) -> None:
@@ -61,6 +62,9 @@ def test_settings_of_a_file_can_be_changed_and_handed_to_another_policy() -> Non
     assert TreeKVConfig(**near.fields) == shipped.replace(scope=4)
     assert TreeKVConfig(**h2o.fields) == shipped.for_policy("h2o").replace(sink_size=4)
     assert h2o.fields["budgets"] == shipped.budgets
+    larger = [{"name": "recommended", "file": "smollm2-128", "cache_size": size} for size in (256, 512)]
+    made = parse_grid({"tasks": "ppl", "policies": larger, "budgets": [512]}).settings
+    assert [TreeKVConfig(**one.fields) for one in made] == [resized(shipped, size) for size in (256, 512)]
 
 
 def test_one_name_stands_for_a_file_of_each_budget(tmp_path: Path) -> None:
