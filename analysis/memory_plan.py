@@ -36,6 +36,8 @@ FLOAT, HALF = 4, 2  # bytes of a number in memory and in the file of a capture; 
 ACTIVATIONS: Final = 16  # numbers that a layer keeps for the backward pass, for each channel of its queries
 LIBRARIES: Final = 600 * 10**6  # bytes of torch and transformers themselves
 MOST_USERS: Final = 1_000_000
+LEAST_MEMORY: Final = 10**6  # bytes; less without a unit is a unit that was forgotten
+MOST_CONTEXT: Final = 100_000_000
 _UNITS: Final = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
@@ -163,6 +165,8 @@ def plan(
     """
     if not 1 <= users <= MOST_USERS:
         raise TreeKVError(f"users must be between 1 and {MOST_USERS:,}, got {users:,}")
+    if not 1 <= context <= MOST_CONTEXT:
+        raise TreeKVError(f"context must be between 1 and {MOST_CONTEXT:,} tokens, got {context:,}")
     if not memory > 0:
         raise TreeKVError(f"memory must be more than 0 bytes, got {memory:g}")
     make = make or (lambda size: TreeKVConfig(cache_size=size, prefill="stream"))
@@ -208,8 +212,10 @@ def read_bytes(words: str) -> int:
     Raises:
         TreeKVError: these are none.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", words, re.IGNORECASE)
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?(b?)\s*", words, re.IGNORECASE)
     number = float(found[1]) * _UNITS[(found[2] or "").lower()] if found else 0.0
     if not 0 < number < 1e18:
-        raise TreeKVError(f"memory must be a size such as 24GB or 512MB, got {words!r}")
+        raise TreeKVError(f"memory must be a size such as 24 GB, 16.5 GB or 512 MB, got {words!r}")
+    if number < LEAST_MEMORY and found and not (found[2] or found[3]):
+        raise TreeKVError(f"memory {words.strip()!r} has no unit, which makes it bytes; write 24 GB or 512 MB")
     return int(number)

@@ -44,7 +44,7 @@ def growth_grid(data: xr.Dataset, *, band: str | None = None) -> go.Figure:
         f"positions divided by that over the first {first}. Median {median}; {grew:.0f} % of the heads grow by more "
         f"than a tenth; most grows layer {layers[where[0]]}, head {heads[where[1]]}, by "
         f"{values[where]:.3g}.",
-        height=min(170 + 20 * len(layers), 900),
+        height=theme.grid_height(len(layers)),
     )
     figure.add_heatmap(
         x=heads.tolist(),

@@ -31,7 +31,7 @@ def need_budgets(data: xr.DataArray) -> go.Figure:
         f"Grid of {len(layers)} layers by {len(heads)} KV heads: tokens for each head, {mean} on average. Median "
         f"{np.median(budgets):.0f}, least {budgets.min()}, most {budgets.max()} in layer {layers[where[0]]}, head "
         f"{heads[where[1]]}. On average layer {most} gets most and layer {least} least.",
-        height=min(170 + 20 * len(layers), 900),
+        height=theme.grid_height(len(layers)),
     )
     ticks = [tick for tick in (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16) if abs(np.log2(tick)) <= limit]
     annotated = len(heads) <= _MAX_ANNOTATED

@@ -40,6 +40,11 @@ def figure(title: str, subtitle: str, alt: str, height: int = 480) -> go.Figure:
     return _styled(go.Figure(), title, subtitle, alt, height)
 
 
+def grid_height(layers: int) -> int:
+    """Of a figure with a row for each layer: enough for the title of its axis and the ticks of its colour bar."""
+    return min(max(170 + 20 * layers, 360), 900)
+
+
 def grid(
     title: str, subtitle: str, alt: str, names: list[str], columns: int, height: int, shared: bool = True
 ) -> go.Figure:
@@ -257,14 +262,19 @@ def chosen(dataset: xr.Dataset, layer: int | None, head: int | None) -> tuple[xr
     return dataset, ", ".join(words)
 
 
+_MOST_TICKS = 6
+
+
 def log_ticks(lowest: float, highest: float) -> dict[str, Any]:
     """Properties of a logarithmic axis over these values that give it several labels, however short it is."""
     decades = np.log10(highest / lowest) if 0 < lowest < highest else 0.0
     if decades >= 2:
         return {"dtick": 1}
-    steps = (1, 2, 5) if decades >= 0.7 else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
     first, last = int(np.floor(np.log10(lowest))) if lowest > 0 else 0, int(np.ceil(np.log10(highest or 1)))
-    values = [step * 10.0**power for power in range(first, last + 1) for step in steps]
+    for steps in ((1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9), (1, 1.5, 2, 3, 4, 6, 8), (1, 2, 5)):
+        values = [step * 10.0**power for power in range(first, last + 1) for step in steps]
+        if sum(lowest / 1.05 <= value <= highest * 1.05 for value in values) <= _MOST_TICKS:
+            break
     return {"tickvals": values, "ticktext": [f"{value:.3g}" for value in values]}
 
 

@@ -97,7 +97,8 @@ def trends(data: xr.Dataset) -> go.Figure:
             )
         figure.add_vline(x=none, line={"color": theme.QUIET, "width": 1}, row=1, col=column)
         # In lines that fit below a panel of a narrow page.
-        figure.update_xaxes(title="<br>".join(textwrap.wrap(axis, _AXIS_WIDTH)), row=1, col=column)
+        below = "<br>".join(textwrap.wrap(axis, _AXIS_WIDTH))
+        figure.update_xaxes(title=below, tickangle=0, nticks=4, row=1, col=column)
     at = [name for name, _, _, _ in panels].index("growth") + 1
     grown = np.concatenate([data[f"growth{end}"].values for end in ("", "_low", "_high", "_null")])
     grown = grown[np.isfinite(grown) & (grown > 0)]

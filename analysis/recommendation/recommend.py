@@ -15,7 +15,7 @@ this is worth on texts that were not captured.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
 
@@ -56,6 +56,7 @@ class Recommendation:
             tokens that follow the prompt, which are kept.
         sentences: the reasons in words.
         provenance: what the settings were made from, for `TreeKVConfig.save`.
+        alternatives: the other settings in `losses`, by name.
     """
 
     config: TreeKVConfig
@@ -64,6 +65,7 @@ class Recommendation:
     nbytes: int
     sentences: tuple[str, ...]
     provenance: dict[str, Any]
+    alternatives: dict[str, TreeKVConfig] = field(default_factory=dict)
 
     @cached_property
     def figure(self) -> go.Figure:
@@ -129,7 +131,7 @@ def recommend(
         size = budget
     _check_size(texts, size, reading.most(), f"{max_bytes:,} bytes, " if max_bytes is not None else "")
     budgets, config = search.proposal(size)
-    losses = None
+    losses, others = None, {}
     if model is not None:
         others = reading.alternatives(size) | _shipped(first, stage, config)
         losses = search.losses({PROPOSED: config, **others})
@@ -137,7 +139,9 @@ def recommend(
     about = [*search.sentences, _described(budgets, reading), *_compared(losses, len(texts))]
     more = ", and what follows the prompt" if config.after_prompt == "keep" else ""
     about.append(f"Size: {size} tokens for each layer and KV head on average, {needed:,} bytes{more}.")
-    return Recommendation(config, budgets, losses, needed, tuple(about), _provenance(texts, stage, reading, losses))
+    return Recommendation(
+        config, budgets, losses, needed, tuple(about), _provenance(texts, stage, reading, losses), others
+    )
 
 
 class _Search:

@@ -23,8 +23,9 @@ GROWTH: Final = (
     "own."
 )
 TRENDS: Final = (
-    "Each mark is one band with its 95 % interval. If the whole whisker is to the right of the grey bar, the band has "
-    "grown more than chance explains; a hollow mark is undecided."
+    "Each mark is one band with its 95 % interval; grey is what chance reaches in 95 of 100 tries. A filled mark: "
+    "claim (i) holds in this band, since the whole interval of its growth is above 1.1 and it rises along the text, "
+    "both by more than chance. A hollow mark is undecided, also where a band is too coarse to be tested."
 )
 EVICTION_MAP: Final = (
     "Time runs downwards: each row shows which tokens (columns) are still kept after that many tokens. TreeKV thins "

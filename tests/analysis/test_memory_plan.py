@@ -76,6 +76,7 @@ def test_where_all_fits_nothing_is_evicted(captured) -> None:
             dict(memory=100, make=lambda size: TreeKVConfig(policy="openvino", cache_size=size)),
             "100 B are too little: 1 cache of 128 tokens takes",
         ),
+        (dict(memory=1e9, context=0), "context must be between 1 and 100,000,000 tokens, got 0"),
     ],
 )
 def test_what_cannot_be_planned_is_one_sentence(captured, options: dict, words: str) -> None:
@@ -84,7 +85,8 @@ def test_what_cannot_be_planned_is_one_sentence(captured, options: dict, words: 
 
 
 @pytest.mark.parametrize(
-    ("words", "number"), [("24GB", 24 * 10**9), ("16 gib", 2**34), ("512m", 512 * 10**6), ("1.5k", 1500), ("7", 7)]
+    ("words", "number"),
+    [("24GB", 24 * 10**9), ("16 gib", 2**34), ("512m", 512 * 10**6), ("1.5k", 1500), ("7B", 7), ("7000000", 7_000_000)],
 )
 def test_sizes_are_read(words: str, number: int) -> None:
     assert read_bytes(words) == number
@@ -92,8 +94,13 @@ def test_sizes_are_read(words: str, number: int) -> None:
 
 @pytest.mark.parametrize("words", ["", "GB", "-1GB", "0", "1e9", "24XB"])
 def test_what_is_no_size_is_refused(words: str) -> None:
-    with pytest.raises(TreeKVError, match="such as 24GB or 512MB"):
+    with pytest.raises(TreeKVError, match=r"such as 24 GB, 16\.5 GB or 512 MB"):
         read_bytes(words)
+
+
+def test_a_forgotten_unit_is_named() -> None:
+    with pytest.raises(TreeKVError, match="memory '8' has no unit, which makes it bytes"):
+        read_bytes("8")
 
 
 @pytest.mark.parametrize("gradients", [False, True])

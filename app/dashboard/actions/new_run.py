@@ -169,9 +169,9 @@ def make() -> None:
             return
     follow_others(job)
     requests, wrong = request_form()
-    expected = make_run.estimate(requests[0], run_folder.recent(runs_root()))
+    expected = make_run.estimate(requests[0], run_folder.recent(runs_root()), len(requests))
     if expected:
-        st.caption(plain(("Each text: a" + expected[1:]) if len(requests) > 1 else expected))
+        st.caption(plain(expected))
     label = "Make the run" if len(requests) == 1 else f"Make {len(requests)} runs"
     if st.button(label, key="make", type="primary", width="stretch", on_click=forget_failed, disabled=bool(wrong)):
         or_stop(lambda: make_run.check_all(requests, runs_root()))

@@ -34,8 +34,8 @@ def section(run: RunFolder, captured: analysis.Capture) -> None:
         model = _choose_model(run)
         columns = st.columns(4)
         memory = columns[0].text_input("Memory", "8 GB", key="plan-memory", help="Of the GPU or the machine.")
-        users = columns[1].number_input("Users at once", 1, memory_plan.MOST_USERS, 16, key="plan-users")
-        context = columns[2].number_input("Context (tokens)", 32, 10_000_000, 32_768, 1024, key="plan-context")
+        users = columns[1].number_input("Users at once", value=16, key="plan-users")
+        context = columns[2].number_input("Context (tokens)", value=32_768, step=1024, key="plan-context")
         dtype = columns[3].selectbox("Data type", DTYPES, index=DTYPES.index("bfloat16"), key="plan-dtype")
         try:
             sizes, kept = _sizes(run, captured, model)

@@ -28,7 +28,7 @@ from treekv import TreeKVConfig, TreeKVError
 JOB: Final = "recommendation-job"
 JOB_RUN: Final = "recommendation-run"
 DTYPE: Final = "bfloat16"  # a capture's file has as many bytes per number
-NAMES: Final = {PROPOSED: "TreeKV, recommended", DEFAULTS: "TreeKV, paper's defaults"}  # as in the docs' tables
+NAMES: Final = {PROPOSED: "TreeKV, budgets by head", DEFAULTS: "TreeKV, paper's defaults"}
 TOKENS, BYTES, LOSS = GOALS = ("Tokens to keep", "Bytes to keep", "Loss to allow")
 
 
@@ -123,14 +123,19 @@ def in_one_sentence(choice: analysis.Recommendation, captured: analysis.Capture)
     if choice.losses is None:
         return f"{words}; without the model its loss is not known."
     cost = dict(zip(choice.losses["policy"].values.tolist(), choice.losses.values.tolist(), strict=True))
+    lower = min(cost, key=cost.__getitem__)
+    if lower != PROPOSED:
+        return (
+            f"On this text use {NAMES.get(lower, lower)} with {choice.config.cache_size:,} tokens: its predicted loss "
+            f"is {cost[lower]:+.3f} nats a token above the full cache, that of budgets by head {cost[PROPOSED]:+.3f}, "
+            f"that of the paper's defaults {cost[DEFAULTS]:+.3f}."
+        )
     others = {name: loss for name, loss in cost.items() if name not in (PROPOSED, DEFAULTS)}
     best = min(others, key=others.__getitem__)
-    words += (
-        f", for a predicted loss of {cost[PROPOSED]:+.3f} nats a token, where the paper's defaults of this size cost "
-        f"{cost[DEFAULTS]:+.3f} and {best}, the best of the others, {others[best]:+.3f}."
+    return (
+        f"{words}, for a predicted loss of {cost[PROPOSED]:+.3f} nats a token, where the paper's defaults of this size "
+        f"cost {cost[DEFAULTS]:+.3f} and {best}, the best of the others, {others[best]:+.3f}."
     )
-    lower = min(cost, key=cost.__getitem__)
-    return words if lower == PROPOSED else f"{words} There {lower} would be the better choice."
 
 
 def _show(choice: analysis.Recommendation, captured: analysis.Capture) -> None:
@@ -150,19 +155,30 @@ def _show(choice: analysis.Recommendation, captured: analysis.Capture) -> None:
             width="content",
             column_config={"loss above full, predicted": st.column_config.NumberColumn(format="%+.3f")},
         )
+    best = _best(choice)
     st.button(
         "Use this configuration",
         key="take-recommendation",
         type="primary",
         on_click=_take,
-        args=(choice,),
+        args=(best,),
         help="It becomes the active configuration, and joins the comparison if there is room; nothing else changes.",
     )
+    if best != choice.config:
+        st.button("Use the budgets by head", key="take-budgets", on_click=_take, args=(choice.config,))
     draw_figure(lambda: choice.figure, captions.RECOMMENDATION, key="recommendation")
 
 
-def _take(choice: analysis.Recommendation) -> None:
-    choose_settings(choice.config)
+def _best(choice: analysis.Recommendation) -> TreeKVConfig:
+    """The settings with the least predicted loss: those proposed, unless another of the same size is better."""
+    if choice.losses is None:
+        return choice.config
+    name = str(choice.losses["policy"].values[int(choice.losses.values.argmin())])
+    return choice.alternatives.get(name, choice.config)
+
+
+def _take(config: TreeKVConfig) -> None:
+    choose_settings(config)
     st.session_state[PROMPT_GIVEN] = True  # the prompt of the comparison stays as it is
-    join_compared(choice.config)
+    join_compared(config)
     st.session_state[TAKEN] = True

@@ -60,7 +60,7 @@ COLUMNS: Final = {
         "perplexity ↓",
         "e to the power of the loss, as measured once it is of all settings. Less is better.",
         LESS,
-        "%.2f",
+        "%.4g",
     ),
     "tokens kept": Column("tokens kept", "Of each layer and KV head after the whole text, on average.", "", "%d"),
     "attention retained": Column(

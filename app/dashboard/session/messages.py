@@ -25,8 +25,11 @@ def or_stop(work: Callable[[], T]) -> T:
 
 
 def sentence(error: object) -> str:
-    """An error message escaped for markdown, with file names relative to the folder of runs."""
-    return plain(below_root(str(error)))
+    """An error message as a sentence, escaped for markdown, with file names relative to the folder of runs."""
+    text = below_root(str(error))
+    if re.match(r"[a-z]+ ", text):  # a word, not the name of a file or setting
+        text = text[0].upper() + text[1:]
+    return plain(text if text.endswith((".", "!", "?")) else f"{text}.")
 
 
 def below_root(text: str) -> str:

@@ -30,7 +30,7 @@ HIDDEN_NUMBERS = (
     "Puts eight numbers into the text, reads it as a prompt with each setting, and asks for each of them: with the "
     "question in the prompt, and after the text was compressed without it."
 )
-LAYERS_SHOWN = "layers_shown"  # layers of this run were selected once, so an empty selection is the user's
+LAYERS_SHOWN = "layers_shown"  # layers of this run were simulated once: what the address asked for was said
 
 run = current_run()
 captured = or_stop(lambda: open_capture(run))
@@ -63,6 +63,7 @@ def choose_layers_and_prompt(configs: dict[str, TreeKVConfig]) -> tuple[tuple[in
             captured.layers,
             key=LAYERS,
             bind="query-params",
+            placeholder="all",
             help="Three of them are simulated at once, and the others in the background.",
         )
     with right:
@@ -76,11 +77,12 @@ def choose_layers_and_prompt(configs: dict[str, TreeKVConfig]) -> tuple[tuple[in
             help="The rest of the text is read one token at a time, as in generation. At 0 the whole text is, or in "
             "blocks by settings that read a prompt in blocks.",
         )
-    if not layers and not st.session_state.get(LAYERS_SHOWN):  # an address can ask for layers that are not there
-        layers = default
+    asked = st.query_params.get_all(LAYERS)
+    if not layers and asked and not st.session_state.get(LAYERS_SHOWN):  # for layers that are not there
         st.warning(f"None of the layers in the address was captured; layers {wording.listed(default)} are simulated.")
-    else:
-        st.session_state[LAYERS_SHOWN] = True
+    st.session_state[LAYERS_SHOWN] = True
+    # Empty means all: a run of the page that another interrupts can leave the browser without a selection.
+    layers = layers or default
     return tuple(sorted(layers)), int(prompt)
 
 
@@ -124,9 +126,6 @@ def side_by_side() -> None:
     with st.expander("Simulated layers, prompt, and the context for memory"):
         layers, prompt = choose_layers_and_prompt(configs)
         length, batch, dtype = choose_memory_context()
-    if not layers:
-        st.info("Choose at least one layer to simulate.")
-        return
     view = current_view()
     shown = layers_so_far(configs, layers, prompt)
     found = or_stop(lambda: compare.simulate(run, configs, shown, prompt))

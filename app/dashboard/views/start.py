@@ -158,7 +158,7 @@ show_run_error()
 run = find_run()
 made = st.session_state.get("made")
 if run is not None and made and run.path.name in made:  # kept: another run of the page must not hide it
-    several = f"{len(made)} runs were made. One is open; Wavelets shows the mean of those with as many tokens."
+    several = f"{len(made)} runs were made. One is open; Wavelets shows the mean of those of one length."
     st.success("The run was made and is open." if len(made) == 1 else several)
 st.page_link("views/the_paper.py", label="How TreeKV works, in a minute", icon=":material/school:")
 runs = run_folder.recent(runs_root())

@@ -29,7 +29,7 @@ def test_weights_are_taken_from_the_memory_as_the_command_does(compare, monkeypa
     assert "Weights:" not in said(test, "caption") and said(test, "markdown") != with_weights
     test.toggle(key="plan-weights").set_value(True).run()
     test.text_input(key="plan-memory").set_value("1 MB").run()
-    assert "the weights take 2.0 MB, and the memory is 1.0 MB" in said(test)
+    assert "The weights take 2.0 MB, and the memory is 1.0 MB" in said(test)
 
 
 def test_a_model_that_is_not_here_has_no_weights(compare) -> None:
@@ -78,4 +78,4 @@ def test_another_model_that_is_nowhere_is_a_sentence(compare, monkeypatch: pytes
     monkeypatch.setattr(plan, "model_names", lambda: ["nowhere"])
     test = compare(compare=TWO)
     test.selectbox(key="plan-model").set_value("nowhere").run()
-    assert "there is no model 'nowhere'" in said(test) and not test.exception
+    assert "There is no model 'nowhere'." in said(test) and not test.exception

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+import xarray as xr
 
 import analysis
+from app.dashboard.actions import recommend
 from app.dashboard.session.settings import CHOSEN
 from tests import tiny
 from tests.app.dashboard.comparison import TWO, configs
 from tests.app.pages import alternatives, ended, page, said
+from treekv import TreeKVConfig
 
 
 def test_the_recommendation_is_explained_and_taken(small_run: Path, compare) -> None:
@@ -35,7 +39,7 @@ def test_the_recommendation_is_explained_and_taken(small_run: Path, compare) -> 
 @pytest.mark.parametrize(
     ("goal", "field", "value", "words"),
     [
-        ("Tokens to keep", "goal-tokens", 1000, "a budget of 1000 tokens needs a capture of at least 2000"),
+        ("Tokens to keep", "goal-tokens", 1000, "A budget of 1000 tokens needs a capture of at least 2000"),
         ("Bytes to keep", "goal-bytes", 0.0, "0 bytes hold 0 tokens"),
         ("Loss to allow", "goal-loss", 0.1, "needs the model"),
     ],
@@ -67,3 +71,17 @@ def test_texts_of_other_runs_count_too(small_run: Path, tmp_path: Path, monkeypa
     test = ended(test, "recommendation-job")
     texts = [analysis.open(tmp_path / name / "capture.nc") for name in ("one", "other")]
     assert test.session_state["recommendation-job"].result.config == analysis.recommend(texts, 48).config
+
+
+def test_where_another_policy_is_better_it_is_what_the_page_recommends(small_run: Path) -> None:
+    captured = analysis.open(small_run / "capture.nc", "capture")
+    choice = analysis.recommend(captured, 48)
+    window = TreeKVConfig(policy="streaming", cache_size=48)
+    names = ["recommended", "paper's defaults", "StreamingLLM"]
+    for cost, best in (([0.3, 0.2, 0.1], window), ([0.1, 0.2, 0.3], choice.config)):
+        losses = xr.DataArray(cost, dims="policy", coords={"policy": names})
+        told = dataclasses.replace(choice, losses=losses, alternatives={"StreamingLLM": window})
+        assert recommend._best(told) == best
+        words = recommend.in_one_sentence(told, captured)
+        assert words.startswith("On this text use StreamingLLM with 48 tokens: ") == (best is window)
+        assert "+0.100" in words and "+0.200" in words and "+0.300" in words

@@ -84,7 +84,7 @@ def test_runs_with_other_layers_are_named(two_texts: Path, monkeypatch: pytest.M
     file = two_texts.parent / "two" / "spectrum.nc"
     less = analysis.open(file).isel(layer=[0]).load()
     analysis.save(less, file)
-    assert "the run 'two' has other layers than 'one'" in said(opened(two_texts, monkeypatch, WAVELETS))
+    assert "The run 'two' has other layers than 'one'" in said(opened(two_texts, monkeypatch, WAVELETS))
 
 
 def test_a_link_names_the_texts(two_texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:

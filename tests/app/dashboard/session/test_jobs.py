@@ -278,7 +278,7 @@ def test_a_failed_job_shows_its_sentence_as_plain_text() -> None:
 
     job = jobs.Queue().submit("a", "fails", work)
     until(lambda: job.ended)
-    assert shown(job).error[0].value == r"there is no model '\!\[x\]\(http\://a\)'"
+    assert shown(job).error[0].value == r"There is no model '\!\[x\]\(http\://a\)'\."
 
 
 def test_one_model_is_held(monkeypatch: pytest.MonkeyPatch) -> None:

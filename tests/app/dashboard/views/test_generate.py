@@ -223,7 +223,7 @@ def test_texts_appear_as_they_come(tiny_model, opened, monkeypatch: pytest.Monke
 def test_an_empty_prompt_is_one_sentence(tiny_model, opened, prompt: str) -> None:
     test = ended(submitted(opened(), prompt), JOB)
     assert not test.exception
-    assert said(test) == "the prompt is empty; give a text to continue"
+    assert said(test) == "The prompt is empty; give a text to continue."
 
 
 def test_a_model_that_does_not_exist_is_one_sentence_and_the_page_goes_on(
@@ -238,7 +238,7 @@ def test_a_model_that_does_not_exist_is_one_sentence_and_the_page_goes_on(
     test = opened()
     test.text_input(key="generate-model").set_value(" ./nowhere ")
     test = ended(submitted(test), JOB)
-    assert said(test) == "there is no file or folder './nowhere'"
+    assert said(test) == "There is no file or folder './nowhere'."
     monkeypatch.setattr(loaded_model, "get", lambda name: loaded)
     test = ended(submitted(test, tokens=8, beside=False), JOB)
     assert not test.error

@@ -91,16 +91,16 @@ def test_chosen_layers_alone_are_captured(tiny_model: None, tmp_path: Path, monk
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("pasted", " \n", "the text is empty"),
+        ("pasted", " \n", "The text is empty"),
         ("budget", 0, "Budget must be a whole number of at least 1, got 0"),
-        ("budget", 300, "a cache of 300 tokens evicts nothing from 300"),
+        ("budget", 300, "A cache of 300 tokens evicts nothing from 300"),
         ("budget", -5, "Budget must be"),
-        ("tokens", 100, "tokens must be between 256 and 16,384 here, got 100"),
+        ("tokens", 100, "Tokens must be between 256 and 16,384 here, got 100"),
         ("tokens", 10**7, "use at most"),
-        ("layers", "1-0", "the layers '1-0' cannot be read at '1-0'"),
+        ("layers", "1-0", "The layers '1-0' cannot be read at '1-0'"),
         ("run_name", "../up", "'../up' cannot be the name of a run"),
         ("run_name", ".hidden", "starts with a dot"),
-        ("simulated", [], "no policy is chosen"),
+        ("simulated", [], "No policy is chosen"),
     ],
 )
 def test_what_is_wrong_is_said_at_once(
@@ -122,10 +122,10 @@ def test_a_failed_job_shows_on_the_page_and_can_be_tried_again(
     test.selectbox(key="model").set_value(make_run.model_names()[0])
     test.text_area(key="pasted").set_value("w3 w4").run()
     test = finished(press(test, "Make the run"))
-    assert "the text has 2 tokens" in sentence(test)
+    assert "The text has 2 tokens" in sentence(test)
     test.text_area(key="pasted").set_value(" ").run()
     test = press(test, "Make the run")
-    assert "the text is empty" in sentence(test)  # alone: the last attempt's error is gone
+    assert "The text is empty" in sentence(test)  # alone: the last attempt's error is gone
     test.text_area(key="pasted").set_value(TEXT).run()
     assert finished(press(test, "Make the run")).success
 
@@ -163,9 +163,7 @@ def test_each_uploaded_text_becomes_a_run(tiny_model: None, tmp_path: Path, monk
     test.number_input(key="budget").set_value(32).run()
     test = finished(press(test, "Make 3 runs"))
     assert not test.exception
-    assert test.success[0].value == (
-        "3 runs were made. One is open; Wavelets shows the mean of those with as many tokens."
-    )
+    assert test.success[0].value == ("3 runs were made. One is open; Wavelets shows the mean of those of one length.")
     model = Path(make_run.model_names()[0]).name.lower()
     names = [f"{model}-{text}" for text in ("one-300", "one-300-2", "two-300")]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
@@ -222,7 +220,7 @@ def test_a_run_is_renamed_and_deleted_on_the_page(
     test = opened(tmp_path / "one", monkeypatch)
     test.text_input(key="name-one").set_value("two").run()
     test.button(key="rename-one").click().run()
-    assert "there is already a run 'two'" in sentence(test)
+    assert "There is already a run 'two'" in sentence(test)
     test.text_input(key="name-one").set_value("new").run()
     test.button(key="rename-one").click().run()
     assert not test.error and (tmp_path / "new").is_dir() and "new" in test.query_params["run"]

@@ -83,11 +83,11 @@ def test_another_sentence_another_cache_and_another_draw_are_read(paper) -> None
 @pytest.mark.parametrize(
     ("query", "words"),
     [
-        ({"sentence": "   "}, "the sentence is empty; write some words"),
-        ({"sentence": "word " * 500}, "the sentence has 500 words; at most 48 can be drawn, so shorten it"),
-        ({"sentence": "a b c", "importances": "1 2"}, "the sentence has 3 words, but there are 2 importances"),
-        ({"sentence": "a b", "importances": "1 <b>"}, "the importances contain '<b>', which is not a number"),
-        ({"sentence": "a b", "importances": "1 nan"}, "the importances contain 'nan', which is not a number"),
+        ({"sentence": "   "}, "The sentence is empty; write some words"),
+        ({"sentence": "word " * 500}, "The sentence has 500 words; at most 48 can be drawn, so shorten it"),
+        ({"sentence": "a b c", "importances": "1 2"}, "The sentence has 3 words, but there are 2 importances"),
+        ({"sentence": "a b", "importances": "1 <b>"}, "The importances contain '<b>', which is not a number"),
+        ({"sentence": "a b", "importances": "1 nan"}, "The importances contain 'nan', which is not a number"),
     ],
 )
 def test_what_cannot_be_read_is_one_sentence_and_the_page_goes_on(paper, query: dict, words: str) -> None:
@@ -171,5 +171,5 @@ def test_a_model_that_is_not_there_is_one_sentence(paper, monkeypatch: pytest.Mo
     test = paper()
     next(button for button in test.button if button.label == "Measure figures 1 and 2").click().run()
     test = ended(test, "paper-measuring")
-    assert "there is no such model" in said(test)
+    assert "There is no such model" in said(test)
     assert len(alternatives(test)) == 1
