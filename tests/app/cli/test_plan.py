@@ -19,7 +19,7 @@ def test_it_says_what_fits_and_predicts_the_loss(here: Path, tiny_model: Path, c
     captured = analysis.open(capture_file)
     weights = 2 * sum(parameter.numel() for parameter in tiny.llama().parameters())
     found = plan(captured, memory=40_000, users=2, context=1000)
-    arguments = ("plan", "--memory", f"{weights + 40_000}", "--users", 2, "--context", 1000, "--model", tiny_model)
+    arguments = ("plan", "--memory", f"{weights + 40_000}B", "--users", 2, "--context", 1000, "--model", tiny_model)
     said = invoke(*arguments)
     assert said.exit_code == 0, said.output
     assert plan_in_words(found, 2, 1000, "bfloat16") in " ".join(said.stdout.split())
@@ -58,7 +58,7 @@ def test_states_are_said_not_to_be_counted(here: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--memory", "much"), "memory must be a size such as 24GB"),
+        (("--memory", "much"), "memory must be a size such as 24 GB"),
         (("--memory", "1kB"), "take"),
         (("--memory", "1GB", "--dtype", "int8"), "dtype must be one of"),
         (("--memory", "1GB", "--policy", "none"), "policy must be one of"),

@@ -86,7 +86,9 @@ def test_which_settings_should_i_deploy(dashboard: str, watched: Watched, shallo
     page.get_by_role("button", name="Recommend", exact=True).click()
     take = page.get_by_role("button", name="Use this configuration")
     expect(take).to_have_count(2)
-    take.nth(1).click()
+    # On this text with four layers of the model another policy can be better; then a second button takes the budgets.
+    by_head = page.get_by_role("button", name="Use the budgets by head")
+    (by_head if by_head.count() else take.nth(1)).click()
     page.get_by_text("It is the active configuration now").wait_for()
     watched.settle()
     done("take the recommendation")
