@@ -262,7 +262,7 @@ def chosen(dataset: xr.Dataset, layer: int | None, head: int | None) -> tuple[xr
     return dataset, ", ".join(words)
 
 
-_MOST_TICKS = 6
+_MOST_TICKS = 4
 
 
 def log_ticks(lowest: float, highest: float) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -39,14 +40,13 @@ def trends(data: xr.Dataset) -> go.Figure:
     verdicts = data["claim_i"].values.tolist()
     protocol = protocol_of(data)
     panels = _PANELS[protocol]
-    words = f"claim (i) {data.attrs['claim_i']}, claim (ii) {data.attrs['claim_ii']}"
+    words = shown = f"claim (i) {data.attrs['claim_i']}, claim (ii) {data.attrs['claim_ii']}"
     if protocol == PAPER:
-        words += f" (rise: {data.attrs['claim_ii_absolute']}, growth: {data.attrs['claim_ii_ratio']})"
+        parts = f"rise: {data.attrs['claim_ii_absolute']}, growth: {data.attrs['claim_ii_ratio']}"
+        words, shown = f"{words} ({parts})", f"{shown} · of (ii), {parts}"  # lines part at the dots
     figure = theme.grid(
-        "Does amplitude grow towards the end of the middle?"
-        if protocol == PAPER
-        else "Does amplitude grow to the last token?",
-        f"{theme.source(data)} · {words}",
+        "Does amplitude grow along the middle?" if protocol == PAPER else "Does amplitude grow to the last token?",
+        f"{theme.source(data)} · {shown}",
         _alt(data, bands, verdicts, words, [title for _, title, _, _ in panels]),
         [title for _, title, _, _ in panels],
         3,
@@ -98,11 +98,12 @@ def trends(data: xr.Dataset) -> go.Figure:
         figure.add_vline(x=none, line={"color": theme.QUIET, "width": 1}, row=1, col=column)
         # In lines that fit below a panel of a narrow page.
         below = "<br>".join(textwrap.wrap(axis, _AXIS_WIDTH))
-        figure.update_xaxes(title=below, tickangle=0, nticks=4, row=1, col=column)
+        ticks = _two_ticks(high) if name == "rise" else {}
+        figure.update_xaxes(title=below, tickangle=0, nticks=3, **ticks, row=1, col=column)
     at = [name for name, _, _, _ in panels].index("growth") + 1
     grown = np.concatenate([data[f"growth{end}"].values for end in ("", "_low", "_high", "_null")])
     grown = grown[np.isfinite(grown) & (grown > 0)]
-    ticks = theme.log_ticks(float(grown.min()), float(grown.max())) if grown.size else {}
+    ticks = theme.log_ticks(min(float(grown.min()), 1.0), float(grown.max())) if grown.size else {}
     figure.update_xaxes(type="log", **ticks, row=1, col=at)
     figure.update_xaxes(exponentformat="power", nticks=4, row=1, col=1 if at > 1 else 2)
     figure.update_xaxes(range=[-1.05, 1.05], row=1, col=3)
@@ -114,6 +115,16 @@ def trends(data: xr.Dataset) -> go.Figure:
         bargap=0.3,
     )
     return figure
+
+
+def _two_ticks(values: np.ndarray) -> dict[str, Any]:
+    """Zero and one round number, which do not run into each other on a narrow page."""
+    top = float(np.nanmax(values, initial=0.0))
+    if not 0 < top < np.inf:
+        return {}
+    power = int(np.floor(np.log10(top)))
+    step = max(step for step in (1, 2, 5) if step * 10.0**power <= top)
+    return {"tickvals": [0, step * 10.0**power], "ticktext": ["0", f"{step}\u00d710<sup>{power}</sup>"]}
 
 
 def _alt(data: xr.Dataset, bands: list[str], verdicts: list[str], words: str, panels: list[str]) -> str:
