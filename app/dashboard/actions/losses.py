@@ -129,6 +129,22 @@ def ask(question: Question, configs: Mapping[str, TreeKVConfig]) -> jobs.Job[Non
     )
 
 
+def ask_anew(
+    place: str, key: tuple[Any, ...], question: Question, configs: Mapping[str, TreeKVConfig]
+) -> tuple[tuple[Any, ...], jobs.Job[None]] | None:
+    """Stop what the session asked for under `place` before, and ask this: what `key` stands for, and the job, kept
+    there. None, with the reason on the page, if too many jobs wait."""
+    before = st.session_state.get(place)
+    if before is not None:
+        before[1].stop()
+    try:
+        asked = st.session_state[place] = (key, ask(question, configs))
+    except TreeKVError as error:
+        st.caption(str(error))
+        return None
+    return asked
+
+
 def of_another_tab(run: RunFolder) -> jobs.Job[None] | None:
     """The job by which another session, which may have ended, measures this run or asks it for hidden numbers."""
     return next((job for job in jobs.making(_made(run)) if job.owner != jobs.owner()), None)

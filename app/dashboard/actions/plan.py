@@ -12,7 +12,6 @@ from analysis.memory_plan import ModelSizes
 from analysis.memory_size import DTYPES
 from app.dashboard.actions import losses
 from app.dashboard.actions.make_run import model_names, model_title, sizes_here
-from app.dashboard.session import jobs
 from app.dashboard.session.messages import plain, sentence
 from app.dashboard.session.run import default_model
 from app.dashboard.session.settings import MOST_COMPARED, join_compared
@@ -131,17 +130,11 @@ def _predict(run: RunFolder, captured: analysis.Capture, config: TreeKVConfig) -
         return
     if not st.session_state.get(OPEN):
         return
-    asked: tuple[object, jobs.Job[None]] | None = st.session_state.get(JOB)
-    key = (str(run.path), config)
+    asked, key = st.session_state.get(JOB), (str(run.path), config)
     if asked is None or asked[0] != key:
-        if asked is not None:
-            asked[1].stop()
-        try:
-            asked = st.session_state[JOB] = (key, losses.ask(question, wanted))
-        except TreeKVError as error:  # too many jobs
-            st.caption(str(error))
-            return
-    show_job(asked[1])
+        asked = losses.ask_anew(JOB, key, question, wanted)
+    if asked is not None:
+        show_job(asked[1])
 
 
 def _compare(config: TreeKVConfig) -> None:

@@ -126,9 +126,9 @@ def in_one_sentence(choice: analysis.Recommendation, captured: analysis.Capture)
     lower = min(cost, key=cost.__getitem__)
     if lower != PROPOSED:
         return (
-            f"On this text use {NAMES.get(lower, lower)} with {choice.config.cache_size:,} tokens: its predicted loss "
-            f"is {cost[lower]:+.3f} nats a token above the full cache, that of budgets by head {cost[PROPOSED]:+.3f}, "
-            f"that of the paper's defaults {cost[DEFAULTS]:+.3f}."
+            f"Use {NAMES.get(lower, lower)} with {choice.config.cache_size:,} tokens on this kind of text: its "
+            f"predicted loss is {cost[lower]:+.3f} nats a token above the full cache, that of budgets by head "
+            f"{cost[PROPOSED]:+.3f}, that of the paper's defaults {cost[DEFAULTS]:+.3f}."
         )
     others = {name: loss for name, loss in cost.items() if name not in (PROPOSED, DEFAULTS)}
     best = min(others, key=others.__getitem__)

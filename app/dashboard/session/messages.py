@@ -32,6 +32,11 @@ def sentence(error: object) -> str:
     return plain(text if text.endswith((".", "!", "?")) else f"{text}.")
 
 
+def clause(error: object) -> str:
+    """The same to stand behind a colon."""
+    return plain(below_root(str(error)))
+
+
 def below_root(text: str) -> str:
     """The text without the path to the folder of runs, so that pages do not reveal the server's file system."""
     for path in (runs_root().resolve(), runs_root().absolute(), runs_root()):

@@ -10,7 +10,7 @@ from typing import Any, Final
 import streamlit as st
 
 from app.dashboard.session.keys import BEFORE, SETTINGS, UNSAVED
-from app.dashboard.session.messages import below_root, plain
+from app.dashboard.session.messages import below_root, clause
 from app.dashboard.session.run import default_model, find_run
 from app.runs import folder as run_folder
 from app.runs.folder import RunFolder
@@ -144,7 +144,7 @@ def _from_address() -> TreeKVConfig | None:
     try:
         return decode(text)
     except TreeKVError as error:
-        st.session_state[WRONG] = f"The settings in the address cannot be used: {plain(below_root(str(error)))}"
+        st.session_state[WRONG] = f"The settings in the address cannot be used: {clause(error)}"
         return None
 
 
@@ -155,7 +155,7 @@ def _of_run(run: RunFolder | None) -> TreeKVConfig:
         chosen_before = run.has(run_folder.ACTIVE)
         return TreeKVConfig.load(run.file(run_folder.ACTIVE if chosen_before else run_folder.SETTINGS))
     except TreeKVError as error:
-        st.session_state[WRONG] = f"The run's settings cannot be used: {plain(below_root(str(error)))}"
+        st.session_state[WRONG] = f"The run's settings cannot be used: {clause(error)}"
         return TreeKVConfig()
 
 
@@ -219,7 +219,7 @@ def _compared_in_address() -> list[TreeKVConfig] | None:
             raise TreeKVError(f"two to six settings can be compared, got {len(configs)}")
         return configs
     except TreeKVError as error:
-        st.warning(f"The settings in the address cannot be compared: {plain(below_root(str(error)))}")
+        st.warning(f"The settings in the address cannot be compared: {clause(error)}")
         return None
 
 

@@ -228,12 +228,8 @@ def find_losses(configs: dict[str, TreeKVConfig], prompt: int) -> None:
     asked = st.session_state.get(LOSS_JOB)
     key = (str(run.path), prompt, *map(str, configs.values()))
     if (asked is None or asked[0] != key) and {losses.FULL, *configs} - {*predicted.known(configs)}:
-        if asked is not None:
-            asked[1].stop()
-        try:
-            asked = st.session_state[LOSS_JOB] = (key, losses.ask(predicted, configs))
-        except TreeKVError as error:  # too many jobs
-            st.caption(str(error))
+        asked = losses.ask_anew(LOSS_JOB, key, predicted, configs)
+        if asked is None:
             return
     others = losses.of_another_tab(run)
     running = others is not None or (asked is not None and not asked[1].ended)

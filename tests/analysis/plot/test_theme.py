@@ -57,3 +57,13 @@ def test_a_logarithmic_axis_has_several_labels(lowest: float, highest: float) ->
     inside = [value for value in ticks.get("tickvals", []) if 0.8 * lowest <= value <= 1.25 * highest]
     assert ticks == {"dtick": 1} or len(inside) >= 2
     assert len(inside) < 14
+
+
+def test_a_grid_of_few_layers_has_room_for_the_title_of_its_axis() -> None:
+    assert [theme.grid_height(layers) for layers in (2, 4, 30, 80)] == [360, 360, 770, 900]
+
+
+@pytest.mark.parametrize(("lowest", "highest"), [(1.0, 1.3), (1.0, 2.4), (1.0, 7.0), (0.8, 40.0), (3e-5, 9e-5)])
+def test_a_logarithmic_axis_has_a_few_labels(lowest: float, highest: float) -> None:
+    shown = [value for value in theme.log_ticks(lowest, highest)["tickvals"] if lowest <= value <= highest]
+    assert 2 <= len(shown) <= 5

@@ -83,5 +83,5 @@ def test_where_another_policy_is_better_it_is_what_the_page_recommends(small_run
         told = dataclasses.replace(choice, losses=losses, alternatives={"StreamingLLM": window})
         assert recommend._best(told) == best
         words = recommend.in_one_sentence(told, captured)
-        assert words.startswith("On this text use StreamingLLM with 48 tokens: ") == (best is window)
+        assert words.startswith("Use StreamingLLM with 48 tokens on this kind of text: ") == (best is window)
         assert "+0.100" in words and "+0.200" in words and "+0.300" in words

@@ -88,6 +88,6 @@ def test_runs_with_other_layers_are_named(two_texts: Path, monkeypatch: pytest.M
 
 
 def test_a_link_names_the_texts(two_texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also none, and one that is not there any more."""
+    """Also one that is not there any more."""
     test = opened(two_texts, monkeypatch, WAVELETS, texts=["two", "gone"])
     assert test.multiselect(key="texts").value == ["two"]
