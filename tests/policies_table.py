@@ -99,6 +99,8 @@ TABLE: dict[str, Row] = {
             dict(sink_size=1, recent_size=3, prompt_score="future", budgets="falling", pooling="max", kernel_size=3),
             dict(sink_size=2, recent_size=4, prompt_score="future", importance="late", scope=3, scope_end="clipped"),
             dict(sink_size=2, recent_size=4, prompt_score="future", after_prompt="keep", share_heads=True),
+            dict(sink_size=2, recent_size=4, prompt_score="future", future_reduction="max", prompt_scope=5),
+            dict(recent_size=2, prompt_score="future", future_reduction="max", importance="contribution", seed=3),
             dict(recent_size=2, prompt_score="future", after_prompt="keep", share_heads=True, max_height=1),
         ],
     ),

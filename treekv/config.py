@@ -83,10 +83,12 @@ class TreeKVConfig(Settings):
         recent_budgets: None, "quarter", "eighth" or a table; see `recent_size`.
         prompt_score: how a prompt is reduced by policy "tree" with prefill "once": "window", block by block as in the
             paper, or "future", token by token: a share of the slots by the observation window, the rest by the tree
-            over what queries from after the prompt would see (see docs/prompts.md). The next four are used with
-            "future" only.
+            over what queries from after the prompt would see (see docs/prompts.md). Options that begin with
+            "future", prompt_scope and window_share are used with "future" only.
         prompt_scope: how many neighbours compete there.
         future_window: how far after the prompt those queries are, at most.
+        future_reduction: what a token is worth to them: "sum", what every 8th query gives it in all, or "max", the most
+            that one of more queries gives it, 8 for each token that the head keeps.
         interval: how many tokens are evicted at once when the cache is full; `cache_size` is the most that is kept. An
             option of the policies that act so; the default is their papers', at most an eighth of the cache, and the
             engine's 32 for "openvino", which evicts whole blocks of so many tokens.

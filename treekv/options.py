@@ -23,6 +23,7 @@ CHOICES: Final = {
     "after_prompt": ("evict", "keep"),
     "pooling": ("average", "max", "forward"),
     "prompt_score": ("window", "future"),
+    "future_reduction": ("sum", "max"),
     "aggregation": ("norm_sum", "sum"),
 }
 

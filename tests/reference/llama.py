@@ -167,7 +167,7 @@ class ReferenceLlama:
                     layer.queries[h].append(queries[t, h * self.groups : (h + 1) * self.groups])
                     self.observe(own, entries[: t + 1], torch.stack(group).mean(0), t >= length - window, False)
                 if config.prompt_score == "future":
-                    self.look_ahead(config, entries, queries[:, h * self.groups : (h + 1) * self.groups])
+                    self.look_ahead(self.configs[number][h], entries, queries[:, h * self.groups : (h + 1) * self.groups])
                 if config.policy == "expected" and length > config.cache_size:
                     own = queries[:, h * self.groups : (h + 1) * self.groups].transpose(0, 1)
                     turned = self.rotate(keys[:, h], list(range(length)))
@@ -232,14 +232,18 @@ class ReferenceLlama:
                 entry.see(weight, entries[-1].position, late_delay(config), decay)
 
     def look_ahead(self, config, entries: list, queries: Tensor) -> None:
-        """Every 8th query, from a place after the prompt, sees all of its tokens; `queries` [tokens, group, dim]."""
+        """Every 8th query, or one of more, from a place after the prompt, sees all of its tokens; `queries` [tokens,
+        group, dim]."""
         length, keys = len(entries), [entry.key for entry in entries]
-        for i in range(0, length, 8):
+        for i in range(0, length, prompts.distance(config, length)):
             there = prompts.place(i, length, config.future_window, config.seed)
             for query in queries[i]:
                 for entry, weight in zip(entries, self.weights(query, there, keys, list(range(length))).tolist()):
                     norm = entry.value.norm().item() if config.importance == "contribution" else 1.0
-                    entry.future += weight * norm
+                    if config.future_reduction == "max":
+                        entry.future = max(entry.future, weight * norm)
+                    else:
+                        entry.future += weight * norm
 
     def kept(self, layer: int) -> list[list[int]]:
         return [[entry.position for entry in entries] for entries in self.layers[layer].heads]

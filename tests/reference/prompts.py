@@ -63,6 +63,14 @@ def place(number: int, length: int, window: int, seed: int) -> int:
     return length + splitmix(seed, 0, 0, length, number) % window
 
 
+def distance(config, length: int) -> int:
+    """One of how many queries of a prompt is moved: every 8th, for a maximum as few or as many as make 8 for each token
+    that is kept; of long prompts fewer."""
+    if config.future_reduction == "sum":
+        return max(8, math.ceil(length / 512))
+    return math.ceil(length / min(8 * config.cache_size, 2048))
+
+
 def future(
     queries,
     keys,
@@ -71,11 +79,13 @@ def future(
     window: int,
     seed: int,
     every: int = 8,
+    largest: bool = False,
     softcap: float | None = None,
     sinks: list[float] | None = None,
 ):
     """F of one KV head. `queries` has one list of T unrotated queries for each query head of its group, `keys` T
     unrotated keys, and every so many queries are moved; `frequencies` is empty for a model without rotary positions.
+    The largest weight of each key counts, or the sum.
     `sinks` has one logit for each query head, which belongs to no key."""
     length = len(keys)
     turned = [rotated(key, j, frequencies) for j, key in enumerate(keys)]
@@ -91,7 +101,8 @@ def future(
             top = max(logits)
             powers = [math.exp(logit - top) for logit in logits]
             for j in range(length):
-                scores[j] += powers[j] / sum(powers)
+                weight = powers[j] / sum(powers)
+                scores[j] = max(scores[j], weight) if largest else scores[j] + weight
     return scores
 
 

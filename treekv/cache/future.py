@@ -18,8 +18,12 @@ from treekv.policies.scores import EXPECTED
 from treekv.policies.settings import Settings
 
 PLACES: Final = 512  # that follow a prompt, over which rotations are averaged for what is expected
-EVERY: Final = 8  # of so many queries one is moved,
+EVERY: Final = 8  # of so many queries one is moved for a sum,
 MOST_QUERIES: Final = 512  # and of more where that would be more than these: a sample is enough, and costs less
+# For a maximum a sample is not enough, since often it is one query that wants a token. A head that keeps few tokens
+# has no room for most of what is wanted so, and needs fewer.
+QUERIES_A_SLOT: Final = 8
+MOST_FOR_MAX: Final = 2048
 NUMBERS_AT_ONCE: Final = 2**20  # weights that exist at a time: few enough to stay in a processor's cache
 
 
@@ -29,13 +33,24 @@ def scores_from_after(
     """What queries from the places after a prompt see of it, by `Policy.future_by`; the rest as of `future_scores`."""
     if by == EXPECTED:
         return expected_scores(query, key, scoring.scaling, positions, rotary, settings.sink_size)
-    return future_scores(query, key, scoring, positions, rotary, settings.future_window, settings.seed)
+    every, largest = distance_of_queries(settings, key.shape[2]), settings.future_reduction == "max"
+    window, seed = settings.future_window, settings.seed
+    return future_scores(query, key, scoring, positions, rotary, window, seed, every, largest=largest)
 
 
 def future_scores(
-    query: Tensor, key: Tensor, scoring: Scoring, positions: Tensor, rotary: Rotary | None, window: int, seed: int
+    query: Tensor,
+    key: Tensor,
+    scoring: Scoring,
+    positions: Tensor,
+    rotary: Rotary | None,
+    window: int,
+    seed: int,
+    every: int,
+    *,
+    largest: bool,
 ) -> Tensor:
-    """Attention weights that a prompt's queries, every 8th or 512 of them, would give its tokens from after its end.
+    """Attention weights that some of a prompt's queries would give its tokens from after its end.
 
     Args:
         query: [batch, query_heads, T, head_dim], after rotary embedding.
@@ -45,21 +60,22 @@ def future_scores(
         rotary: its rotary embedding; None for a model without, whose queries stay as they are.
         window: places are drawn from the first so many positions after the prompt, by `places_ahead`.
         seed: of the draws.
+        every: from one of these queries to the next; the first token's is one of them.
+        largest: the largest weight of each token instead of the sum.
 
     Returns:
-        float32 [batch, kv_heads, T], summed over the queries and over the query heads of a group.
+        float32 [batch, kv_heads, T], over the queries and the query heads of a group.
     """
     length = key.shape[2]
-    every = distance_of_queries(length)
     chosen = query[:, :, ::every]
     if rotary is not None:
-        ahead = places_ahead(length, window, seed, positions.device)
+        ahead = places_ahead(length, every, window, seed, positions.device)
         by = positions[:, -1:] + ahead - positions[:, ::every]
         chosen, key = rotary.moved(chosen, by), rotary.interleave(key)
     grouped = (chosen * scoring.scaling).unflatten(1, (key.shape[1], -1)).flatten(2, 3)
     keys = key.transpose(2, 3).contiguous()
-    sums = torch.zeros(key.shape[:3], dtype=torch.float32, device=key.device)
-    at_once = min(max(NUMBERS_AT_ONCE // sums.numel(), 1), grouped.shape[2])
+    scores = torch.zeros(key.shape[:3], dtype=torch.float32, device=key.device)
+    at_once = min(max(NUMBERS_AT_ONCE // scores.numel(), 1), grouped.shape[2])
     # The same memory for all parts: fresh memory is what they would pay for most.
     products = grouped.new_empty((*key.shape[:2], at_once, length))
     logits = products if products.dtype == torch.float32 else products.float()
@@ -76,8 +92,11 @@ def future_scores(
         if sinks is not None:  # what the sink leaves
             share = (logits[:, :, now].logsumexp(-1) - sinks[number]).sigmoid()
             weights[:, :, now] *= share[..., None]
-        sums += weights[:, :, now].sum(2)
-    return sums
+        if largest:
+            torch.maximum(scores, weights[:, :, now].amax(2), out=scores)
+        else:
+            scores += weights[:, :, now].sum(2)
+    return scores
 
 
 def expected_scores(
@@ -110,13 +129,15 @@ def expected_scores(
     return torch.nn.functional.pad(logits.softmax(3).mean(2), (sinks, 0))
 
 
-def distance_of_queries(length: int) -> int:
-    """From one chosen query of `length` tokens to the next; the first token's is one of them."""
+def distance_of_queries(settings: Settings, length: int) -> int:
+    """From one query of a prompt of `length` tokens that is moved to the next."""
+    if settings.future_reduction == "max":
+        return -(-length // min(QUERIES_A_SLOT * settings.cache_size, MOST_FOR_MAX))
     return max(EVERY, -(-length // MOST_QUERIES))
 
 
-def places_ahead(length: int, window: int, seed: int, device: torch.device | str = "cpu") -> Tensor:
-    """LongTensor [n]: how far after the last of `length` tokens each chosen query is moved, 1 to `window`; the same in
-    all layers and heads."""
-    numbers = torch.arange(0, length, distance_of_queries(length), device=device)
+def places_ahead(length: int, every: int, window: int, seed: int, device: torch.device | str = "cpu") -> Tensor:
+    """LongTensor [n]: how far after the last of `length` tokens every so many queries are moved, 1 to `window`; the
+    same in all layers and heads."""
+    numbers = torch.arange(0, length, every, device=device)
     return splitmix(seed, 0, 1, numbers, length, device)[0, 0] % window + 1

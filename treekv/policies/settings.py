@@ -29,6 +29,7 @@ OPTIONS: Final[dict[str, Any]] = {
     "prompt_score": "window",
     "prompt_scope": 32,
     "future_window": 256,
+    "future_reduction": "sum",
     "window_share": 0.25,
     "interval": 1,
     "aggregation": "norm_sum",
@@ -67,6 +68,7 @@ class Settings:
     prompt_score: str = OPTIONS["prompt_score"]
     prompt_scope: int = OPTIONS["prompt_scope"]
     future_window: int = OPTIONS["future_window"]
+    future_reduction: str = OPTIONS["future_reduction"]
     window_share: float = OPTIONS["window_share"]
     after_prompt: str = "evict"
     interval: int = DERIVED

@@ -20,7 +20,10 @@ SIMILARITY: Final = "similarity"
 
 #: The value of `prompt_score` that chooses tokens instead of blocks, and the options that only it heeds.
 FUTURE = "future"
-FUTURE_OPTIONS = ("prompt_scope", "future_window", "window_share", "kernel_size", "pooling", "share_heads")
+FUTURE_OPTIONS = (
+    *("prompt_scope", "future_window", "future_reduction", "window_share", "kernel_size", "pooling"),
+    "share_heads",
+)
 
 
 class Tree(Policy):

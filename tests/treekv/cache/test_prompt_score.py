@@ -34,6 +34,11 @@ def test_heads_choose_with_their_own_slots(llama, length, recent):
     compare(llama, config_of(budgets=HEADS, recent_size=recent), [length] + [1] * 8)
 
 
+@pytest.mark.parametrize("length", [37, 150])
+def test_for_a_maximum_heads_move_queries_in_proportion_to_their_slots(llama, length):
+    compare(llama, config_of(budgets=HEADS, future_reduction="max"), [length, 1, 1, 1])
+
+
 @pytest.mark.parametrize("budgets", [None, HEADS], ids=["equal", "heads"])
 @pytest.mark.parametrize("score", ["future", "window"])
 def test_what_follows_a_prompt_can_be_kept(llama, budgets, score):
@@ -58,13 +63,13 @@ def test_grouped_queries(kv_heads):
 
 
 @pytest.mark.parametrize("budgets", [None, HEADS], ids=["equal", "heads"])
-@pytest.mark.parametrize("positions", ["rank", "original"])
-def test_a_padded_row_gets_what_it_gets_alone(llama, budgets, positions):
+@pytest.mark.parametrize("positions, reduction", [("rank", "sum"), ("original", "sum"), ("original", "max")])
+def test_a_padded_row_gets_what_it_gets_alone(llama, budgets, positions, reduction):
     lengths = (40, 1, 23, 12)
     ids, mask = torch.zeros(4, 40, dtype=torch.long), torch.zeros(4, 40, dtype=torch.long)
     for row, length in enumerate(lengths):
         ids[row, 40 - length :], mask[row, 40 - length :] = tiny.tokens(length, seed=row)[0], 1
-    config = config_of(budgets=budgets, positions=positions)
+    config = config_of(budgets=budgets, positions=positions, future_reduction=reduction)
     cache = TreeKVCache(config, llama.config)
     settings = dict(max_new_tokens=5, do_sample=False, pad_token_id=0)
     together = llama.generate(ids, attention_mask=mask, past_key_values=cache, **settings)
@@ -155,6 +160,7 @@ def test_a_rotation_that_is_not_known_is_refused_by_name():
     "settings, words",
     [
         (dict(future_window=0), "future_window must be a whole number of at least 1, got 0"),
+        (dict(future_reduction="mean"), "future_reduction must be one of 'sum', 'max', got 'mean'"),
         (dict(prompt_scope=1), "prompt_scope must be a whole number of at least 2, got 1"),
         (dict(window_share=1), "window_share must be a number of at least 0 and below 1.*got 1"),
         (dict(window_share=-0.1), "window_share.*got -0.1"),
