@@ -167,7 +167,9 @@ class ReferenceLlama:
                     layer.queries[h].append(queries[t, h * self.groups : (h + 1) * self.groups])
                     self.observe(own, entries[: t + 1], torch.stack(group).mean(0), t >= length - window, False)
                 if config.prompt_score == "future":
-                    self.look_ahead(self.configs[number][h], entries, queries[:, h * self.groups : (h + 1) * self.groups])
+                    self.look_ahead(
+                        self.configs[number][h], entries, queries[:, h * self.groups : (h + 1) * self.groups]
+                    )
                 if config.policy == "expected" and length > config.cache_size:
                     own = queries[:, h * self.groups : (h + 1) * self.groups].transpose(0, 1)
                     turned = self.rotate(keys[:, h], list(range(length)))

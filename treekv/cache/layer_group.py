@@ -56,6 +56,7 @@ class LayerGroup:
         self._last_queries = policy.last_queries(config) if evicts else 0
         self._ledger: Ledger | None = None
         self._plan: SlotPlan | None = None  # of the step in progress
+        self._plans: list[SlotPlan] = []  # its parts, of each layer
         self._observed: list[Tensor] = []  # of the layers that have attended in it
         self._rows = 0  # of the ledger, for each row of the batch
         for index, layer in enumerate(layers):
@@ -94,7 +95,7 @@ class LayerGroup:
             self._ledger = Ledger(self.config, len(numbers), heads, device, numbers, layer.layers, head)
 
     def release(self) -> None:
-        self._ledger, self._plan, self._observed = None, None, []
+        self._ledger, self._plan, self._plans, self._observed = None, None, [], []
 
     def select(self, index: Tensor) -> None:
         """Keep, repeat or reorder batch rows."""
@@ -170,12 +171,12 @@ class LayerGroup:
                 self._shrink()
                 plan = self._plan_slots(every, 1, distance=any(each.rotary is not None for each in self.layers))
                 self._plan = plan.with_mask(layer.keys.dtype) if self._observation is None else plan
+                self._plans = self._plan.split([each.batch for each in self.layers])
         if self._plan is None:
             return None
-        own = self.ledger_rows(layer)
-        plan = self._plan.of(own)
+        plan = self._plans[layer.group_index]
         # Heads that share differ in length: none is padded to the longest.
-        return plan.within(max(ledger.held[own]) + 1) if self.config.share_heads else plan
+        return plan.within(max(ledger.held[self.ledger_rows(layer)]) + 1) if self.config.share_heads else plan
 
     def collect_token(self, layer: TreeKVLayer, observed: Tensor | None, queries: int) -> None:
         """Keep what a layer's queries saw, summed over the `queries` of a KV head, until the last layer has attended;
@@ -188,7 +189,7 @@ class LayerGroup:
             contents = self._contents([(each, slice(0, each.batch)) for each in self.layers])
             self.ledger.step(slice(0, len(self.ledger.held)), self._plan, seen, contents=contents)
             self._shrink()
-            self._plan, self._observed = None, []
+            self._plan, self._plans, self._observed = None, [], []
 
     def _shrink(self) -> None:
         """Free the slots that blocks needed and single tokens do not."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -47,12 +48,15 @@ class SlotPlan(NamedTuple):
         """The same after the ledger's next step, which changes the tensor of slots."""
         return self._replace(slots=self.slots.clone())
 
-    def of(self, rows: slice) -> SlotPlan:
-        """The same for some of the rows."""
-        distance, lookup, mask = (
-            None if tensor is None else tensor[rows] for tensor in (self.distance, self.lookup, self.mask)
-        )
-        return self._replace(slots=self.slots[rows], distance=distance, lookup=lookup, mask=mask)
+    def split(self, rows: list[int]) -> list[SlotPlan]:
+        """The same for the first so many rows, for as many of the next, and so on."""
+        none = itertools.repeat(None)
+        tensors = (self.slots, self.distance, self.lookup, self.mask)
+        parts = zip(*(none if tensor is None else tensor.split(rows) for tensor in tensors), strict=False)
+        return [
+            SlotPlan(slots, self.used, distance, self.all_used, self.padded_capacity, lookup, mask)
+            for slots, distance, lookup, mask in parts
+        ]
 
     def within(self, used: int) -> SlotPlan:
         """The same of rows that have used only the first `used` slots."""

@@ -105,8 +105,11 @@ class Slots:
         if key.requires_grad or value.requires_grad:
             key, value = key.detach(), value.detach()
         keys, values = self.view(rows)
-        keys.scatter_(2, index.expand(-1, -1, -1, key.shape[3]), key)
-        values.scatter_(2, index.expand(-1, -1, -1, value.shape[3]), value)
+        places = index.expand(-1, -1, -1, key.shape[3])
+        keys.scatter_(2, places, key)
+        if value.shape[3] != key.shape[3]:
+            places = index.expand(-1, -1, -1, value.shape[3])
+        values.scatter_(2, places, value)
         return keys, values
 
     def remember(self, rows: slice, query: Tensor, most: int) -> None:

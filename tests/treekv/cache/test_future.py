@@ -87,7 +87,9 @@ def test_rows_of_other_positions_and_half_precision():
     wanted = expected(query, key, 0.3, FREQUENCIES, 256, 0)
     for dtype, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 0.05)):
         own = [x.to(dtype) for x in turned]
-        got = future_scores(*own, Scoring(0.3), torch.tensor(places), Rotary(FREQUENCIES, DIM), 256, 0, 8, largest=False)
+        got = future_scores(
+            *own, Scoring(0.3), torch.tensor(places), Rotary(FREQUENCIES, DIM), 256, 0, 8, largest=False
+        )
         assert got.dtype == torch.float32
         assert torch.allclose(got, wanted.expand_as(got), atol=tolerance)
 
