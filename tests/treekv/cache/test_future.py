@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from tests.reference import prompts
+from treekv import TreeKVConfig
 from treekv.attention.rotary import Rotary
 from treekv.attention.softmax import Scoring
 from treekv.cache import future
-from treekv import TreeKVConfig
 from treekv.cache.future import distance_of_queries, future_scores, places_ahead
 
 DIM = 8
