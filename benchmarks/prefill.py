@@ -23,7 +23,12 @@ from rich.table import Table
 
 from treekv import TreeKVCache, TreeKVConfig
 
-SCORES = ("window", "future")  # of the prompt: the paper's blocks, and what coming queries would see
+#: How the prompt is scored: the paper's blocks, and what coming queries would see.
+SCORES: dict[str, dict[str, Any]] = {
+    "window": {},
+    "future, sum": {"prompt_score": "future"},
+    "future, max": {"prompt_score": "future", "future_reduction": "max"},
+}
 
 
 def main() -> None:
@@ -40,14 +45,14 @@ def main() -> None:
         table.add_column("TreeKV peak MB")
         table.add_column("plain peak MB")
     for length in arguments.lengths:
-        configs = [TreeKVConfig(cache_size=length // 16, prompt_score=score) for score in SCORES]
+        configs = [TreeKVConfig(cache_size=length // 16, **options) for options in SCORES.values()]
         rounds = [[timed(model, length, config) for config in (*configs, None)] for _ in range(arguments.rounds)]
         *own, plain = zip(*rounds, strict=True)
-        for config, times in zip(configs, own, strict=True):
+        for score, config, times in zip(SCORES, configs, own, strict=True):
             row = [
                 str(length),
                 str(config.cache_size),
-                config.prompt_score,
+                score,
                 f"{statistics.median(own for own, _ in times):.2f}",
                 f"{statistics.median(own for own, _ in plain):.2f}",
                 *(f"{statistics.median(a[i] / b[i] for a, b in zip(times, plain, strict=True)):.3f}" for i in (0, 1)),

@@ -1,8 +1,9 @@
-"""A device by its name, refused in one sentence before anything is loaded."""
+"""A device by its name, refused in one sentence before anything is loaded, and where the layers of a model compute."""
 
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from treekv.errors import TreeKVError
 
@@ -23,3 +24,16 @@ def usable_device(device: torch.device | str | None) -> torch.device:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise TreeKVError(f"device {str(target)!r} cannot be used here: {reason}") from error
     return target
+
+
+def layer_devices(model: nn.Module, layers: int) -> list[torch.device]:
+    """Where each of its `layers` layers computes: they may be spread over several devices, or be moved to one when
+    they are called."""
+    stacks = (part for part in model.modules() if isinstance(part, nn.ModuleList) and len(part) == layers)
+    stack = next(stacks, [model] * layers)  # the outermost
+    return [_device_of(layer) for layer in stack]
+
+
+def _device_of(layer: nn.Module) -> torch.device:
+    moved_to = getattr(getattr(layer, "_hf_hook", None), "execution_device", None)  # accelerate's
+    return next(layer.parameters()).device if moved_to is None else torch.device(moved_to)

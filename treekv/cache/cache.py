@@ -129,7 +129,7 @@ class TreeKVCache(Cache):
         Args:
             path: the file. It may come from anywhere: it is checked, and nothing in it is executed.
             model: the model, or `model.config`; with the model its weights are compared, if they were known to `save`.
-            device: where keys and values go; default is the model's, or the CPU.
+            device: where keys and values go; default is where each layer of the model computes, or the CPU.
 
         Raises:
             TreeKVError: there is no such file, it is damaged, it is a link or a folder, or it was saved with another

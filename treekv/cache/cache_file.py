@@ -95,8 +95,9 @@ class CacheFile:
             )
         self.about: dict[str, Any] = about
 
-    def tensors(self, device: torch.device | str) -> dict[str, Tensor]:
-        """All tensors, on a device; beside them one more is in memory at a time.
+    def tensors(self, devices: Mapping[str, torch.device]) -> dict[str, Tensor]:
+        """All tensors; beside them one more is in memory at a time. `devices` has that of each layer, by what names
+        have before their first dot.
 
         Raises:
             TreeKVError: they are not those that were written.
@@ -105,7 +106,7 @@ class CacheFile:
         for name in self._names:
             own = self._tensor(name)
             found = checksum([own], found)
-            tensors[name] = own.to(device)
+            tensors[name] = own.to(devices.get(name.partition(".")[0], own.device))
         if found != self.about.get("checksum"):
             raise self.damaged("its tensors are not those that were saved")
         return tensors

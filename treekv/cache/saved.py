@@ -24,7 +24,7 @@ from treekv.cache.ledger_state import LedgerState, is_count
 from treekv.cache.plain_layers import PlainState
 from treekv.cache.split_layer import SplitLayer
 from treekv.config import TreeKVConfig
-from treekv.device import usable_device
+from treekv.device import layer_devices, usable_device
 from treekv.errors import TreeKVError
 from treekv.model_identity import model_name, weights_fingerprint
 
@@ -130,9 +130,7 @@ def load(
         raise TreeKVError(
             f"the second argument must be the model, or its configuration, model.config, got {type(model).__name__}"
         )
-    if device is None:
-        device = "cpu" if network is None else next(network.parameters()).device
-    device = usable_device(device)
+    target = usable_device(device)
     file = CacheFile(path)
     described = _described(file)
     _check_model(file, description(model_config), network)
@@ -142,7 +140,9 @@ def load(
     layers = file.about.get("layers")
     if not isinstance(layers, list) or len(layers) != len(cache.layers):
         raise file.damaged("it has another number of layers than its model")
-    tensors = file.tensors(device)
+    count = len(layers)
+    devices = [target] * count if device is not None or network is None else layer_devices(network, count)
+    tensors = file.tensors({str(index): own for index, own in enumerate(devices)})
     if network is not None:
         _check_dtype(file, tensors, network)
     try:

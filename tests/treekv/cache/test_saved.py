@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +14,9 @@ from tests import tiny
 from tests.families.tiny_models import build
 from tests.policies_table import settings_of
 from treekv import TreeKVCache, TreeKVConfig, TreeKVError
+from treekv.cache import ledger_state
 from treekv.cache.ledger import Ledger
-from treekv.cache.ledger_state import NUMBERS, TENSORS
+from treekv.cache.ledger_state import NUMBERS, TENSORS, LedgerState
 from treekv.cache.trace import LayerTrace
 
 TABLE = ((10, 14), (16, 8))
@@ -235,3 +237,27 @@ def test_a_model_in_another_dtype_is_refused_when_it_is_loaded(tmp_path):
     with pytest.raises(TreeKVError, match=r"in torch.bfloat16, but the model computes in torch.float32.*'bfloat16'"):
         TreeKVCache.load(tmp_path / "x", tiny.llama())
     assert tiny.same_state(TreeKVCache.load(tmp_path / "x", model), cache)
+
+
+@pytest.mark.parametrize("moved_by_hook", [False, True])
+def test_layers_go_where_those_of_the_model_compute(tmp_path, monkeypatch, moved_by_hook):
+    """The device "meta" stands for a second one: what is there can be placed, but not read."""
+    model = tiny.llama()
+    cache = TreeKVCache(TreeKVConfig(cache_size=12, block_size=2), model.config)
+    read(model, cache, tiny.tokens(20), [16, 1, 1])
+    cache.save(tmp_path / "x")
+    if moved_by_hook:
+        model.model.layers[1]._hf_hook = SimpleNamespace(execution_device="meta")
+    else:
+        model.model.layers[1].to("meta")
+    restored = []
+
+    def restore(ledger: Ledger, states: list[LedgerState]) -> None:
+        restored.append([ledger.device.type, *{each.device.type for own in states for each in own.tensors.values()}])
+
+    monkeypatch.setattr(ledger_state, "restore", restore)
+    loaded = TreeKVCache.load(tmp_path / "x", model)
+    assert [layer.keys.device.type for layer in loaded.layers] == ["cpu", "meta"]
+    assert restored == [["cpu", "cpu"], ["meta", "meta"]]  # a ledger on each device
+    loaded = TreeKVCache.load(tmp_path / "x", model, device="cpu")
+    assert [layer.keys.device.type for layer in loaded.layers] == ["cpu", "cpu"]
