@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from analysis.retention.record import FORMAT
 from analysis.retention.simulated_cache import SimulatedCache, advance_all
 from treekv import policies
 from treekv.attention import softmax
-from treekv.cache.future import scores_from_after
+from treekv.cache.future import future_key, scores_from_after
 from treekv.cache.ledger import Ledger
 from treekv.cache.reduced_prompt import choose_shared
 from treekv.config import TreeKVConfig
@@ -87,9 +88,10 @@ def simulate(
             progress(round(done), total)
 
     compiled: dict[int, list[SimulatedCache]] = {layer: [] for layer in layers}
+    seen_ahead: dict[Any, Tensor] = {}  # settings of several sizes often move the same queries of a prompt
     for number, config in enumerate(configs.values()):
         for own, places in _groups(captured, config, layers):
-            ledger, contents = _ledger(captured, own, places, 0 if own.prefill == "stream" else prompt)
+            ledger, contents = _ledger(captured, own, places, 0 if own.prefill == "stream" else prompt, seen_ahead)
             policy = ledger.policy
             part = captured.kv_heads if places[0].head is not None else 1  # of a layer is a row
             if not policy.evicts_after(config):
@@ -156,9 +158,10 @@ def _groups(captured: Capture, config: TreeKVConfig, layers: list[int]) -> list[
 
 
 def _ledger(
-    captured: Capture, config: TreeKVConfig, places: list[Place], prompt: int
+    captured: Capture, config: TreeKVConfig, places: list[Place], prompt: int, seen_ahead: dict[Any, Tensor]
 ) -> tuple[Ledger, CapturedContents | None]:
-    """The ledger of some layers or heads, its rows, after a prompt, and what its policy reads of them."""
+    """The ledger of some layers or heads, its rows, after a prompt, and what its policy reads of them. What queries
+    from after the prompt see is looked up in `seen_ahead`, and added to it."""
     # The ledger counts as the cache does: among all the layers that the model has compressed.
     every = captured.full_layers
     numbers = [every.index(place.layer) for place in places]
@@ -182,9 +185,13 @@ def _ledger(
             part, counts = softmax.window_scores(q, k, scoring, window, config.delay)
             parts.append(part * weighting)
         if ahead is not None:
-            position = torch.arange(prompt, device=device)[None]
-            seen = scores_from_after(ahead, config, q, k, scoring, position, captured.rotary(place.layer))
-            parts_ahead.append(seen * weighting)
+            key = (place, future_key(ahead, config, prompt))
+            if key not in seen_ahead:
+                position = torch.arange(prompt, device=device)[None]
+                seen_ahead[key] = scores_from_after(
+                    ahead, config, q, k, scoring, position, captured.rotary(place.layer)
+                )
+            parts_ahead.append(seen_ahead[key] * weighting)
     sums, future = (torch.cat(found) if found else None for found in (parts, parts_ahead))
     rows = slice(0, len(places))
     if config.share_heads and ledger.reduces_prompt(prompt):

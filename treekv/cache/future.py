@@ -6,6 +6,7 @@ after its end, and attend to all of its keys.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Final
 
 import torch
@@ -36,6 +37,14 @@ def scores_from_after(
     every, largest = distance_of_queries(settings, key.shape[2]), settings.future_reduction == "max"
     window, seed = settings.future_window, settings.seed
     return future_scores(query, key, scoring, positions, rotary, window, seed, every, largest=largest)
+
+
+def future_key(by: str, settings: Settings, length: int) -> Hashable:
+    """What scores of a prompt of so many tokens depend on: settings that agree in it have the same."""
+    if by == EXPECTED:
+        return by, settings.sink_size
+    every = distance_of_queries(settings, length)
+    return by, every, settings.future_reduction, settings.future_window, settings.seed
 
 
 def future_scores(
