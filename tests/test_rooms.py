@@ -35,6 +35,7 @@ FLOORS: dict[str, list[tuple[str, ...]]] = {
         ("__init__",),
         ("cache",),
         ("saved",),
+        ("state_shapes",),
         ("layer_group", "split_layer", "ledger_state", "plain_layers"),
         ("reduced_prompt", "pooled_step"),
         ("contents", "followed_call", "history"),

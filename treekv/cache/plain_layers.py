@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from torch import Tensor
@@ -48,8 +49,9 @@ def state_of(layer: Any) -> PlainState:
     return PlainState(tensors, numbers)
 
 
-def restore(layer: Any, state: PlainState, rows: int) -> None:
-    """Give a new layer what `state_of` returned, of a batch of so many rows.
+def restore(layer: Any, state: PlainState, rows: int, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Give a new layer what `state_of` returned, of a batch of so many rows; `shapes`, as far as they are known, are
+    those of a row of its states.
 
     Raises:
         TreeKVError: it is not what such a layer keeps; the sentence goes on after "layer 3".
@@ -73,9 +75,17 @@ def restore(layer: Any, state: PlainState, rows: int) -> None:
                 raise TreeKVError("has a number that is none of tokens")
             setattr(layer, name, numbers[name])
     if isinstance(layer, LinearAttentionLayer):
+        _check_shapes(tensors, shapes)
         _restore_linear(layer, tensors, numbers["previous"])
     if tensors:
         raise TreeKVError(f"has tensors that it does not need, such as {next(iter(tensors))!r}")
+
+
+def _check_shapes(tensors: dict[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    for name, right in shapes.items():
+        if name in tensors and tensors[name].shape[1:] != right:
+            got = list(tensors[name].shape[1:])
+            raise TreeKVError(f"has a state of the shape {got} for each row, where its model has {list(right)}")
 
 
 def _restore_linear(layer: Any, tensors: dict[str, Tensor], previous: Any) -> None:

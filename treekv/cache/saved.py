@@ -23,6 +23,7 @@ from treekv.cache.layer_group import LayerGroup
 from treekv.cache.ledger_state import LedgerState, is_count
 from treekv.cache.plain_layers import PlainState
 from treekv.cache.split_layer import SplitLayer
+from treekv.cache.state_shapes import state_shapes
 from treekv.config import TreeKVConfig
 from treekv.device import layer_devices, usable_device
 from treekv.errors import TreeKVError
@@ -145,6 +146,7 @@ def load(
     tensors = file.tensors({str(index): own for index, own in enumerate(devices)})
     if network is not None:
         _check_dtype(file, tensors, network)
+    shapes = state_shapes(cache.layers, model_config.get_text_config(decoder=True))
     try:
         states: dict[int, LedgerState] = {}  # by the identity of the part
         for index, (layer, saved) in enumerate(zip(cache.layers, layers, strict=True)):
@@ -154,7 +156,7 @@ def load(
                 raise TreeKVError(f"its layer {index} has other parts than the settings say")
             for number, (part, numbers) in enumerate(zip(parts, compressed, strict=True)):
                 states[id(part)] = _load_part(part, f"{index}.{number}", numbers, tensors, described)
-            _load_plain(index, layer, saved, tensors, described)
+            _load_plain(index, layer, saved, tensors, described, shapes[index])
         if tensors:
             raise TreeKVError(f"it has tensors that no layer needs, such as {next(iter(tensors))!r}")
         for group in {id(part.owner): part.owner for layer in cache.layers for part in _parts(layer)}.values():
@@ -244,12 +246,17 @@ def _queries(part: TreeKVLayer, name: str, numbers: Any, tensors: dict[str, Tens
 
 
 def _load_plain(
-    index: int, layer: Any, numbers: dict[str, Any], tensors: dict[str, Tensor], described: SavedCache
+    index: int,
+    layer: Any,
+    numbers: dict[str, Any],
+    tensors: dict[str, Tensor],
+    described: SavedCache,
+    shapes: Mapping[str, tuple[int, ...]],
 ) -> None:
     own = {name: tensors.pop(name) for name in list(tensors) if name.partition(".")[0] == str(index)}
     state = PlainState({name.partition(".")[2]: tensor for name, tensor in own.items()}, numbers)
     try:
-        plain_layers.restore(layer, state, described.rows)
+        plain_layers.restore(layer, state, described.rows, shapes)
     except TreeKVError as error:
         raise TreeKVError(f"its layer {index} {error}") from error
     if plain_layers.attends(layer) and layer.get_seq_length() != described.tokens:

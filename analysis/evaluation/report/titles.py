@@ -8,7 +8,12 @@ from typing import Final
 from treekv import policies
 
 #: Of names that the sweeps of this project give to settings of their own.
-OWN: Final = {"recommended": "TreeKV, recommended", "tree future": "TreeKV, future-shifted scores"}
+OWN: Final = {
+    "recommended": "TreeKV, recommended",
+    "recommended sum": "TreeKV, recommended, but by the sum",
+    "tree future": "TreeKV, future-shifted scores, by the sum",
+    "tree future max": "TreeKV, future-shifted scores",
+}
 _APART: Final = re.compile(r"(?P<name>.*?)(?P<rest> \(.*\))?", re.DOTALL)
 
 

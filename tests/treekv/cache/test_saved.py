@@ -9,14 +9,17 @@ from typing import Any
 
 import pytest
 import torch
+from transformers.cache_utils import DynamicCache
 
 from tests import tiny
+from tests.families import tiny_models
 from tests.families.tiny_models import build
 from tests.policies_table import settings_of
 from treekv import TreeKVCache, TreeKVConfig, TreeKVError
 from treekv.cache import ledger_state
 from treekv.cache.ledger import Ledger
 from treekv.cache.ledger_state import NUMBERS, TENSORS, LedgerState
+from treekv.cache.state_shapes import state_shapes
 from treekv.cache.trace import LayerTrace
 
 TABLE = ((10, 14), (16, 8))
@@ -127,6 +130,27 @@ def test_other_kinds_of_layers(family, tmp_path):
     cache.save(tmp_path / "x", model)
     loaded = TreeKVCache.load(tmp_path / "x", model)
     assert torch.equal(read(model, loaded, ids, [1] * 8, 31), read(model, cache, ids, [1] * 8, 31))
+
+
+@pytest.mark.parametrize("family, kind", [("qwen3_next", "conv"), ("qwen3_next", "recurrent"), ("falcon_h1", "conv")])
+def test_a_state_of_another_shape_is_refused(family, kind, tmp_path):
+    model = build(family, "treekv")
+    cache = TreeKVCache(TreeKVConfig(cache_size=12, sink_size=1, positions="original"), model.config)
+    read(model, cache, tiny.tokens(40, batch=2), [30])
+    states = getattr(cache.layers[0], f"{kind}_states")
+    states[0] = states[0][:, 1:]
+    cache.save(tmp_path / "x", model)
+    for given in (model, model.config):
+        with pytest.raises(TreeKVError, match=r"its layer 0 has a state of the shape \[\d+.*where its model has \["):
+            TreeKVCache.load(tmp_path / "x", given)
+
+
+def test_of_a_model_that_cannot_be_read_without_weights_no_shapes_are_known(monkeypatch):
+    config = tiny_models.configuration("qwen3_next")
+    layers = DynamicCache(config=config).layers
+    assert [sorted(own) for own in state_shapes(layers, config)] == [["conv0", "recurrent0"], []] * 2
+    monkeypatch.setattr(config, "hidden_act", "no such function")
+    assert state_shapes(layers, config) == [{}] * 4
 
 
 def test_many_questions_go_on_from_one_file(llama, tmp_path):
