@@ -27,7 +27,7 @@ from treekv import TreeKVCache, TreeKVConfig
 SCORES: dict[str, dict[str, Any]] = {
     "window": {},
     "future, sum": {"prompt_score": "future"},
-    "future, max": {"prompt_score": "future", "future_reduction": "max"},
+    "future, energy": {"prompt_score": "future", "future_reduction": "energy"},
 }
 
 

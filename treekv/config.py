@@ -87,8 +87,9 @@ class TreeKVConfig(Settings):
             "future", prompt_scope and window_share are used with "future" only.
         prompt_scope: how many neighbours compete there.
         future_window: how far after the prompt those queries are, at most.
-        future_reduction: what a token is worth to them: "sum", what every 8th query gives it in all, or "max", the most
-            that one of more queries gives it, 8 for each token that the head keeps.
+        future_reduction: what a token is worth to them: "sum", the weights that every 8th query gives it, or "energy",
+            the squares of those of more queries, 4 for each token that the head keeps, where what few queries want
+            much counts more than what many want a little.
         interval: how many tokens are evicted at once when the cache is full; `cache_size` is the most that is kept. An
             option of the policies that act so; the default is their papers', at most an eighth of the cache, and the
             engine's 32 for "openvino", which evicts whole blocks of so many tokens.

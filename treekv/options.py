@@ -10,7 +10,7 @@ from treekv.errors import TreeKVError
 from treekv.policies.contest import AVERAGE
 from treekv.policies.pooling import FORWARD, FORWARD_KERNEL
 from treekv.policies.scores import MOVED
-from treekv.policies.settings import DERIVED, OPTIONS, Settings
+from treekv.policies.settings import DERIVED, ENERGY, OPTIONS, Settings
 
 FUTURE_OBSERVATION: Final = 32  # tokens at the end of a prompt that is also scored by its future, as SnapKV has it
 
@@ -23,7 +23,7 @@ CHOICES: Final = {
     "after_prompt": ("evict", "keep"),
     "pooling": ("average", "max", "forward"),
     "prompt_score": ("window", "future"),
-    "future_reduction": ("sum", "max"),
+    "future_reduction": ("sum", ENERGY),
     "aggregation": ("norm_sum", "sum"),
 }
 

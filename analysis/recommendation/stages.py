@@ -32,7 +32,8 @@ STREAM: Final[dict[str, Any]] = {
 #: Small heads have few recent tokens, and lose what the prompt left them if the tokens that follow it evict more.
 PROMPT: Final[dict[str, Any]] = {
     "prompt_score": "future",
-    "future_reduction": "max",
+    "future_reduction": "energy",
+    "prompt_scope": 128,
     "positions": "compressed",
     "recent_size": "eighth",
     "after_prompt": "keep",

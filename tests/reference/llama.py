@@ -234,7 +234,7 @@ class ReferenceLlama:
                 entry.see(weight, entries[-1].position, late_delay(config), decay)
 
     def look_ahead(self, config, entries: list, queries: Tensor) -> None:
-        """Every 8th query, or one of more, from a place after the prompt, sees all of its tokens; `queries` [tokens,
+        """Every 8th query, or more of them, from a place after the prompt, sees all of its tokens; `queries` [tokens,
         group, dim]."""
         length, keys = len(entries), [entry.key for entry in entries]
         for i in range(0, length, prompts.distance(config, length)):
@@ -242,10 +242,7 @@ class ReferenceLlama:
             for query in queries[i]:
                 for entry, weight in zip(entries, self.weights(query, there, keys, list(range(length))).tolist()):
                     norm = entry.value.norm().item() if config.importance == "contribution" else 1.0
-                    if config.future_reduction == "max":
-                        entry.future = max(entry.future, weight * norm)
-                    else:
-                        entry.future += weight * norm
+                    entry.future += (weight**2 if config.future_reduction == "energy" else weight) * norm
 
     def kept(self, layer: int) -> list[list[int]]:
         return [[entry.position for entry in entries] for entries in self.layers[layer].heads]

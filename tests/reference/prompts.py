@@ -64,11 +64,11 @@ def place(number: int, length: int, window: int, seed: int) -> int:
 
 
 def distance(config, length: int) -> int:
-    """One of how many queries of a prompt is moved: every 8th, for a maximum as few or as many as make 8 for each token
+    """One of how many queries of a prompt is moved: every 8th, for squares as few or as many as make 4 for each token
     that is kept; of long prompts fewer."""
     if config.future_reduction == "sum":
         return max(8, math.ceil(length / 512))
-    return math.ceil(length / min(8 * config.cache_size, 2048))
+    return math.ceil(length / min(4 * config.cache_size, 2048))
 
 
 def future(
@@ -79,13 +79,13 @@ def future(
     window: int,
     seed: int,
     every: int = 8,
-    largest: bool = False,
+    squared: bool = False,
     softcap: float | None = None,
     sinks: list[float] | None = None,
 ):
     """F of one KV head. `queries` has one list of T unrotated queries for each query head of its group, `keys` T
     unrotated keys, and every so many queries are moved; `frequencies` is empty for a model without rotary positions.
-    The largest weight of each key counts, or the sum.
+    Weights are summed, or their squares.
     `sinks` has one logit for each query head, which belongs to no key."""
     length = len(keys)
     turned = [rotated(key, j, frequencies) for j, key in enumerate(keys)]
@@ -102,7 +102,7 @@ def future(
             powers = [math.exp(logit - top) for logit in logits]
             for j in range(length):
                 weight = powers[j] / sum(powers)
-                scores[j] = max(scores[j], weight) if largest else scores[j] + weight
+                scores[j] += weight**2 if squared else weight
     return scores
 
 

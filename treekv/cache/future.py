@@ -16,15 +16,15 @@ from treekv.attention.rotary import Rotary
 from treekv.attention.softmax import Scoring
 from treekv.policies.ranking import splitmix
 from treekv.policies.scores import EXPECTED
-from treekv.policies.settings import Settings
+from treekv.policies.settings import ENERGY, Settings
 
 PLACES: Final = 512  # that follow a prompt, over which rotations are averaged for what is expected
 EVERY: Final = 8  # of so many queries one is moved for a sum,
 MOST_QUERIES: Final = 512  # and of more where that would be more than these: a sample is enough, and costs less
-# For a maximum a sample is not enough, since often it is one query that wants a token. A head that keeps few tokens
-# has no room for most of what is wanted so, and needs fewer.
-QUERIES_A_SLOT: Final = 8
-MOST_FOR_MAX: Final = 2048
+# Squares count what single queries want, of which a sample misses most. A head that keeps few tokens has no room for
+# most of that, and needs fewer queries.
+QUERIES_A_SLOT: Final = 4
+MOST_SQUARED: Final = 2048
 NUMBERS_AT_ONCE: Final = 2**20  # weights that exist at a time: few enough to stay in a processor's cache
 
 
@@ -34,9 +34,9 @@ def scores_from_after(
     """What queries from the places after a prompt see of it, by `Policy.future_by`; the rest as of `future_scores`."""
     if by == EXPECTED:
         return expected_scores(query, key, scoring.scaling, positions, rotary, settings.sink_size)
-    every, largest = distance_of_queries(settings, key.shape[2]), settings.future_reduction == "max"
+    every, squared = distance_of_queries(settings, key.shape[2]), settings.future_reduction == ENERGY
     window, seed = settings.future_window, settings.seed
-    return future_scores(query, key, scoring, positions, rotary, window, seed, every, largest=largest)
+    return future_scores(query, key, scoring, positions, rotary, window, seed, every, squared=squared)
 
 
 def future_key(by: str, settings: Settings, length: int) -> Hashable:
@@ -57,7 +57,7 @@ def future_scores(
     seed: int,
     every: int,
     *,
-    largest: bool,
+    squared: bool,
 ) -> Tensor:
     """Attention weights that some of a prompt's queries would give its tokens from after its end.
 
@@ -70,7 +70,7 @@ def future_scores(
         window: places are drawn from the first so many positions after the prompt, by `places_ahead`.
         seed: of the draws.
         every: from one of these queries to the next; the first token's is one of them.
-        largest: the largest weight of each token instead of the sum.
+        squared: the sum of the squares of the weights of each token instead of their sum.
 
     Returns:
         float32 [batch, kv_heads, T], over the queries and the query heads of a group.
@@ -101,10 +101,9 @@ def future_scores(
         if sinks is not None:  # what the sink leaves
             share = (logits[:, :, now].logsumexp(-1) - sinks[number]).sigmoid()
             weights[:, :, now] *= share[..., None]
-        if largest:
-            torch.maximum(scores, weights[:, :, now].amax(2), out=scores)
-        else:
-            scores += weights[:, :, now].sum(2)
+        if squared:
+            weights[:, :, now].square_()
+        scores += weights[:, :, now].sum(2)
     return scores
 
 
@@ -140,8 +139,8 @@ def expected_scores(
 
 def distance_of_queries(settings: Settings, length: int) -> int:
     """From one query of a prompt of `length` tokens that is moved to the next."""
-    if settings.future_reduction == "max":
-        return -(-length // min(QUERIES_A_SLOT * settings.cache_size, MOST_FOR_MAX))
+    if settings.future_reduction == ENERGY:
+        return -(-length // min(QUERIES_A_SLOT * settings.cache_size, MOST_SQUARED))
     return max(EVERY, -(-length // MOST_QUERIES))
 
 

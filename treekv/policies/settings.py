@@ -16,6 +16,9 @@ class _Derived:
 #: Stands for "derive this size from the other settings"; a `TreeKVConfig` has replaced it by a number.
 DERIVED: Final[Any] = _Derived()
 
+#: A value of `future_reduction`: as of a band, the sum of squares.
+ENERGY: Final = "energy"
+
 #: Settings that only some policies use, with the value that they have for every other policy.
 OPTIONS: Final[dict[str, Any]] = {
     "stride": 1,

@@ -12,7 +12,7 @@ OWN: Final = {
     "recommended": "TreeKV, recommended",
     "recommended sum": "TreeKV, recommended, but by the sum",
     "tree future": "TreeKV, future-shifted scores, by the sum",
-    "tree future max": "TreeKV, future-shifted scores",
+    "tree future energy": "TreeKV, future-shifted scores",
 }
 _APART: Final = re.compile(r"(?P<name>.*?)(?P<rest> \(.*\))?", re.DOTALL)
 

@@ -24,12 +24,12 @@ def model_order(x: torch.Tensor, positions: list[int], frequencies: torch.Tensor
     return torch.tensor(rotated)
 
 
-def expected(query, key, scaling, frequencies, window, seed, every=8, largest=False) -> torch.Tensor:
+def expected(query, key, scaling, frequencies, window, seed, every=8, squared=False) -> torch.Tensor:
     """The transcription for unrotated `query` [heads, T, dim] and `key` [kv_heads, T, dim]."""
     groups = query.unflatten(0, (key.shape[0], -1)).tolist()
     return torch.tensor(
         [
-            prompts.future(own, keys, scaling, frequencies.tolist(), window, seed, every, largest)
+            prompts.future(own, keys, scaling, frequencies.tolist(), window, seed, every, squared)
             for own, keys in zip(groups, key.tolist())
         ]
     )
@@ -38,24 +38,24 @@ def expected(query, key, scaling, frequencies, window, seed, every=8, largest=Fa
 @pytest.mark.parametrize("length", [1, 2, 8, 9, 31])
 @pytest.mark.parametrize("heads, kv_heads", [(4, 2), (3, 3), (4, 1)])
 @pytest.mark.parametrize("rotated", [4, 2, 0], ids=["all", "part", "none"])
-@pytest.mark.parametrize("every, largest", [(8, False), (1, True), (3, True)])
-def test_scores_are_those_of_queries_after_the_prompt(monkeypatch, length, heads, kv_heads, rotated, every, largest):
+@pytest.mark.parametrize("every, squared", [(8, False), (1, True), (3, True)])
+def test_scores_are_those_of_queries_after_the_prompt(monkeypatch, length, heads, kv_heads, rotated, every, squared):
     monkeypatch.setattr(future, "NUMBERS_AT_ONCE", 3 * kv_heads * length)  # three queries at a time
     torch.manual_seed(length)
     query, key = torch.randn(heads, length, DIM), torch.randn(kv_heads, length, DIM)
     frequencies, places = FREQUENCIES[:rotated], list(range(5, 5 + length))
     turned = [model_order(x, places, frequencies).float()[None] for x in (query, key)]
     rotary = Rotary(frequencies, DIM) if rotated else None
-    got = future_scores(*turned, Scoring(0.7), torch.tensor([places]), rotary, 16, 3, every, largest=largest)
+    got = future_scores(*turned, Scoring(0.7), torch.tensor([places]), rotary, 16, 3, every, squared=squared)
     assert got.shape == (1, kv_heads, length) and got.dtype == torch.float32
-    assert torch.allclose(got[0], expected(query, key, 0.7, frequencies, 16, 3, every, largest), atol=1e-4)
-    if not largest:
+    assert torch.allclose(got[0], expected(query, key, 0.7, frequencies, 16, 3, every, squared), atol=1e-4)
+    if not squared:
         assert got.sum(-1).allclose(torch.tensor(heads // kv_heads * len(range(0, length, 8)), dtype=torch.float32))
 
 
 @pytest.mark.parametrize("rows", [1, 2])
-@pytest.mark.parametrize("largest", [False, True])
-def test_capped_logits_and_sinks_take_part(rows, largest, monkeypatch):
+@pytest.mark.parametrize("squared", [False, True])
+def test_capped_logits_and_sinks_take_part(rows, squared, monkeypatch):
     monkeypatch.setattr(future, "NUMBERS_AT_ONCE", 3 * 2 * 20 * rows)
     torch.manual_seed(0)
     query, key = torch.randn(4, 20, DIM), torch.randn(2, 20, DIM)
@@ -69,12 +69,12 @@ def test_capped_logits_and_sinks_take_part(rows, largest, monkeypatch):
         16,
         3,
         8,
-        largest=largest,
+        squared=squared,
     )
     for row, own in enumerate(sinks.tolist()):
         for head in range(2):
             part = slice(2 * head, 2 * head + 2)
-            options = dict(largest=largest, softcap=1.2, sinks=own[part])
+            options = dict(squared=squared, softcap=1.2, sinks=own[part])
             wanted = prompts.future(query[part].tolist(), key[head].tolist(), 0.7, [], 16, 3, **options)
             assert torch.allclose(got[row, head], torch.tensor(wanted), atol=1e-4)
 
@@ -88,7 +88,7 @@ def test_rows_of_other_positions_and_half_precision():
     for dtype, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 0.05)):
         own = [x.to(dtype) for x in turned]
         got = future_scores(
-            *own, Scoring(0.3), torch.tensor(places), Rotary(FREQUENCIES, DIM), 256, 0, 8, largest=False
+            *own, Scoring(0.3), torch.tensor(places), Rotary(FREQUENCIES, DIM), 256, 0, 8, squared=False
         )
         assert got.dtype == torch.float32
         assert torch.allclose(got, wanted.expand_as(got), atol=tolerance)
@@ -98,7 +98,7 @@ def test_long_prompts_are_scored_by_a_sample():
     lengths = (1, 4096, 4097, 8192, 100_000)
     config = TreeKVConfig(cache_size=64, prompt_score="future")
     assert [distance_of_queries(config, n) for n in lengths] == [8, 8, 9, 16, 196]
-    config = config.replace(future_reduction="max")
+    config = config.replace(future_reduction="energy")
     assert [distance_of_queries(config, n) for n in lengths] == [1, 8, 9, 16, 196]  # 512 for 64 slots
     config = config.replace(cache_size=1000)
     assert [distance_of_queries(config, n) for n in lengths] == [1, 2, 3, 4, 49]

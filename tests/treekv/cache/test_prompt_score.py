@@ -35,8 +35,8 @@ def test_heads_choose_with_their_own_slots(llama, length, recent):
 
 
 @pytest.mark.parametrize("length", [37, 150])
-def test_for_a_maximum_heads_move_queries_in_proportion_to_their_slots(llama, length):
-    compare(llama, config_of(budgets=HEADS, future_reduction="max"), [length, 1, 1, 1])
+def test_for_squares_heads_move_queries_in_proportion_to_their_slots(llama, length):
+    compare(llama, config_of(budgets=HEADS, future_reduction="energy"), [length, 1, 1, 1])
 
 
 @pytest.mark.parametrize("budgets", [None, HEADS], ids=["equal", "heads"])
@@ -63,7 +63,7 @@ def test_grouped_queries(kv_heads):
 
 
 @pytest.mark.parametrize("budgets", [None, HEADS], ids=["equal", "heads"])
-@pytest.mark.parametrize("positions, reduction", [("rank", "sum"), ("original", "sum"), ("original", "max")])
+@pytest.mark.parametrize("positions, reduction", [("rank", "sum"), ("original", "sum"), ("original", "energy")])
 def test_a_padded_row_gets_what_it_gets_alone(llama, budgets, positions, reduction):
     lengths = (40, 1, 23, 12)
     ids, mask = torch.zeros(4, 40, dtype=torch.long), torch.zeros(4, 40, dtype=torch.long)
@@ -160,7 +160,7 @@ def test_a_rotation_that_is_not_known_is_refused_by_name():
     "settings, words",
     [
         (dict(future_window=0), "future_window must be a whole number of at least 1, got 0"),
-        (dict(future_reduction="mean"), "future_reduction must be one of 'sum', 'max', got 'mean'"),
+        (dict(future_reduction="mean"), "future_reduction must be one of 'sum', 'energy', got 'mean'"),
         (dict(prompt_scope=1), "prompt_scope must be a whole number of at least 2, got 1"),
         (dict(window_share=1), "window_share must be a number of at least 0 and below 1.*got 1"),
         (dict(window_share=-0.1), "window_share.*got -0.1"),
