@@ -30,7 +30,7 @@ def state_shapes(layers: list[Any], model_config: Any) -> list[dict[str, tuple[i
         return [{} for _ in layers]
     config = copy.deepcopy(model_config)
     try:
-        with torch.device("meta"), torch.no_grad():
+        with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
             # Experts are multiplied as half precision only there.
             model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa")
             read = DynamicCache(config=config)
@@ -38,6 +38,8 @@ def state_shapes(layers: list[Any], model_config: Any) -> list[dict[str, tuple[i
     except Exception:  # code of any model
         return [{} for _ in layers]
     found: list[Any] = read.layers
+    if len(found) != len(layers):
+        return [{} for _ in layers]
     return [
         {
             name: tuple(tensor.shape[1:])
