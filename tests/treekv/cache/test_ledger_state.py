@@ -28,7 +28,7 @@ def state(llama, tmp_path_factory) -> State:
     cache.save(path)
     file = cache_file.CacheFile(path)
     about = {key: value for key, value in file.about.items() if key not in ("format", "version", "checksum")}
-    return file.tensors("cpu"), about
+    return file.tensors({}), about
 
 
 def numbers(about: dict[str, Any]) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def test_a_full_cache_that_claims_more_tokens_than_it_has_is_refused(llama, tmp_
     file = cache_file.CacheFile(tmp_path / "x")
     about = {key: value for key, value in file.about.items() if key not in ("format", "version", "checksum")}
     numbers(about).update(held=[10**11], seen=[10**11])
-    cache_file.write(tmp_path / "x", file.tensors("cpu"), about)
+    cache_file.write(tmp_path / "x", file.tensors({}), about)
     with pytest.raises(TreeKVError, match="slots, but tokens stand in 100000000000"):
         TreeKVCache.load(tmp_path / "x", llama)
 
