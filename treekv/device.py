@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -29,11 +31,18 @@ def usable_device(device: torch.device | str | None) -> torch.device:
 def layer_devices(model: nn.Module, layers: int) -> list[torch.device]:
     """Where each of its `layers` layers computes: they may be spread over several devices, or be moved to one when
     they are called."""
-    stacks = (part for part in model.modules() if isinstance(part, nn.ModuleList) and len(part) == layers)
+    decoder: Any = model
+    if hasattr(decoder, "get_decoder"):  # of transformers; beside it there may be a tower for images
+        decoder = decoder.get_decoder()
+    stacks = (part for part in decoder.modules() if isinstance(part, nn.ModuleList) and len(part) == layers)
     stack = next(stacks, [model] * layers)  # the outermost
     return [_device_of(layer) for layer in stack]
 
 
 def _device_of(layer: nn.Module) -> torch.device:
-    moved_to = getattr(getattr(layer, "_hf_hook", None), "execution_device", None)  # accelerate's
-    return next(layer.parameters()).device if moved_to is None else torch.device(moved_to)
+    hook = getattr(layer, "_hf_hook", None)  # accelerate's: one, or several of them
+    for own in getattr(hook, "hooks", (hook,)):
+        moved_to = getattr(own, "execution_device", None)
+        if moved_to is not None:
+            return torch.device(moved_to)
+    return next(layer.parameters()).device

@@ -31,8 +31,12 @@ def state_shapes(layers: list[Any], model_config: Any) -> list[dict[str, tuple[i
     config = copy.deepcopy(model_config)
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
-            # Experts are multiplied as half precision only there.
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa")
+            model = AutoModelForCausalLM.from_config(
+                config,
+                dtype=torch.bfloat16,  # experts are multiplied as half precision only there
+                attn_implementation="sdpa",
+                trust_remote_code=False,  # nor is anybody asked whether code from elsewhere may run
+            )
             read = DynamicCache(config=config)
             model(torch.zeros(1, TOKENS, dtype=torch.long), past_key_values=read)
     except Exception:  # code of any model

@@ -263,17 +263,25 @@ def test_a_model_in_another_dtype_is_refused_when_it_is_loaded(tmp_path):
     assert tiny.same_state(TreeKVCache.load(tmp_path / "x", model), cache)
 
 
-@pytest.mark.parametrize("moved_by_hook", [False, True])
-def test_layers_go_where_those_of_the_model_compute(tmp_path, monkeypatch, moved_by_hook):
+@pytest.mark.parametrize(
+    "hook",
+    [
+        None,
+        SimpleNamespace(execution_device="meta"),
+        SimpleNamespace(hooks=(SimpleNamespace(), SimpleNamespace(execution_device="meta"))),
+    ],
+    ids=["parameters", "hook", "hooks"],
+)
+def test_layers_go_where_those_of_the_model_compute(tmp_path, monkeypatch, hook):
     """The device "meta" stands for a second one: what is there can be placed, but not read."""
     model = tiny.llama()
     cache = TreeKVCache(TreeKVConfig(cache_size=12, block_size=2), model.config)
     read(model, cache, tiny.tokens(20), [16, 1, 1])
     cache.save(tmp_path / "x")
-    if moved_by_hook:
-        model.model.layers[1]._hf_hook = SimpleNamespace(execution_device="meta")
-    else:
+    if hook is None:
         model.model.layers[1].to("meta")
+    else:
+        model.model.layers[1]._hf_hook = hook
     restored = []
 
     def restore(ledger: Ledger, states: list[LedgerState]) -> None:

@@ -19,6 +19,8 @@ from analysis.plot.policy_colours import policy_of
         ("h2o paper (dtype a (b))", "H2O, paper's allocation (dtype a (b))", "h2o"),
         ("tree without sinks", "TreeKV, without sinks", "tree"),
         ("recommended", "TreeKV, recommended", "tree"),
+        ("recommended sum", "TreeKV, recommended, but by the sum", "tree"),
+        ("tree future energy", "TreeKV, future-shifted scores", "tree"),
         ("mine (x)", "mine (x)", None),
         ("treetop", "treetop", None),
         ("", "", None),
